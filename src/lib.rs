@@ -1,0 +1,1 @@
+//! fernvpn: a VPN over TCP that a person can read in an afternoon.

@@ -1,0 +1,2 @@
+//! The command line: one word, one call.
+fn main() {}
