@@ -91,7 +91,7 @@ pub struct Opened<'a> {
     /// When it was made, in seconds since 1970, by the clock of its maker.
     pub time: u64,
     /// The message.
-    pub message: &'a [u8],
+    pub message: &'a mut [u8],
 }
 
 /// A key made ready: its AES key schedule and its keyed HMAC state are computed once.

@@ -1,0 +1,159 @@
+//! How is a hello written? PROTOCOL.md section 4.1.
+//!
+//! ```text
+//!  versions=1\n
+//!  role=client\n
+//!  nonce=000102…\n          a name, '=', a value, a line end; names in any order, each at most once
+//! ```
+//!
+//! Text, so that anybody who has the derived key can read it with any Fernet tool. Names that are not known are
+//! left alone (this is how the protocol grows); a name that stands twice is refused, because two readers could
+//! take different ones.
+
+use std::fmt;
+
+/// Why a text is not a list of fields, or not the one expected. Names, never values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FieldError {
+    /// Not printable ASCII lines of `name=value`, each ended by a line feed.
+    Form,
+    /// This name stands twice.
+    Twice(String),
+    /// This name is missing.
+    Missing(&'static str),
+    /// The value of this name is not what it must be.
+    Value(&'static str),
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            FieldError::Form => write!(f, "not lines of name=value in printable ASCII"),
+            FieldError::Twice(name) => write!(f, "the field {name} stands twice"),
+            FieldError::Missing(name) => write!(f, "the field {name} is missing"),
+            FieldError::Value(name) => write!(f, "the field {name} has a value that it cannot have"),
+        }
+    }
+}
+
+/// Fields by name.
+#[derive(Debug)]
+pub struct Fields<'a>(Vec<(&'a str, &'a str)>);
+
+/// Appends one field. Characters that would end the line or are not printable ASCII are written as `?`.
+pub fn write(out: &mut String, name: &str, value: &str) {
+    out.push_str(name);
+    out.push('=');
+    out.extend(value.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }));
+    out.push('\n');
+}
+
+impl<'a> Fields<'a> {
+    /// Reads all fields.
+    ///
+    /// # Errors
+    /// [`FieldError::Form`] or [`FieldError::Twice`].
+    pub fn parse(bytes: &'a [u8]) -> Result<Fields<'a>, FieldError> {
+        if !bytes.iter().all(|b| matches!(b, b' '..=b'~' | b'\n')) {
+            return Err(FieldError::Form);
+        }
+        let text = str::from_utf8(bytes).map_err(|_| FieldError::Form)?;
+        let mut fields: Vec<(&str, &str)> = Vec::new();
+        for line in text.split_inclusive('\n') {
+            let line = line.strip_suffix('\n').ok_or(FieldError::Form)?;
+            let (name, value) = line.split_once('=').ok_or(FieldError::Form)?;
+            if name.is_empty() || !name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
+                return Err(FieldError::Form);
+            }
+            if fields.iter().any(|(earlier, _)| *earlier == name) {
+                return Err(FieldError::Twice(name.to_owned()));
+            }
+            fields.push((name, value));
+        }
+        Ok(Fields(fields))
+    }
+
+    /// The value of `name`, if it is there.
+    pub fn value(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+    }
+
+    /// The value of `name`, which must be there.
+    ///
+    /// # Errors
+    /// [`FieldError::Missing`].
+    pub fn required(&self, name: &'static str) -> Result<&'a str, FieldError> {
+        self.value(name).ok_or(FieldError::Missing(name))
+    }
+
+    /// The comma-separated items of `name`; none if it is empty or missing.
+    pub fn list(&self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.value(name).unwrap_or_default().split(',').filter(|item| !item.is_empty())
+    }
+
+    /// The 32 bytes that `name` holds as 64 lower-case hexadecimal digits.
+    ///
+    /// # Errors
+    /// [`FieldError::Missing`] or [`FieldError::Value`].
+    pub fn hex32(&self, name: &'static str) -> Result<[u8; 32], FieldError> {
+        let text = self.required(name)?.as_bytes();
+        let (pairs, []) = text.as_chunks::<2>() else { return Err(FieldError::Value(name)) };
+        let digit = |c: u8| match c {
+            b'0'..=b'9' => Some(c - b'0'),
+            b'a'..=b'f' => Some(c - b'a' + 10),
+            _ => None,
+        };
+        let bytes: Option<Vec<u8>> = pairs.iter().map(|[h, l]| Some(digit(*h)? << 4 | digit(*l)?)).collect();
+        bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(FieldError::Value(name))
+    }
+}
+
+/// 32 bytes as 64 hexadecimal digits.
+pub fn hex(bytes: &[u8; 32]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_fields_are_read_back() {
+        let mut text = String::new();
+        write(&mut text, "role", "client");
+        write(&mut text, "software", "x y\n=\u{e9}");
+        write(&mut text, "empty", "");
+        assert_eq!(text, "role=client\nsoftware=x y?=?\nempty=\n");
+        let fields = Fields::parse(text.as_bytes()).unwrap();
+        assert_eq!(fields.required("role"), Ok("client"));
+        assert_eq!(fields.value("software"), Some("x y?=?"));
+        assert_eq!(fields.list("empty").count(), 0);
+        assert_eq!(fields.required("nonce"), Err(FieldError::Missing("nonce")));
+        assert!(Fields::parse(b"").unwrap().value("role").is_none());
+    }
+
+    #[test]
+    fn forms_that_are_refused() {
+        for bad in
+            [&b"role"[..], b"role=client", b"=x\n", b"Role=x\n", b"a=\x00\n", b"a=\xe9\n", b"a=b\r\n", b"\n"]
+        {
+            assert_eq!(Fields::parse(bad).err(), Some(FieldError::Form), "{bad:?}");
+        }
+        assert_eq!(Fields::parse(b"a=1\nb=2\na=1\n").err(), Some(FieldError::Twice("a".into())));
+    }
+
+    #[test]
+    fn hexadecimal_is_strict() {
+        let of = |value: &str| {
+            let text = format!("nonce={value}\n");
+            Fields::parse(text.as_bytes()).unwrap().hex32("nonce")
+        };
+        let bytes: [u8; 32] = std::array::from_fn(|i| (i * 9) as u8);
+        assert_eq!(of(&hex(&bytes)), Ok(bytes));
+        for bad in
+            ["", "00", &"0".repeat(63), &"0".repeat(65), &"0".repeat(66), &"A".repeat(64), &"g".repeat(64)]
+        {
+            assert_eq!(of(bad), Err(FieldError::Value("nonce")), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! Who is there, and what do we agree on? PROTOCOL.md section 4.
+//!
+//! ```text
+//!  client                                              server
+//!  client_hello ── id ‖ Fernet(hello key, hello) ────> ClientHello::receive
+//!  AwaitServerHello <── Fernet(hello key, hello) ───── ClientHello::answer
+//!  Agreed::finish ── Finished (a record) ────────────> AwaitFinished
+//!  AwaitConfig <── Config (a record) ───────────────── Ready::configure
+//!  (Sealer, Opener)                                    (Sealer, Opener)
+//! ```
+//!
+//! Each phase is a type named by what it expects next, and each step takes it by value: what may not come yet
+//! cannot be called, and nothing can be done twice. No clock is needed. The two nonces make the session fresh;
+//! Finished, under a key that depends on both, proves to the server that the client is there now and is no
+//! recording. A hello's timestamp is only reported.
+
+use super::fields::{self, FieldError, Fields};
+use super::frame;
+use super::key_schedule::{Id, Root};
+use super::limits::MAX_HELLO;
+use super::ratchet::{ClientState, ServerState};
+use super::record::{self, Fresh, Opener, Sealer, Suite, types};
+use crate::fernet::{self, Age, token};
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+/// The version of this protocol, as hellos name it.
+pub const VERSION: &str = "1";
+
+/// Why a handshake ended. For this side's log; the other side is told nothing by the core.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The hello has no room for an id and a token, or is too long.
+    Length(usize),
+    /// The hello token is invalid.
+    Token(fernet::Refusal),
+    /// The hello's fields are not as specified.
+    Field(FieldError),
+    /// The hello came from this role: a reflection, or two ends of the same kind.
+    Role(String),
+    /// The peers share no version.
+    Version(String),
+    /// The ServerHello answers another ClientHello.
+    Echo,
+    /// The server chose a suite or capability that was not offered.
+    NotOffered(String),
+    /// One side uses a ratcheted key and the other does not, or they are at different steps.
+    Ratchet,
+    /// The server, which knows the key, gave this reason.
+    ByServer(String),
+    /// Finished or Config was refused.
+    Record(record::Refused),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Refused::Length(n) => write!(f, "a hello of {n} bytes"),
+            Refused::Token(reason) => write!(f, "the hello's token is invalid: {reason}"),
+            Refused::Field(reason) => write!(f, "the hello is malformed: {reason}"),
+            Refused::Role(role) => {
+                write!(f, "the hello is from a {role}: reflected, or two ends of one kind")
+            }
+            Refused::Version(versions) => {
+                write!(f, "the peer speaks version {versions}, this is version {VERSION}")
+            }
+            Refused::Echo => write!(f, "the answer belongs to another hello"),
+            Refused::NotOffered(what) => write!(f, "the server chose {what}, which was not offered"),
+            Refused::Ratchet => write!(f, "the two sides disagree about the ratcheted key or its step"),
+            Refused::ByServer(reason) => write!(f, "the server refused: {reason}"),
+            Refused::Record(reason) => write!(f, "{reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl From<FieldError> for Refused {
+    fn from(reason: FieldError) -> Refused {
+        Refused::Field(reason)
+    }
+}
+
+/// What a peer can do beyond the minimum. Only what both name is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Takes SuperPacket records.
+    pub super_packets: bool,
+}
+
+impl Capabilities {
+    const SUPER_PACKETS: &str = "super-packets";
+
+    fn to_text(self) -> &'static str {
+        if self.super_packets { Capabilities::SUPER_PACKETS } else { "" }
+    }
+
+    fn from_fields(fields: &Fields) -> Capabilities {
+        Capabilities {
+            super_packets: fields.list("capabilities").any(|name| name == Capabilities::SUPER_PACKETS),
+        }
+    }
+
+    fn and(self, other: Capabilities) -> Capabilities {
+        Capabilities { super_packets: self.super_packets && other.super_packets }
+    }
+}
+
+/// What one side brings to a handshake.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// The suites it allows, the preferred one first. The server's order decides.
+    pub suites: Vec<Suite>,
+    /// What it can do.
+    pub capabilities: Capabilities,
+    /// Name and version of the program, for the other side's log.
+    pub software: String,
+}
+
+/// What must be new in every hello.
+#[derive(Clone, Copy, Debug)]
+pub struct FreshHello {
+    /// From a cryptographic generator: 32 bytes that were never used before.
+    pub nonce: [u8; 32],
+    /// The token's timestamp (a hint) and IV.
+    pub token: Fresh,
+}
+
+// ---------------------------------------------------------------- 4.2 ClientHello
+
+/// The client begins: the frame to send, and the state that takes the answer. `step` is that of a ratcheted key;
+/// a static one has none.
+pub fn client_hello(
+    root: &Root,
+    step: Option<u64>,
+    offer: Offer,
+    fresh: FreshHello,
+) -> (Vec<u8>, AwaitServerHello) {
+    let mut hello = String::new();
+    fields::write(&mut hello, "versions", VERSION);
+    fields::write(&mut hello, "role", "client");
+    fields::write(&mut hello, "nonce", &fields::hex(&fresh.nonce));
+    fields::write(&mut hello, "suites", &offer.suites.iter().map(|s| s.name()).collect::<Vec<_>>().join(","));
+    fields::write(&mut hello, "capabilities", offer.capabilities.to_text());
+    if let Some(step) = step {
+        fields::write(&mut hello, "step", &step.to_string());
+    }
+    fields::write(&mut hello, "software", &offer.software);
+    let token = root.hello().seal(hello.as_bytes(), fresh.token.time, fresh.token.iv);
+    let frame = frame::frame(&[&root.id()[..], &token].concat());
+    let transcript = Sha256::new_with_prefix(&frame);
+    (frame, AwaitServerHello { root: root.clone(), step, offer, nonce: fresh.nonce, transcript })
+}
+
+/// The id at the start of a ClientHello, by which the server looks the key up.
+pub fn client_id(body: &[u8]) -> Option<Id> {
+    body.first_chunk().copied()
+}
+
+/// An authentic ClientHello, not yet answered. It may still be a recording.
+#[derive(Debug)]
+pub struct ClientHello {
+    /// The token's timestamp, in seconds since 1970: a hint.
+    pub time: u64,
+    /// The client's nonce. The server answers each once while it remembers.
+    pub nonce: [u8; 32],
+    /// The step of a ratcheted key.
+    pub step: Option<u64>,
+    /// The peer's program, printable.
+    pub software: String,
+    speaks: bool,
+    suites: Vec<Suite>,
+    capabilities: Capabilities,
+    transcript: Sha256,
+}
+
+impl ClientHello {
+    /// Verifies a ClientHello under the key that its id names.
+    ///
+    /// # Errors
+    /// [`Refused`]. The server stays silent.
+    pub fn receive(root: &Root, body: &[u8], age: Option<Age>) -> Result<ClientHello, Refused> {
+        let Some((_, token)) = body.split_first_chunk::<8>() else { return Err(Refused::Length(body.len())) };
+        let mut token = token.to_vec();
+        let (time, fields) = open_hello(root, &mut token, age, "client")?;
+        fields.required("versions")?;
+        Ok(ClientHello {
+            time,
+            speaks: fields.list("versions").any(|version| version == VERSION),
+            nonce: fields.hex32("nonce")?,
+            step: step(&fields)?,
+            software: fields.value("software").unwrap_or_default().to_owned(),
+            suites: fields.list("suites").filter_map(Suite::parse).collect(),
+            capabilities: Capabilities::from_fields(&fields),
+            transcript: Sha256::new_with_prefix(frame::frame(body)),
+        })
+    }
+
+    /// The first of `allowed` that the client offered.
+    ///
+    /// # Errors
+    /// What to say with [`ClientHello::refuse`] where there is no common version or suite.
+    pub fn choose(&self, allowed: &[Suite]) -> Result<Suite, &'static str> {
+        if !self.speaks {
+            return Err("no common version (this is version 1)");
+        }
+        allowed.iter().copied().find(|suite| self.suites.contains(suite)).ok_or("no common suite")
+    }
+
+    // ------------------------------------------------------------ 4.3 ServerHello
+
+    /// Answers with `suite`: the frame to send, and the state that takes Finished. `root` is the key that verified
+    /// this hello; with a ratcheted one, `ratchet` is its state.
+    pub fn answer(
+        self,
+        root: &Root,
+        suite: Suite,
+        offer: &Offer,
+        ratchet: Option<&ServerState>,
+        fresh: FreshHello,
+    ) -> (Vec<u8>, AwaitFinished) {
+        let capabilities = self.capabilities.and(offer.capabilities);
+        let mut hello = self.begin_answer();
+        fields::write(&mut hello, "nonce", &fields::hex(&fresh.nonce));
+        fields::write(&mut hello, "suite", suite.name());
+        fields::write(&mut hello, "capabilities", capabilities.to_text());
+        if let Some(state) = ratchet {
+            fields::write(&mut hello, "step", &state.step.to_string());
+            fields::write(&mut hello, "ratchet", &fields::hex(&state.secret));
+        }
+        fields::write(&mut hello, "software", &offer.software);
+        let frame = frame::frame(&root.hello().seal(hello.as_bytes(), fresh.token.time, fresh.token.iv));
+        let transcript = self.transcript.chain_update(&frame).finalize();
+        let [client, server] = root.traffic_secrets(&transcript.into());
+        let next = AwaitFinished {
+            sealer: Sealer::new(suite, server),
+            opener: Opener::new(suite, client),
+            capabilities,
+        };
+        (frame, next)
+    }
+
+    /// Answers with a reason instead: the frame to send, after which the connection ends.
+    pub fn refuse(self, root: &Root, reason: &str, fresh: Fresh) -> Vec<u8> {
+        let mut hello = self.begin_answer();
+        fields::write(&mut hello, "refused", reason);
+        frame::frame(&root.hello().seal(hello.as_bytes(), fresh.time, fresh.iv))
+    }
+
+    fn begin_answer(&self) -> String {
+        let mut hello = String::new();
+        fields::write(&mut hello, "version", VERSION);
+        fields::write(&mut hello, "role", "server");
+        fields::write(&mut hello, "client-nonce", &fields::hex(&self.nonce));
+        hello
+    }
+}
+
+/// The client has sent its hello.
+pub struct AwaitServerHello {
+    root: Root,
+    step: Option<u64>,
+    offer: Offer,
+    nonce: [u8; 32],
+    transcript: Sha256,
+}
+
+impl AwaitServerHello {
+    /// Verifies the ServerHello. After it the client knows that the server is there now, since nobody else could
+    /// have echoed its nonce under this key.
+    ///
+    /// # Errors
+    /// [`Refused`]; the connection has to end.
+    pub fn receive(self, body: &[u8]) -> Result<Agreed, Refused> {
+        let mut token = body.to_vec();
+        let (time, fields) = open_hello(&self.root, &mut token, None, "server")?;
+        if fields.hex32("client-nonce")? != self.nonce {
+            return Err(Refused::Echo);
+        }
+        if let Some(reason) = fields.value("refused") {
+            return Err(Refused::ByServer(reason.to_owned()));
+        }
+        if fields.required("version")? != VERSION {
+            return Err(Refused::Version(fields.required("version")?.to_owned()));
+        }
+        fields.hex32("nonce")?;
+        let name = fields.required("suite")?;
+        let suite = Suite::parse(name).filter(|suite| self.offer.suites.contains(suite));
+        let suite = suite.ok_or_else(|| Refused::NotOffered(name.to_owned()))?;
+        let capabilities = Capabilities::from_fields(&fields);
+        if capabilities != capabilities.and(self.offer.capabilities) {
+            return Err(Refused::NotOffered(capabilities.to_text().to_owned()));
+        }
+        if step(&fields)? != self.step {
+            return Err(Refused::Ratchet);
+        }
+        let next = match self.step {
+            Some(step) => {
+                Some(ClientState { step, root: self.root.clone() }.advance(&fields.hex32("ratchet")?))
+            }
+            None => None,
+        };
+        let transcript = self.transcript.chain_update(frame::frame(body)).finalize();
+        let [client, server] = self.root.traffic_secrets(&transcript.into());
+        Ok(Agreed {
+            time,
+            suite,
+            capabilities,
+            software: fields.value("software").unwrap_or_default().to_owned(),
+            next,
+            sealer: Sealer::new(suite, client),
+            opener: Opener::new(suite, server),
+        })
+    }
+}
+
+// -------------------------------------------------------------------- 4.4 Finished
+
+/// The client has verified the server.
+pub struct Agreed {
+    /// The ServerHello's timestamp, in seconds since 1970: a hint.
+    pub time: u64,
+    /// The suite of the session.
+    pub suite: Suite,
+    /// What both sides can do.
+    pub capabilities: Capabilities,
+    /// The peer's program, printable.
+    pub software: String,
+    next: Option<ClientState>,
+    sealer: Sealer,
+    opener: Opener,
+}
+
+impl Agreed {
+    /// Seals Finished: the frame to send, and the state that takes Config. A ratcheted key first goes to `keep`,
+    /// which makes it durable and erases the one before; if that fails there is no Finished.
+    ///
+    /// # Errors
+    /// What `keep` returned.
+    pub fn finish<E>(
+        mut self,
+        keep: impl FnOnce(&ClientState) -> Result<(), E>,
+        fresh: &mut dyn FnMut() -> Fresh,
+    ) -> Result<(Vec<u8>, AwaitConfig), E> {
+        self.next.as_ref().map_or(Ok(()), keep)?;
+        let frame = first_frame(&mut self.sealer, types::FINISHED, &[], fresh);
+        Ok((frame, AwaitConfig { sealer: self.sealer, opener: self.opener }))
+    }
+}
+
+/// The server has answered a hello, which may be a recording.
+pub struct AwaitFinished {
+    /// What both sides can do.
+    pub capabilities: Capabilities,
+    sealer: Sealer,
+    opener: Opener,
+}
+
+impl AwaitFinished {
+    /// Opens Finished. After it the server knows that the client is there now, since nobody else could have
+    /// derived this key from the server's nonce.
+    ///
+    /// # Errors
+    /// [`Refused`]; the connection has to end.
+    pub fn receive(mut self, body: &mut [u8]) -> Result<Ready, Refused> {
+        let content = self.opener.open_due(body, types::FINISHED).map_err(Refused::Record)?;
+        if !content.is_empty() {
+            return Err(Refused::Record(record::Refused::Length(content.len())));
+        }
+        Ok(Ready { sealer: self.sealer, opener: self.opener })
+    }
+}
+
+// -------------------------------------------------------------------- 4.5 Config
+
+/// The server has verified the client. Only now does a ratcheted key advance, and a lease or a route change.
+pub struct Ready {
+    sealer: Sealer,
+    opener: Opener,
+}
+
+impl Ready {
+    /// Seals Config: the frame to send, and the session.
+    ///
+    /// # Panics
+    /// If `config` is longer than a record.
+    pub fn configure(mut self, config: &[u8], fresh: &mut dyn FnMut() -> Fresh) -> (Vec<u8>, Sealer, Opener) {
+        let frame = first_frame(&mut self.sealer, types::CONFIG, config, fresh);
+        (frame, self.sealer, self.opener)
+    }
+}
+
+/// The client has sent Finished. It sends nothing more until it has opened Config.
+pub struct AwaitConfig {
+    sealer: Sealer,
+    opener: Opener,
+}
+
+impl AwaitConfig {
+    /// Opens Config: its content, and the session.
+    ///
+    /// # Errors
+    /// [`Refused`]; the connection has to end.
+    pub fn receive(mut self, body: &mut [u8]) -> Result<(Vec<u8>, Sealer, Opener), Refused> {
+        let config = self.opener.open_due(body, types::CONFIG).map_err(Refused::Record)?.to_vec();
+        Ok((config, self.sealer, self.opener))
+    }
+}
+
+// -------------------------------------------------------------------- both sides
+
+/// Opens a hello token and checks that its maker has the role that is due.
+fn open_hello<'a>(
+    root: &Root,
+    text: &'a mut [u8],
+    age: Option<Age>,
+    due: &str,
+) -> Result<(u64, Fields<'a>), Refused> {
+    if text.len() > MAX_HELLO {
+        return Err(Refused::Length(text.len()));
+    }
+    let keys = std::slice::from_ref(root.hello());
+    let opened = token::open(keys, text, age).map_err(Refused::Token)?;
+    let fields = Fields::parse(opened.message)?;
+    match fields.required("role")? {
+        role if role == due => Ok((opened.time, fields)),
+        role => Err(Refused::Role(role.to_owned())),
+    }
+}
+
+/// The step of a ratcheted key; a static one names none.
+fn step(fields: &Fields) -> Result<Option<u64>, FieldError> {
+    let Some(text) = fields.value("step") else { return Ok(None) };
+    match text.parse() {
+        Ok(step) if text.bytes().all(|c| c.is_ascii_digit()) => Ok(Some(step)),
+        _ => Err(FieldError::Value("step")),
+    }
+}
+
+fn first_frame(sealer: &mut Sealer, kind: u8, content: &[u8], fresh: &mut dyn FnMut() -> Fresh) -> Vec<u8> {
+    sealer.frame(kind, content, fresh).expect("the first record of a key is far from its limits")
+}

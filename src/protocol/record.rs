@@ -1,0 +1,432 @@
+//! What did the other side say, in which order? PROTOCOL.md sections 6 and 7.
+//!
+//! ```text
+//!  suite aes-256-gcm   | length | AES-256-GCM( type | content ) | tag |       nonce = IV xor counter,
+//!                      | 4      | 1 + n                         | 16  |       the length is authenticated
+//!  suite fernet        | length | Fernet token of counter | type | content |
+//!                      | 4      |                 8       | 1    | n       |
+//! ```
+//!
+//! Each direction has a key, an IV and a counter of its own. The counter starts at zero under every key and grows
+//! by one a record: a record that is dropped, repeated, moved or reflected does not open. [`Sealer`] and
+//! [`Opener`] are neither `Clone` nor `Copy`, so a counter has one owner and no nonce is used twice.
+
+use super::frame;
+use super::key_schedule::TrafficSecret;
+use super::limits::{MAX_BYTES, MAX_CONTENT, MAX_RECORDS, REKEY_AFTER_BYTES};
+use crate::fernet::{self, Fernet, Key, token};
+use aes_gcm::aead::AeadInOut;
+use aes_gcm::{Aes256Gcm, KeyInit, Nonce};
+use std::fmt;
+
+/// How records are sealed. The server chooses one that both sides allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suite {
+    /// AES-256-GCM with a counter nonce, as in TLS 1.3.
+    Aes256Gcm,
+    /// A Fernet token a record: slower, and anybody with a Fernet library can write a peer.
+    Fernet,
+}
+
+impl Suite {
+    /// All suites, in the default order of preference.
+    pub const ALL: [Suite; 2] = [Suite::Aes256Gcm, Suite::Fernet];
+
+    /// The name in hellos and configurations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Suite::Aes256Gcm => "aes-256-gcm",
+            Suite::Fernet => "fernet",
+        }
+    }
+
+    /// The suite with this name.
+    pub fn parse(name: &str) -> Option<Suite> {
+        Suite::ALL.into_iter().find(|suite| suite.name() == name)
+    }
+
+    /// Bytes of a frame around `n` bytes of content, the length header included.
+    pub const fn frame_len(self, n: usize) -> usize {
+        match self {
+            Suite::Aes256Gcm => frame::HEADER + 1 + n + TAG,
+            Suite::Fernet => frame::HEADER + token::sealed_len(COUNTER + 1 + n),
+        }
+    }
+
+    /// Most bytes in the body of a record of this suite.
+    pub const fn max_body(self) -> usize {
+        self.frame_len(MAX_CONTENT) - frame::HEADER
+    }
+}
+
+impl fmt::Display for Suite {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a record of the tunnel holds. (Finished, Config and Rekey belong to the protocol itself.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One or more IP packets, each behind its length as u16.
+    Packets,
+    /// An offload header and one IP packet that the far kernel will segment or complete.
+    SuperPacket,
+    /// Asks for a Pong.
+    Ping,
+    /// The content of the Ping, returned.
+    Pong,
+    /// A text for the person or program at the other end.
+    Message,
+    /// The last record of a direction: a reason.
+    Close,
+}
+
+/// The record types on the wire.
+pub(super) mod types {
+    pub(crate) const FINISHED: u8 = 1;
+    pub(crate) const CONFIG: u8 = 2;
+    pub(crate) const PACKETS: u8 = 3;
+    pub(crate) const SUPER_PACKET: u8 = 4;
+    pub(crate) const PING: u8 = 5;
+    pub(crate) const PONG: u8 = 6;
+    pub(crate) const REKEY: u8 = 7;
+    pub(crate) const MESSAGE: u8 = 8;
+    pub(crate) const CLOSE: u8 = 9;
+}
+
+impl Kind {
+    const TYPES: [(Kind, u8); 6] = [
+        (Kind::Packets, types::PACKETS),
+        (Kind::SuperPacket, types::SUPER_PACKET),
+        (Kind::Ping, types::PING),
+        (Kind::Pong, types::PONG),
+        (Kind::Message, types::MESSAGE),
+        (Kind::Close, types::CLOSE),
+    ];
+
+    fn to_type(self) -> u8 {
+        Kind::TYPES[self as usize].1
+    }
+
+    fn from_type(byte: u8) -> Option<Kind> {
+        Kind::TYPES.into_iter().find(|(_, known)| *known == byte).map(|(kind, _)| kind)
+    }
+}
+
+/// What an opened record was.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened<'a> {
+    /// A record of the tunnel. Its content may be changed in place.
+    Content(Kind, &'a mut [u8]),
+    /// The sender stepped its key, and the opener followed.
+    Rekey,
+}
+
+/// Why a record was refused. The opener is as it was before; the connection ends all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The AEAD tag does not verify: forged, changed, or not the record that is due.
+    Tag,
+    /// The Fernet token is invalid.
+    Token(fernet::Refusal),
+    /// Authentic, but not the record that is due: one was dropped, repeated or moved.
+    Counter {
+        /// The counter that is due.
+        due: u64,
+        /// The counter in the record.
+        found: u64,
+    },
+    /// Authentic, but too short for its fields or too long.
+    Length(usize),
+    /// Authentic, but of a type that does not exist or has no place here.
+    Type(u8),
+    /// The sender went on under one key for longer than the limits allow.
+    Limit,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Refused::Tag => {
+                write!(f, "the record is not the next one under this key (its tag does not verify)")
+            }
+            Refused::Token(reason) => write!(f, "the record is not a valid token: {reason}"),
+            Refused::Counter { due, found } => write!(f, "record {found} came where record {due} is due"),
+            Refused::Length(n) => write!(f, "a record with {n} bytes inside"),
+            Refused::Type(byte) => write!(f, "a record of type {byte} has no place here"),
+            Refused::Limit => write!(f, "the peer used one key for too long"),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// The key was used up to its hard limit without a rekey, or the content is too long. Nothing was sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CannotSeal;
+
+/// The time and IV of one Fernet record.
+#[derive(Clone, Copy, Debug)]
+pub struct Fresh {
+    /// Seconds since 1970. Written into the token, checked by nobody: a step of the clock must not end a session.
+    pub time: u64,
+    /// From a cryptographic generator.
+    pub iv: [u8; 16],
+}
+
+/// Bytes that [`Sealer::seal`] wants before the content: the length and the type.
+pub const HEADROOM: usize = frame::HEADER + 1;
+const TAG: usize = 16;
+const COUNTER: usize = 8;
+
+/// One direction's key, and how far it has been used.
+struct Direction {
+    secret: TrafficSecret,
+    cipher: Cipher,
+    counter: u64,
+    bytes: u64,
+}
+
+enum Cipher {
+    Aes256Gcm { aead: Box<Aes256Gcm>, iv: [u8; 12] },
+    Fernet(Box<Fernet>),
+}
+
+impl Direction {
+    fn new(suite: Suite, secret: TrafficSecret) -> Direction {
+        let key = secret.key();
+        let cipher = match suite {
+            Suite::Aes256Gcm => {
+                Cipher::Aes256Gcm { aead: Box::new(Aes256Gcm::new((&*key).into())), iv: *secret.iv() }
+            }
+            Suite::Fernet => Cipher::Fernet(Box::new(Fernet::new(&Key::from_bytes(&key)))),
+        };
+        Direction { secret, cipher, counter: 0, bytes: 0 }
+    }
+
+    fn suite(&self) -> Suite {
+        match self.cipher {
+            Cipher::Aes256Gcm { .. } => Suite::Aes256Gcm,
+            Cipher::Fernet(_) => Suite::Fernet,
+        }
+    }
+
+    /// Whether `content` bytes more stay within the hard limits. A Rekey (0 bytes) fits where nothing else does.
+    fn has_room(&self, content: usize) -> bool {
+        self.counter < MAX_RECORDS && self.bytes.saturating_add(content as u64) <= MAX_BYTES
+    }
+
+    /// Counts a record that was sealed or opened.
+    fn count(&mut self, content: usize) {
+        self.counter += 1;
+        self.bytes += content as u64;
+    }
+
+    /// One step of the key: a new secret, counter at zero, the old key wiped as it is dropped.
+    fn rekey(&mut self) {
+        *self = Direction::new(self.suite(), self.secret.rekey());
+    }
+}
+
+/// The nonce of record number `counter`, RFC 8446 section 5.3: each is used once, as each counter is.
+fn nonce(iv: &[u8; 12], counter: u64) -> Nonce<aes_gcm::aes::cipher::consts::U12> {
+    let mut nonce = *iv;
+    for (byte, count) in nonce[4..].iter_mut().zip(counter.to_be_bytes()) {
+        *byte ^= count;
+    }
+    nonce.into()
+}
+
+/// The sending half of a session.
+pub struct Sealer(Direction);
+
+/// The receiving half of a session.
+pub struct Opener(Direction);
+
+impl Sealer {
+    pub(super) fn new(suite: Suite, secret: TrafficSecret) -> Sealer {
+        Sealer(Direction::new(suite, secret))
+    }
+
+    /// The suite of this session.
+    pub fn suite(&self) -> Suite {
+        self.0.suite()
+    }
+
+    /// The secret in use, for a key log.
+    pub fn secret(&self) -> &TrafficSecret {
+        &self.0.secret
+    }
+
+    /// Seals a record in place. `frame` holds [`HEADROOM`] bytes of anything, then `content` bytes, then room up
+    /// to [`Suite::frame_len`]. Returns the length of the frame that now stands at its start.
+    ///
+    /// # Errors
+    /// [`CannotSeal`] at the hard limits of section 9; a sender that heeds [`Sealer::rekey_is_due`] never meets them.
+    ///
+    /// # Panics
+    /// If `frame` is shorter than `frame_len(content)`.
+    pub fn seal(
+        &mut self,
+        kind: Kind,
+        frame: &mut [u8],
+        content: usize,
+        fresh: &mut dyn FnMut() -> Fresh,
+    ) -> Result<usize, CannotSeal> {
+        self.seal_type(kind.to_type(), frame, content, fresh)
+    }
+
+    /// Seals a Rekey, the last record under the old key, and steps to the next. Returns its frame.
+    ///
+    /// # Errors
+    /// [`CannotSeal`] as for [`Sealer::seal`].
+    pub fn rekey(&mut self, fresh: &mut dyn FnMut() -> Fresh) -> Result<Vec<u8>, CannotSeal> {
+        let frame = self.frame(types::REKEY, &[], fresh)?;
+        self.0.rekey();
+        Ok(frame)
+    }
+
+    /// Whether enough was sealed under this key. The tunnel also rekeys by its clock.
+    pub fn rekey_is_due(&self) -> bool {
+        self.0.bytes >= REKEY_AFTER_BYTES || self.0.counter >= MAX_RECORDS / 2
+    }
+
+    /// Seals `content` into a frame of its own.
+    pub(super) fn frame(
+        &mut self,
+        kind: u8,
+        content: &[u8],
+        fresh: &mut dyn FnMut() -> Fresh,
+    ) -> Result<Vec<u8>, CannotSeal> {
+        let mut frame = vec![0; usize::max(self.suite().frame_len(content.len()), HEADROOM + content.len())];
+        frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
+        let length = self.seal_type(kind, &mut frame, content.len(), fresh)?;
+        frame.truncate(length);
+        Ok(frame)
+    }
+
+    fn seal_type(
+        &mut self,
+        kind: u8,
+        frame: &mut [u8],
+        content: usize,
+        fresh: &mut dyn FnMut() -> Fresh,
+    ) -> Result<usize, CannotSeal> {
+        if content > MAX_CONTENT || !self.0.has_room(content) {
+            return Err(CannotSeal);
+        }
+        let frame = &mut frame[..self.suite().frame_len(content)];
+        let header = frame::header(frame.len() - frame::HEADER);
+        match &self.0.cipher {
+            Cipher::Aes256Gcm { aead, iv } => {
+                frame[frame::HEADER] = kind;
+                let (message, tag) = frame[frame::HEADER..].split_at_mut(1 + content);
+                let computed = aead
+                    .encrypt_inout_detached(&nonce(iv, self.0.counter), &header, message.into())
+                    .expect("a record is shorter than AES-GCM's limit of 64 GiB");
+                tag.copy_from_slice(&computed);
+            }
+            Cipher::Fernet(fernet) => {
+                let message = COUNTER + 1 + content;
+                let start = frame::HEADER + token::message_start(message);
+                frame.copy_within(HEADROOM..HEADROOM + content, start + COUNTER + 1);
+                frame[start..start + COUNTER].copy_from_slice(&self.0.counter.to_be_bytes());
+                frame[start + COUNTER] = kind;
+                let Fresh { time, iv } = fresh();
+                fernet.seal_in_place(&mut frame[frame::HEADER..], message, time, iv);
+            }
+        }
+        frame[..frame::HEADER].copy_from_slice(&header);
+        let length = frame.len();
+        self.0.count(content);
+        Ok(length)
+    }
+}
+
+impl Opener {
+    pub(super) fn new(suite: Suite, secret: TrafficSecret) -> Opener {
+        Opener(Direction::new(suite, secret))
+    }
+
+    /// The suite of this session.
+    pub fn suite(&self) -> Suite {
+        self.0.suite()
+    }
+
+    /// The secret in use, for a key log.
+    pub fn secret(&self) -> &TrafficSecret {
+        &self.0.secret
+    }
+
+    /// Opens the body of a frame in place.
+    ///
+    /// # Errors
+    /// [`Refused`]; the opener is unchanged, the contents of `body` are undefined, the connection has to end.
+    pub fn open<'a>(&mut self, body: &'a mut [u8]) -> Result<Opened<'a>, Refused> {
+        let (kind, content) = self.open_type(body)?;
+        match kind {
+            types::REKEY if content.is_empty() => {
+                self.0.rekey();
+                Ok(Opened::Rekey)
+            }
+            types::REKEY => Err(Refused::Length(content.len())),
+            kind => match Kind::from_type(kind) {
+                Some(kind) => {
+                    self.0.count(content.len());
+                    Ok(Opened::Content(kind, content))
+                }
+                None => Err(Refused::Type(kind)),
+            },
+        }
+    }
+
+    /// Opens a record that must be of the type `due`: Finished or Config.
+    pub(super) fn open_due<'a>(&mut self, body: &'a mut [u8], due: u8) -> Result<&'a mut [u8], Refused> {
+        let (kind, content) = self.open_type(body)?;
+        if kind != due {
+            return Err(Refused::Type(kind));
+        }
+        self.0.count(content.len());
+        Ok(content)
+    }
+
+    /// Opens a record without counting it yet: nothing changes until all of it is right.
+    fn open_type<'a>(&self, body: &'a mut [u8]) -> Result<(u8, &'a mut [u8]), Refused> {
+        let length = body.len();
+        let message = match &self.0.cipher {
+            Cipher::Aes256Gcm { aead, iv } => {
+                let header = frame::header(length);
+                let (message, tag) = body.split_last_chunk_mut::<TAG>().ok_or(Refused::Tag)?;
+                aead.decrypt_inout_detached(
+                    &nonce(iv, self.0.counter),
+                    &header,
+                    (&mut *message).into(),
+                    (&*tag).into(),
+                )
+                .map_err(|_| Refused::Tag)?;
+                message
+            }
+            Cipher::Fernet(fernet) => {
+                let opened = token::open(std::slice::from_ref(fernet), body, None).map_err(Refused::Token)?;
+                let (counter, message) =
+                    opened.message.split_first_chunk_mut::<COUNTER>().ok_or(Refused::Length(length))?;
+                let (due, found) = (self.0.counter, u64::from_be_bytes(*counter));
+                if found != due {
+                    return Err(Refused::Counter { due, found });
+                }
+                message
+            }
+        };
+        let length = message.len();
+        match message.split_first_mut() {
+            Some((&mut kind, content)) if content.len() <= MAX_CONTENT => {
+                match self.0.has_room(content.len()) {
+                    true => Ok((kind, content)),
+                    false => Err(Refused::Limit),
+                }
+            }
+            _ => Err(Refused::Length(length)),
+        }
+    }
+}
