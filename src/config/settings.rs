@@ -1,0 +1,150 @@
+//! What a server or a client was told, as one validated value each.
+
+use super::subnet::Subnet;
+use crate::fernet::Key;
+use crate::protocol::record::Suite;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// Where the tunnel's packets go on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// A TUN device of this name.
+    Tun(String),
+    /// A TUN device of this name in a private network namespace. With `or_none`, no device where that is forbidden.
+    Private {
+        /// The device's name, inside.
+        name: String,
+        /// Do without a device where namespaces are forbidden.
+        or_none: bool,
+    },
+    /// None: the program itself answers pings and messages.
+    None,
+}
+
+/// A client, as the server knows it.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// A name for logs and status. Unique.
+    pub name: String,
+    /// Its keys; more than one while it changes from one to the next.
+    pub keys: Vec<Key>,
+    /// Fixed addresses. Where a family is missing, one is leased.
+    pub addresses: Vec<IpAddr>,
+    /// Networks behind the client.
+    pub routes: Vec<Subnet>,
+    /// Whether the key is ratcheted; then the file that holds its state.
+    pub ratchet: Option<PathBuf>,
+}
+
+/// Everything a server needs to know.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// The instance's name, for `status`.
+    pub name: String,
+    /// Where to listen.
+    pub listen: Vec<SocketAddr>,
+    /// The tunnel's device.
+    pub device: Device,
+    /// The server's tunnel addresses, with their networks.
+    pub addresses: Vec<Subnet>,
+    /// Of the tunnel device, in bytes.
+    pub mtu: u16,
+    /// Networks that clients are told to send here.
+    pub push_routes: Vec<Subnet>,
+    /// Resolvers that clients are told to use.
+    pub push_dns: Vec<IpAddr>,
+    /// Whether clients may talk to each other.
+    pub client_to_client: bool,
+    /// Allowed suites, the preferred one first.
+    pub suites: Vec<Suite>,
+    /// Seconds of silence before a Ping.
+    pub keepalive: u16,
+    /// Most clients connected at once.
+    pub max_clients: usize,
+    /// Oldest hello, in seconds, or none: no clock is needed then.
+    pub hello_max_age: Option<u64>,
+    /// The clients.
+    pub peers: Vec<Peer>,
+    /// Log more.
+    pub verbose: bool,
+}
+
+/// Which routes a client sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Routes {
+    /// Those that the server pushes.
+    Pushed,
+    /// These, and no others. None at all if empty.
+    Only(Vec<Subnet>),
+}
+
+/// Everything a client needs to know.
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// The instance's name, for `status`.
+    pub name: String,
+    /// `HOST:PORT` of the server. Resolved anew at every attempt.
+    pub server: String,
+    /// The client's key.
+    pub key: Key,
+    /// Whether the key is ratcheted; then the file that holds its state.
+    pub ratchet: Option<PathBuf>,
+    /// The tunnel's device.
+    pub device: Device,
+    /// Routes to set.
+    pub routes: Routes,
+    /// Suites offered, the preferred one first.
+    pub suites: Vec<Suite>,
+    /// A message to send once connected.
+    pub send: Option<String>,
+    /// Pings to send through the tunnel once connected.
+    pub pings: Option<u32>,
+    /// Leave after `send` and `pings`, and never reconnect.
+    pub once: bool,
+    /// Log more.
+    pub verbose: bool,
+}
+
+impl Default for ServerSettings {
+    fn default() -> ServerSettings {
+        ServerSettings {
+            name: "server".into(),
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 12345))],
+            device: Device::Tun("fern0".into()),
+            addresses: vec![
+                Subnet { address: IpAddr::from([10, 8, 0, 1]), prefix: 24 },
+                Subnet { address: IpAddr::from([0xfd0f, 0xe12e, 0, 0, 0, 0, 0, 1]), prefix: 64 },
+            ],
+            mtu: 1500,
+            push_routes: Vec::new(),
+            push_dns: Vec::new(),
+            client_to_client: false,
+            suites: Suite::ALL.to_vec(),
+            keepalive: 15,
+            max_clients: 4096,
+            hello_max_age: None,
+            peers: Vec::new(),
+            verbose: false,
+        }
+    }
+}
+
+impl ClientSettings {
+    /// The defaults, for a client of this server with this key.
+    pub fn new(server: &str, key: Key) -> ClientSettings {
+        ClientSettings {
+            name: "client".into(),
+            server: server.into(),
+            key,
+            ratchet: None,
+            device: Device::Tun("fern0".into()),
+            routes: Routes::Pushed,
+            suites: Suite::ALL.to_vec(),
+            send: None,
+            pings: None,
+            once: false,
+            verbose: false,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Which client has which address?
+//!
+//! Every configured client has its addresses from the start, connected or not, and they are computed from the
+//! configuration alone: nothing is stored, and a client has the same address again after a restart of either side.
+//! A client without a fixed address takes the free one at `SHA-256(name)`, or the next free one after it, so that
+//! adding or removing one client moves others only where they collide.
+
+use crate::config::subnet::Subnet;
+use sha2::{Digest, Sha256};
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+/// The tunnel's networks and what is taken in them.
+pub struct AddressPool {
+    networks: Vec<Subnet>,
+    taken: HashSet<IpAddr>,
+}
+
+impl AddressPool {
+    /// A pool of `networks`, in which their own addresses belong to the server.
+    pub fn new(networks: &[Subnet]) -> AddressPool {
+        let taken = networks.iter().map(|network| network.address).collect();
+        AddressPool { networks: networks.to_vec(), taken }
+    }
+
+    /// Takes a fixed address, which then is nobody else's.
+    ///
+    /// # Errors
+    /// A sentence that names the address, if it is taken or outside of the tunnel's networks.
+    pub fn take(&mut self, address: IpAddr) -> Result<Subnet, String> {
+        let network = self.networks.iter().find(|network| network.contains(address));
+        let network = network.ok_or_else(|| {
+            let networks: Vec<String> = self.networks.iter().map(Subnet::to_string).collect();
+            format!("address {address} is not in the tunnel's networks ({})", networks.join(", "))
+        })?;
+        if !self.taken.insert(address) {
+            return Err(format!("address {address} is taken already"));
+        }
+        Ok(Subnet { address, prefix: network.prefix })
+    }
+
+    /// Leases an address in every network in which `name` has none among `fixed`. The same name gets the same
+    /// number in all networks where it is free.
+    ///
+    /// # Errors
+    /// A sentence, if a network is full.
+    pub fn lease(&mut self, name: &str, fixed: &[Subnet]) -> Result<Vec<Subnet>, String> {
+        let digest = Sha256::digest(name.as_bytes());
+        let start = digest.iter().take(4).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+        let smallest = self.networks.iter().map(Subnet::hosts).min().unwrap_or(0);
+        let mut leased = Vec::new();
+        for network in &self.networks {
+            if fixed.iter().any(|subnet| network.contains(subnet.address)) {
+                continue;
+            }
+            let free = (0..smallest)
+                .map(|step| network.host(1 + (start % smallest + step) % smallest))
+                .find(|address| !self.taken.contains(address));
+            let address = free.ok_or_else(|| {
+                format!("no address left in {network} for {name}: take a larger network, or remove clients")
+            })?;
+            self.taken.insert(address);
+            leased.push(Subnet { address, prefix: network.prefix });
+        }
+        Ok(leased)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(networks: &[&str]) -> AddressPool {
+        AddressPool::new(&networks.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_name_has_the_same_address_whoever_else_is_there() {
+        let alone = pool(&["10.8.0.1/16", "fd0f::1/64"]).lease("alice", &[]).unwrap();
+        let mut shared = pool(&["10.8.0.1/16", "fd0f::1/64"]);
+        shared.lease("bob", &[]).unwrap();
+        assert_eq!(shared.lease("alice", &[]).unwrap(), alone);
+        let (IpAddr::V4(v4), IpAddr::V6(v6)) = (alone[0].address, alone[1].address) else { panic!("{alone:?}") };
+        assert_eq!(u64::from(v4.to_bits() & 0xffff), v6.to_bits() as u64 & 0xffff, "the same number in both");
+        assert_eq!((alone[0].prefix, alone[1].prefix), (16, 64));
+    }
+
+    #[test]
+    fn a_small_network_fills_up_to_the_last_address() {
+        let mut pool = pool(&["10.0.0.1/29"]);
+        let mut addresses: Vec<_> =
+            (0..5).map(|i| pool.lease(&format!("client{i}"), &[]).unwrap()[0].address.to_string()).collect();
+        addresses.sort();
+        assert_eq!(addresses, ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
+        assert!(pool.lease("one more", &[]).unwrap_err().contains("10.0.0.1/29"));
+    }
+
+    #[test]
+    fn fixed_addresses() {
+        let mut pool = pool(&["10.8.0.1/24", "fd0f::1/64"]);
+        let fixed = pool.take("10.8.0.2".parse().unwrap()).unwrap();
+        assert_eq!(fixed.to_string(), "10.8.0.2/24");
+        assert!(pool.take("10.8.0.2".parse().unwrap()).unwrap_err().contains("taken"));
+        assert!(pool.take("10.8.0.1".parse().unwrap()).unwrap_err().contains("taken"), "the server's own");
+        assert!(pool.take("10.9.0.2".parse().unwrap()).unwrap_err().contains("10.8.0.1/24"));
+        let leased = pool.lease("alice", &[fixed]).unwrap();
+        assert_eq!(leased.len(), 1);
+        assert!(leased[0].address.is_ipv6());
+    }
+}

@@ -1,0 +1,79 @@
+//! How many strangers are listened to? Until a connection has authenticated it holds a place here. When all places
+//! are taken a random one of the others has to go: a newcomer with a key always has its chance, whoever fills the
+//! places cannot choose who goes, and no address is counted, so that many clients may share one.
+
+use super::locked;
+use crate::os::entropy;
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// Places for unauthenticated connections.
+pub const PLACES: usize = 1024;
+
+/// The connections that have not authenticated yet.
+pub struct Admission {
+    places: usize,
+    waiting: Mutex<Vec<Arc<TcpStream>>>,
+}
+
+impl Admission {
+    /// With room for `places` connections.
+    pub fn new(places: usize) -> Admission {
+        Admission { places, waiting: Mutex::new(Vec::new()) }
+    }
+
+    /// Gives a connection a place. True if another one lost its own: it is shut down, and its thread ends.
+    pub fn enter(&self, socket: &Arc<TcpStream>) -> bool {
+        let mut waiting = locked(&self.waiting);
+        let full = waiting.len() >= self.places;
+        if full {
+            let random = u64::from_be_bytes(entropy::array()) % waiting.len() as u64;
+            let victim = waiting.swap_remove(usize::try_from(random).unwrap_or(0));
+            let _ = victim.shutdown(Shutdown::Both);
+        }
+        waiting.push(Arc::clone(socket));
+        full
+    }
+
+    /// Takes the place back: the connection has authenticated, or ended.
+    pub fn leave(&self, socket: &Arc<TcpStream>) {
+        locked(&self.waiting).retain(|other| !Arc::ptr_eq(other, socket));
+    }
+
+    /// Ends all of them.
+    pub fn end_all(&self) {
+        for socket in locked(&self.waiting).drain(..) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    #[test]
+    fn the_newcomer_stays_and_one_of_the_others_goes() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = || {
+            let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (near, Arc::new(listener.accept().unwrap().0))
+        };
+        let admission = Admission::new(3);
+        let mut connections: Vec<_> = (0..3).map(|_| connect()).collect();
+        assert!(!connections.iter().any(|(_, socket)| admission.enter(socket)));
+        let (mut newcomer, socket) = connect();
+        assert!(admission.enter(&socket));
+        newcomer.set_nonblocking(true).unwrap();
+        assert!(newcomer.read(&mut [0]).is_err(), "still open");
+        let ended = connections.iter_mut().filter(|(near, _)| {
+            near.set_nonblocking(true).unwrap();
+            matches!((&*near).read(&mut [0]), Ok(0))
+        });
+        assert_eq!(ended.count(), 1);
+        admission.leave(&socket);
+        assert!(!admission.enter(&connect().1), "a place was free");
+    }
+}

@@ -1,0 +1,183 @@
+//! Which frames arrive? The receiving half of the TCP connection that carries the tunnel.
+//!
+//! ```text
+//!  buffer   | done | frame | frame | part of a frame |   free   |
+//!                   start                            end
+//! ```
+//!
+//! A connection that has nothing to say holds no buffer: large ones are shared, taken when there is something to
+//! read and given back when all of it is done. Before the handshake has finished a buffer is just as large as a hello.
+
+use super::locked;
+use crate::os::socket;
+use crate::protocol::frame::{self, BadLength};
+use crate::protocol::limits::{MAX_BODY, MAX_HELLO};
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Bytes read at once from a busy connection.
+const READ: usize = 256 * 1024;
+/// Spare buffers that are kept.
+const SPARE: usize = 8;
+
+/// Buffers of one size that connections share.
+pub struct Pool {
+    size: usize,
+    spare: Mutex<Vec<Vec<u8>>>,
+}
+
+static READS: Pool = Pool::new(READ);
+
+impl Pool {
+    /// A pool of buffers of `size` bytes. Empty at first.
+    pub const fn new(size: usize) -> Pool {
+        Pool { size, spare: Mutex::new(Vec::new()) }
+    }
+
+    /// A buffer with any content.
+    pub fn take(&self) -> Vec<u8> {
+        let spare = locked(&self.spare).pop();
+        spare.unwrap_or_else(|| vec![0; self.size])
+    }
+
+    /// Gives a buffer back.
+    pub fn give(&self, buffer: Vec<u8>) {
+        let mut spare = locked(&self.spare);
+        if spare.len() < SPARE && buffer.len() == self.size {
+            spare.push(buffer);
+        }
+    }
+}
+
+/// What came of waiting for data.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// There is more in the buffer.
+    Data,
+    /// Nothing came in time.
+    TimedOut,
+    /// The peer has ended its direction.
+    End,
+}
+
+/// Why there is no frame.
+#[derive(Debug)]
+pub enum NoFrame {
+    /// The stream ended, perhaps in the middle of a frame.
+    End,
+    /// It did not come in time.
+    TimedOut,
+    /// Its length is out of range.
+    BadLength(BadLength),
+    /// The socket failed.
+    Failed(io::Error),
+}
+
+impl fmt::Display for NoFrame {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            NoFrame::End => write!(f, "the connection ended"),
+            NoFrame::TimedOut => write!(f, "nothing came in time"),
+            NoFrame::BadLength(reason) => write!(f, "{reason}"),
+            NoFrame::Failed(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// Reads frames from a socket.
+pub struct FrameReader {
+    socket: Arc<TcpStream>,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    established: bool,
+}
+
+impl FrameReader {
+    /// A reader with room for a hello.
+    pub fn new(socket: Arc<TcpStream>) -> FrameReader {
+        FrameReader { socket, buffer: vec![0; frame::HEADER + MAX_HELLO], start: 0, end: 0, established: false }
+    }
+
+    /// The other side has authenticated: from now on it may have a large buffer.
+    pub fn establish(&mut self) {
+        self.established = true;
+    }
+
+    /// The body of the next frame if all of it is there.
+    ///
+    /// # Errors
+    /// [`BadLength`] if its header announces more than `limit` bytes, or none.
+    pub fn frame(&mut self, limit: usize) -> Result<Option<&mut [u8]>, BadLength> {
+        let Some(length) = frame::whole(&self.buffer[self.start..self.end], limit)? else { return Ok(None) };
+        let body = self.start + frame::HEADER;
+        self.start += length;
+        Ok(Some(&mut self.buffer[body..self.start]))
+    }
+
+    /// The body of the next frame, waited for until `deadline` in all, however slowly it dribbles in.
+    ///
+    /// # Errors
+    /// [`NoFrame`].
+    pub fn frame_until(&mut self, limit: usize, deadline: Instant) -> Result<&mut [u8], NoFrame> {
+        // Looked at twice because a borrow that is returned cannot be given up in the loop.
+        while frame::whole(&self.buffer[self.start..self.end], limit).map_err(NoFrame::BadLength)?.is_none() {
+            match self.fill(deadline.saturating_duration_since(Instant::now())).map_err(NoFrame::Failed)? {
+                Filled::Data => {}
+                Filled::End => return Err(NoFrame::End),
+                Filled::TimedOut => return Err(NoFrame::TimedOut),
+            }
+        }
+        self.frame(limit).map_err(NoFrame::BadLength)?.ok_or(NoFrame::End)
+    }
+
+    /// Waits for more data, at most `timeout`, and reads what there is.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn fill(&mut self, timeout: Duration) -> io::Result<Filled> {
+        self.make_room();
+        if !socket::wait_readable(&self.socket, timeout)? {
+            return Ok(Filled::TimedOut);
+        }
+        if self.buffer.is_empty() {
+            self.buffer = READS.take();
+        }
+        match socket::receive_now(&self.socket, &mut self.buffer[self.end..]) {
+            Ok(0) => Ok(Filled::End),
+            Ok(n) => {
+                self.end += n;
+                Ok(Filled::Data)
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(Filled::TimedOut),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes sure that a whole frame fits behind `start`.
+    fn make_room(&mut self) {
+        let waiting = self.start..self.end;
+        if waiting.is_empty() {
+            (self.start, self.end) = (0, 0);
+            if self.established {
+                READS.give(std::mem::take(&mut self.buffer));
+            }
+        } else if self.established && self.buffer.len() < READ {
+            let mut larger = READS.take();
+            larger[..waiting.len()].copy_from_slice(&self.buffer[waiting.clone()]);
+            (self.buffer, self.start, self.end) = (larger, 0, waiting.len());
+        } else if self.buffer.len() - self.start < frame::HEADER + MAX_BODY {
+            self.buffer.copy_within(waiting.clone(), 0);
+            (self.start, self.end) = (0, waiting.len());
+        }
+    }
+}
+
+impl Drop for FrameReader {
+    fn drop(&mut self) {
+        READS.give(std::mem::take(&mut self.buffer));
+    }
+}

@@ -1,0 +1,500 @@
+//! The end that connects, and connects again.
+//!
+//! ```text
+//!  ┌─> connect ─> ClientHello ─> ServerHello? ─> Finished ─> Config? ─> set up the machine ─> records ─┐
+//!  └── pause, longer each time ─── anything fails, or the connection ends ─────────────────────────────┘
+//! ```
+//!
+//! The device and its addresses stay while the connection comes and goes, so connections inside the tunnel survive.
+
+use super::batch::Batch;
+use super::carrier::{FrameReader, NoFrame};
+use super::config_record::{NetworkConfig, listed};
+use super::connection::{self, End, Inside, Patience, close};
+use super::outbound::Outbound;
+use super::server::{answer_echo, tuning};
+use super::{device, fresh, fresh_hello, locked};
+use crate::config::settings::ClientSettings;
+use crate::os::entropy;
+use crate::os::log;
+use crate::os::socket;
+use crate::os::tun::Tun;
+use crate::os::wake::Wake;
+use crate::packet::offload::{Checked, Offload};
+use crate::packet::{icmp, ip};
+use crate::protocol::handshake::{Agreed, Capabilities, Offer, Refused, client_hello};
+use crate::protocol::key_schedule::Root;
+use crate::protocol::limits::MAX_HELLO;
+use crate::protocol::record::{Kind, Opener, Sealer};
+use std::convert::Infallible;
+use std::io::{self, ErrorKind, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a connection may take to be made.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// How long the server may take for each of its hellos.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// How often the client looks whether its own address is still the right one.
+const PATH_CHECK: Duration = Duration::from_secs(2);
+/// Pauses between attempts: the first, the longest in the first minute, the longest after that.
+const PAUSE: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(2), Duration::from_secs(30)];
+/// How long an answer to a Message or a ping through the tunnel may take.
+const REPLY_TIME: Duration = Duration::from_secs(5);
+
+/// The machine the client runs on: what it does with the network that the server describes.
+pub trait Machine: Send {
+    /// Sets the network up, or changes it to this. Returns the device, if there is one; it stays the same.
+    ///
+    /// # Errors
+    /// A sentence. The client gives up.
+    fn set_up(&mut self, config: &NetworkConfig) -> Result<Option<Arc<Tun>>, String>;
+}
+
+/// A client. Shared by the thread that runs it and those that stop it.
+pub struct Client {
+    settings: ClientSettings,
+    root: Root,
+    /// The way to the server while there is one.
+    link: Mutex<Option<Arc<Outbound>>>,
+    /// The socket of an attempt, so that it can be cut short.
+    socket: Mutex<Option<Arc<TcpStream>>>,
+    stopped: Mutex<bool>,
+    stopping: Condvar,
+    wake: Wake,
+    replies: Mutex<Option<Sender<Reply>>>,
+    expects_reply: AtomicBool,
+    identifier: u16,
+    failed: AtomicBool,
+}
+
+/// What somebody in this program waits for.
+enum Reply {
+    Message(String),
+    Echo { sequence: u16 },
+}
+
+/// What came of one attempt.
+enum Attempt {
+    /// No use in another one.
+    GiveUp(String),
+    /// There was no session.
+    Failed(String),
+    /// There was a session and it ended.
+    Lost(End),
+}
+
+impl Client {
+    /// A client that has not connected yet.
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn new(settings: ClientSettings) -> io::Result<Arc<Client>> {
+        Ok(Arc::new(Client {
+            root: Root::new(settings.key.clone()),
+            settings,
+            link: Mutex::new(None),
+            socket: Mutex::new(None),
+            stopped: Mutex::new(false),
+            stopping: Condvar::new(),
+            wake: Wake::new()?,
+            replies: Mutex::new(None),
+            expects_reply: AtomicBool::new(false),
+            identifier: u16::from_be_bytes(entropy::array()),
+            failed: AtomicBool::new(false),
+        }))
+    }
+
+    /// Connects and stays connected until [`Client::stop`], or until what `once` asks for is done.
+    ///
+    /// # Errors
+    /// A sentence: what made it give up.
+    pub fn run(self: &Arc<Client>, machine: &mut dyn Machine) -> Result<(), String> {
+        let mut lost_at = Instant::now();
+        let mut pause = PAUSE[0];
+        let mut tasks = Some(());
+        let mut pumping = false;
+        loop {
+            let attempt = self.attempt(machine, &mut tasks, &mut pumping);
+            let at_once = match attempt {
+                _ if self.failed.load(Ordering::Relaxed) => return Err("not all replies came".into()),
+                _ if self.is_stopped() => return Ok(()),
+                Attempt::GiveUp(reason) => return Err(reason),
+                Attempt::Failed(reason) if self.settings.once => return Err(reason),
+                Attempt::Failed(reason) => {
+                    log::warning("tunnel", "no connection", &[("reason", &reason)]);
+                    false
+                }
+                Attempt::Lost(end) => {
+                    let at_once = match end {
+                        _ if self.settings.once => return Err(format!("the connection was lost: {end}")),
+                        End::Closed { code: close::REPLACED, .. } => {
+                            return Err("another program has connected with this key; each client needs its own".into());
+                        }
+                        End::Closed { code: close::REMOVED, .. } => {
+                            return Err("the server has removed this client's key".into());
+                        }
+                        End::Closed { code: close::CONFIGURED, .. } | End::GivenUp(_) => true,
+                        _ => false,
+                    };
+                    log::warning("tunnel", "connection lost, connecting again", &[("reason", &end)]);
+                    (lost_at, pause) = (Instant::now(), PAUSE[0]);
+                    at_once
+                }
+            };
+            if !at_once && self.sleep(jittered(pause)) {
+                return Ok(());
+            }
+            let longest = if lost_at.elapsed() < Duration::from_secs(60) { PAUSE[1] } else { PAUSE[2] };
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    /// Ends the session with a Close, and [`Client::run`] with it.
+    pub fn stop(&self) {
+        *locked(&self.stopped) = true;
+        self.stopping.notify_all();
+        self.wake.ring();
+        if let Some(link) = &*locked(&self.link) {
+            return link.close(close::LEAVING, "the client leaves");
+        }
+        if let Some(socket) = &*locked(&self.socket) {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        *locked(&self.stopped)
+    }
+
+    /// Waits, and says whether it was stopped.
+    fn sleep(&self, time: Duration) -> bool {
+        let stopped = locked(&self.stopped);
+        let waited = self.stopping.wait_timeout_while(stopped, time, |stopped| !*stopped);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn attempt(
+        self: &Arc<Client>,
+        machine: &mut dyn Machine,
+        tasks: &mut Option<()>,
+        pumping: &mut bool,
+    ) -> Attempt {
+        let socket = match connect(&self.settings.server) {
+            Ok(socket) => Arc::new(socket),
+            Err(reason) => return Attempt::Failed(reason),
+        };
+        *locked(&self.socket) = Some(Arc::clone(&socket));
+        if self.is_stopped() {
+            return Attempt::Failed("stopped".into());
+        }
+        let mut reader = FrameReader::new(Arc::clone(&socket));
+        let session = match self.handshake(&socket, &mut reader) {
+            Ok(session) => session,
+            Err(attempt) => return attempt,
+        };
+        let Session { config, sealer, mut opener, super_packets, .. } = session;
+        let device = match machine.set_up(&config) {
+            Ok(device) => device,
+            Err(reason) => return Attempt::GiveUp(reason),
+        };
+        let outbound = Outbound::new(Arc::clone(&socket), sealer, super_packets, Arc::default(), Vec::new());
+        *locked(&self.link) = Some(Arc::clone(&outbound));
+        if self.is_stopped() {
+            outbound.close(close::LEAVING, "the client leaves");
+        }
+        if let (Some(device), false) = (&device, *pumping) {
+            *pumping = self.start_pump(device);
+        }
+        announce(&config, &socket, &opener, &session.software, session.round_trip);
+        if tasks.take().is_some() {
+            self.start_tasks(&outbound, &config);
+        }
+        let patience = Patience { keepalive: config.keepalive, tick: PATH_CHECK };
+        let mut inside = FromServer {
+            client: self,
+            outbound: &outbound,
+            socket: &socket,
+            own: config.addresses.iter().map(|own| own.address).collect(),
+            device,
+            batch: Batch::new(),
+            scratch: Vec::new(),
+        };
+        let end = connection::run(&mut reader, &mut opener, &outbound, patience, &mut inside);
+        *locked(&self.link) = None;
+        outbound.abort();
+        Attempt::Lost(end)
+    }
+
+    fn handshake(&self, socket: &Arc<TcpStream>, reader: &mut FrameReader) -> Result<Session, Attempt> {
+        let server = peer(socket);
+        let failed = |reason: String| Attempt::Failed(format!("{server}: {reason}"));
+        let offer = Offer {
+            suites: self.settings.suites.clone(),
+            capabilities: Capabilities { super_packets: true },
+            software: super::SOFTWARE.into(),
+        };
+        // ClientHello, ServerHello.
+        let (frame, await_server_hello) = client_hello(&self.root, None, offer, fresh_hello());
+        let asked = Instant::now();
+        (&**socket).write_all(&frame).map_err(|error| failed(format!("cannot send: {error}")))?;
+        let body = reader.frame_until(MAX_HELLO, asked + ANSWER_TIME).map_err(|reason| failed(unanswered(&reason)))?;
+        let round_trip = asked.elapsed();
+        let agreed = await_server_hello.receive(body).map_err(|reason| failed(explained(&reason)))?;
+        let Agreed { suite, capabilities, .. } = agreed;
+        let software = agreed.software.clone();
+        // Finished, Config.
+        let Ok((frame, await_config)) = agreed.finish(|_| Ok::<(), Infallible>(()), &mut fresh);
+        (&**socket).write_all(&frame).map_err(|error| failed(format!("cannot send: {error}")))?;
+        reader.establish();
+        let body = reader
+            .frame_until(suite.max_body(), Instant::now() + ANSWER_TIME)
+            .map_err(|reason| failed(format!("the server did not finish the handshake: {reason}")))?;
+        let (config, sealer, opener) = await_config.receive(body).map_err(|reason| failed(reason.to_string()))?;
+        let config = NetworkConfig::decode(&config)
+            .map_err(|reason| failed(format!("the server's configuration makes no sense: {reason}")))?;
+        Ok(Session { config, sealer, opener, super_packets: capabilities.super_packets, software, round_trip })
+    }
+
+    /// Starts the thread that reads the device. It goes on through all connections.
+    fn start_pump(self: &Arc<Client>, device: &Arc<Tun>) -> bool {
+        let (client, device) = (Arc::clone(self), Arc::clone(device));
+        let thread = thread::Builder::new().name("device".into());
+        let started =
+            thread.spawn(move || device::pump(&device, &client.wake, |_| locked(&client.link).as_ref().cloned()));
+        started.inspect_err(|error| log::error("tunnel", "no thread for the device", &[("reason", error)])).is_ok()
+    }
+
+    /// Starts the thread that does what the command line asks for after the first connection.
+    fn start_tasks(self: &Arc<Client>, outbound: &Arc<Outbound>, config: &NetworkConfig) {
+        let (client, outbound, config) = (Arc::clone(self), Arc::clone(outbound), config.clone());
+        if client.settings.send.is_none() && client.settings.pings.is_none() {
+            return;
+        }
+        let (sender, replies) = mpsc::channel();
+        *locked(&self.replies) = Some(sender);
+        let thread = thread::Builder::new().name("tasks".into());
+        let started = thread.spawn(move || {
+            let done = client.send_message(&outbound, &replies).and_then(|()| client.ping(&outbound, &config, &replies));
+            client.expects_reply.store(false, Ordering::Relaxed);
+            if let Err(reason) = &done {
+                log::error("tunnel", reason, &[]);
+            }
+            if client.settings.once {
+                client.stop();
+                if done.is_err() {
+                    client.failed.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+        if let Err(error) = started {
+            log::error("tunnel", "no thread for --send and --ping", &[("reason", &error)]);
+        }
+    }
+
+    fn send_message(&self, outbound: &Arc<Outbound>, replies: &Receiver<Reply>) -> Result<(), String> {
+        let Some(text) = &self.settings.send else { return Ok(()) };
+        outbound.send_content(Kind::Message, text.as_bytes());
+        let deadline = Instant::now() + REPLY_TIME;
+        loop {
+            match replies.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Reply::Message(answer)) => {
+                    print(&printable(&answer));
+                    return Ok(());
+                }
+                Ok(Reply::Echo { .. }) => {}
+                Err(_) => return Err(format!("no answer to the message within {} s", REPLY_TIME.as_secs())),
+            }
+        }
+    }
+
+    /// Pings the server through the tunnel, once a second.
+    fn ping(&self, outbound: &Arc<Outbound>, config: &NetworkConfig, replies: &Receiver<Reply>) -> Result<(), String> {
+        let Some(count) = self.settings.pings else { return Ok(()) };
+        let pairs = config.addresses.iter().flat_map(|own| config.server.iter().map(move |to| (own.address, *to)));
+        let pair = pairs.into_iter().find(|(own, to)| own.is_ipv4() == to.is_ipv4());
+        let (own, to) = pair.ok_or("no tunnel address of the server to ping")?;
+        self.expects_reply.store(true, Ordering::Relaxed);
+        let mut times = Vec::new();
+        for sequence in 1..=u16::try_from(count).unwrap_or(u16::MAX) {
+            if sequence > 1 && self.sleep(Duration::from_secs(1)) {
+                break;
+            }
+            let mut packet = vec![0; 2];
+            icmp::echo_request(own, to, self.identifier, sequence, b"fernvpn through the tunnel", &mut packet);
+            let length = u16::try_from(packet.len() - 2).unwrap_or_default();
+            packet[..2].copy_from_slice(&length.to_be_bytes());
+            let sent = Instant::now();
+            outbound.send_content(Kind::Packets, &packet);
+            match wait_for_echo(replies, sequence, sent + REPLY_TIME) {
+                Some(()) => {
+                    let time = sent.elapsed().as_secs_f64() * 1e3;
+                    print(&format!("reply from {to}: seq={sequence} time={time:.3} ms"));
+                    times.push(time);
+                }
+                None => print(&format!("no reply from {to}: seq={sequence}")),
+            }
+        }
+        let (sent, received) = (count, times.len());
+        let (least, most) = times.iter().fold((f64::MAX, 0.0), |(a, b), t| (f64::min(a, *t), f64::max(b, *t)));
+        if received == 0 {
+            return Err(format!("{sent} pings sent through the tunnel, none answered"));
+        }
+        let average = times.iter().sum::<f64>() / times.len() as f64;
+        print(&format!("{sent} pings, {received} replies, min/avg/max {least:.3}/{average:.3}/{most:.3} ms"));
+        Ok(())
+    }
+}
+
+fn wait_for_echo(replies: &Receiver<Reply>, due: u16, deadline: Instant) -> Option<()> {
+    loop {
+        match replies.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Reply::Echo { sequence }) if sequence == due => return Some(()),
+            Ok(_) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// What a handshake has led to.
+struct Session {
+    config: NetworkConfig,
+    sealer: Sealer,
+    opener: Opener,
+    super_packets: bool,
+    software: String,
+    round_trip: Duration,
+}
+
+/// What the server's records lead to.
+struct FromServer<'a> {
+    client: &'a Client,
+    outbound: &'a Arc<Outbound>,
+    socket: &'a TcpStream,
+    own: Vec<IpAddr>,
+    device: Option<Arc<Tun>>,
+    batch: Batch,
+    scratch: Vec<u8>,
+}
+
+impl Inside for FromServer<'_> {
+    fn parcel(&mut self, parcel: &Checked) {
+        if self.client.expects_reply.load(Ordering::Relaxed)
+            && let Some(echo) = icmp::echo_reply(parcel.packet())
+            && echo.identifier == self.client.identifier
+        {
+            return self.reply(Reply::Echo { sequence: echo.sequence });
+        }
+        if let Some(device) = &self.device {
+            return device::deliver(device, parcel, &mut self.scratch);
+        }
+        if ip::addresses(parcel.packet()).is_ok_and(|(_, destination)| self.own.contains(&destination)) {
+            answer_echo(parcel, &mut self.scratch, &mut self.batch, self.outbound);
+        }
+    }
+
+    fn message(&mut self, text: &str) {
+        self.reply(Reply::Message(text.to_owned()));
+    }
+
+    fn pause(&mut self) {
+        self.batch.rest();
+    }
+
+    /// A machine that has moved to another network keeps a connection that goes nowhere: the kernel would now choose
+    /// another address for it.
+    fn tick(&mut self) -> Result<(), String> {
+        let (Ok(own), Ok(server)) = (self.socket.local_addr(), self.socket.peer_addr()) else { return Ok(()) };
+        match source_towards(server) {
+            Some(now) if now != own.ip() => Err(format!("this machine's address is now {now}, no longer {}", own.ip())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl FromServer<'_> {
+    fn reply(&self, reply: Reply) {
+        if let Some(sender) = &*locked(&self.client.replies) {
+            let _ = sender.send(reply);
+        }
+    }
+}
+
+/// The address from which the kernel would now talk to `server`. Connecting a UDP socket sends nothing.
+fn source_towards(server: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(server).ok()?;
+    socket.local_addr().ok().map(|own| own.ip())
+}
+
+/// Connects to the first address of `server` that answers.
+fn connect(server: &str) -> Result<TcpStream, String> {
+    let addresses = server.to_socket_addrs().map_err(|error| format!("cannot find {server}: {error}"))?;
+    let mut reason = format!("{server} has no address");
+    for address in addresses {
+        match socket::connect(address, CONNECT_TIME, &tuning()) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => reason = format!("{error}{}", advice(error.kind())),
+        }
+    }
+    Err(reason)
+}
+
+fn advice(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::ConnectionRefused => " (nothing listens there: is the server running, and is this its port?)",
+        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => " (this machine has no way there)",
+        ErrorKind::TimedOut => " (no machine there, or a firewall in between)",
+        _ => "",
+    }
+}
+
+/// What can be known when there was a connection and no answer.
+fn unanswered(reason: &NoFrame) -> String {
+    const MEANS: &str = "a server says nothing to a key that it does not know; or this is another server, or no \
+                         fernvpn server at all. The server's log says which";
+    match reason {
+        NoFrame::TimedOut => format!("connected, but no answer for {} s: {MEANS}", ANSWER_TIME.as_secs()),
+        NoFrame::BadLength(_) => format!("this is not a fernvpn server ({reason})"),
+        _ => format!("connected, but closed without an answer ({reason}): {MEANS}"),
+    }
+}
+
+fn explained(reason: &Refused) -> String {
+    match reason {
+        Refused::Token(_) => format!("the answer was not made with this client's key ({reason})"),
+        _ => reason.to_string(),
+    }
+}
+
+fn announce(config: &NetworkConfig, socket: &TcpStream, opener: &Opener, software: &str, round_trip: Duration) {
+    let (addresses, server, suite) = (listed(&config.addresses), peer(socket), opener.suite());
+    let milliseconds = round_trip.as_secs_f64() * 1e3;
+    print(&format!("connected: {addresses} via {server} ({software}), suite {suite}, round trip {milliseconds:.2} ms"));
+}
+
+fn peer(socket: &TcpStream) -> String {
+    socket.peer_addr().map_or_else(|_| "the server".into(), |address| address.to_string())
+}
+
+/// A line on stdout. Nobody there to read it is no reason to stop.
+fn print(line: &str) {
+    let mut stdout = io::stdout().lock();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+}
+
+/// A peer's text without what could move a terminal's cursor.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Between half of `pause` and all of it, so that a thousand clients do not come back in the same moment.
+fn jittered(pause: Duration) -> Duration {
+    let random = u32::from(u16::from_be_bytes(entropy::array()));
+    pause / 2 + pause * random / 65_536 / 2
+}

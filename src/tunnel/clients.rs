@@ -1,0 +1,244 @@
+//! Who may connect, and who is connected? The server's view of its clients, made from the configuration.
+//!
+//! ```text
+//!  by id       ─> client, key          for a ClientHello: looked up, not tried one after the other
+//!  by address  ─> client               for a packet: exact addresses first, then networks behind clients
+//! ```
+
+use super::addresses::AddressPool;
+use super::locked;
+use super::outbound::{Outbound, Traffic};
+use crate::config::settings::{Peer, ServerSettings};
+use crate::config::subnet::Subnet;
+use crate::protocol::key_schedule::{Id, Root};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+/// Answered hellos that are remembered for each client.
+const REMEMBERED: usize = 64;
+
+/// A configured client, connected or not.
+pub struct Client {
+    /// Its name.
+    pub name: String,
+    /// Its tunnel addresses, with the prefix lengths of their networks.
+    pub addresses: Vec<Subnet>,
+    /// Networks behind it.
+    pub routes: Vec<Subnet>,
+    /// What it has sent and received since the server started.
+    pub traffic: Arc<Traffic>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Nonces of hellos that were answered, the newest last.
+    answered: VecDeque<[u8; 32]>,
+    /// Handshakes begun, and the number of the newest that has finished.
+    begun: u64,
+    finished: u64,
+    connection: Option<Connected>,
+}
+
+/// A client's connection.
+#[derive(Clone)]
+pub struct Connected {
+    /// Where it comes from.
+    pub from: SocketAddr,
+    /// The way to it.
+    pub outbound: Arc<Outbound>,
+}
+
+impl Client {
+    fn new(peer: &Peer, addresses: Vec<Subnet>) -> Client {
+        Client {
+            name: peer.name.clone(),
+            addresses,
+            routes: peer.routes.clone(),
+            traffic: Arc::default(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Whether a packet with this source may come from the client.
+    pub fn owns(&self, source: IpAddr) -> bool {
+        self.addresses.iter().any(|own| own.address == source) || self.routes.iter().any(|net| net.contains(source))
+    }
+
+    /// Numbers a handshake whose hello is about to be answered, or `None` if its nonce was answered before.
+    pub fn begin(&self, nonce: &[u8; 32]) -> Option<u64> {
+        let mut state = locked(&self.state);
+        if state.answered.contains(nonce) {
+            return None;
+        }
+        if state.answered.len() == REMEMBERED {
+            state.answered.pop_front();
+        }
+        state.answered.push_back(*nonce);
+        state.begun += 1;
+        Some(state.begun)
+    }
+
+    /// Puts a connection in place whose handshake has finished, and returns the one it replaces. An error if a
+    /// handshake that began later has finished already. `connect` makes the connection while nobody else can.
+    ///
+    /// # Errors
+    /// The connection that is newer.
+    pub fn finish(&self, number: u64, connect: impl FnOnce() -> Connected) -> Result<Option<Connected>, Superseded> {
+        let mut state = locked(&self.state);
+        if number <= state.finished {
+            return Err(Superseded);
+        }
+        state.finished = number;
+        Ok(state.connection.replace(connect()))
+    }
+
+    /// Forgets a connection that has ended, unless a newer one has taken its place.
+    pub fn end(&self, outbound: &Arc<Outbound>) {
+        let mut state = locked(&self.state);
+        if state.connection.as_ref().is_some_and(|current| Arc::ptr_eq(&current.outbound, outbound)) {
+            state.connection = None;
+        }
+    }
+
+    /// The connection, if there is one.
+    pub fn connection(&self) -> Option<Connected> {
+        locked(&self.state).connection.clone()
+    }
+}
+
+/// A handshake that began later has finished already.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Superseded;
+
+/// All clients of a configuration.
+pub struct Clients {
+    all: Vec<Arc<Client>>,
+    by_id: HashMap<Id, (Arc<Client>, Root)>,
+    by_address: HashMap<IpAddr, Arc<Client>>,
+    networks: Vec<(Subnet, Arc<Client>)>,
+}
+
+impl Clients {
+    /// Makes clients of the configuration's peers and leases their addresses.
+    ///
+    /// # Errors
+    /// A sentence: two peers with one name, key or address, or no address left.
+    pub fn new(settings: &ServerSettings) -> Result<Clients, String> {
+        let mut pool = AddressPool::new(&settings.addresses);
+        // Fixed addresses first, so that no lease takes them.
+        let mut fixed = Vec::new();
+        let mut names = HashSet::new();
+        for peer in &settings.peers {
+            if !names.insert(&peer.name) {
+                return Err(format!("two peers are called {}", peer.name));
+            }
+            let subnets: Result<Vec<Subnet>, String> = peer.addresses.iter().map(|a| pool.take(*a)).collect();
+            fixed.push(subnets.map_err(|reason| format!("peer {}: {reason}", peer.name))?);
+        }
+        let mut clients =
+            Clients { all: Vec::new(), by_id: HashMap::new(), by_address: HashMap::new(), networks: Vec::new() };
+        for (peer, mut addresses) in settings.peers.iter().zip(fixed) {
+            addresses.extend(pool.lease(&peer.name, &addresses)?);
+            clients.add(peer, Arc::new(Client::new(peer, addresses)))?;
+        }
+        // The longest prefix first, so that the first that contains an address is the right one.
+        clients.networks.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix));
+        Ok(clients)
+    }
+
+    fn add(&mut self, peer: &Peer, client: Arc<Client>) -> Result<(), String> {
+        for key in &peer.keys {
+            let root = Root::new(key.clone());
+            if let Some((other, _)) = self.by_id.insert(root.id(), (Arc::clone(&client), root)) {
+                return Err(format!("{} and {} have the same key; each client needs its own", other.name, peer.name));
+            }
+        }
+        for subnet in &client.addresses {
+            self.by_address.insert(subnet.address, Arc::clone(&client));
+        }
+        self.networks.extend(client.routes.iter().map(|network| (*network, Arc::clone(&client))));
+        self.all.push(client);
+        Ok(())
+    }
+
+    /// All of them, in the configuration's order.
+    pub fn all(&self) -> &[Arc<Client>] {
+        &self.all
+    }
+
+    /// The client and the key that a ClientHello's id names.
+    pub fn by_id(&self, id: &Id) -> Option<&(Arc<Client>, Root)> {
+        self.by_id.get(id)
+    }
+
+    /// The client whom packets for this address go to.
+    pub fn owner(&self, destination: IpAddr) -> Option<&Arc<Client>> {
+        self.by_address.get(&destination).or_else(|| {
+            self.networks.iter().find(|(network, _)| network.contains(destination)).map(|(_, client)| client)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fernet::Key;
+
+    fn peer(name: &str, key: u8) -> Peer {
+        Peer {
+            name: name.into(),
+            keys: vec![Key::from_bytes(&[key; 32])],
+            addresses: vec![],
+            routes: vec![],
+            ratchet: None,
+        }
+    }
+
+    fn clients(peers: Vec<Peer>) -> Result<Clients, String> {
+        Clients::new(&ServerSettings { peers, ..ServerSettings::default() })
+    }
+
+    #[test]
+    fn the_owner_of_an_address() {
+        let mut alice = peer("alice", 1);
+        alice.addresses = vec!["10.8.0.2".parse().unwrap()];
+        alice.routes = vec!["192.168.0.0/16".parse().unwrap()];
+        let mut bob = peer("bob", 2);
+        bob.routes = vec!["192.168.7.0/24".parse().unwrap()];
+        let clients = clients(vec![alice, bob]).unwrap();
+        let owner = |text: &str| clients.owner(text.parse().unwrap()).map(|client| client.name.as_str());
+        assert_eq!(owner("10.8.0.2"), Some("alice"));
+        assert_eq!(owner("192.168.1.1"), Some("alice"));
+        assert_eq!(owner("192.168.7.1"), Some("bob"), "the longest prefix");
+        assert_eq!(owner("10.8.0.1"), None, "the server's own");
+        assert_eq!(owner("8.8.8.8"), None);
+        let alice = &clients.all()[0];
+        assert!(alice.owns("10.8.0.2".parse().unwrap()) && alice.owns("192.168.1.1".parse().unwrap()));
+        assert!(!alice.owns("10.8.0.1".parse().unwrap()) && !alice.owns("8.8.8.8".parse().unwrap()));
+        assert_eq!(alice.addresses.len(), 2, "an IPv6 address was leased");
+    }
+
+    #[test]
+    fn one_key_name_or_address_for_two_is_refused() {
+        let error = |peers| clients(peers).err().unwrap();
+        assert!(error(vec![peer("a", 1), peer("b", 1)]).contains("a and b have the same key"));
+        assert!(error(vec![peer("a", 1), peer("a", 2)]).contains("two peers are called a"));
+        let with_address = |name, key| Peer { addresses: vec!["10.8.0.9".parse().unwrap()], ..peer(name, key) };
+        assert!(error(vec![with_address("a", 1), with_address("b", 2)]).contains("taken"));
+    }
+
+    #[test]
+    fn hellos_are_answered_once_while_they_are_remembered() {
+        let clients = clients(vec![peer("a", 1)]).unwrap();
+        let client = &clients.all()[0];
+        assert_eq!(client.begin(&[0; 32]), Some(1));
+        assert_eq!(client.begin(&[0; 32]), None);
+        for n in 1..=64 {
+            assert_eq!(client.begin(&[n; 32]), Some(u64::from(n) + 1));
+        }
+        assert_eq!(client.begin(&[0; 32]), Some(66), "forgotten by now");
+        assert_eq!(client.begin(&[64; 32]), None);
+    }
+}

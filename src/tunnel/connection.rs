@@ -1,0 +1,201 @@
+//! What happens between the handshake and the end? The receiving half of a session.
+//!
+//! ```text
+//!  record       Packets, SuperPacket ─> Inside::parcel      Message ─> Inside::message
+//!               Ping ─> Pong at once       Pong, Rekey: nothing more to do       Close ─> the end
+//!  silence      for `keepalive`: Ping      for 5 s after a Ping: the peer is dead
+//! ```
+
+use super::carrier::{Filled, FrameReader};
+use super::outbound::{Outbound, Traffic, count};
+use crate::packet::offload::{self, Checked, Offload};
+use crate::protocol::frame::BadLength;
+use crate::protocol::record::{Kind, Opened, Opener, Refused};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long an answer to a Ping may take.
+pub const DEAD_AFTER: Duration = Duration::from_secs(5);
+/// Most bytes of a Ping.
+const MAX_PING: usize = 64;
+/// Most bytes of a Message.
+pub const MAX_MESSAGE: usize = 4096;
+
+/// The reasons of a Close, PROTOCOL.md section 6.2.
+pub mod close {
+    /// The sender was asked to stop.
+    pub const LEAVING: u8 = 0;
+    /// The server stops.
+    pub const STOPPING: u8 = 1;
+    /// A newer connection of this client has finished its handshake.
+    pub const REPLACED: u8 = 2;
+    /// The key is no longer valid.
+    pub const REMOVED: u8 = 3;
+    /// The configuration changed.
+    pub const CONFIGURED: u8 = 4;
+}
+
+/// What is behind this end of the tunnel.
+pub trait Inside {
+    /// A packet from the peer. Its form was checked; where it comes from and goes to was not.
+    fn parcel(&mut self, parcel: &Checked);
+    /// A text from the peer.
+    fn message(&mut self, text: &str);
+    /// Everything that had arrived was passed on.
+    fn pause(&mut self);
+    /// Called at least every `tick`. A reason ends the connection.
+    fn tick(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub enum End {
+    /// The peer sent Close.
+    Closed {
+        /// One of [`close`].
+        code: u8,
+        /// In words.
+        text: String,
+    },
+    /// This side sent Close, or gave the connection up.
+    Left,
+    /// The stream ended without a Close: somebody cut it, or the peer died.
+    Truncated,
+    /// No answer to a Ping.
+    Dead,
+    /// A record was refused.
+    Refused(Refused),
+    /// A frame's length was out of range.
+    BadLength(BadLength),
+    /// An authentic record held what it may not hold.
+    Content(&'static str),
+    /// [`Inside::tick`] gave a reason.
+    GivenUp(String),
+    /// The socket failed.
+    Failed(io::Error),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            End::Closed { text, .. } => write!(f, "the peer closed: {text}"),
+            End::Left => write!(f, "left"),
+            End::Truncated => write!(f, "truncated: the connection ended without a Close"),
+            End::Dead => write!(f, "no answer to a Ping for {} s", DEAD_AFTER.as_secs()),
+            End::Refused(reason) => write!(f, "{reason}"),
+            End::BadLength(reason) => write!(f, "{reason}"),
+            End::Content(reason) => write!(f, "{reason}"),
+            End::GivenUp(reason) => write!(f, "{reason}"),
+            End::Failed(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// How the peer's silence is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Silence after which a Ping is sent.
+    pub keepalive: Duration,
+    /// How often [`Inside::tick`] is called at least.
+    pub tick: Duration,
+}
+
+/// Receives until the end.
+pub fn run(
+    reader: &mut FrameReader,
+    opener: &mut Opener,
+    outbound: &Arc<Outbound>,
+    patience: Patience,
+    inside: &mut dyn Inside,
+) -> End {
+    let mut heard = Instant::now();
+    let mut pinged = false;
+    let limit = opener.suite().max_body();
+    loop {
+        loop {
+            match reader.frame(limit) {
+                Err(reason) => return End::BadLength(reason),
+                Ok(None) => break,
+                Ok(Some(body)) => {
+                    if let Some(end) = record(body, opener, outbound, inside) {
+                        return end;
+                    }
+                }
+            }
+        }
+        inside.pause();
+        let until_due = if pinged { DEAD_AFTER } else { patience.keepalive };
+        let due = (heard + until_due).saturating_duration_since(Instant::now());
+        match reader.fill(due.min(patience.tick)) {
+            Ok(Filled::Data) => (heard, pinged) = (Instant::now(), false),
+            Ok(Filled::End) => return if outbound.is_closed() { End::Left } else { End::Truncated },
+            Ok(Filled::TimedOut) if heard.elapsed() < until_due => {
+                if outbound.is_closed() {
+                    return End::Left;
+                }
+                if let Err(reason) = inside.tick() {
+                    return End::GivenUp(reason);
+                }
+            }
+            Ok(Filled::TimedOut) if pinged => return End::Dead,
+            Ok(Filled::TimedOut) => {
+                outbound.send_content(Kind::Ping, b"are you there?");
+                (heard, pinged) = (Instant::now(), true);
+            }
+            Err(error) => return if outbound.is_closed() { End::Left } else { End::Failed(error) },
+        }
+    }
+}
+
+/// One record. A reason to end, or none.
+fn record(body: &mut [u8], opener: &mut Opener, outbound: &Arc<Outbound>, inside: &mut dyn Inside) -> Option<End> {
+    let (kind, content) = match opener.open(body) {
+        Ok(Opened::Content(kind, content)) => (kind, content),
+        Ok(Opened::Rekey) => return None,
+        Err(reason) => return Some(End::Refused(reason)),
+    };
+    match kind {
+        Kind::Packets => return packets(content, &outbound.traffic, inside).err().map(End::Content),
+        Kind::SuperPacket => match content.split_first_chunk::<{ offload::LENGTH }>() {
+            Some((header, packet)) if outbound.super_packets => {
+                deliver(Offload::from_wire(header), packet, &outbound.traffic, inside);
+            }
+            _ => return Some(End::Content("a SuperPacket that was not agreed on, or without its header")),
+        },
+        Kind::Ping if content.len() <= MAX_PING => outbound.send_content(Kind::Pong, content),
+        Kind::Ping => return Some(End::Content("a Ping of more than 64 bytes")),
+        Kind::Pong => {}
+        Kind::Message => match str::from_utf8(content) {
+            Ok(text) if content.len() <= MAX_MESSAGE => inside.message(text),
+            _ => return Some(End::Content("a Message that is not UTF-8 of at most 4096 bytes")),
+        },
+        Kind::Close => {
+            let (code, text) = content.split_first().map_or((close::LEAVING, &[][..]), |(code, text)| (*code, text));
+            let text = String::from_utf8_lossy(&text[..text.len().min(256)]).into_owned();
+            return Some(End::Closed { code, text });
+        }
+    }
+    None
+}
+
+/// Takes a Packets record apart.
+fn packets(mut content: &[u8], traffic: &Traffic, inside: &mut dyn Inside) -> Result<(), &'static str> {
+    while let Some((length, rest)) = content.split_first_chunk::<2>() {
+        let length = usize::from(u16::from_be_bytes(*length));
+        let (packet, rest) = rest.split_at_checked(length).ok_or("a Packets record whose lengths do not add up")?;
+        deliver(Offload::default(), packet, traffic, inside);
+        content = rest;
+    }
+    if content.is_empty() { Ok(()) } else { Err("a Packets record with a byte left over") }
+}
+
+fn deliver(offload: Offload, packet: &[u8], traffic: &Traffic, inside: &mut dyn Inside) {
+    match offload.check(packet) {
+        Ok(parcel) => inside.parcel(&parcel),
+        Err(_) => count(&traffic.dropped_malformed),
+    }
+}

@@ -1,0 +1,72 @@
+//! How do packets pass between the TUN device and the tunnel?
+//!
+//! ```text
+//!  frame    | room for record and offload header | packet … | room for tag and text |
+//!                                                ^ PACKET_AT: the device reads to here, the record is sealed around it
+//! ```
+
+use super::batch::{Batch, PACKET_AT};
+use super::outbound::{FRAME_ROOM, Outbound};
+use crate::os::log;
+use crate::os::tun::Tun;
+use crate::os::wake::Wake;
+use crate::packet::offload::{self, Checked, Offload};
+use crate::packet::{ip, segmentation};
+use std::io::{ErrorKind, IoSlice};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Longest IP packet, in bytes.
+const MAX_PACKET: usize = 65_535;
+
+/// Reads packets from the device until `wake` rings, and sends each to the peer that `route` names for its
+/// destination. Packets that are ready at the same time may share a record; nothing waits for more to come.
+pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outbound>>) {
+    let header = if device.offload() { offload::LENGTH } else { 0 };
+    let mut frame = vec![0; FRAME_ROOM];
+    let mut batch = Batch::new();
+    loop {
+        match device.read_now(&mut frame[PACKET_AT - header..PACKET_AT + MAX_PACKET]) {
+            Ok(read) => {
+                let packet = &frame[PACKET_AT..PACKET_AT + read.saturating_sub(header)];
+                let Ok((_, destination)) = ip::addresses(packet) else { continue };
+                let Some(peer) = route(destination) else { continue };
+                let length = packet.len();
+                let asked = match frame[PACKET_AT - header..].first_chunk() {
+                    Some(bytes) if header > 0 => Offload::from_device(bytes),
+                    _ => Offload::default(),
+                };
+                batch.push_from(&peer, &mut frame, length, asked);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                batch.flush();
+                match device.wait_readable(wake, None) {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(error) => return log::error("tunnel", "cannot wait for the device", &[("reason", &error)]),
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => {
+                return log::error(
+                    "tunnel",
+                    "cannot read from the device",
+                    &[("device", &device.name()), ("reason", &error)],
+                );
+            }
+        }
+    }
+}
+
+/// Hands a packet to the kernel, whole or as the packets that it stands for. What the kernel does not take is lost,
+/// as on any link.
+pub fn deliver(device: &Tun, parcel: &Checked, segments: &mut Vec<u8>) {
+    if device.offload() {
+        let header = parcel.offload().to_device();
+        let _ = device.write(&[IoSlice::new(&header), IoSlice::new(parcel.packet())]);
+    } else {
+        segmentation::segment(parcel, segments, |packet| {
+            let _ = device.write(&[IoSlice::new(packet)]);
+        });
+    }
+}
