@@ -1,1 +1,3 @@
-//! fernvpn: a VPN over TCP that a person can read in an afternoon.
+//! The map of fernvpn: rooms, and which of them may know which.
+
+pub mod os;
