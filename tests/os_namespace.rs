@@ -104,6 +104,18 @@ fn killing_the_owner_ends_the_holder() {
 }
 
 #[test]
+fn a_command_enters_in_its_folder_and_with_its_signals() {
+    let Some((namespace, _tun)) = private("fernt5", false) else { return };
+    fernvpn::os::signal::block().unwrap(); // in this thread, as `main` does for all
+    let mut command = Command::new("sh");
+    namespace.enter(command.args(["-c", "pwd -P; id -u; grep SigBlk /proc/self/status"])).unwrap();
+    let output = command.output().unwrap();
+    let folder = std::env::current_dir().unwrap().canonicalize().unwrap();
+    let expected = format!("{}\n0\nSigBlk:\t0000000000000000\n", folder.display());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+}
+
+#[test]
 fn packets_go_through_addresses_and_routes() {
     let Some((namespace, tun)) = private("fernt0", false) else { return };
     let mut command = Command::new("ping");

@@ -13,9 +13,9 @@
 //! A process with threads cannot make a user namespace, and the tunnel must stay outside, where its server is.
 //! Hence the second process. It owns nothing but the namespaces: when it and all that ran inside have ended, and
 //! the device's descriptor is closed (an open one keeps its network alive), they vanish with addresses and routes.
-//! It ends when its socket does, and the kernel closes the socket
-//! when the parent dies, by kill -9 too. (PR_SET_PDEATHSIG would do that as well, but when the parent's *thread*
-//! ends, which may be long before.) It is in a process group of its own, so Ctrl-C does not reach it.
+//! It ends when its socket does, and the kernel closes the socket when the parent dies, by kill -9 too.
+//! (PR_SET_PDEATHSIG would do that as well, but when the parent's *thread* ends, which may be long before.) It is in
+//! a process group of its own, so Ctrl-C does not reach it.
 //!
 //! Commands enter through `setns` rather than by asking the holder to run them: then the user's command has our
 //! terminal and is our child, and the holder has no requests to understand.
