@@ -1,4 +1,22 @@
 //! fernvpn: a VPN over TCP that a person can read in an afternoon, check byte by byte, and then really use.
+//!
+//! The rooms, and which of them may know which (`tests/layering.rs` holds the tree to it):
+//!
+//! ```text
+//!  main ─> commands, config, tunnel, audit
+//!  tunnel ─> protocol ─> fernet            the trusted core: pure, no more than 1,200 lines of code
+//!  tunnel ─> packet, os, config
+//!  audit ─> protocol, fernet, packet
+//! ```
+//!
+//! | room | question |
+//! |---|---|
+//! | [`fernet`] | Is the token right? |
+//! | [`protocol`] | Is the conversation secure? |
+//! | [`packet`] | What is inside? |
+//! | [`tunnel`] | Do packets go where they should? |
+//! | [`os`] | What does it touch on my machine? |
+//! | [`config`] | What was the program told? |
 #![cfg_attr(
     test,
     allow(
@@ -9,5 +27,9 @@
     )
 )]
 
+pub mod config;
 pub mod fernet;
+pub mod os;
+pub mod packet;
 pub mod protocol;
+pub mod tunnel;

@@ -1,0 +1,103 @@
+//! How does fernvpn change the machine? By running the program an administrator would run, and showing it.
+//!
+//! Each command line is printed before it runs, in a form that can be typed. No shell is involved: the words go to
+//! the program as they are. What the program says on stderr becomes the error.
+
+use std::io::{self, ErrorKind};
+use std::process::{Command, Stdio};
+
+use super::log;
+
+/// Which Debian package has a program.
+const PACKAGES: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("resolvectl", "systemd-resolved"),
+    ("sysctl", "procps"),
+    ("modprobe", "kmod"),
+    ("nsenter", "util-linux"),
+];
+
+/// Where Debian has them.
+const SYSTEM_PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
+
+/// Runs `argv`, waits for its end, and reports a failure in its own words.
+pub fn run(argv: &[&str]) -> io::Result<()> {
+    run_prepared(&mut prepare(argv)?, "")
+}
+
+/// A command that finds what lies in `sbin` (not in the search path of an ordinary Debian user) and speaks English.
+pub(super) fn prepare(argv: &[&str]) -> io::Result<Command> {
+    let (program, arguments) = argv.split_first().ok_or(ErrorKind::InvalidInput)?;
+    // Never an empty entry: it would mean the current folder.
+    let path = std::env::var("PATH").ok().filter(|path| !path.is_empty());
+    let path = path.map_or(SYSTEM_PATH.to_owned(), |path| format!("{path}:{SYSTEM_PATH}"));
+    let mut command = Command::new(program);
+    command.args(arguments).env("PATH", path).env("LC_ALL", "C");
+    Ok(command)
+}
+
+/// Shows and runs a prepared command; `place` is printed in front when it does not run on the host.
+pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()> {
+    let shown = line(command);
+    log::command(&format!("{place}{shown}"));
+    let output = command.stdin(Stdio::null()).output().map_err(|error| {
+        let program = command.get_program();
+        let package = PACKAGES
+            .iter()
+            .find(|(name, _)| *name == program)
+            .filter(|_| error.kind() == ErrorKind::NotFound);
+        let text = match package {
+            Some((name, package)) => {
+                format!("{shown} failed: there is no program {name}: apt install {package}")
+            }
+            None => format!("{shown} failed: cannot start it: {}", super::reason(&error)),
+        };
+        io::Error::new(error.kind(), text)
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let why = if said.is_empty() { output.status.to_string() } else { said.join("; ") };
+    Err(io::Error::other(format!("{shown} failed: {why}")))
+}
+
+/// As a person would type it: words with anything but plain characters in single quotes.
+fn line(command: &Command) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@%+=,".contains(&byte);
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let quoted = words.map(|word| match word.to_string_lossy() {
+        word if !word.is_empty() && word.bytes().all(plain) => word.into_owned(),
+        word => format!("'{}'", word.replace('\'', r"'\''")),
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_can_be_typed() {
+        let argv = ["ip", "route", "add", "fd00::/8", "", "a b", "it's", "$x;", "dev", "fern0"];
+        assert_eq!(
+            line(&prepare(&argv).unwrap()),
+            r"ip route add fd00::/8 '' 'a b' 'it'\''s' '$x;' dev fern0"
+        );
+    }
+
+    #[test]
+    fn a_failure_is_told_in_the_programs_own_words() {
+        run(&["true"]).unwrap();
+        assert!(run(&[]).is_err());
+        let error = run(&["sh", "-c", "echo no such device >&2; exit 3"]).unwrap_err();
+        assert!(error.to_string().ends_with("failed: no such device"), "{error}");
+        let error = run(&["sh", "-c", "exit 3"]).unwrap_err();
+        assert!(error.to_string().ends_with("failed: exit status: 3"), "{error}");
+        let error = run(&["fernvpn-none-such"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,288 @@
+//! How are secrets kept in files, and how is a file replaced so that a crash leaves the old one or the new one?
+//!
+//! ```text
+//! read_secret         key files: read once into memory that is wiped; says if others can read the file
+//! create_secret       mode 0600, never over an existing file, on disk when it returns
+//! replace_atomically  write beside it, fsync, rename, fsync of the folder: the durable step of ratcheted keys
+//! ```
+//!
+//! What it does not do: lock (whoever owns a state file does), or erase what a disk or a backup still holds of an
+//! old file. Elsewhere than on Unix there are no modes here, and no fsync of folders.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use hmac::digest::zeroize::Zeroize;
+
+use super::tried;
+
+/// No key file is longer, in bytes. Read into one buffer of this size: a growing one would leave copies behind.
+const SECRET_LIMIT: usize = 64 * 1024;
+
+/// A text with a key in it. Wiped when dropped; has no `Display`, and `Debug` does not show it.
+pub struct Secret(String);
+
+impl Secret {
+    /// The text. What the caller copies out of it, the caller wipes.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.as_mut_str().zeroize();
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Secret(not shown)")
+    }
+}
+
+/// A key file's text, and a warning if users other than its owner can read it.
+pub fn read_secret(path: &Path) -> io::Result<(Secret, Option<String>)> {
+    let shown = path.display();
+    let cannot = |error: io::Error| {
+        let remedy = match error.kind() {
+            ErrorKind::PermissionDenied => " (it must be readable by the user fernvpn runs as)",
+            ErrorKind::NotFound => " (`fernvpn genkey` makes one)",
+            _ => "",
+        };
+        io::Error::new(
+            error.kind(),
+            format!("cannot read key file {shown}: {}{remedy}", super::reason(&error)),
+        )
+    };
+    let mut file = File::open(path).map_err(cannot)?;
+    // Asked of the open file, not of the path, which could name another one by now.
+    let warning = readable_by_others(&file).map_err(cannot)?.then(|| {
+        format!("key file {shown} can be read by other users: chmod 600 {shown}, and if they may have, make a new key")
+    });
+    let mut bytes = vec![0; SECRET_LIMIT];
+    let filled = fill(&mut file, &mut bytes);
+    let text = filled.and_then(|length| {
+        let (text, rest) = bytes.split_at(length);
+        match std::str::from_utf8(text) {
+            _ if rest.is_empty() => Err(io::Error::new(ErrorKind::InvalidData, "too long to be a key file")),
+            Err(_) => Err(io::Error::new(ErrorKind::InvalidData, "not a text, so not a key file")),
+            Ok(text) => Ok(Secret(text.to_owned())),
+        }
+    });
+    bytes.as_mut_slice().zeroize();
+    Ok((text.map_err(cannot)?, warning))
+}
+
+/// Creates a file with a secret in it that only its owner can read. An existing file is left alone: it may hold
+/// the only copy of a key.
+pub fn create_secret(path: &Path, text: &str) -> io::Result<()> {
+    let shown = path.display();
+    write_new(path, text.as_bytes(), 0o600).and_then(|()| sync_folder(path)).map_err(|error| {
+        match error.kind() {
+            ErrorKind::AlreadyExists => io::Error::new(
+                ErrorKind::AlreadyExists,
+                format!("{shown} exists already and is left as it is: move it away, or choose another name"),
+            ),
+            _ => tried(format_args!("cannot create {shown}"), &error),
+        }
+    })
+}
+
+/// Puts `contents` in the place of `path`, whether it exists or not: after a crash at any moment there is the old
+/// file or the new one, whole. When this returns, the new one is on disk. One writer per path at a time.
+pub fn replace_atomically(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let cannot = |error: io::Error| tried(format_args!("cannot replace {}", path.display()), &error);
+    // A symbolic link stays one: the file it points to is replaced.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let temporary = beside(&target).map_err(cannot)?;
+    // The name is always the same, so that what a crash left behind, perhaps a key, does not outlive the next
+    // call. Removed rather than opened: somebody could have put a link there.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(cannot(error)),
+        _ => write_new(&temporary, contents, mode).map_err(cannot)?,
+    }
+    let renamed = fs::rename(&temporary, &target).and_then(|()| sync_folder(&target));
+    renamed.map_err(|error| {
+        let _ = fs::remove_file(&temporary); // as best we can; the next call tries again
+        cannot(error)
+    })
+}
+
+/// A new file, whole and on disk, or none.
+fn write_new(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = open_new(path)?;
+    let written =
+        set_mode(&file, mode).and_then(|()| file.write_all(contents)).and_then(|()| file.sync_all());
+    if written.is_err() {
+        let _ = fs::remove_file(path); // ours: created three lines above
+    }
+    written
+}
+
+/// `/folder/.name.new` for `/folder/name`.
+fn beside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(".new");
+    Ok(path.with_file_name(temporary))
+}
+
+/// Reads until the end of the file or of the buffer.
+fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(unix)]
+fn readable_by_others(file: &File) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    file.metadata().map(|metadata| metadata.mode() & 0o077 != 0)
+}
+
+/// Created for its owner only; others are let in, if at all, by `set_mode` (the umask has no say in that).
+#[cfg(unix)]
+fn open_new(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+#[cfg(unix)]
+fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(fs::Permissions::from_mode(mode))
+}
+
+/// A new name in a folder is durable when the folder is.
+#[cfg(unix)]
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn readable_by_others(_file: &File) -> io::Result<bool> {
+    Ok(false)
+}
+
+#[cfg(not(unix))]
+fn open_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).open(path)
+}
+
+#[cfg(not(unix))]
+fn set_mode(_file: &File, _mode: u32) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    /// A folder of its own for one test, gone afterwards.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Folder {
+            let path = std::env::temp_dir().join(format!("fernvpn-files-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Folder(path)
+        }
+        fn names(&self) -> Vec<String> {
+            let entries = fs::read_dir(&self.0).unwrap();
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_secret_is_created_once_and_read_back() {
+        let folder = Folder::new("create");
+        let path = folder.0.join("alice.key");
+        create_secret(&path, "the key\n").unwrap();
+        assert_eq!(mode(&path), 0o600);
+        let again = create_secret(&path, "another").unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::AlreadyExists);
+        assert!(again.to_string().contains("left as it is"), "{again}");
+        let (secret, warning) = read_secret(&path).unwrap();
+        assert_eq!((secret.as_str(), warning), ("the key\n", None));
+        assert_eq!(format!("{secret:?}"), "Secret(not shown)");
+    }
+
+    #[test]
+    fn readers_among_others_bring_a_warning() {
+        let folder = Folder::new("warning");
+        let path = folder.0.join("vpn.key");
+        create_secret(&path, "x").unwrap();
+        for (bits, warned) in [(0o400, false), (0o640, true), (0o604, true), (0o610, true)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
+            assert_eq!(read_secret(&path).unwrap().1.is_some(), warned, "{bits:o}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_file_is_refused() {
+        let folder = Folder::new("refused");
+        let path = folder.0.join("x");
+        assert!(read_secret(&path).unwrap_err().to_string().contains("genkey"));
+        assert!(read_secret(&folder.0).is_err());
+        for (contents, accepted) in
+            [(vec![b'a'; SECRET_LIMIT - 1], true), (vec![b'a'; SECRET_LIMIT], false), (vec![255], false)]
+        {
+            fs::write(&path, &contents).unwrap();
+            assert_eq!(read_secret(&path).is_ok(), accepted, "{} bytes", contents.len());
+        }
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_links_stay() {
+        let folder = Folder::new("replace");
+        let (path, link) = (folder.0.join("state"), folder.0.join("link"));
+        replace_atomically(&path, b"one", 0o600).unwrap();
+        fs::write(folder.0.join(".state.new"), "left by a crash").unwrap();
+        symlink(&path, &link).unwrap();
+        replace_atomically(&link, b"two", 0o640).unwrap();
+        assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"two".to_vec(), 0o640));
+        assert_eq!(folder.names(), ["link", "state"]);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn a_failed_replacement_changes_nothing() {
+        let folder = Folder::new("failed");
+        let path = folder.0.join("state");
+        fs::create_dir(&path).unwrap();
+        assert!(replace_atomically(&path, b"two", 0o600).is_err());
+        assert_eq!(folder.names(), ["state"]);
+        assert!(replace_atomically(&folder.0.join("none/state"), b"two", 0o600).is_err());
+    }
+}

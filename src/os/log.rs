@@ -1,0 +1,236 @@
+//! What does a running fernvpn tell? Lines on stderr.
+//!
+//! ```text
+//! 2026-11-23T22:04:47Z info tunnel: client connected client=alice from=192.0.2.7:50122
+//! <6>tunnel: client connected client=alice from=192.0.2.7:50122              the same, when systemd's journal reads
+//! + ip link set dev fern0 up                                                 a command that changes the machine
+//! ```
+//!
+//! Values may come from strangers. Whatever is not plain ASCII without blanks is quoted and escaped, so one call
+//! is one line, and nobody but us can begin a line or a field. Lines that strangers can cause at will go through
+//! [`Seldom`], so that they fill no disk. Keys are never logged: no type that holds one has `Display`.
+
+use std::fmt::{Display, Write as _};
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::clock;
+
+/// Names and values, printed as `name=value`.
+pub type Fields<'a> = &'a [(&'a str, &'a dyn Display)];
+
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+
+/// Whether `debug` lines are written. Off at first.
+pub fn set_verbose(verbose: bool) {
+    VERBOSE.store(verbose, Ordering::Relaxed);
+}
+
+/// It ends here, or something is broken that a person must repair.
+pub fn error(room: &str, text: &str, fields: Fields<'_>) {
+    write(Level::Error, room, text, fields);
+}
+
+/// It goes on, but a person should know.
+pub fn warning(room: &str, text: &str, fields: Fields<'_>) {
+    write(Level::Warning, room, text, fields);
+}
+
+/// What happens in ordinary running.
+pub fn info(room: &str, text: &str, fields: Fields<'_>) {
+    write(Level::Info, room, text, fields);
+}
+
+/// With `--verbose`.
+pub fn debug(room: &str, text: &str, fields: Fields<'_>) {
+    if VERBOSE.load(Ordering::Relaxed) {
+        write(Level::Debug, room, text, fields);
+    }
+}
+
+/// A command about to be run, in the form in which a person could type it.
+pub fn command(line: &str) {
+    write_line(&format!("+ {}\n", without_controls(line)));
+}
+
+/// Lets at most `limit` lines through per interval, and then tells how many it kept back. One for each kind of
+/// line that strangers can trigger; it can be a `static`.
+#[derive(Debug)]
+pub struct Seldom {
+    limit: u32,
+    interval: Duration,
+    state: Mutex<SeldomState>,
+}
+
+#[derive(Debug)]
+struct SeldomState {
+    begin: Option<Instant>,
+    written: u32,
+    suppressed: u64,
+}
+
+impl Seldom {
+    /// At most `limit` lines per `interval`.
+    pub const fn new(limit: u32, interval: Duration) -> Seldom {
+        Seldom { limit, interval, state: Mutex::new(SeldomState { begin: None, written: 0, suppressed: 0 }) }
+    }
+
+    /// A warning, if there is room for one. The first in a new interval carries the number of those that were
+    /// kept back as `suppressed=N`.
+    pub fn warning(&self, room: &str, text: &str, fields: Fields<'_>) {
+        match self.permit(Instant::now()) {
+            None => {}
+            Some(0) => warning(room, text, fields),
+            Some(suppressed) => warning(room, text, &[fields, &[("suppressed", &suppressed)]].concat()),
+        }
+    }
+
+    /// Whether a line may be written now, and if so how many were kept back before it.
+    pub fn permit(&self, now: Instant) -> Option<u64> {
+        // A thread that panicked in here left counters, which are all valid.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.begin.is_none_or(|begin| now.saturating_duration_since(begin) >= self.interval) {
+            (state.begin, state.written) = (Some(now), 0);
+        }
+        if state.written >= self.limit {
+            state.suppressed = state.suppressed.saturating_add(1);
+            return None;
+        }
+        state.written += 1;
+        Some(std::mem::take(&mut state.suppressed))
+    }
+}
+
+/// The numbers are syslog's, as systemd reads them at the beginning of a line.
+#[derive(Clone, Copy)]
+enum Level {
+    Error = 3,
+    Warning = 4,
+    Info = 6,
+    Debug = 7,
+}
+
+fn write(level: Level, room: &str, text: &str, fields: Fields<'_>) {
+    let now = (!journal_reads()).then(clock::unix_seconds);
+    write_line(&line(now, level, room, text, fields));
+}
+
+/// One write for the whole line, so that lines of several threads do not mix. Nobody to tell if stderr is gone.
+fn write_line(line: &str) {
+    let _ = std::io::stderr().lock().write_all(line.as_bytes());
+}
+
+fn line(now: Option<u64>, level: Level, room: &str, text: &str, fields: Fields<'_>) -> String {
+    let name = match level {
+        Level::Error => "error",
+        Level::Warning => "warning",
+        Level::Info => "info",
+        Level::Debug => "debug",
+    };
+    let begin = match now {
+        Some(seconds) => format!("{} {name} ", clock::utc(seconds)),
+        None => format!("<{}>", level as u8),
+    };
+    let mut line = format!("{begin}{room}: {}", without_controls(text));
+    for (name, value) in fields {
+        let _ = write!(line, " {name}={}", quoted(&value.to_string())); // into a String: cannot fail
+    }
+    line.push('\n');
+    line
+}
+
+/// As it is if it is plain; otherwise in quotes, with `"`, `\`, control and invisible characters escaped.
+fn quoted(value: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');
+    if !value.is_empty() && value.bytes().all(plain) { value.to_owned() } else { format!("{value:?}") }
+}
+
+/// A text is ours, but may have the words of an error in it that are not.
+fn without_controls(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for character in text.chars() {
+        // Blanks in other scripts, controls and marks that reorder a line are what `escape_debug` rewrites.
+        if matches!(character, '"' | '\'' | '\\') {
+            clean.push(character);
+        } else {
+            clean.extend(character.escape_debug());
+        }
+    }
+    clean
+}
+
+/// Whether stderr goes straight to systemd's journal. The variable alone is not enough: whatever a service starts,
+/// a terminal for one, inherits it. So it names the device and inode of the journal's socket (systemd.exec(5)).
+fn journal_reads() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        std::env::var("JOURNAL_STREAM").is_ok_and(|named| stderr_identity().is_some_and(|ours| ours == named))
+    })
+}
+
+#[cfg(unix)]
+fn stderr_identity() -> Option<String> {
+    use std::os::{fd::AsFd, unix::fs::MetadataExt};
+    let stderr = std::fs::File::from(std::io::stderr().as_fd().try_clone_to_owned().ok()?);
+    let metadata = stderr.metadata().ok()?;
+    Some(format!("{}:{}", metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn stderr_identity() -> Option<String> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_time_level_room_text_and_fields() {
+        let fields: Fields<'_> = &[("client", &"alice"), ("packets", &3)];
+        assert_eq!(
+            line(Some(1_795_471_487), Level::Info, "tunnel", "client connected", fields),
+            "2026-11-23T22:04:47Z info tunnel: client connected client=alice packets=3\n"
+        );
+        assert_eq!(line(None, Level::Error, "os", "no device", &[]), "<3>os: no device\n");
+    }
+
+    #[test]
+    fn a_stranger_forges_neither_line_nor_field() {
+        for (value, written) in [
+            ("plain-1.2:3/[::1]%eth0", "plain-1.2:3/[::1]%eth0"),
+            ("", "\"\""),
+            ("two words", "\"two words\""),
+            (
+                "x\n2026-11-23T22:04:47Z info tunnel: forged",
+                "\"x\\n2026-11-23T22:04:47Z info tunnel: forged\"",
+            ),
+            ("a=b", "\"a=b\""),
+            ("\" client=root", "\"\\\" client=root\""),
+            ("\\", "\"\\\\\""),
+            ("\x1b[2J", "\"\\u{1b}[2J\""),
+            ("\u{202e}", "\"\\u{202e}\""),
+            ("\u{2028}", "\"\\u{2028}\""),
+            ("\u{9b}31m", "\"\\u{9b}31m\""),
+        ] {
+            assert_eq!(quoted(value), written);
+        }
+        let forged = line(None, Level::Warning, "os", "it's \"so\":\r\n<3>x\u{202e}", &[]);
+        assert_eq!(forged, "<4>os: it's \"so\":\\r\\n<3>x\\u{202e}\n");
+    }
+
+    #[test]
+    fn seldom_lets_few_through_and_counts_the_rest() {
+        let seldom = Seldom::new(2, Duration::from_secs(10));
+        let begin = Instant::now();
+        assert_eq!([seldom.permit(begin), seldom.permit(begin)], [Some(0), Some(0)]);
+        for second in 0..10 {
+            assert_eq!(seldom.permit(begin + Duration::from_secs(second)), None);
+        }
+        assert_eq!(seldom.permit(begin + Duration::from_secs(10)), Some(10));
+        assert_eq!(seldom.permit(begin + Duration::from_secs(10)), Some(0));
+        assert_eq!(seldom.permit(begin + Duration::from_secs(19)), None);
+    }
+}

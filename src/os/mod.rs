@@ -1,0 +1,52 @@
+//! What does fernvpn touch on my machine, and how is it put back?
+//!
+//! ```text
+//! tun        the device: packets in and out, a wait that can be woken        wake     ends such a wait
+//! socket     what the tunnel wants of a TCP socket                           signal   Ctrl-C, stop, reload
+//! network    link, addresses, routes: each change with its undo beside it    command  `ip` and its like, shown
+//! namespace  a network of its own, which vanishes with the process           process  user, limits, core dumps
+//! files      secrets read, created, replaced                                 log      lines on stderr
+//! entropy    random bytes        clock  the time of day                      sys      the only `unsafe`
+//! ```
+//!
+//! This is the one room that knows which system it runs on. Each noun has the same functions everywhere; what
+//! needs Linux says so when it is called elsewhere, so that tokens, `--no-tun`, `explain`, `inspect` and `capture`
+//! build and run on any system with std.
+//!
+//! Errors are `io::Error` with a text for people (what was tried, on what, why it failed, what to do) and the
+//! kind of the original error, for callers that want to tell cases apart.
+
+pub mod clock;
+pub mod command;
+pub mod entropy;
+pub mod files;
+pub mod log;
+pub mod namespace;
+pub mod network;
+pub mod process;
+pub mod signal;
+pub mod socket;
+#[cfg(target_os = "linux")]
+mod sys;
+pub mod tun;
+pub mod wake;
+
+use std::fmt::Display;
+use std::io;
+
+/// The same kind of error, with what was tried in front: `cannot read alice.key: Permission denied`.
+fn tried(what: impl Display, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {}", reason(error)))
+}
+
+/// The error in words, without the number that std adds for programmers.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
+}
+
+/// For what only Linux has.
+#[cfg(not(target_os = "linux"))]
+fn unsupported(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, format!("{what} needs Linux; here --no-tun works"))
+}

@@ -1,0 +1,61 @@
+//! As whom does this process run, and within which limits?
+
+use std::io;
+
+/// Whether the effective user is root. That does not promise every capability: a container may have taken some.
+#[cfg(target_os = "linux")]
+pub fn is_root() -> bool {
+    super::sys::effective_ids().0 == 0
+}
+
+/// Raises the limit on open files towards `wanted`, as far as the hard limit allows, and returns what holds now.
+/// Each client costs a few descriptors, and the usual soft limit is 1024. Never lowers it.
+#[cfg(target_os = "linux")]
+pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
+    let tried = |error| super::tried("cannot raise the limit on open files (ulimit -n)", &error);
+    let (soft, hard) = super::sys::open_file_limit().map_err(tried)?;
+    let raised = wanted.min(hard).max(soft);
+    if raised > soft {
+        super::sys::set_open_file_limit(raised, hard).map_err(tried)?;
+    }
+    Ok(raised)
+}
+
+/// No core dump of this process, and no debugger of the same user's: its memory holds keys.
+/// `/proc/self` then belongs to root; a `Namespace` does not mind, since its process is another one.
+#[cfg(target_os = "linux")]
+pub fn forbid_core_dumps() -> io::Result<()> {
+    super::sys::set_dumpable(false).map_err(|error| super::tried("cannot forbid core dumps", &error))
+}
+
+/// Not known here.
+#[cfg(not(target_os = "linux"))]
+pub fn is_root() -> bool {
+    false
+}
+
+/// Left as it is.
+#[cfg(not(target_os = "linux"))]
+pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
+    Ok(wanted)
+}
+
+/// Left as it is.
+#[cfg(not(target_os = "linux"))]
+pub fn forbid_core_dumps() -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_never_falls() {
+        let now = raise_open_files(0).unwrap();
+        assert!(now > 0);
+        assert_eq!(raise_open_files(now - 1).unwrap(), now);
+        assert!(raise_open_files(u64::MAX).unwrap() >= now);
+    }
+}

@@ -1,0 +1,121 @@
+//! How is fernvpn asked to stop or to reload? By a signal, and signals arrive in one thread only.
+//!
+//! They are blocked before the first thread starts (threads inherit the mask) and awaited by whoever calls `wait`.
+//! So no code ever runs inside a signal handler, and no system call is cut short by one. Programs that we start
+//! inherit the mask too: Ctrl-C does not cut a change to the machine in half. A command of the user's gets its
+//! signals back (`Namespace::enter`).
+//!
+//! SIGPIPE is ignored by Rust's start-up code. On other systems than Linux the defaults stay: Ctrl-C ends us.
+
+use std::io;
+
+/// What a person, systemd or a terminal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGINT, Ctrl-C.
+    Interrupt,
+    /// SIGTERM, an orderly stop.
+    Terminate,
+    /// SIGHUP, by custom: reload.
+    Hangup,
+}
+
+/// SIGHUP, SIGINT and SIGTERM have the same numbers on every Unix.
+#[cfg(target_os = "linux")]
+pub(super) const AWAITED: &[i32] = &[1, 2, 15];
+
+impl Signal {
+    /// The number by which kill(2) knows it, and from which a shell makes the status 128 + n.
+    pub fn number(self) -> i32 {
+        match self {
+            Signal::Hangup => 1,
+            Signal::Interrupt => 2,
+            Signal::Terminate => 15,
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn from_number(number: i32) -> Option<Signal> {
+        [Signal::Hangup, Signal::Interrupt, Signal::Terminate]
+            .into_iter()
+            .find(|signal| signal.number() == number)
+    }
+}
+
+/// Keeps the three signals back for `wait`. Call it first in `main`, before any thread: a thread started earlier
+/// would still take them, and their default is to end the process.
+#[cfg(target_os = "linux")]
+pub fn block() -> io::Result<()> {
+    super::sys::block_signals(AWAITED).map_err(|error| super::tried("cannot block signals", &error))
+}
+
+/// Waits for the next signal, for as long as it takes.
+#[cfg(target_os = "linux")]
+pub fn wait() -> Signal {
+    loop {
+        // sigwait fails only for a set with an invalid number in it, and ours is constant.
+        if let Some(signal) = super::sys::wait_for_signal(AWAITED).ok().and_then(Signal::from_number) {
+            return signal;
+        }
+    }
+}
+
+/// Sends a signal to a process of ours, such as the command that runs in a private network.
+#[cfg(target_os = "linux")]
+pub fn send(pid: u32, signal: Signal) -> io::Result<()> {
+    // 0 and negative numbers mean groups of processes.
+    let target = i32::try_from(pid).ok().filter(|&pid| pid > 0).ok_or(io::ErrorKind::InvalidInput)?;
+    super::sys::send_signal(target, signal.number())
+}
+
+/// Nothing to keep back.
+#[cfg(not(target_os = "linux"))]
+pub fn block() -> io::Result<()> {
+    Ok(())
+}
+
+/// Waits for ever: the system's default ends the process.
+#[cfg(not(target_os = "linux"))]
+pub fn wait() -> Signal {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Not here.
+#[cfg(not(target_os = "linux"))]
+pub fn send(_pid: u32, _signal: Signal) -> io::Result<()> {
+    Err(super::unsupported("sending a signal"))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// libtest's own threads would take the signal and end the run, so it is sent to this test in a process of
+    /// its own, started from a thread that has blocked signals: all threads there inherit the mask.
+    #[test]
+    fn a_blocked_signal_waits_to_be_fetched() {
+        if std::env::var_os("FERNVPN_TEST_SIGNAL").is_some() {
+            return assert_eq!([wait(), wait()], [Signal::Hangup, Signal::Terminate]);
+        }
+        block().unwrap();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "os::signal::tests::a_blocked_signal_waits_to_be_fetched"])
+            .env("FERNVPN_TEST_SIGNAL", "1")
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // Both may wait there before anybody asks; the lower number is fetched first.
+        send(child.id(), Signal::Hangup).unwrap();
+        send(child.id(), Signal::Terminate).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn nobody_signals_a_group_by_mistake() {
+        assert!(send(0, Signal::Hangup).is_err() && send(u32::MAX, Signal::Hangup).is_err());
+        assert_eq!(Signal::from_number(9), None);
+    }
+}

@@ -1,0 +1,349 @@
+//! What does the tunnel want of a TCP socket that std does not give?
+//!
+//! To wait with a time limit, to read what is there, and to send as much as fits, all on one socket that other
+//! threads use in the blocking way at the same time. On Linux each is one system call; elsewhere std's timeouts
+//! stand in for them: slower, never wrong, good enough for a class.
+//!
+//! ```text
+//! connect        a socket with its options set before the first packet: only then is the mark on the SYN too
+//! prepare        the same options for an accepted socket
+//! stop_listening wakes the thread that accepts
+//! ```
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+pub use system::{
+    congestion_control, defer_accept, receive_now, send_now, stop_listening, wait_readable, wait_writable,
+};
+
+/// What a carrier connection is tuned to. `TCP_NODELAY` is always on: without it small records wait 40 ms.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// Bytes not yet sent that the kernel takes at most before the socket counts as full: short queues are ours
+    /// to keep, and packets in the kernel cannot be dropped any more.
+    pub notsent_lowat_bytes: Option<u32>,
+    /// How long sent data may stay unacknowledged before the kernel gives the connection up.
+    pub user_timeout: Option<Duration>,
+    /// By name, such as `bbr`.
+    pub congestion_control: Option<String>,
+    /// The firewall mark by which the full tunnel's routing rules exempt the carrier.
+    pub mark: Option<u32>,
+    /// `SO_SNDBUF`; the kernel doubles it and no longer adapts it.
+    pub send_buffer_bytes: Option<u32>,
+    /// `SO_RCVBUF`, likewise.
+    pub receive_buffer_bytes: Option<u32>,
+}
+
+/// Sets the options on a socket that exists already, such as an accepted one.
+pub fn prepare(stream: &TcpStream, tuning: &Tuning) -> io::Result<()> {
+    stream.set_nodelay(true).map_err(|error| super::tried("cannot set TCP_NODELAY", &error))?;
+    system::tune(stream, tuning)
+}
+
+/// Connects, at most `timeout` long, with the options already set.
+pub fn connect(address: SocketAddr, timeout: Duration, tuning: &Tuning) -> io::Result<TcpStream> {
+    system::connect(address, timeout, tuning).map_err(|error| match error.kind() {
+        ErrorKind::TimedOut => io::Error::new(
+            ErrorKind::TimedOut,
+            format!("cannot connect to {address}: no answer within {} s", timeout.as_secs_f32()),
+        ),
+        _ => super::tried(format_args!("cannot connect to {address}"), &error),
+    })
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use super::*;
+    use crate::os::sys;
+    use std::os::fd::AsFd;
+
+    /// Whether there is something to read, or the end, or an error to fetch; false after `timeout`.
+    pub fn wait_readable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
+        sys::wait_for([(stream.as_fd(), sys::POLLIN)], Some(timeout)).map(|[ready]| ready)
+    }
+
+    /// Whether the socket takes data, or has an error to fetch; false after `timeout`.
+    pub fn wait_writable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
+        sys::wait_for([(stream.as_fd(), sys::POLLOUT)], Some(timeout)).map(|[ready]| ready)
+    }
+
+    /// What has arrived: `WouldBlock` if nothing has, 0 at the end.
+    pub fn receive_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        sys::receive_now(stream.as_fd(), buffer)
+    }
+
+    /// How many of the bytes the socket took: 0 if it is full.
+    pub fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        match sys::send_now(stream.as_fd(), bytes) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            other => other,
+        }
+    }
+
+    /// Wakes whoever is blocked in `accept`, with an error; so does every later call.
+    pub fn stop_listening(listener: &TcpListener) -> io::Result<()> {
+        sys::shut_down(listener.as_fd())
+    }
+
+    /// Keeps connections whose client says nothing in the kernel for about so long: they cost no thread. For
+    /// protocols in which the client speaks first.
+    pub fn defer_accept(listener: &TcpListener, silent: Duration) -> io::Result<()> {
+        let seconds = u32::try_from(silent.as_secs()).unwrap_or(u32::MAX);
+        sys::set_option(listener.as_fd(), sys::IPPROTO_TCP, sys::TCP_DEFER_ACCEPT, seconds)
+    }
+
+    /// The name of the congestion control in use, for `status`.
+    pub fn congestion_control(stream: &TcpStream) -> io::Result<String> {
+        let name = sys::option_bytes::<16>(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_CONGESTION)?;
+        Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
+    }
+
+    pub(super) fn connect(address: SocketAddr, timeout: Duration, tuning: &Tuning) -> io::Result<TcpStream> {
+        let stream = TcpStream::from(sys::tcp_socket(&address)?);
+        prepare(&stream, tuning)?;
+        // socket(7): the send timeout bounds connect too, which then fails with EINPROGRESS.
+        stream.set_write_timeout(Some(timeout))?;
+        sys::connect_to(stream.as_fd(), &address).map_err(|error| match error.raw_os_error() {
+            Some(sys::EINPROGRESS) => ErrorKind::TimedOut.into(),
+            _ => error,
+        })?;
+        stream.set_write_timeout(None)?;
+        Ok(stream)
+    }
+
+    pub(super) fn tune(stream: &TcpStream, tuning: &Tuning) -> io::Result<()> {
+        let user_timeout_ms =
+            tuning.user_timeout.map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+        // Name, value if wanted, where it goes, and what to do if the kernel refuses.
+        for (name, value, level, option, remedy) in [
+            ("TCP_NOTSENT_LOWAT", tuning.notsent_lowat_bytes, sys::IPPROTO_TCP, sys::TCP_NOTSENT_LOWAT, ""),
+            ("TCP_USER_TIMEOUT", user_timeout_ms, sys::IPPROTO_TCP, sys::TCP_USER_TIMEOUT, ""),
+            ("SO_MARK", tuning.mark, sys::SOL_SOCKET, sys::SO_MARK, " (needs CAP_NET_ADMIN: run as root)"),
+            ("SO_SNDBUF", tuning.send_buffer_bytes, sys::SOL_SOCKET, sys::SO_SNDBUF, ""),
+            ("SO_RCVBUF", tuning.receive_buffer_bytes, sys::SOL_SOCKET, sys::SO_RCVBUF, ""),
+        ] {
+            let Some(value) = value else { continue };
+            sys::set_option(stream.as_fd(), level, option, value).map_err(|error| {
+                let text = format!("cannot set {name} to {value}: {}{remedy}", crate::os::reason(&error));
+                io::Error::new(error.kind(), text)
+            })?;
+        }
+        let Some(name) = &tuning.congestion_control else { return Ok(()) };
+        sys::set_option_bytes(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_CONGESTION, name.as_bytes()).map_err(
+            |error| {
+                let known = "sysctl net.ipv4.tcp_allowed_congestion_control lists what this user may choose";
+                let text =
+                    format!("cannot use the congestion control {name:?}: {}", crate::os::reason(&error));
+                io::Error::new(error.kind(), format!("{text} ({known}; `modprobe tcp_{name}` may add it)"))
+            },
+        )
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    use super::*;
+    use std::io::Write;
+
+    /// Short enough to pass for now; std refuses a timeout of 0.
+    const NOW: Duration = Duration::from_millis(1);
+
+    /// std has two errors for a timeout that has passed, depending on the system.
+    fn timed_out(error: &io::Error) -> bool {
+        matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+    }
+
+    /// Whether there is something to read, or the end; false after `timeout`.
+    pub fn wait_readable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
+        stream.set_read_timeout(Some(timeout.max(NOW)))?;
+        let result = stream.peek(&mut [0]);
+        stream.set_read_timeout(None)?;
+        match result {
+            Err(error) if timed_out(&error) => Ok(false),
+            other => other.map(|_| true),
+        }
+    }
+
+    /// std cannot ask. Sending waits a little by itself, so that the caller's loop does not spin.
+    pub fn wait_writable(_stream: &TcpStream, _timeout: Duration) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    /// What has arrived: `WouldBlock` if nothing has, 0 at the end.
+    pub fn receive_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        match wait_readable(stream, NOW)? {
+            true => io::Read::read(&mut &*stream, buffer),
+            false => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// How many of the bytes the socket took: 0 if it is full.
+    pub fn send_now(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        stream.set_write_timeout(Some(NOW))?;
+        let result = stream.write(bytes);
+        stream.set_write_timeout(None)?;
+        match result {
+            Err(error) if timed_out(&error) => Ok(0),
+            other => other,
+        }
+    }
+
+    /// Wakes whoever is blocked in `accept` by one connection from ourselves; the caller sets its flag first.
+    pub fn stop_listening(listener: &TcpListener) -> io::Result<()> {
+        let mut address = listener.local_addr()?;
+        match address.ip() {
+            ip if !ip.is_unspecified() => {}
+            std::net::IpAddr::V4(_) => address.set_ip(std::net::Ipv4Addr::LOCALHOST.into()),
+            std::net::IpAddr::V6(_) => address.set_ip(std::net::Ipv6Addr::LOCALHOST.into()),
+        }
+        TcpStream::connect_timeout(&address, Duration::from_secs(1)).map(drop)
+    }
+
+    /// Only Linux can; every connection is accepted at once.
+    pub fn defer_accept(_listener: &TcpListener, _silent: Duration) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// std does not say.
+    pub fn congestion_control(_stream: &TcpStream) -> io::Result<String> {
+        Ok("unknown".to_owned())
+    }
+
+    pub(super) fn connect(address: SocketAddr, timeout: Duration, tuning: &Tuning) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect_timeout(&address, timeout)?;
+        prepare(&stream, tuning)?;
+        Ok(stream)
+    }
+
+    /// The rest is Linux's own. A mark is a promise about routing, so it is refused; the others only tune.
+    pub(super) fn tune(_stream: &TcpStream, tuning: &Tuning) -> io::Result<()> {
+        tuning.mark.map_or(Ok(()), |_| Err(crate::os::unsupported("a socket mark")))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::Ipv6Addr;
+    use std::time::Instant;
+
+    const SHORT: Duration = Duration::from_millis(20);
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near =
+            connect(listener.local_addr().unwrap(), Duration::from_secs(5), &Tuning::default()).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn reading_waits_or_does_not() {
+        let (near, mut far) = pair();
+        let mut buffer = [0; 8];
+        assert_eq!(receive_now(&near, &mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert!(!wait_readable(&near, SHORT).unwrap());
+        far.write_all(b"hello").unwrap();
+        assert!(wait_readable(&near, Duration::from_secs(5)).unwrap());
+        assert_eq!(receive_now(&near, &mut buffer).unwrap(), 5);
+        drop(far);
+        assert!(wait_readable(&near, Duration::from_secs(5)).unwrap());
+        assert_eq!(receive_now(&near, &mut buffer).unwrap(), 0);
+    }
+
+    #[test]
+    fn sending_stops_when_the_socket_is_full() {
+        let (near, mut far) = pair();
+        let block = vec![7; 1 << 16];
+        let mut sent = 0;
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(20) {
+            match send_now(&near, &block).unwrap() {
+                0 => break,
+                taken => sent += taken,
+            }
+        }
+        assert!(sent > 0);
+        if cfg!(target_os = "linux") {
+            assert!(!wait_writable(&near, SHORT).unwrap());
+        }
+        far.read_exact(&mut vec![0; sent]).unwrap();
+        assert!(wait_writable(&near, Duration::from_secs(5)).unwrap());
+        drop(far);
+    }
+
+    #[test]
+    fn a_listener_is_stopped_while_it_waits() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| listener.accept().is_err() || cfg!(not(target_os = "linux")));
+            std::thread::sleep(SHORT);
+            stop_listening(&listener).unwrap();
+            assert!(waiting.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn connecting_says_to_whom_and_why_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let error = connect(address, Duration::from_secs(5), &Tuning::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert!(
+            error.to_string().starts_with(&format!("cannot connect to {address}: Connection refused")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn connecting_works_over_ipv6_where_there_is_any() {
+        let Ok(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) else { return };
+        let stream =
+            connect(listener.local_addr().unwrap(), Duration::from_secs(5), &Tuning::default()).unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), listener.local_addr().unwrap());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn connecting_ends_when_its_time_has_passed() {
+        // A full backlog drops the SYN, as a firewall does.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let _queued: Vec<_> =
+            (0..200).map_while(|_| connect(address, SHORT, &Tuning::default()).ok()).collect();
+        let begin = Instant::now();
+        let Err(error) = connect(address, SHORT, &Tuning::default()) else { return }; // a long backlog
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        assert!(begin.elapsed() >= SHORT && begin.elapsed() < Duration::from_secs(5));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn options_arrive_in_the_kernel() {
+        use super::super::sys;
+        use std::os::fd::AsFd;
+        let (near, _far) = pair();
+        let tuning = Tuning {
+            notsent_lowat_bytes: Some(16_384),
+            user_timeout: Some(Duration::from_secs(20)),
+            congestion_control: Some("reno".into()), // always there
+            send_buffer_bytes: Some(65_536),
+            receive_buffer_bytes: Some(65_536),
+            mark: None,
+        };
+        prepare(&near, &tuning).unwrap();
+        let option = |level, name| sys::option_bytes::<16>(near.as_fd(), level, name).unwrap();
+        defer_accept(&TcpListener::bind("127.0.0.1:0").unwrap(), Duration::from_secs(5)).unwrap();
+        assert!(near.nodelay().unwrap());
+        assert_eq!(option(sys::IPPROTO_TCP, sys::TCP_NOTSENT_LOWAT), 16_384u32.to_ne_bytes());
+        assert_eq!(option(sys::IPPROTO_TCP, sys::TCP_USER_TIMEOUT), 20_000u32.to_ne_bytes());
+        assert_eq!(option(sys::SOL_SOCKET, sys::SO_SNDBUF), 131_072u32.to_ne_bytes());
+        assert_eq!(congestion_control(&near).unwrap(), "reno");
+        let wrong = Tuning { congestion_control: Some("none-such".into()), ..Tuning::default() };
+        assert!(prepare(&near, &wrong).unwrap_err().to_string().contains("none-such"));
+    }
+}

@@ -1,0 +1,246 @@
+//! How do packets come in from the kernel and go back? Through a TUN device: one read, one packet.
+//!
+//! ```text
+//! offload off:  IP packet
+//! offload on:   virtio_net_hdr, 10 bytes | IP packet, perhaps a super-packet of up to 64 KiB     (both ways)
+//! ```
+//!
+//! The device lives as long as its descriptor (it is not persistent): when this process ends, however it ends, the
+//! kernel removes it together with its addresses and routes. A test hands in one end of a `UnixDatagram::pair()`
+//! and plays the kernel. What is in the packets is not looked at here.
+
+#[cfg(target_os = "linux")]
+pub use system::Tun;
+
+/// There is no TUN device on this system, so there is no value of this type: what would use one cannot run.
+#[cfg(not(target_os = "linux"))]
+#[derive(Debug)]
+pub enum Tun {}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use crate::os::{reason, sys};
+    use std::fs::{File, OpenOptions};
+    use std::io::{self, ErrorKind, IoSlice, Read, Write};
+    use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::time::Duration;
+
+    const DEVICE: &str = "/dev/net/tun";
+
+    /// An open TUN device. Reading, writing and waiting take `&self`: each is one system call, and the kernel
+    /// keeps packets whole, so several threads may share it.
+    #[derive(Debug)]
+    pub struct Tun {
+        file: File,
+        name: String,
+        offload: bool,
+    }
+
+    impl Tun {
+        /// Creates the device `name` (1 to 15 bytes). With `offload`, packets have a virtio header and may be
+        /// super-packets; what this kernel can do beyond TCP (UDP since Linux 6.2) is switched on too.
+        pub fn create(name: &str, offload: bool) -> io::Result<Tun> {
+            check_name(name)?;
+            let file = OpenOptions::new().read(true).write(true).custom_flags(sys::O_NONBLOCK).open(DEVICE);
+            let file = file.map_err(|error| cannot_create(name, &error, open_remedy(&error)))?;
+            let header = if offload { sys::IFF_VNET_HDR } else { 0 };
+            let name = sys::tun_set_interface(file.as_fd(), name, sys::IFF_TUN | sys::IFF_NO_PI | header)
+                .map_err(|error| cannot_create(name, &error, create_remedy(&error)))?;
+            if offload {
+                let tcp = sys::TUN_F_CSUM | sys::TUN_F_TSO4 | sys::TUN_F_TSO6;
+                sys::tun_set_offload(file.as_fd(), tcp | sys::TUN_F_USO4 | sys::TUN_F_USO6)
+                    .or_else(|_| sys::tun_set_offload(file.as_fd(), tcp))
+                    .map_err(|error| cannot_create(&name, &error, "it refuses segmentation offload"))?;
+            }
+            Ok(Tun { file, name, offload })
+        }
+
+        /// A device that somebody else has opened: a `Namespace`, or a test with a datagram socket.
+        pub fn from_fd(fd: OwnedFd, name: &str, offload: bool) -> io::Result<Tun> {
+            sys::set_nonblocking(fd.as_fd())?;
+            Ok(Tun { file: File::from(fd), name: name.to_owned(), offload })
+        }
+
+        /// As the kernel knows it (it fills in the number of a name such as `fern%d`).
+        pub fn name(&self) -> &str {
+            &self.name
+        }
+
+        /// Whether each packet has a virtio header in front.
+        pub fn offload(&self) -> bool {
+            self.offload
+        }
+
+        /// One packet, or `WouldBlock` if none waits. What does not fit into `buffer` is lost.
+        pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+            (&self.file).read(buffer)
+        }
+
+        /// One packet, gathered from its parts (header, payload). The kernel takes all of it or none.
+        pub fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+            (&self.file).write_vectored(parts)
+        }
+
+        /// True when a packet waits; false when `wake` has something to read or is closed, or `timeout` is over.
+        /// `wake` wins, so that a flood of packets cannot keep a thread from stopping.
+        pub fn wait_readable(&self, wake: &impl AsFd, timeout: Option<Duration>) -> io::Result<bool> {
+            let watched = [(self.file.as_fd(), sys::POLLIN), (wake.as_fd(), sys::POLLIN)];
+            sys::wait_for(watched, timeout).map(|[packet, woken]| packet && !woken)
+        }
+    }
+
+    impl AsFd for Tun {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.file.as_fd()
+        }
+    }
+
+    /// The kernel's rules (`dev_valid_name`), and only what can be printed.
+    fn check_name(name: &str) -> io::Result<()> {
+        let fine = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
+        if (1..=15).contains(&name.len()) && name.bytes().all(fine) && name != "." && name != ".." {
+            return Ok(());
+        }
+        let text =
+            format!("{name:?} cannot name a network device: 1 to 15 letters or digits, no blank, `/` or `:`");
+        Err(io::Error::new(ErrorKind::InvalidInput, text))
+    }
+
+    fn cannot_create(name: &str, error: &io::Error, remedy: &str) -> io::Error {
+        let text = format!("cannot create the TUN device {name}: {}: {remedy}", reason(error));
+        io::Error::new(error.kind(), text)
+    }
+
+    /// Why `/dev/net/tun` does not open.
+    fn open_remedy(error: &io::Error) -> &'static str {
+        match error.kind() {
+            ErrorKind::NotFound => {
+                "there is no /dev/net/tun: `modprobe tun`, in a container pass the device in, or use --no-tun"
+            }
+            ErrorKind::PermissionDenied => {
+                "/dev/net/tun may not be opened by this user: `chmod 666 /dev/net/tun` is usual and safe, or use --no-tun"
+            }
+            _ => "opening /dev/net/tun failed (`modprobe tun`?); --no-tun works without it",
+        }
+    }
+
+    /// Why the open file does not become a device.
+    fn create_remedy(error: &io::Error) -> &'static str {
+        match error.kind() {
+            ErrorKind::PermissionDenied => {
+                "it needs CAP_NET_ADMIN: run as root, or use --private or --no-tun"
+            }
+            ErrorKind::ResourceBusy => {
+                "the device exists and is in use: stop the other fernvpn, or choose another --tun"
+            }
+            ErrorKind::InvalidInput => "a device of this name and another kind exists: choose another --tun",
+            _ => "the kernel refused; --no-tun works without a device",
+        }
+    }
+
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
+    mod tests {
+        use super::*;
+        use crate::os::wake::Wake;
+        use std::os::unix::net::UnixDatagram;
+
+        fn pair() -> (Tun, UnixDatagram) {
+            let (near, far) = UnixDatagram::pair().unwrap();
+            (Tun::from_fd(near.into(), "test0", false).unwrap(), far)
+        }
+
+        #[test]
+        fn packets_stay_whole_both_ways() {
+            let (tun, kernel) = pair();
+            let mut buffer = [0; 100];
+            assert_eq!(tun.read_now(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
+            kernel.send(b"one").unwrap();
+            kernel.send(b"another").unwrap();
+            assert_eq!(tun.read_now(&mut buffer).unwrap(), 3);
+            assert_eq!(tun.read_now(&mut buffer).unwrap(), 7);
+            assert_eq!(tun.write(&[IoSlice::new(b"head"), IoSlice::new(b"er")]).unwrap(), 6);
+            assert_eq!(kernel.recv(&mut buffer).unwrap(), 6);
+            assert_eq!(&buffer[..6], b"header");
+        }
+
+        #[test]
+        fn a_wait_ends_with_a_packet_a_ring_or_in_time() {
+            let (tun, kernel) = pair();
+            let wake = Wake::new().unwrap();
+            assert!(!tun.wait_readable(&wake, Some(Duration::from_millis(10))).unwrap());
+            kernel.send(b"packet").unwrap();
+            assert!(tun.wait_readable(&wake, None).unwrap());
+            std::thread::scope(|scope| {
+                tun.read_now(&mut [0; 10]).unwrap();
+                let reader = scope.spawn(|| tun.wait_readable(&wake, None).unwrap());
+                std::thread::sleep(Duration::from_millis(10));
+                wake.ring();
+                assert!(!reader.join().unwrap());
+            });
+            kernel.send(b"packet").unwrap();
+            assert!(!tun.wait_readable(&wake, None).unwrap(), "rung is rung");
+        }
+
+        #[test]
+        fn names_are_checked_before_the_kernel_sees_them() {
+            for name in ["", "sixteen-bytes-16", "a/b", "a b", "a:b", ".", "..", "a\0", "f\u{e9}r", "a\n"] {
+                assert_eq!(Tun::create(name, false).unwrap_err().kind(), ErrorKind::InvalidInput, "{name:?}");
+            }
+            for name in ["f", "fifteen-bytes15", "fern%d", "a.b"] {
+                assert!(check_name(name).is_ok());
+            }
+        }
+
+        #[test]
+        fn errors_say_what_to_do() {
+            let error = |number| io::Error::from_raw_os_error(number);
+            assert!(open_remedy(&error(2)).contains("modprobe tun"));
+            assert!(create_remedy(&error(1)).contains("CAP_NET_ADMIN"));
+            let busy = error(16);
+            let text = cannot_create("fern0", &busy, create_remedy(&busy)).to_string();
+            assert!(
+                text.starts_with("cannot create the TUN device fern0: ") && text.contains("in use"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl Tun {
+    /// Not here.
+    pub fn create(_name: &str, _offload: bool) -> std::io::Result<Tun> {
+        Err(super::unsupported("a TUN device"))
+    }
+
+    /// Never called.
+    pub fn name(&self) -> &str {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn offload(&self) -> bool {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn read_now(&self, _buffer: &mut [u8]) -> std::io::Result<usize> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn write(&self, _parts: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn wait_readable(
+        &self,
+        _wake: &impl Sized,
+        _timeout: Option<std::time::Duration>,
+    ) -> std::io::Result<bool> {
+        match *self {}
+    }
+}
