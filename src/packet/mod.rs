@@ -12,6 +12,7 @@
 //! Nothing here touches a socket, a file, a clock, a thread or a source of randomness.
 #![forbid(unsafe_code)]
 
+pub mod checksum;
 pub mod ip;
 
 /// The transport protocols that this room knows, by their numbers in an IP header (IANA).
