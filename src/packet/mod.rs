@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod icmp;
 pub mod ip;
 
 /// The transport protocols that this room knows, by their numbers in an IP header (IANA).
