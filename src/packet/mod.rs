@@ -15,6 +15,7 @@
 pub mod checksum;
 pub mod icmp;
 pub mod ip;
+pub mod offload;
 
 /// The transport protocols that this room knows, by their numbers in an IP header (IANA).
 pub mod protocol {
