@@ -16,6 +16,7 @@ pub mod checksum;
 pub mod icmp;
 pub mod ip;
 pub mod offload;
+pub mod segmentation;
 
 /// The transport protocols that this room knows, by their numbers in an IP header (IANA).
 pub mod protocol {
