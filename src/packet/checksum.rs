@@ -19,7 +19,7 @@ use std::net::IpAddr;
 /// lengths, all but the last.
 #[must_use]
 pub fn sum(bytes: &[u8], initial: u16) -> u16 {
-    // Eight lanes, added independently, become vector instructions. 32 bits in 64: no carry before 128 GiB.
+    // Eight lanes, added independently, become vector instructions. 32 bits in 64: no overflow before 16 GiB.
     let (blocks, rest) = bytes.as_chunks::<32>();
     let mut lanes = [0u64; 8];
     for block in blocks {
@@ -27,12 +27,14 @@ pub fn sum(bytes: &[u8], initial: u16) -> u16 {
             *lane += u64::from(u32::from_ne_bytes(*word));
         }
     }
-    let mut last = [0u8; 32];
-    last[..rest.len()].copy_from_slice(rest);
-    for (lane, word) in lanes.iter_mut().zip(last.as_chunks::<4>().0) {
-        *lane += u64::from(u32::from_ne_bytes(*word));
+    let mut total = lanes.into_iter().sum::<u64>();
+    let (words, rest) = rest.as_chunks::<4>();
+    for word in words {
+        total += u64::from(u32::from_ne_bytes(*word));
     }
-    let total = lanes.into_iter().fold(0, |total, lane| u64::from(fold(lane)) + total);
+    let mut last = [0u8; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    total += u64::from(u32::from_ne_bytes(last));
     add(initial, u16::from_be(fold(total)))
 }
 
