@@ -1,0 +1,80 @@
+//! What is inside? The packets that the tunnel carries, read and written as bytes.
+//!
+//! ```text
+//! offload   the 10 bytes before a super-packet: what remains to be done to it, and whether to believe that
+//! segmentation   a super-packet -> the ordinary packets it stands for
+//! ip        addresses, transport protocol and where its header begins
+//! icmp      echo request and reply, for an address without a kernel behind it
+//! checksum  the Internet checksum under all of these
+//! ```
+//!
+//! A packet is untrusted, on both sides of the tunnel: whoever may send one may have made up all of it.
+//! Nothing here touches a socket, a file, a clock, a thread or a source of randomness.
+#![forbid(unsafe_code)]
+
+pub mod checksum;
+pub mod icmp;
+pub mod ip;
+pub mod offload;
+pub mod segmentation;
+
+/// The transport protocols that this room knows, by their numbers in an IP header (IANA).
+pub mod protocol {
+    /// ICMP, RFC 792.
+    pub const ICMP: u8 = 1;
+    /// TCP, RFC 9293.
+    pub const TCP: u8 = 6;
+    /// UDP, RFC 768.
+    pub const UDP: u8 = 17;
+    /// ICMPv6, RFC 4443.
+    pub const ICMPV6: u8 = 58;
+}
+
+/// What the tests of this room share.
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+mod sample {
+    /// Bytes from hexadecimal digits; blanks between them mark the fields.
+    pub(super) fn bytes(digits: &str) -> Vec<u8> {
+        let digits: Vec<u32> = digits.chars().filter_map(|digit| digit.to_digit(16)).collect();
+        digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect()
+    }
+
+    /// The checksum field over some bytes, as RFC 1071 describes it: one word after the other.
+    pub(super) fn naive_checksum(bytes: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(pair[0]) * 256 + pair.get(1).map_or(0, |low| u32::from(*low));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
+    /// Whether the transport checksum of a packet with its transport header at `transport` verifies, and IPv4's own.
+    pub(super) fn verifies(packet: &[u8], transport: usize, protocol: u8) -> bool {
+        let length = (packet.len() - transport) as u16;
+        let (addresses, network) = match packet[0] >> 4 {
+            4 => (12..20, naive_checksum(&packet[..transport])),
+            _ => (8..40, 0),
+        };
+        let pseudo =
+            [&packet[addresses], &[0, protocol], &length.to_be_bytes(), &packet[transport..]].concat();
+        (network, naive_checksum(&pseudo)) == (0, 0)
+    }
+
+    /// Numbers that look random and are the same in every run (xorshift64*, Vigna 2016).
+    pub(super) struct Numbers(pub(super) u64);
+
+    impl Numbers {
+        pub(super) fn below(&mut self, limit: usize) -> usize {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit
+        }
+
+        pub(super) fn bytes(&mut self, length: usize) -> Vec<u8> {
+            (0..length).map(|_| self.below(256) as u8).collect()
+        }
+    }
+}
