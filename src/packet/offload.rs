@@ -201,7 +201,13 @@ pub(super) enum Work {
     },
 }
 
-impl Checked<'_> {
+impl<'a> Checked<'a> {
+    /// The packet itself.
+    #[must_use]
+    pub fn packet(&self) -> &'a [u8] {
+        self.packet
+    }
+
     /// The header to hand to the kernel, or to a peer: it asks for what the packet needs, and no field is taken on trust.
     #[must_use]
     pub fn offload(&self) -> Offload {

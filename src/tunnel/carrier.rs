@@ -99,7 +99,13 @@ pub struct FrameReader {
 impl FrameReader {
     /// A reader with room for a hello.
     pub fn new(socket: Arc<TcpStream>) -> FrameReader {
-        FrameReader { socket, buffer: vec![0; frame::HEADER + MAX_HELLO], start: 0, end: 0, established: false }
+        FrameReader {
+            socket,
+            buffer: vec![0; frame::HEADER + MAX_HELLO],
+            start: 0,
+            end: 0,
+            established: false,
+        }
     }
 
     /// The other side has authenticated: from now on it may have a large buffer.
@@ -152,7 +158,9 @@ impl FrameReader {
                 self.end += n;
                 Ok(Filled::Data)
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(Filled::TimedOut),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                Ok(Filled::TimedOut)
+            }
             Err(error) => Err(error),
         }
     }

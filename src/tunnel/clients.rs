@@ -63,7 +63,8 @@ impl Client {
 
     /// Whether a packet with this source may come from the client.
     pub fn owns(&self, source: IpAddr) -> bool {
-        self.addresses.iter().any(|own| own.address == source) || self.routes.iter().any(|net| net.contains(source))
+        self.addresses.iter().any(|own| own.address == source)
+            || self.routes.iter().any(|net| net.contains(source))
     }
 
     /// Numbers a handshake whose hello is about to be answered, or `None` if its nonce was answered before.
@@ -85,7 +86,11 @@ impl Client {
     ///
     /// # Errors
     /// The connection that is newer.
-    pub fn finish(&self, number: u64, connect: impl FnOnce() -> Connected) -> Result<Option<Connected>, Superseded> {
+    pub fn finish(
+        &self,
+        number: u64,
+        connect: impl FnOnce() -> Connected,
+    ) -> Result<Option<Connected>, Superseded> {
         let mut state = locked(&self.state);
         if number <= state.finished {
             return Err(Superseded);
@@ -137,8 +142,12 @@ impl Clients {
             let subnets: Result<Vec<Subnet>, String> = peer.addresses.iter().map(|a| pool.take(*a)).collect();
             fixed.push(subnets.map_err(|reason| format!("peer {}: {reason}", peer.name))?);
         }
-        let mut clients =
-            Clients { all: Vec::new(), by_id: HashMap::new(), by_address: HashMap::new(), networks: Vec::new() };
+        let mut clients = Clients {
+            all: Vec::new(),
+            by_id: HashMap::new(),
+            by_address: HashMap::new(),
+            networks: Vec::new(),
+        };
         for (peer, mut addresses) in settings.peers.iter().zip(fixed) {
             addresses.extend(pool.lease(&peer.name, &addresses)?);
             clients.add(peer, Arc::new(Client::new(peer, addresses)))?;
@@ -152,7 +161,10 @@ impl Clients {
         for key in &peer.keys {
             let root = Root::new(key.clone());
             if let Some((other, _)) = self.by_id.insert(root.id(), (Arc::clone(&client), root)) {
-                return Err(format!("{} and {} have the same key; each client needs its own", other.name, peer.name));
+                return Err(format!(
+                    "{} and {} have the same key; each client needs its own",
+                    other.name, peer.name
+                ));
             }
         }
         for subnet in &client.addresses {
@@ -225,7 +237,8 @@ mod tests {
         let error = |peers| clients(peers).err().unwrap();
         assert!(error(vec![peer("a", 1), peer("b", 1)]).contains("a and b have the same key"));
         assert!(error(vec![peer("a", 1), peer("a", 2)]).contains("two peers are called a"));
-        let with_address = |name, key| Peer { addresses: vec!["10.8.0.9".parse().unwrap()], ..peer(name, key) };
+        let with_address =
+            |name, key| Peer { addresses: vec!["10.8.0.9".parse().unwrap()], ..peer(name, key) };
         assert!(error(vec![with_address("a", 1), with_address("b", 2)]).contains("taken"));
     }
 

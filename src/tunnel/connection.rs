@@ -152,7 +152,12 @@ pub fn run(
 }
 
 /// One record. A reason to end, or none.
-fn record(body: &mut [u8], opener: &mut Opener, outbound: &Arc<Outbound>, inside: &mut dyn Inside) -> Option<End> {
+fn record(
+    body: &mut [u8],
+    opener: &mut Opener,
+    outbound: &Arc<Outbound>,
+    inside: &mut dyn Inside,
+) -> Option<End> {
     let (kind, content) = match opener.open(body) {
         Ok(Opened::Content(kind, content)) => (kind, content),
         Ok(Opened::Rekey) => return None,
@@ -174,7 +179,8 @@ fn record(body: &mut [u8], opener: &mut Opener, outbound: &Arc<Outbound>, inside
             _ => return Some(End::Content("a Message that is not UTF-8 of at most 4096 bytes")),
         },
         Kind::Close => {
-            let (code, text) = content.split_first().map_or((close::LEAVING, &[][..]), |(code, text)| (*code, text));
+            let (code, text) =
+                content.split_first().map_or((close::LEAVING, &[][..]), |(code, text)| (*code, text));
             let text = String::from_utf8_lossy(&text[..text.len().min(256)]).into_owned();
             return Some(End::Closed { code, text });
         }
@@ -186,7 +192,8 @@ fn record(body: &mut [u8], opener: &mut Opener, outbound: &Arc<Outbound>, inside
 fn packets(mut content: &[u8], traffic: &Traffic, inside: &mut dyn Inside) -> Result<(), &'static str> {
     while let Some((length, rest)) = content.split_first_chunk::<2>() {
         let length = usize::from(u16::from_be_bytes(*length));
-        let (packet, rest) = rest.split_at_checked(length).ok_or("a Packets record whose lengths do not add up")?;
+        let (packet, rest) =
+            rest.split_at_checked(length).ok_or("a Packets record whose lengths do not add up")?;
         deliver(Offload::default(), packet, traffic, inside);
         content = rest;
     }

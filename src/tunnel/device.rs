@@ -43,7 +43,9 @@ pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outb
                 match device.wait_readable(wake, None) {
                     Ok(true) => {}
                     Ok(false) => return,
-                    Err(error) => return log::error("tunnel", "cannot wait for the device", &[("reason", &error)]),
+                    Err(error) => {
+                        return log::error("tunnel", "cannot wait for the device", &[("reason", &error)]);
+                    }
                 }
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -120,8 +120,13 @@ impl Outbound {
             companion: Companion::None,
             closed: false,
         };
-        let outbound =
-            Arc::new(Outbound { socket, super_packets, traffic, sending: Mutex::new(sending), work: Condvar::new() });
+        let outbound = Arc::new(Outbound {
+            socket,
+            super_packets,
+            traffic,
+            sending: Mutex::new(sending),
+            work: Condvar::new(),
+        });
         outbound.advance(&mut locked(&outbound.sending));
         outbound
     }
@@ -273,7 +278,11 @@ impl Outbound {
                 let outbound = Arc::clone(self);
                 let companion = thread::Builder::new().name("companion".into()).stack_size(SMALL_STACK);
                 if let Err(error) = companion.spawn(move || outbound.accompany()) {
-                    log::warning("tunnel", "no thread for a full socket: connection ended", &[("reason", &error)]);
+                    log::warning(
+                        "tunnel",
+                        "no thread for a full socket: connection ended",
+                        &[("reason", &error)],
+                    );
                     return self.fail(sending);
                 }
             }

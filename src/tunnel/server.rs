@@ -15,11 +15,11 @@ use super::outbound::{Outbound, count};
 use super::{device, fresh, fresh_hello, locked};
 use crate::config::settings::ServerSettings;
 use crate::fernet::Age;
+use crate::os::clock;
 use crate::os::log::{self, Seldom};
 use crate::os::socket::{self, Tuning};
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
-use crate::os::clock;
 use crate::packet::offload::{Checked, Offload};
 use crate::packet::{icmp, ip};
 use crate::protocol::handshake::{Capabilities, ClientHello, Offer, Ready, Refused, client_id};
@@ -87,11 +87,8 @@ impl Server {
             stopping: AtomicBool::new(false),
         });
         let wake = Wake::new().map_err(|error| format!("cannot start: {error}"))?;
-        let server = Server {
-            shared,
-            listeners: listeners.into_iter().map(Arc::new).collect(),
-            wake: Arc::new(wake),
-        };
+        let server =
+            Server { shared, listeners: listeners.into_iter().map(Arc::new).collect(), wake: Arc::new(wake) };
         server.start_threads().map_err(|error| format!("cannot start a thread: {error}"))?;
         Ok(server)
     }
@@ -249,10 +246,15 @@ fn handshake(
     let now = clock::unix_seconds();
     let age = shared.settings.hello_max_age.map(|ttl| Age { now, ttl });
     let hello = ClientHello::receive(root, body, age).map_err(|reason| named(&reason))?;
-    let number = client.begin(&hello.nonce).ok_or_else(|| named(&"this hello was answered before: a replay"))?;
+    let number =
+        client.begin(&hello.nonce).ok_or_else(|| named(&"this hello was answered before: a replay"))?;
     if hello.time.abs_diff(now) > CLOCK_DIFFERENCE {
         let (client, theirs) = (&client.name, clock::utc(hello.time));
-        log::warning("tunnel", "clocks differ (which does no harm)", &[("client", client), ("theirs", &theirs)]);
+        log::warning(
+            "tunnel",
+            "clocks differ (which does no harm)",
+            &[("client", client), ("theirs", &theirs)],
+        );
     }
 
     // ServerHello, or a reason for one who has the key.
@@ -394,7 +396,8 @@ impl Inside for FromClient<'_> {
 
     fn message(&mut self, text: &str) {
         log::info("tunnel", "message", &[("client", &self.client.name), ("text", &text)]);
-        let mut answer = format!("Hello, {}! Your {} bytes have arrived: {text}", self.client.name, text.len());
+        let mut answer =
+            format!("Hello, {}! Your {} bytes have arrived: {text}", self.client.name, text.len());
         answer.truncate(answer.floor_char_boundary(MAX_MESSAGE));
         self.outbound.send_content(Kind::Message, answer.as_bytes());
     }
@@ -417,7 +420,11 @@ pub(super) fn answer_echo(parcel: &Checked, scratch: &mut Vec<u8>, batch: &mut B
 
 /// How the carrier's socket is set up, at both ends.
 pub(super) fn tuning() -> Tuning {
-    Tuning { user_timeout: Some(Duration::from_secs(10)), notsent_lowat_bytes: Some(256 * 1024), ..Tuning::default() }
+    Tuning {
+        user_timeout: Some(Duration::from_secs(10)),
+        notsent_lowat_bytes: Some(256 * 1024),
+        ..Tuning::default()
+    }
 }
 
 /// Sends a hello: small, into an empty socket.
