@@ -24,8 +24,10 @@ pub const VERSION: u8 = 0x80;
 /// How far ahead a timestamp may be, in seconds, when a time-to-live is given.
 pub const MAX_CLOCK_SKEW: u64 = 60;
 
-const HEADER: usize = 1 + 8 + BLOCK;
-const MAC: usize = 32;
+/// Bytes before the ciphertext: version, timestamp, IV.
+pub const HEADER: usize = 1 + 8 + BLOCK;
+/// Bytes of the HMAC.
+pub const MAC: usize = 32;
 
 /// Why a token was refused, one reason per verifying step. For tests, logs and `inspect`; never for a stranger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
