@@ -9,5 +9,8 @@
     )
 )]
 
+pub mod audit;
+pub mod commands;
 pub mod config;
 pub mod fernet;
+pub mod random;
