@@ -215,7 +215,7 @@ pub fn is_key(word: &OsStr) -> bool {
     word.to_str().is_some_and(|text| Key::parse(text).is_ok())
 }
 
-/// What to tell him.
+/// What to tell whoever did that.
 pub fn key_on_the_command_line() -> &'static str {
     "this is a key, not a file: every user of this machine can read a command line, so treat this key as known to them, \
      make a new one, and keep it in a file (-k FILE)"
