@@ -54,7 +54,7 @@ impl fmt::Display for Refusal {
             Refusal::Text(reason) => write!(f, "{reason}"),
             Refusal::Version(Some(version)) => write!(f, "version 0x{version:02x} where 0x80 is due"),
             Refusal::Version(None) => write!(f, "empty"),
-            Refusal::Length(n) => write!(f, "{n} bytes, where a token has 57 and whole blocks of 16"),
+            Refusal::Length(n) => write!(f, "{n} bytes, where a token has 57 and one or more blocks of 16"),
             Refusal::Mac => write!(f, "the HMAC does not verify"),
             Refusal::Expired => write!(f, "older than its time-to-live"),
             Refusal::Future => write!(f, "from more than {MAX_CLOCK_SKEW} seconds in the future"),
