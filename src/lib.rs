@@ -27,6 +27,8 @@
     )
 )]
 
+pub mod audit;
+pub mod commands;
 pub mod config;
 pub mod fernet;
 pub mod os;

@@ -1,6 +1,10 @@
-//! fernvpn: a VPN over TCP that a person can read in an afternoon.
 //! The command line: one word, one call.
+#![forbid(unsafe_code)]
 
+use fernvpn::commands::{self, COMMANDS, Command, Failure};
+use fernvpn::config::arguments::{Arguments, UsageError, nearest};
+use std::ffi::OsString;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -8,5 +12,61 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == fernvpn::os::namespace::HOLDER_WORD) {
         return fernvpn::os::namespace::hold();
     }
-    ExitCode::SUCCESS
+    let mut words = std::env::args_os().skip(1);
+    let Some(word) = words.next() else { return refuse(None, UsageError("which command?".into())) };
+    let words: Vec<OsString> = words.collect();
+    let name = word.to_string_lossy();
+    match (&*name, words.first().map(|word| word.to_string_lossy()).as_deref()) {
+        ("help" | "--help" | "-h", None) => show(&commands::overview()),
+        ("help", Some(name)) => match commands::find(name) {
+            Some(command) => show(&command.help()),
+            None => refuse(None, unknown(name)),
+        },
+        ("--version" | "-V", None) => show(concat!("fernvpn ", env!("CARGO_PKG_VERSION"), "\n")),
+        (name, _) => match commands::find(name) {
+            Some(command) if words.iter().take_while(|word| *word != "--").any(|word| word == "--help") => {
+                show(&command.help())
+            }
+            Some(command) => run(command, words),
+            None => refuse(None, unknown(name)),
+        },
+    }
+}
+
+fn run(command: &Command, words: Vec<OsString>) -> ExitCode {
+    let done = Arguments::read(&command.syntax, words).map_err(Failure::Usage);
+    match done.and_then(|arguments| (command.run)(&arguments)) {
+        Ok(status) => status,
+        Err(Failure::Usage(error)) => refuse(Some(command), error),
+        Err(failure) => {
+            // If stderr is closed there is nobody left to tell; the exit status still says it.
+            let _ = writeln!(io::stderr(), "{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn unknown(name: &str) -> UsageError {
+    let hint = match nearest(name, COMMANDS.iter().map(|command| command.name)) {
+        Some(known) => format!("; did you mean {known}?"),
+        None => String::new(),
+    };
+    UsageError(format!("unknown command '{name}'{hint}"))
+}
+
+/// The command line is wrong.
+fn refuse(command: Option<&Command>, error: UsageError) -> ExitCode {
+    let usage = match command {
+        Some(command) => format!("{}\nfernvpn help {} explains it", command.usage(), command.name),
+        None => commands::overview(),
+    };
+    let _ = writeln!(io::stderr(), "{}\n{}", Failure::Usage(error), usage.trim_end());
+    ExitCode::from(2)
+}
+
+fn show(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
 }

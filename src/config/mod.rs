@@ -1,5 +1,14 @@
-//! What was the program told? Arguments and files, turned into one validated value.
+//! What was the program told? Arguments and files, each to one validated value.
+//!
+//! | file | question |
+//! |---|---|
+//! | [`arguments`] | what does the command line say? |
+//! | [`key_file`] | which keys are in this file? |
+//! | [`options`] | what does one option set? |
+//! | [`settings`] | what does a server or client need to know? |
 #![forbid(unsafe_code)]
 
+pub mod arguments;
+pub mod key_file;
+pub mod options;
 pub mod settings;
-pub mod subnet;

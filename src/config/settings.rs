@@ -1,7 +1,7 @@
 //! What a server or a client was told, as one validated value each.
 
-use super::subnet::Subnet;
 use crate::fernet::Key;
+use crate::packet::subnet::Subnet;
 use crate::protocol::record::Suite;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

@@ -34,7 +34,8 @@ pub fn encrypt(aes: &Aes128, iv: [u8; BLOCK], buffer: &mut [u8], message: usize)
     aes.encrypt_with_backend(Chain { blocks: Block::slice_as_chunks_mut(buffer).0, previous: iv });
 }
 
-/// Decrypts in place and returns the message without its padding, or `None` if the padding is wrong.
+/// Decrypts in place and returns the message without its padding, or `None` if the padding is wrong or `buffer` is
+/// not whole blocks, at least one.
 pub fn decrypt<'a>(aes: &Aes128, iv: [u8; BLOCK], buffer: &'a mut [u8]) -> Option<&'a mut [u8]> {
     let (blocks, []) = Block::slice_as_chunks_mut(buffer) else { return None };
     let mut previous = iv;

@@ -24,8 +24,10 @@ pub const VERSION: u8 = 0x80;
 /// How far ahead a timestamp may be, in seconds, when a time-to-live is given.
 pub const MAX_CLOCK_SKEW: u64 = 60;
 
-const HEADER: usize = 1 + 8 + BLOCK;
-const MAC: usize = 32;
+/// Bytes before the ciphertext: version, timestamp, IV.
+pub const HEADER: usize = 1 + 8 + BLOCK;
+/// Bytes of the HMAC.
+pub const MAC: usize = 32;
 
 /// Why a token was refused, one reason per verifying step. For tests, logs and `inspect`; never for a stranger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +54,7 @@ impl fmt::Display for Refusal {
             Refusal::Text(reason) => write!(f, "{reason}"),
             Refusal::Version(Some(version)) => write!(f, "version 0x{version:02x} where 0x80 is due"),
             Refusal::Version(None) => write!(f, "empty"),
-            Refusal::Length(n) => write!(f, "{n} bytes, where a token has 57 and whole blocks of 16"),
+            Refusal::Length(n) => write!(f, "{n} bytes, where a token has 57 and one or more blocks of 16"),
             Refusal::Mac => write!(f, "the HMAC does not verify"),
             Refusal::Expired => write!(f, "older than its time-to-live"),
             Refusal::Future => write!(f, "from more than {MAX_CLOCK_SKEW} seconds in the future"),

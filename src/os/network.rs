@@ -10,12 +10,11 @@
 //!
 //! What outlives process and device (rules, firewall, DNS) will be further rows of the table.
 
-use std::fmt;
 use std::io;
-use std::net::IpAddr;
 
 use super::namespace::Namespace;
 use super::{command, log};
+use crate::packet::subnet::Subnet;
 
 /// Where the device is.
 #[derive(Debug)]
@@ -35,21 +34,6 @@ impl Place {
     }
 }
 
-/// An address and how many of its leading bits name the network: an interface's address or a route's target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prefix {
-    /// The address.
-    pub address: IpAddr,
-    /// At most 32 or 128.
-    pub bits: u8,
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", self.address, self.bits)
-    }
-}
-
 /// One change to a device's network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -59,9 +43,9 @@ pub enum Change {
         mtu: u16,
     },
     /// The device has this address.
-    Address(Prefix),
+    Address(Subnet),
     /// Packets to these addresses go into the device.
-    Route(Prefix),
+    Route(Subnet),
 }
 
 impl Change {
@@ -179,8 +163,8 @@ fn explain(change: &Change, error: io::Error) -> io::Error {
 mod tests {
     use super::*;
 
-    fn prefix(address: &str, bits: u8) -> Prefix {
-        Prefix { address: address.parse().unwrap(), bits }
+    fn prefix(address: &str, bits: u8) -> Subnet {
+        Subnet { address: address.parse().unwrap(), prefix: bits }
     }
 
     #[test]

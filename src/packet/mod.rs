@@ -17,6 +17,7 @@ pub mod icmp;
 pub mod ip;
 pub mod offload;
 pub mod segmentation;
+pub mod subnet;
 
 /// The transport protocols that this room knows, by their numbers in an IP header (IANA).
 pub mod protocol {

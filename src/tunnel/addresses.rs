@@ -5,7 +5,7 @@
 //! A client without a fixed address takes the free one at `SHA-256(name)`, or the next free one after it, so that
 //! adding or removing one client moves others only where they collide.
 
-use crate::config::subnet::Subnet;
+use crate::packet::subnet::Subnet;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::net::IpAddr;

@@ -9,7 +9,7 @@ use super::addresses::AddressPool;
 use super::locked;
 use super::outbound::{Outbound, Traffic};
 use crate::config::settings::{Peer, ServerSettings};
-use crate::config::subnet::Subnet;
+use crate::packet::subnet::Subnet;
 use crate::protocol::key_schedule::{Id, Root};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};

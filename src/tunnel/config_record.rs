@@ -6,7 +6,7 @@
 //!  mtu=1500\n  routes=\n  dns=\n  keepalive=15\n
 //! ```
 
-use crate::config::subnet::Subnet;
+use crate::packet::subnet::Subnet;
 use crate::protocol::fields::{self, FieldError, Fields};
 use std::fmt::Display;
 use std::net::IpAddr;

@@ -1,0 +1,93 @@
+//! The device of a server or client, opened and set up as its settings say.
+
+use crate::config::settings::Device;
+use crate::os::namespace::Namespace;
+use crate::os::network::{Change, Network, Place};
+use crate::os::tun::Tun;
+use crate::os::{log, process};
+use crate::packet::subnet::Subnet;
+
+/// A device and the changes made for it, which go when this goes.
+pub struct Interface {
+    network: Network,
+    made: Vec<Change>,
+}
+
+/// Opens the device, or none if the settings say so.
+///
+/// # Errors
+/// A sentence: what does not work, and what to do.
+pub fn open(device: &Device) -> Result<Option<(Interface, Tun)>, String> {
+    let (place, tun) = match device {
+        Device::None => return Ok(None),
+        Device::Tun(name) => (Place::Host, Tun::create(name, true).map_err(|error| error.to_string())?),
+        Device::Private { name, or_none } => match Namespace::create(name, true) {
+            Ok((namespace, tun)) => {
+                let enter = namespace.enter_command();
+                log::info("os", "the tunnel's device is in a private network; look around in it with:", &[]);
+                log::command(&format!("{enter} COMMAND"));
+                (Place::Private(namespace), tun)
+            }
+            Err(error) if *or_none => {
+                log::warning("os", "no device, pings and messages only", &[("reason", &error)]);
+                return Ok(None);
+            }
+            Err(error) => return Err(error.to_string()),
+        },
+    };
+    let network = Network::new(place, tun.name());
+    Ok(Some((Interface { network, made: Vec::new() }, tun)))
+}
+
+impl Interface {
+    /// Makes the device's network what is asked for: what is new is made, what is no longer wanted is taken back.
+    ///
+    /// # Errors
+    /// A sentence that names the command that failed.
+    pub fn set_up(&mut self, mtu: u16, addresses: &[Subnet], routes: &[Subnet]) -> Result<(), String> {
+        let mut wanted = vec![Change::Up { mtu }];
+        wanted.extend(addresses.iter().map(|address| Change::Address(*address)));
+        wanted.extend(routes.iter().map(|route| Change::Route(*route)));
+        let text = |error: std::io::Error| error.to_string();
+        for old in
+            self.made.iter().rev().filter(|old| !wanted.contains(old) && !matches!(old, Change::Up { .. }))
+        {
+            self.network.take_back(*old).map_err(text)?;
+        }
+        for new in wanted.iter().filter(|new| !self.made.contains(new)) {
+            self.network.make(*new).map_err(text)?;
+        }
+        self.made = wanted;
+        Ok(())
+    }
+}
+
+/// The device that the command line asks for: `--tun NAME`, `--no-tun`, `--private`, `--private-if-allowed`.
+pub fn chosen(arguments: &crate::config::arguments::Arguments, configured: &Device) -> Device {
+    let name = || match configured {
+        Device::Tun(name) | Device::Private { name, .. } => name.clone(),
+        Device::None => crate::config::options::DEVICE.into(),
+    };
+    match () {
+        () if arguments.has("--no-tun") => Device::None,
+        () if arguments.has("--private") => Device::Private { name: name(), or_none: false },
+        () if arguments.has("--private-if-allowed") => Device::Private { name: name(), or_none: true },
+        () => configured.clone(),
+    }
+}
+
+/// Room for as many connections as the system allows, which is said if it is not much.
+pub fn raise_limits(connections: usize) {
+    let wanted = connections as u64 + 2048;
+    match process::raise_open_files(wanted) {
+        Ok(allowed) if allowed < wanted => {
+            log::warning(
+                "os",
+                "few open files are allowed (ulimit -n)",
+                &[("allowed", &allowed), ("wanted", &wanted)],
+            );
+        }
+        Ok(_) => {}
+        Err(error) => log::warning("os", "cannot raise the limit of open files", &[("reason", &error)]),
+    }
+}

@@ -1,0 +1,154 @@
+//! `fernvpn server`
+
+use super::device::{self, Interface};
+use super::{Command, Failure};
+use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
+use crate::config::key_file::{self, NamedKey};
+use crate::config::options::check_addresses;
+use crate::config::settings::{Peer, ServerSettings};
+use crate::os::{log, signal};
+use crate::tunnel::config_record::listed;
+use crate::tunnel::server::Server;
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::process::ExitCode;
+
+/// The command.
+pub const SERVER: Command = Command {
+    name: "server",
+    summary: "runs the server",
+    usage: "-k FILE [-k FILE ...] [--listen ADDR:PORT ...] [--address A/PREFIX ...]
+         [--tun NAME | --no-tun | --private | --private-if-allowed] [--mtu BYTES] [--suite S ...]
+         [--client-to-client] [--push-routes NETS] [--push-dns ADDRS] [--keepalive SECS]
+         [--max-clients N] [--hello-max-age SECS] [--name NAME] [--verbose]",
+    syntax: Syntax {
+        options: &[
+            Known::list("-k", "FILE", "key file; each key is one client, named by the comment after it"),
+            Known::list("--listen", "ADDR:PORT", "where to listen; 127.0.0.1:12345"),
+            Known::list("--address", "A/PREFIX", "tunnel addresses; 10.8.0.1/24 and fd0f:e12e::1/64"),
+            Known::value("--tun", "NAME", "the tunnel's device; fern0"),
+            Known::flag("--no-tun", "no device: the server itself answers pings and messages"),
+            Known::flag("--private", "the device is made in a network namespace of its own; needs no root"),
+            Known::flag("--private-if-allowed", "the same, and no device where that is forbidden"),
+            Known::value("--mtu", "BYTES", "of the tunnel; 1500"),
+            Known::list("--suite", "S", "allowed suites, the preferred one first; aes-256-gcm, fernet"),
+            Known::flag("--client-to-client", "clients may talk to each other"),
+            Known::value("--push-routes", "NETS", "networks that clients send here, such as 0.0.0.0/0,::/0"),
+            Known::value("--push-dns", "ADDRS", "resolvers that clients use"),
+            Known::value("--keepalive", "SECS", "silence before a peer is asked whether it is there; 15"),
+            Known::value("--max-clients", "N", "connected at once; 4096"),
+            Known::value(
+                "--hello-max-age",
+                "SECS",
+                "refuse older hellos; unlimited, so that no clock is needed",
+            ),
+            Known::value("--name", "NAME", "of this instance; server"),
+            Known::flag("--verbose", "log more"),
+        ],
+        operands: &[],
+        command: false,
+    },
+    notes: "\
+Prints 'listening on ADDR:PORT' when it is ready, and logs to stderr. Ctrl-C or SIGTERM ends it: clients are
+told, and everything that was changed on this machine is changed back.",
+    run: server,
+};
+
+fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    signal::block().map_err(|error| error.to_string())?;
+    log::set_verbose(arguments.has("--verbose"));
+    let settings = settings(arguments)?;
+    device::raise_limits(settings.max_clients);
+    let listeners = listen(&settings)?;
+    let mut opened = device::open(&settings.device)?;
+    if let Some((interface, _)) = &mut opened {
+        interface.set_up(settings.mtu, &settings.addresses, &routes(&settings))?;
+    }
+    let (interface, tun): (Option<Interface>, _) = opened.unzip();
+    let addresses: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let (clients, own) = (settings.peers.len(), listed(&settings.addresses));
+    let server = Server::start(settings, listeners, tun)?;
+    log::info("tunnel", "ready", &[("clients", &clients), ("addresses", &own)]);
+    for address in addresses {
+        let mut stdout = io::stdout().lock();
+        let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
+    }
+    let signal = signal::wait();
+    log::info("tunnel", "stopping", &[("signal", &signal.number())]);
+    server.stop();
+    drop(interface);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Networks behind clients; the tunnel's own come with the addresses.
+fn routes(settings: &ServerSettings) -> Vec<crate::packet::subnet::Subnet> {
+    settings.peers.iter().flat_map(|peer| peer.routes.iter().copied()).collect()
+}
+
+fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
+    let mut settings = ServerSettings::default();
+    for (option, name) in [
+        ("--listen", "listen"),
+        ("--address", "address"),
+        ("--tun", "interface"),
+        ("--mtu", "mtu"),
+        ("--suite", "suites"),
+        ("--push-routes", "push-routes"),
+        ("--push-dns", "push-dns"),
+        ("--keepalive", "keepalive"),
+        ("--max-clients", "max-clients"),
+        ("--hello-max-age", "hello-max-age"),
+        ("--name", "name"),
+    ] {
+        if let Some(value) = super::joined(arguments, option)? {
+            settings.set(name, &value).map_err(|reason| UsageError(format!("{option}: {reason}")))?;
+        }
+    }
+    settings.device = device::chosen(arguments, &settings.device);
+    settings.client_to_client = arguments.has("--client-to-client");
+    settings.verbose = arguments.has("--verbose");
+    check_addresses(&settings.addresses).map_err(UsageError)?;
+    let mut keys = Vec::new();
+    for file in arguments.paths("-k") {
+        let (read, warning) = key_file::read(&file).map_err(|error| error.to_string())?;
+        if let Some(warning) = warning {
+            log::warning("config", &warning, &[]);
+        }
+        keys.extend(read);
+    }
+    if keys.is_empty() {
+        return Err(UsageError(
+            "which clients? -k FILE names a file with a key for each (fernvpn genkey)".into(),
+        )
+        .into());
+    }
+    settings.peers = peers(keys);
+    Ok(settings)
+}
+
+/// Each key is one client, named by its comment, otherwise by its number.
+fn peers(keys: Vec<NamedKey>) -> Vec<Peer> {
+    let named = |(number, key): (usize, NamedKey)| Peer {
+        name: key.name.unwrap_or_else(|| format!("client{number}")),
+        keys: vec![key.key],
+        addresses: Vec::new(),
+        routes: Vec::new(),
+        ratchet: None,
+    };
+    (1..).zip(keys).map(named).collect()
+}
+
+fn listen(settings: &ServerSettings) -> Result<Vec<TcpListener>, String> {
+    let bind = |address| {
+        TcpListener::bind(address).map_err(|error| {
+            let advice = match error.kind() {
+                io::ErrorKind::AddrInUse => " (another program listens there; --listen takes another port)",
+                io::ErrorKind::PermissionDenied => " (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
+                io::ErrorKind::AddrNotAvailable => " (this machine does not have that address)",
+                _ => "",
+            };
+            format!("cannot listen on {address}: {error}{advice}")
+        })
+    };
+    settings.listen.iter().map(bind).collect()
+}

@@ -1,0 +1,335 @@
+//! What does the command line say?
+//!
+//! ```text
+//!  --name value   --name=value   -k value   --flag   operand   -- the rest
+//! ```
+//!
+//! Each command has a [`Syntax`], a table of what it knows; anything else is an error that names what was not
+//! understood and the nearest thing that is known. Options and operands may be mixed. What follows `--` is operands,
+//! or, for a command that runs another one, that one's command line. Values are kept as the system gave them, because
+//! the name of a file need not be text; the accessors give them types.
+
+use crate::fernet::Key;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::PathBuf;
+
+/// What a command knows.
+#[derive(Debug)]
+pub struct Syntax {
+    /// Its options.
+    pub options: &'static [Known],
+    /// Its operands, in order.
+    pub operands: &'static [Operand],
+    /// Whether `--` begins the command line of another program.
+    pub command: bool,
+}
+
+/// One option that a command knows.
+#[derive(Debug)]
+pub struct Known {
+    /// As it is written, dashes included: `--ttl`, `-k`.
+    pub name: &'static str,
+    /// What its value is called in the usage, if it has one: `SECS`.
+    pub value: Option<&'static str>,
+    /// Whether it may be given more than once.
+    pub repeats: bool,
+    /// What it does, in a line or two.
+    pub about: &'static str,
+}
+
+/// One operand that a command knows.
+#[derive(Debug)]
+pub struct Operand {
+    /// What it is called in the usage: `NAME`.
+    pub name: &'static str,
+    /// Whether it may be left out. After it, all may.
+    pub optional: bool,
+}
+
+impl Known {
+    /// An option without a value.
+    pub const fn flag(name: &'static str, about: &'static str) -> Known {
+        Known { name, value: None, repeats: false, about }
+    }
+
+    /// An option with a value, given at most once.
+    pub const fn value(name: &'static str, value: &'static str, about: &'static str) -> Known {
+        Known { name, value: Some(value), repeats: false, about }
+    }
+
+    /// An option with a value, given as often as you like.
+    pub const fn list(name: &'static str, value: &'static str, about: &'static str) -> Known {
+        Known { name, value: Some(value), repeats: true, about }
+    }
+}
+
+/// The command line is wrong: what, and what would be right.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UsageError(pub String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// A command line that fits its syntax.
+#[derive(Debug, Default)]
+pub struct Arguments {
+    options: Vec<(&'static str, OsString)>,
+    operands: Vec<OsString>,
+    command: Option<Vec<OsString>>,
+}
+
+impl Arguments {
+    /// Reads `words`, the command line after the name of the command.
+    ///
+    /// # Errors
+    /// [`UsageError`] at the first word that does not fit `syntax`.
+    pub fn read(syntax: &Syntax, words: impl IntoIterator<Item = OsString>) -> Result<Arguments, UsageError> {
+        let mut read = Arguments::default();
+        let mut words = words.into_iter();
+        while let Some(word) = words.next() {
+            match word.to_str() {
+                Some("--") if syntax.command => read.command = Some(words.by_ref().collect()),
+                Some("--") => read.operands.extend(words.by_ref()),
+                Some(text) if text.len() > 1 && text.starts_with('-') => {
+                    let (name, value) = match text.split_once('=') {
+                        Some((name, value)) if name.starts_with("--") => (name, Some(value)),
+                        _ => (text, None),
+                    };
+                    let known = syntax.option(name)?;
+                    if !known.repeats && read.has(known.name) {
+                        return Err(UsageError(format!("{name} is given twice")));
+                    }
+                    let value = match (known.value, value.map(OsString::from)) {
+                        (Some(what), None) => words
+                            .next()
+                            .ok_or_else(|| UsageError(format!("{name} needs a value: {name} {what}")))?,
+                        (Some(_), Some(value)) => value,
+                        (None, None) => OsString::new(),
+                        (None, Some(_)) => return Err(UsageError(format!("{name} takes no value"))),
+                    };
+                    read.options.push((known.name, value));
+                }
+                // The value of a long option may be no text: --config=/a/b\xff.
+                None if word.as_encoded_bytes().starts_with(b"-") => {
+                    let shown = word.to_string_lossy();
+                    let (name, _) = shown.split_once('=').unwrap_or((&shown, ""));
+                    let known = syntax.option(name)?.name;
+                    return Err(UsageError(format!(
+                        "{known}: this value is not UTF-8; give it as a word of its own"
+                    )));
+                }
+                _ => read.operands.push(word),
+            }
+        }
+        if let Some(extra) = read.operands.get(syntax.operands.len()) {
+            return Err(unexpected(extra));
+        }
+        match syntax.operands.get(read.operands.len()) {
+            Some(missing) if !missing.optional => Err(UsageError(format!("{} is missing", missing.name))),
+            _ => Ok(read),
+        }
+    }
+
+    /// Whether the option was given.
+    pub fn has(&self, name: &str) -> bool {
+        self.options.iter().any(|(known, _)| *known == name)
+    }
+
+    /// The values of an option, in the order in which they were given.
+    pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a OsStr> {
+        self.options.iter().filter(move |(known, _)| *known == name).map(|(_, value)| value.as_os_str())
+    }
+
+    /// The files an option names, in order.
+    pub fn paths(&self, name: &str) -> Vec<PathBuf> {
+        self.values(name).map(PathBuf::from).collect()
+    }
+
+    /// The file an option names.
+    pub fn path(&self, name: &str) -> Option<PathBuf> {
+        self.values(name).next().map(PathBuf::from)
+    }
+
+    /// The value of an option as text.
+    ///
+    /// # Errors
+    /// [`UsageError`] if it is not UTF-8.
+    pub fn text(&self, name: &str) -> Result<Option<&str>, UsageError> {
+        let Some((_, value)) = self.options.iter().find(|(known, _)| *known == name) else { return Ok(None) };
+        value.to_str().map(Some).ok_or_else(|| UsageError(format!("{name}: the value is not UTF-8")))
+    }
+
+    /// The value of an option as a whole number from 0 to `max`: decimal digits, nothing else.
+    ///
+    /// # Errors
+    /// [`UsageError`] if it is none.
+    pub fn number(&self, name: &str, max: u64) -> Result<Option<u64>, UsageError> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        let digits = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+        let number = if digits { text.parse().ok().filter(|n| *n <= max) } else { None };
+        number.map(Some).ok_or_else(|| {
+            UsageError(format!("{name} takes a whole number from 0 to {max}, and '{text}' is none"))
+        })
+    }
+
+    /// The operands, at least those that the syntax requires and at most those that it knows.
+    pub fn operands(&self) -> &[OsString] {
+        &self.operands
+    }
+
+    /// The command line after `--`, for a syntax with `command`.
+    pub fn command(&self) -> Option<&[OsString]> {
+        self.command.as_deref()
+    }
+}
+
+impl Syntax {
+    fn option(&self, name: &str) -> Result<&'static Known, UsageError> {
+        if let Some(known) = self.options.iter().find(|known| known.name == name) {
+            return Ok(known);
+        }
+        let hint = match nearest(name, self.options.iter().map(|known| known.name)) {
+            Some(known) => format!("; did you mean {known}?"),
+            None => String::new(),
+        };
+        Err(UsageError(format!("unknown option {name}{hint}")))
+    }
+}
+
+/// A word where none belongs. It is shown, unless it is a key.
+fn unexpected(word: &OsStr) -> UsageError {
+    if is_key(word) {
+        return UsageError(key_on_the_command_line().into());
+    }
+    UsageError(format!("unexpected argument '{}'", word.to_string_lossy()))
+}
+
+/// Whether somebody gave a key where a word or the name of a file belongs. Such a word must not be shown again.
+pub fn is_key(word: &OsStr) -> bool {
+    word.to_str().is_some_and(|text| Key::parse(text).is_ok())
+}
+
+/// What to tell whoever did that.
+pub fn key_on_the_command_line() -> &'static str {
+    "this is a key, not a file: every user of this machine can read a command line, so treat this key as known to them, \
+     make a new one, and keep it in a file (-k FILE)"
+}
+
+/// The known word that was probably meant: one that begins like `word`, or differs from it by few letters.
+pub fn nearest(word: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let far = |other: &str| {
+        let begins =
+            word.len() >= 4 && other.starts_with(word) || other.len() == 2 && word.starts_with(other);
+        if begins { 0 } else { distance(word, other) }
+    };
+    let (far, nearest) = known.map(|other| (far(other), other)).min()?;
+    if far <= usize::max(1, word.len() / 3) { Some(nearest) } else { None }
+}
+
+/// How many characters must be put in, taken out or replaced (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, y) in b.chars().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYNTAX: Syntax = Syntax {
+        options: &[
+            Known::list("-k", "FILE", ""),
+            Known::value("--ttl", "SECS", ""),
+            Known::value("--passphrase-file", "F", ""),
+            Known::flag("--verbose", ""),
+        ],
+        operands: &[Operand { name: "NAME", optional: false }, Operand { name: "MORE", optional: true }],
+        command: false,
+    };
+
+    fn read(line: &str) -> Result<Arguments, UsageError> {
+        Arguments::read(&SYNTAX, line.split_whitespace().map(OsString::from))
+    }
+
+    fn error(line: &str) -> String {
+        read(line).expect_err(line).0
+    }
+
+    #[test]
+    fn forms() {
+        let given = read("-k one alice --ttl=5 -k two --verbose -- --ttl").expect("fits");
+        assert_eq!(given.paths("-k"), [PathBuf::from("one"), PathBuf::from("two")]);
+        assert_eq!(given.number("--ttl", u64::MAX), Ok(Some(5)));
+        assert!(given.has("--verbose"));
+        assert_eq!(given.operands(), ["alice", "--ttl"]);
+        assert_eq!(given.text("--passphrase-file"), Ok(None));
+        assert_eq!(
+            read("- --passphrase-file=a=b").expect("fits").path("--passphrase-file"),
+            Some("a=b".into())
+        );
+    }
+
+    #[test]
+    fn refusals() {
+        assert_eq!(error("x --tttl 5"), "unknown option --tttl; did you mean --ttl?");
+        assert_eq!(error("x --pass 5"), "unknown option --pass; did you mean --passphrase-file?");
+        assert_eq!(error("x -kfile"), "unknown option -kfile; did you mean -k?");
+        assert_eq!(error("x -f file"), "unknown option -f; did you mean -k?");
+        assert_eq!(error("x --quite-other"), "unknown option --quite-other");
+        assert_eq!(error("x --ttl"), "--ttl needs a value: --ttl SECS");
+        assert_eq!(error("x --ttl 1 --ttl=2"), "--ttl is given twice");
+        assert_eq!(error("x --verbose=yes"), "--verbose takes no value");
+        assert_eq!(error(""), "NAME is missing");
+        assert_eq!(error("a b c"), "unexpected argument 'c'");
+    }
+
+    #[test]
+    fn numbers() {
+        let number = |text: &str| read(&format!("x --ttl {text}")).expect(text).number("--ttl", 1000);
+        assert_eq!(number("0"), Ok(Some(0)));
+        assert_eq!(number("1000"), Ok(Some(1000)));
+        for bad in ["1001", "-1", "+1", "1.5", "0x1", "one", "99999999999999999999"] {
+            let error = number(bad).expect_err(bad).0;
+            assert_eq!(error, format!("--ttl takes a whole number from 0 to 1000, and '{bad}' is none"));
+        }
+        assert!(read("x --ttl=").expect("fits").number("--ttl", 9).is_err());
+    }
+
+    #[test]
+    fn another_command() {
+        let syntax = Syntax { options: SYNTAX.options, operands: &[], command: true };
+        let words = |line: &str| line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
+        let read = Arguments::read(&syntax, words("-k f -- ping -k -- x")).expect("fits");
+        assert_eq!(read.command().expect("given"), words("ping -k -- x"));
+        assert!(Arguments::read(&syntax, words("ping")).is_err());
+        assert!(Arguments::read(&syntax, words("-k f")).expect("fits").command().is_none());
+    }
+
+    #[test]
+    fn a_key_is_not_shown() {
+        let key = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
+        assert!(!error(&format!("a b {key}")).contains("cw_0"));
+    }
+
+    #[test]
+    fn distances() {
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(nearest("decript", ["encrypt", "decrypt"].into_iter()), Some("decrypt"));
+    }
+}

@@ -1,0 +1,181 @@
+//! Which keys are in this file?
+//!
+//! ```text
+//!  # keys of the laptops
+//!  cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=   # alice
+//!  1xQfD8xYGmV1iX4GfZ2OQjT3gAa7K2i5W1Yb8p3ZxGs=
+//! ```
+//!
+//! One key a line. Empty lines, comments, surrounding blanks, CRLF and a last line without an end are fine; the comment
+//! after a key is its name. An error names the file and the line, and never shows any of the key.
+
+use super::arguments::{is_key, key_on_the_command_line};
+use crate::fernet::Key;
+use hmac::digest::zeroize::Zeroize;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// More than this is no key file: `-k /dev/zero` ends with a message. Bytes.
+const MAX_FILE: u64 = 16 << 20;
+
+/// A key and where it was found.
+#[derive(Clone, Debug)]
+pub struct NamedKey {
+    /// The key.
+    pub key: Key,
+    /// The comment after it, if there is one.
+    pub name: Option<String>,
+    /// Its line in the file, from 1.
+    pub line: usize,
+}
+
+/// Why a file gives no keys.
+#[derive(Debug)]
+pub struct KeyFileError {
+    file: PathBuf,
+    line: Option<usize>,
+    reason: String,
+}
+
+impl fmt::Display for KeyFileError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let KeyFileError { file, line, reason } = self;
+        match line {
+            Some(line) => write!(f, "key file {}, line {line}: {reason}", file.display()),
+            None => write!(f, "cannot read key file {}: {reason}", file.display()),
+        }
+    }
+}
+
+impl std::error::Error for KeyFileError {}
+
+/// The keys of a file, at least one, and a warning if it is too open.
+///
+/// # Errors
+/// [`KeyFileError`] if it cannot be read, has no key, or has a line that is none.
+pub fn read(file: &Path) -> Result<(Vec<NamedKey>, Option<String>), KeyFileError> {
+    let (mut bytes, warning) = read_secret(file).map_err(|reason| {
+        // The name of a file that is itself a key must not be shown.
+        let file = if is_key(file.as_os_str()) { PathBuf::from("(not shown)") } else { file.to_path_buf() };
+        KeyFileError { file, line: None, reason }
+    })?;
+    let keys = parse(&bytes);
+    bytes.zeroize();
+    match keys {
+        Ok(keys) if keys.is_empty() => {
+            let reason = "it holds no key; fernvpn genkey prints one".into();
+            Err(KeyFileError { file: file.into(), line: None, reason })
+        }
+        Ok(keys) => Ok((keys, warning)),
+        Err((line, reason)) => Err(KeyFileError { file: file.into(), line: Some(line), reason }),
+    }
+}
+
+/// A file with a secret: all its bytes, and a warning if others can read it.
+///
+/// # Errors
+/// The reason, for people.
+pub fn read_secret(file: &Path) -> Result<(Vec<u8>, Option<String>), String> {
+    let explain = |error: io::Error| match error.kind() {
+        _ if is_key(file.as_os_str()) => key_on_the_command_line().to_string(),
+        io::ErrorKind::PermissionDenied => {
+            "permission denied (the user who runs fernvpn must be able to read it)".into()
+        }
+        io::ErrorKind::NotFound => "there is no such file".into(),
+        _ => error.to_string(),
+    };
+    let open = File::open(file).map_err(explain)?;
+    let warning = too_open(file, &open);
+    let size = open.metadata().map_or(0, |data| data.len()).min(MAX_FILE);
+    // Room for all of it at once, so that growing leaves no copy behind.
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
+    open.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(explain)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("more than {} MiB", MAX_FILE >> 20));
+    }
+    Ok((bytes, warning))
+}
+
+/// The keys of a text, or the first line that is not right and why.
+fn parse(text: &[u8]) -> Result<Vec<NamedKey>, (usize, String)> {
+    // Some editors begin a file with this mark.
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let mut keys = Vec::new();
+    for (number, line) in (1..).zip(text.split(|&c| c == b'\n')) {
+        let line = std::str::from_utf8(line).map_err(|_| {
+            (
+                number,
+                "this is not UTF-8 text (old PowerShells write UTF-16; save the file as UTF-8)".to_string(),
+            )
+        })?;
+        let (key, comment) = line.split_once('#').unwrap_or((line, ""));
+        let (key, comment) = (key.trim(), comment.trim());
+        if key.is_empty() {
+            continue;
+        }
+        let key = Key::parse(key).map_err(|error| {
+            (number, format!("{error}; right is one line as fernvpn genkey prints it: 44 characters of A-Z a-z 0-9 - _ =, then perhaps # and a name"))
+        })?;
+        let name = if comment.is_empty() { None } else { Some(comment.to_string()) };
+        keys.push(NamedKey { key, name, line: number });
+    }
+    Ok(keys)
+}
+
+/// A warning if the group or others can read the file. Pipes and devices have modes that mean something else.
+#[cfg(unix)]
+fn too_open(file: &Path, open: &File) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let data = open.metadata().ok()?;
+    let mode = data.permissions().mode() & 0o777;
+    if !data.is_file() || mode & 0o044 == 0 {
+        return None;
+    }
+    let name = file.display();
+    Some(format!("warning: others can read the secret in {name} (mode {mode:04o}): chmod 600 {name}"))
+}
+
+#[cfg(not(unix))]
+fn too_open(_: &Path, _: &File) -> Option<String> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
+    const B: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
+    #[test]
+    fn blanks_comments_names_and_line_ends() {
+        let text = format!("\u{feff}# two keys\r\n\r\n \t{A}  # alice #1 \r\n   # none here\n{B}");
+        let keys = parse(text.as_bytes()).expect("two keys");
+        assert_eq!(keys.len(), 2);
+        assert_eq!(keys[0].key.to_text(), A);
+        assert_eq!((keys[0].name.as_deref(), keys[0].line), (Some("alice #1"), 3));
+        assert_eq!(keys[1].key.to_text(), B);
+        assert_eq!((keys[1].name.as_deref(), keys[1].line), (None, 5));
+        assert_eq!(parse(format!("{A}#x\n").as_bytes()).expect("one")[0].name.as_deref(), Some("x"));
+        assert_eq!(parse(format!("{A}#\n").as_bytes()).expect("one")[0].name, None);
+        assert_eq!(parse(A.trim_end_matches('=').as_bytes()).expect("no padding").len(), 1);
+        assert!(parse(b"").expect("none").is_empty());
+    }
+
+    #[test]
+    fn an_error_has_its_line_and_nothing_of_the_key() {
+        for bad in
+            [&A[1..], &format!("{A}{A}"), &format!("{A} {B}"), &A.replace('_', "/"), &format!("alice {A}")]
+        {
+            let (line, reason) = parse(format!("\n{B}\n{bad}\n").as_bytes()).expect_err(bad);
+            assert_eq!(line, 3);
+            assert!(reason.starts_with("not a key: "), "{reason}");
+            assert!(!reason.contains(&A[5..10]), "{reason}");
+        }
+        let (line, reason) = parse(&[b"\n\xff\xfe".as_slice(), A.as_bytes()].concat()).expect_err("UTF-16");
+        assert_eq!(line, 2);
+        assert!(reason.contains("UTF-8"));
+    }
+}

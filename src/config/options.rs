@@ -1,0 +1,187 @@
+//! One option at a time: the name and value of an option, from the command line or from a file, into the settings.
+//!
+//! Both come through here, so that `--mtu 1400` and `mtu = 1400` mean the same and fail with the same words.
+
+use super::settings::{ClientSettings, Device, Routes, ServerSettings};
+use crate::packet::subnet::Subnet;
+use crate::protocol::record::Suite;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+
+/// The name of the device where none is given.
+pub const DEVICE: &str = "fern0";
+
+impl ServerSettings {
+    /// Sets the option `name`. Lists are replaced.
+    ///
+    /// # Errors
+    /// A sentence: what is wrong, and what would be right.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        match name {
+            "listen" => self.listen = listen_addresses(value)?,
+            "interface" => self.device = Device::Tun(device_name(value)?),
+            "address" => self.addresses = list(value, "addresses such as 10.8.0.1/24, fd0f:e12e::1/64")?,
+            "mtu" => self.mtu = number(value, 576, 65_535)?,
+            "push-routes" => self.push_routes = list(value, "networks such as 0.0.0.0/0, ::/0")?,
+            "push-dns" => self.push_dns = list::<IpAddr>(value, "addresses such as 10.8.0.1")?,
+            "client-to-client" => self.client_to_client = yes_or_no(value)?,
+            "suites" => self.suites = suites(value)?,
+            "keepalive" => self.keepalive = number(value, 1, 3600)?,
+            "max-clients" => self.max_clients = number(value, 1, 1_000_000)?,
+            "hello-max-age" => self.hello_max_age = Some(number(value, 1, u64::MAX)?),
+            "name" => self.name = instance_name(value)?,
+            _ => return Err(format!("a server has no option '{name}'")),
+        }
+        Ok(())
+    }
+}
+
+impl ClientSettings {
+    /// Sets the option `name`. Lists are replaced.
+    ///
+    /// # Errors
+    /// A sentence: what is wrong, and what would be right.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        match name {
+            "server" => self.server = host_and_port(value)?,
+            "interface" => self.device = Device::Tun(device_name(value)?),
+            "routes" => {
+                self.routes = match value {
+                    "pushed" => Routes::Pushed,
+                    "none" => Routes::Only(Vec::new()),
+                    networks => Routes::Only(list(networks, "pushed, none, or networks such as 10.0.0.0/8")?),
+                }
+            }
+            "suites" => self.suites = suites(value)?,
+            "name" => self.name = instance_name(value)?,
+            _ => return Err(format!("a client has no option '{name}'")),
+        }
+        Ok(())
+    }
+}
+
+/// Comma-separated items, at least one.
+fn list<T: FromStr>(value: &str, right: &str) -> Result<Vec<T>, String> {
+    let parse = |item: &str| item.trim().parse().map_err(|_| format!("'{}' is none of {right}", item.trim()));
+    value.split(',').map(parse).collect()
+}
+
+fn number<T: FromStr + TryFrom<u64>>(value: &str, least: u64, most: u64) -> Result<T, String> {
+    let number = value.parse::<u64>().ok().filter(|n| (least..=most).contains(n));
+    let number = number.and_then(|n| T::try_from(n).ok());
+    number.ok_or_else(|| format!("'{value}' is no whole number from {least} to {most}"))
+}
+
+fn yes_or_no(value: &str) -> Result<bool, String> {
+    match value {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(format!("'{value}' is neither yes nor no")),
+    }
+}
+
+fn suites(value: &str) -> Result<Vec<Suite>, String> {
+    let mut suites = Vec::new();
+    for name in value.split(',').map(str::trim) {
+        let names = Suite::ALL.map(Suite::name).join(", ");
+        let suite = Suite::parse(name).ok_or_else(|| format!("'{name}' is no suite; there are {names}"))?;
+        if !suites.contains(&suite) {
+            suites.push(suite);
+        }
+    }
+    Ok(suites)
+}
+
+fn listen_addresses(value: &str) -> Result<Vec<SocketAddr>, String> {
+    let mut addresses = Vec::new();
+    for item in value.split(',').map(str::trim) {
+        let found = item.to_socket_addrs();
+        addresses.extend(
+            found.map_err(|_| format!("'{item}' is no ADDRESS:PORT such as 0.0.0.0:12345 or [::]:12345"))?,
+        );
+    }
+    Ok(addresses)
+}
+
+/// Only its form: the host is looked up at every connection.
+fn host_and_port(value: &str) -> Result<String, String> {
+    match value.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => {
+            Ok(value.into())
+        }
+        _ => Err(format!("'{value}' is no HOST:PORT such as vpn.example.org:12345 or [2001:db8::1]:12345")),
+    }
+}
+
+fn device_name(value: &str) -> Result<String, String> {
+    let fine = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
+    match value.len() {
+        1..=15 if value.bytes().all(fine) && !value.starts_with('.') => Ok(value.into()),
+        _ => Err(format!("'{value}' cannot name a device: 1 to 15 letters, digits, '-' and '_'")),
+    }
+}
+
+fn instance_name(value: &str) -> Result<String, String> {
+    let fine = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
+    match value.len() {
+        1..=32 if value.bytes().all(fine) => Ok(value.into()),
+        _ => Err(format!("'{value}' cannot name an instance: 1 to 32 letters, digits, '-' and '_'")),
+    }
+}
+
+/// Checks what no single option can tell.
+///
+/// # Errors
+/// A sentence.
+pub fn check_addresses(addresses: &[Subnet]) -> Result<(), String> {
+    for (i, subnet) in addresses.iter().enumerate() {
+        if subnet.hosts() == 0 || subnet.address == subnet.network() {
+            return Err(format!(
+                "address {subnet} leaves no room for clients: give the server's own address in a network, such as \
+                 10.8.0.1/24"
+            ));
+        }
+        if addresses[..i].iter().any(|other| other.contains(subnet.address) || subnet.contains(other.address))
+        {
+            return Err(format!("address {subnet} lies in the same network as another one"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_are_refused_say_what_is_right() {
+        let mut server = ServerSettings::default();
+        for (name, value, right) in [
+            ("listen", "here", "0.0.0.0:12345"),
+            ("interface", "a/b", "15 letters"),
+            ("address", "10.8.0.1/24,x", "10.8.0.1/24"),
+            ("mtu", "100", "576"),
+            ("mtu", "70000", "65535"),
+            ("mtu", "-1", "576"),
+            ("client-to-client", "maybe", "yes nor no"),
+            ("suites", "rot13", "aes-256-gcm, fernet"),
+            ("keepalive", "0", "1 to 3600"),
+            ("name", "../x", "letters"),
+            ("nat", "auto", "no option 'nat'"),
+        ] {
+            let error = server.set(name, value).unwrap_err();
+            assert!(error.contains(right), "{name}={value}: {error}");
+        }
+        server.set("suites", "fernet, fernet,aes-256-gcm").unwrap();
+        assert_eq!(server.suites, [Suite::Fernet, Suite::Aes256Gcm]);
+    }
+
+    #[test]
+    fn addresses_need_room_and_networks_of_their_own() {
+        let check = |text: &str| check_addresses(&list(text, "").unwrap());
+        check("10.8.0.1/24,10.9.0.1/24,fd0f::1/64").unwrap();
+        for bad in ["10.8.0.1/32", "10.8.0.0/24", "10.8.0.1/24,10.8.0.2/16", "fd0f::/64"] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+    }
+}
