@@ -398,7 +398,9 @@ impl Inside for FromClient<'_> {
         log::info("tunnel", "message", &[("client", &self.client.name), ("text", &text)]);
         let mut answer =
             format!("Hello, {}! Your {} bytes have arrived: {text}", self.client.name, text.len());
-        answer.truncate(answer.floor_char_boundary(MAX_MESSAGE));
+        while answer.len() > MAX_MESSAGE {
+            answer.pop();
+        }
         self.outbound.send_content(Kind::Message, answer.as_bytes());
     }
 
