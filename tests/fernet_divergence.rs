@@ -492,7 +492,10 @@ fn key_forms() {
 fn the_key_of_zeros_is_a_key() {
     let zeros = Fernet::new(&Key::parse(&format!("{}=", "A".repeat(43))).expect("32 bytes"));
     let mut text = zeros.seal(b"m", TIME, IV);
-    assert_eq!(token::open(&[zeros], &mut text, None).map(|opened| opened.message), Ok(&mut b"m".to_vec()[..]));
+    assert_eq!(
+        token::open(&[zeros], &mut text, None).map(|opened| opened.message),
+        Ok(&mut b"m".to_vec()[..])
+    );
 }
 
 fn keys(n: u8) -> Vec<Fernet> {
@@ -504,7 +507,10 @@ fn keys_are_tried_in_order() {
     let all = keys(5);
     for key in &all {
         let text = key.seal(b"m", TIME, IV);
-        assert_eq!(token::open(&all, &mut text.clone(), None).map(|opened| opened.message), Ok(&mut b"m".to_vec()[..]));
+        assert_eq!(
+            token::open(&all, &mut text.clone(), None).map(|opened| opened.message),
+            Ok(&mut b"m".to_vec()[..])
+        );
         let twice = [all.clone(), all.clone()].concat();
         assert_eq!(
             token::open(&twice, &mut text.clone(), None).map(|opened| opened.message),

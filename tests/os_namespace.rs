@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use fernvpn::os::namespace::Namespace;
 use fernvpn::os::network::{Change, Network, Place};
-use fernvpn::packet::subnet::Subnet;
 use fernvpn::os::tun::Tun;
 use fernvpn::os::wake::Wake;
+use fernvpn::packet::subnet::Subnet;
 
 /// The namespace, or nothing where this machine does not allow one: then the test says so, loudly, and is over.
 fn private(device: &str, offload: bool) -> Option<(Namespace, Tun)> {
