@@ -17,7 +17,8 @@ use std::process::ExitCode;
 pub const SERVER: Command = Command {
     name: "server",
     summary: "runs the server",
-    usage: "[-c FILE] [-k FILE ...] [--listen ADDR:PORT ...] [--address A/PREFIX ...]
+    usage: "[-c FILE] [-k FILE ...] [--listen ADDR:PORT ...]
+         [--address A/PREFIX ...]
          [--tun NAME | --no-tun | --private | --private-if-allowed] [--mtu BYTES] [--suite S ...]
          [--client-to-client] [--push-routes NETS] [--push-dns ADDRS] [--keepalive SECS]
          [--max-clients N] [--hello-max-age SECS] [--name NAME] [--verbose]",
