@@ -65,52 +65,36 @@ impl fmt::Display for Suite {
     }
 }
 
-/// What a record of the tunnel holds. (Finished, Config and Rekey belong to the protocol itself.)
+/// What a record of the tunnel holds, by its type on the wire. (The other types belong to the protocol itself.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// One or more IP packets, each behind its length as u16.
-    Packets,
+    Packets = 3,
     /// An offload header and one IP packet that the far kernel will segment or complete.
-    SuperPacket,
+    SuperPacket = 4,
     /// Asks for a Pong.
-    Ping,
+    Ping = 5,
     /// The content of the Ping, returned.
-    Pong,
+    Pong = 6,
     /// A text for the person or program at the other end.
-    Message,
+    Message = 8,
     /// The last record of a direction: a reason.
-    Close,
+    Close = 9,
 }
 
-/// The record types on the wire.
+/// The types that belong to the protocol itself.
 pub(super) mod types {
     pub(crate) const FINISHED: u8 = 1;
     pub(crate) const CONFIG: u8 = 2;
-    pub(crate) const PACKETS: u8 = 3;
-    pub(crate) const SUPER_PACKET: u8 = 4;
-    pub(crate) const PING: u8 = 5;
-    pub(crate) const PONG: u8 = 6;
     pub(crate) const REKEY: u8 = 7;
-    pub(crate) const MESSAGE: u8 = 8;
-    pub(crate) const CLOSE: u8 = 9;
 }
 
 impl Kind {
-    const TYPES: [(Kind, u8); 6] = [
-        (Kind::Packets, types::PACKETS),
-        (Kind::SuperPacket, types::SUPER_PACKET),
-        (Kind::Ping, types::PING),
-        (Kind::Pong, types::PONG),
-        (Kind::Message, types::MESSAGE),
-        (Kind::Close, types::CLOSE),
-    ];
-
-    fn to_type(self) -> u8 {
-        Kind::TYPES[self as usize].1
-    }
+    const ALL: [Kind; 6] =
+        [Kind::Packets, Kind::SuperPacket, Kind::Ping, Kind::Pong, Kind::Message, Kind::Close];
 
     fn from_type(byte: u8) -> Option<Kind> {
-        Kind::TYPES.into_iter().find(|(_, known)| *known == byte).map(|(kind, _)| kind)
+        Kind::ALL.into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -274,7 +258,7 @@ impl Sealer {
         content: usize,
         fresh: &mut dyn FnMut() -> Fresh,
     ) -> Result<usize, CannotSeal> {
-        self.seal_type(kind.to_type(), frame, content, fresh)
+        self.seal_type(kind as u8, frame, content, fresh)
     }
 
     /// Seals a Rekey, the last record under the old key, and steps to the next. Returns its frame.
