@@ -196,7 +196,8 @@ impl Direction {
         }
     }
 
-    /// Whether `content` bytes more stay within the hard limits. A Rekey (0 bytes) fits where nothing else does.
+    /// Whether one more record, of `content` bytes, stays within the hard limits. A Rekey has no content, so it
+    /// fits after the last of the bytes; not after the last of the records, which [`Sealer::rekey_is_due`] avoids.
     fn has_room(&self, content: usize) -> bool {
         self.counter < MAX_RECORDS && self.bytes.saturating_add(content as u64) <= MAX_BYTES
     }
@@ -271,7 +272,8 @@ impl Sealer {
         Ok(frame)
     }
 
-    /// Whether enough was sealed under this key. The tunnel also rekeys by its clock.
+    /// Whether enough was sealed under this key: far below the hard limits, so that a Rekey always fits. The tunnel
+    /// also rekeys by its clock.
     pub fn rekey_is_due(&self) -> bool {
         self.0.bytes >= REKEY_AFTER_BYTES || self.0.counter >= MAX_RECORDS / 2
     }
@@ -283,7 +285,7 @@ impl Sealer {
         content: &[u8],
         fresh: &mut dyn FnMut() -> Fresh,
     ) -> Result<Vec<u8>, CannotSeal> {
-        let mut frame = vec![0; usize::max(self.suite().frame_len(content.len()), HEADROOM + content.len())];
+        let mut frame = vec![0; self.suite().frame_len(content.len())];
         frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
         let length = self.seal_type(kind, &mut frame, content.len(), fresh)?;
         frame.truncate(length);
