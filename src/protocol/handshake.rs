@@ -20,7 +20,7 @@ use super::key_schedule::{Id, Root};
 use super::limits::MAX_HELLO;
 use super::ratchet::{ClientState, ServerState};
 use super::record::{self, Fresh, Opener, Sealer, Suite, types};
-use crate::fernet::{self, Age, token};
+use crate::fernet::{self, Age};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -419,8 +419,7 @@ fn open_hello<'a>(
     if text.len() > MAX_HELLO {
         return Err(Refused::Length(text.len()));
     }
-    let keys = std::slice::from_ref(root.hello());
-    let opened = token::open(keys, text, age).map_err(Refused::Token)?;
+    let opened = super::open_token(root.hello(), text, age).map_err(Refused::Token)?;
     let fields = Fields::parse(opened.message)?;
     match fields.required("role")? {
         role if role == due => Ok((opened.time, fields)),

@@ -22,6 +22,17 @@ pub mod key_schedule;
 pub mod ratchet;
 pub mod record;
 
+use crate::fernet::base64url::Malformed;
+use crate::fernet::{Age, Fernet, Refusal, token};
+
+/// Opens a token as this protocol carries it: with its padding, so that no two frames are the same token.
+fn open_token<'a>(key: &Fernet, text: &'a mut [u8], age: Option<Age>) -> Result<token::Opened<'a>, Refusal> {
+    if !text.len().is_multiple_of(4) {
+        return Err(Refusal::Text(Malformed::Length));
+    }
+    token::open(std::slice::from_ref(key), text, age)
+}
+
 /// What the limits of section 9 are. All of them belong to the protocol: a peer may rely on them.
 pub mod limits {
     /// Most bytes in the body of a hello frame.

@@ -379,10 +379,9 @@ impl Opener {
 
     /// Opens a record without counting it yet: nothing changes until all of it is right.
     fn open_type<'a>(&self, body: &'a mut [u8]) -> Result<(u8, &'a mut [u8]), Refused> {
-        let length = body.len();
         let message = match &self.0.cipher {
             Cipher::Aes256Gcm { aead, iv } => {
-                let header = frame::header(length);
+                let header = frame::header(body.len());
                 let (message, tag) = body.split_last_chunk_mut::<TAG>().ok_or(Refused::Tag)?;
                 aead.decrypt_inout_detached(
                     &nonce(iv, self.0.counter),
@@ -394,9 +393,10 @@ impl Opener {
                 message
             }
             Cipher::Fernet(fernet) => {
-                let opened = token::open(std::slice::from_ref(fernet), body, None).map_err(Refused::Token)?;
+                let message = super::open_token(fernet, body, None).map_err(Refused::Token)?.message;
+                let inside = message.len();
                 let (counter, message) =
-                    opened.message.split_first_chunk_mut::<COUNTER>().ok_or(Refused::Length(length))?;
+                    message.split_first_chunk_mut::<COUNTER>().ok_or(Refused::Length(inside))?;
                 let (due, found) = (self.0.counter, u64::from_be_bytes(*counter));
                 if found != due {
                     return Err(Refused::Counter { due, found });
