@@ -32,6 +32,8 @@ pub const VERSION: &str = "1";
 pub enum Refused {
     /// The hello has no room for an id and a token, or is too long.
     Length(usize),
+    /// The ClientHello carries the id of another key.
+    Id,
     /// The hello token is invalid.
     Token(fernet::Refusal),
     /// The hello's fields are not as specified.
@@ -56,6 +58,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Refused::Length(n) => write!(f, "a hello of {n} bytes"),
+            Refused::Id => write!(f, "the hello names another key"),
             Refused::Token(reason) => write!(f, "the hello's token is invalid: {reason}"),
             Refused::Field(reason) => write!(f, "the hello is malformed: {reason}"),
             Refused::Role(role) => {
@@ -180,10 +183,17 @@ impl ClientHello {
     /// # Errors
     /// [`Refused`]. The server stays silent.
     pub fn receive(root: &Root, body: &[u8], age: Option<Age>) -> Result<ClientHello, Refused> {
-        let Some((_, token)) = body.split_first_chunk::<8>() else { return Err(Refused::Length(body.len())) };
+        let (id, token) = body.split_first_chunk::<8>().ok_or(Refused::Length(body.len()))?;
+        if body.len() > MAX_HELLO {
+            return Err(Refused::Length(body.len()));
+        }
+        if *id != root.id() {
+            return Err(Refused::Id);
+        }
         let mut token = token.to_vec();
         let (time, fields) = open_hello(root, &mut token, age, "client")?;
         fields.required("versions")?;
+        fields.required("suites")?;
         Ok(ClientHello {
             time,
             speaks: fields.list("versions").any(|version| version == VERSION),
@@ -272,6 +282,9 @@ impl AwaitServerHello {
     /// # Errors
     /// [`Refused`]; the connection has to end.
     pub fn receive(self, body: &[u8]) -> Result<Agreed, Refused> {
+        if body.len() > MAX_HELLO {
+            return Err(Refused::Length(body.len()));
+        }
         let mut token = body.to_vec();
         let (time, fields) = open_hello(&self.root, &mut token, None, "server")?;
         if fields.hex32("client-nonce")? != self.nonce {
@@ -416,9 +429,6 @@ fn open_hello<'a>(
     age: Option<Age>,
     due: &str,
 ) -> Result<(u64, Fields<'a>), Refused> {
-    if text.len() > MAX_HELLO {
-        return Err(Refused::Length(text.len()));
-    }
     let opened = super::open_token(root.hello(), text, age).map_err(Refused::Token)?;
     let fields = Fields::parse(opened.message)?;
     match fields.required("role")? {
