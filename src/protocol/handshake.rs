@@ -94,6 +94,7 @@ pub struct Capabilities {
 impl Capabilities {
     const SUPER_PACKETS: &str = "super-packets";
 
+    /// As a list; there is one capability so far, so that the list is its only item.
     fn to_text(self) -> &'static str {
         if self.super_packets { Capabilities::SUPER_PACKETS } else { "" }
     }
@@ -300,10 +301,11 @@ impl AwaitServerHello {
         let name = fields.required("suite")?;
         let suite = Suite::parse(name).filter(|suite| self.offer.suites.contains(suite));
         let suite = suite.ok_or_else(|| Refused::NotOffered(name.to_owned()))?;
-        let capabilities = Capabilities::from_fields(&fields);
-        if capabilities != capabilities.and(self.offer.capabilities) {
-            return Err(Refused::NotOffered(capabilities.to_text().to_owned()));
+        let offered = self.offer.capabilities.to_text();
+        if let Some(name) = fields.list("capabilities").find(|name| *name != offered) {
+            return Err(Refused::NotOffered(name.to_owned()));
         }
+        let capabilities = Capabilities::from_fields(&fields);
         if step(&fields)? != self.step {
             return Err(Refused::Ratchet);
         }
