@@ -172,6 +172,7 @@ pub struct ClientHello {
     pub step: Option<u64>,
     /// The peer's program, printable.
     pub software: String,
+    root: Root,
     speaks: bool,
     suites: Vec<Suite>,
     capabilities: Capabilities,
@@ -197,6 +198,7 @@ impl ClientHello {
         fields.required("suites")?;
         Ok(ClientHello {
             time,
+            root: root.clone(),
             speaks: fields.list("versions").any(|version| version == VERSION),
             nonce: fields.hex32("nonce")?,
             step: step(&fields)?,
@@ -207,29 +209,21 @@ impl ClientHello {
         })
     }
 
-    /// The first of `allowed` that the client offered.
-    ///
-    /// # Errors
-    /// What to say with [`ClientHello::refuse`] where there is no common version or suite.
-    pub fn choose(&self, allowed: &[Suite]) -> Result<Suite, &'static str> {
-        if !self.speaks {
-            return Err("no common version (this is version 1)");
-        }
-        allowed.iter().copied().find(|suite| self.suites.contains(suite)).ok_or("no common suite")
-    }
-
     // ------------------------------------------------------------ 4.3 ServerHello
 
-    /// Answers with `suite`: the frame to send, and the state that takes Finished. `root` is the key that verified
-    /// this hello; with a ratcheted one, `ratchet` is its state.
+    /// Answers: the frame to send, and the state that takes Finished; or, where nothing fits, a frame that says so
+    /// and the same reason for the log, after which the connection ends. `ratchet` is the state of a ratcheted key,
+    /// durable already.
     pub fn answer(
         self,
-        root: &Root,
-        suite: Suite,
         offer: &Offer,
         ratchet: Option<&ServerState>,
         fresh: FreshHello,
-    ) -> (Vec<u8>, AwaitFinished) {
+    ) -> (Vec<u8>, Result<AwaitFinished, &'static str>) {
+        let suite = match self.choose(offer, ratchet) {
+            Ok(suite) => suite,
+            Err(reason) => return (self.refuse(reason, fresh.token), Err(reason)),
+        };
         let capabilities = self.capabilities.and(offer.capabilities);
         let mut hello = self.begin_answer();
         fields::write(&mut hello, "nonce", &fields::hex(&fresh.nonce));
@@ -240,22 +234,35 @@ impl ClientHello {
             fields::write(&mut hello, "ratchet", &fields::hex(&state.secret));
         }
         fields::write(&mut hello, "software", &offer.software);
-        let frame = frame::frame(&root.hello().seal(hello.as_bytes(), fresh.token.time, fresh.token.iv));
+        let frame = frame::frame(&self.root.hello().seal(hello.as_bytes(), fresh.token.time, fresh.token.iv));
         let transcript = self.transcript.chain_update(&frame).finalize();
-        let [client, server] = root.traffic_secrets(&transcript.into());
+        let [client, server] = self.root.traffic_secrets(&transcript.into());
         let next = AwaitFinished {
             sealer: Sealer::new(suite, server),
             opener: Opener::new(suite, client),
+            suite,
             capabilities,
         };
-        (frame, next)
+        (frame, Ok(next))
     }
 
     /// Answers with a reason instead: the frame to send, after which the connection ends.
-    pub fn refuse(self, root: &Root, reason: &str, fresh: Fresh) -> Vec<u8> {
+    pub fn refuse(self, reason: &str, fresh: Fresh) -> Vec<u8> {
         let mut hello = self.begin_answer();
         fields::write(&mut hello, "refused", reason);
-        frame::frame(&root.hello().seal(hello.as_bytes(), fresh.time, fresh.iv))
+        frame::frame(&self.root.hello().seal(hello.as_bytes(), fresh.time, fresh.iv))
+    }
+
+    /// The first suite of the server's that the client offered, if version and step are the same too.
+    fn choose(&self, offer: &Offer, ratchet: Option<&ServerState>) -> Result<Suite, &'static str> {
+        if !self.speaks {
+            return Err("no common version (this is version 1)");
+        }
+        if ratchet.map(|state| (state.root.id(), state.step)) != self.step.map(|step| (self.root.id(), step))
+        {
+            return Err("not the same step of the ratcheted key");
+        }
+        offer.suites.iter().copied().find(|suite| self.suites.contains(suite)).ok_or("no common suite")
     }
 
     fn begin_answer(&self) -> String {
@@ -365,6 +372,8 @@ impl Agreed {
 
 /// The server has answered a hello, which may be a recording.
 pub struct AwaitFinished {
+    /// The suite of the session.
+    pub suite: Suite,
     /// What both sides can do.
     pub capabilities: Capabilities,
     sealer: Sealer,
