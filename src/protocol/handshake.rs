@@ -19,7 +19,7 @@ use super::frame;
 use super::key_schedule::{Id, Root};
 use super::limits::MAX_HELLO;
 use super::ratchet::{ClientState, ServerState};
-use super::record::{self, Fresh, Opener, Sealer, Suite, types};
+use super::record::{self, CannotSeal, Fresh, Opener, Sealer, Suite, types};
 use crate::fernet::{self, Age};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -117,7 +117,7 @@ pub struct Offer {
     pub suites: Vec<Suite>,
     /// What it can do.
     pub capabilities: Capabilities,
-    /// Name and version of the program, for the other side's log.
+    /// Name and version of the program, for the other side's log: short, since a hello holds 703 bytes in all.
     pub software: String,
 }
 
@@ -365,7 +365,7 @@ impl Agreed {
         fresh: &mut dyn FnMut() -> Fresh,
     ) -> Result<(Vec<u8>, AwaitConfig), E> {
         self.next.as_ref().map_or(Ok(()), keep)?;
-        let frame = first_frame(&mut self.sealer, types::FINISHED, &[], fresh);
+        let frame = self.sealer.frame(types::FINISHED, &[], fresh).expect("the first record, and empty");
         Ok((frame, AwaitConfig { sealer: self.sealer, opener: self.opener }))
     }
 }
@@ -406,11 +406,15 @@ pub struct Ready {
 impl Ready {
     /// Seals Config: the frame to send, and the session.
     ///
-    /// # Panics
-    /// If `config` is longer than a record.
-    pub fn configure(mut self, config: &[u8], fresh: &mut dyn FnMut() -> Fresh) -> (Vec<u8>, Sealer, Opener) {
-        let frame = first_frame(&mut self.sealer, types::CONFIG, config, fresh);
-        (frame, self.sealer, self.opener)
+    /// # Errors
+    /// [`CannotSeal`] if `config` is longer than a record.
+    pub fn configure(
+        mut self,
+        config: &[u8],
+        fresh: &mut dyn FnMut() -> Fresh,
+    ) -> Result<(Vec<u8>, Sealer, Opener), CannotSeal> {
+        let frame = self.sealer.frame(types::CONFIG, config, fresh)?;
+        Ok((frame, self.sealer, self.opener))
     }
 }
 
@@ -455,8 +459,4 @@ fn step(fields: &Fields) -> Result<Option<u64>, FieldError> {
         Ok(step) if text.bytes().all(|c| c.is_ascii_digit()) => Ok(Some(step)),
         _ => Err(FieldError::Value("step")),
     }
-}
-
-fn first_frame(sealer: &mut Sealer, kind: u8, content: &[u8], fresh: &mut dyn FnMut() -> Fresh) -> Vec<u8> {
-    sealer.frame(kind, content, fresh).expect("the first record of a key is far from its limits")
 }

@@ -150,6 +150,14 @@ impl std::error::Error for Refused {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CannotSeal;
 
+impl fmt::Display for CannotSeal {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "the content is above {MAX_CONTENT} bytes, or the key was used up without a rekey")
+    }
+}
+
+impl std::error::Error for CannotSeal {}
+
 /// The time and IV of one Fernet record.
 #[derive(Clone, Copy, Debug)]
 pub struct Fresh {
