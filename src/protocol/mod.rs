@@ -45,7 +45,7 @@ pub mod limits {
     pub const REKEY_AFTER_BYTES: u64 = 1 << 30;
     /// … or after this many seconds (the tunnel's clock counts them).
     pub const REKEY_AFTER_SECONDS: u64 = 600;
-    /// No key seals or opens more than this many bytes: 2^32 AES blocks, a chance of 2^-65 to tell them from noise.
+    /// No key seals or opens more than this many bytes: section 7 counts the AES blocks.
     pub const MAX_BYTES: u64 = 1 << 36;
     /// No key seals or opens more than this many records.
     pub const MAX_RECORDS: u64 = 1 << 32;
