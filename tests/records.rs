@@ -45,7 +45,7 @@ fn every_kind_and_the_sizes_at_the_edges_arrive() {
         let (mut sealer, mut opener) = direction(suite);
         for kind in KINDS {
             for n in [0, 1, 2, 15, 16, 17, 1500, MAX_CONTENT - 1, MAX_CONTENT] {
-                let content: Vec<u8> = (0..n).map(|i| (i % 251) as u8).collect();
+                let content: Vec<u8> = (0..=250).cycle().take(n).collect();
                 let body = seal(&mut sealer, kind, &content);
                 assert!(body.len() <= suite.max_body() && suite.max_body() <= MAX_BODY);
                 assert_eq!(open(&mut opener, &body), Ok(Some((kind, content))), "{suite} {kind:?} {n}");
@@ -334,11 +334,14 @@ fn nothing_is_delivered_but_what_was_sent_in_order() {
     }
 }
 
+/// What a record holds, or nothing for a Rekey.
+type Inside = Option<(Kind, Vec<u8>)>;
+
 struct Lane<'a> {
     sealer: &'a mut Sealer,
     opener: &'a mut Opener,
     /// What is under way: the body, and what it is to become.
-    sent: VecDeque<(Vec<u8>, Option<(Kind, Vec<u8>)>)>,
+    sent: VecDeque<(Vec<u8>, Inside)>,
 }
 
 fn session_of_somebody_else(suite: Suite) -> Sealer {
