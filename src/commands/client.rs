@@ -17,8 +17,8 @@ use std::thread;
 pub const CLIENT: Command = Command {
     name: "client",
     summary: "runs the client",
-    usage:
-        "[-c FILE] [-k FILE] [--connect HOST:PORT] [--tun NAME | --no-tun | --private | --private-if-allowed]
+    usage: "[-c FILE] [-k FILE] [--connect HOST:PORT]
+         [--tun NAME | --no-tun | --private | --private-if-allowed]
          [--routes pushed|none|NETS] [--suite S ...] [--send TEXT] [--ping [--count N]] [--once]
          [--name NAME] [--verbose]",
     syntax: Syntax {
