@@ -19,7 +19,7 @@ use super::frame;
 use super::key_schedule::{Id, Root};
 use super::limits::MAX_HELLO;
 use super::ratchet::{ClientState, ServerState};
-use super::record::{self, CannotSeal, Fresh, Opener, Sealer, Suite, types};
+use super::record::{self, CannotSeal, Draw, Fresh, Opener, Sealer, Suite, types};
 use crate::fernet::{self, Age};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -61,12 +61,8 @@ impl fmt::Display for Refused {
             Refused::Id => write!(f, "the hello names another key"),
             Refused::Token(reason) => write!(f, "the hello's token is invalid: {reason}"),
             Refused::Field(reason) => write!(f, "the hello is malformed: {reason}"),
-            Refused::Role(role) => {
-                write!(f, "the hello is from a {role}: reflected, or two ends of one kind")
-            }
-            Refused::Version(versions) => {
-                write!(f, "the peer speaks version {versions}, this is version {VERSION}")
-            }
+            Refused::Role(role) => write!(f, "the hello is from a {role}: reflected, or two of a kind"),
+            Refused::Version(theirs) => write!(f, "the server chose version {theirs}, this is {VERSION}"),
             Refused::Echo => write!(f, "the answer belongs to another hello"),
             Refused::NotOffered(what) => write!(f, "the server chose {what}, which was not offered"),
             Refused::Ratchet => write!(f, "the two sides disagree about the ratcheted key or its step"),
@@ -100,13 +96,8 @@ impl Capabilities {
     }
 
     fn from_fields(fields: &Fields) -> Capabilities {
-        Capabilities {
-            super_packets: fields.list("capabilities").any(|name| name == Capabilities::SUPER_PACKETS),
-        }
-    }
-
-    fn and(self, other: Capabilities) -> Capabilities {
-        Capabilities { super_packets: self.super_packets && other.super_packets }
+        let has = |known| fields.list("capabilities").any(|name| name == known);
+        Capabilities { super_packets: has(Capabilities::SUPER_PACKETS) }
     }
 }
 
@@ -224,7 +215,8 @@ impl ClientHello {
             Ok(suite) => suite,
             Err(reason) => return (self.refuse(reason, fresh.token), Err(reason)),
         };
-        let capabilities = self.capabilities.and(offer.capabilities);
+        let super_packets = self.capabilities.super_packets && offer.capabilities.super_packets;
+        let capabilities = Capabilities { super_packets };
         let mut hello = self.begin_answer();
         fields::write(&mut hello, "nonce", &fields::hex(&fresh.nonce));
         fields::write(&mut hello, "suite", suite.name());
@@ -258,8 +250,8 @@ impl ClientHello {
         if !self.speaks {
             return Err("no common version (this is version 1)");
         }
-        if ratchet.map(|state| (state.root.id(), state.step)) != self.step.map(|step| (self.root.id(), step))
-        {
+        let theirs = self.step.map(|step| (self.root.id(), step));
+        if theirs != ratchet.map(|state| (state.root.id(), state.step)) {
             return Err("not the same step of the ratcheted key");
         }
         offer.suites.iter().copied().find(|suite| self.suites.contains(suite)).ok_or("no common suite")
@@ -316,10 +308,9 @@ impl AwaitServerHello {
         if step(&fields)? != self.step {
             return Err(Refused::Ratchet);
         }
-        let next = match self.step {
-            Some(step) => {
-                Some(ClientState { step, root: self.root.clone() }.advance(&fields.hex32("ratchet")?))
-            }
+        let state = self.step.map(|step| ClientState { step, root: self.root.clone() });
+        let next = match state {
+            Some(state) => Some(state.advance(&fields.hex32("ratchet")?)),
             None => None,
         };
         let transcript = self.transcript.chain_update(frame::frame(body)).finalize();
@@ -362,7 +353,7 @@ impl Agreed {
     pub fn finish<E>(
         mut self,
         keep: impl FnOnce(&ClientState) -> Result<(), E>,
-        fresh: &mut dyn FnMut() -> Fresh,
+        fresh: Draw,
     ) -> Result<(Vec<u8>, AwaitConfig), E> {
         self.next.as_ref().map_or(Ok(()), keep)?;
         let frame = self.sealer.frame(types::FINISHED, &[], fresh).expect("the first record, and empty");
@@ -408,11 +399,7 @@ impl Ready {
     ///
     /// # Errors
     /// [`CannotSeal`] if `config` is longer than a record.
-    pub fn configure(
-        mut self,
-        config: &[u8],
-        fresh: &mut dyn FnMut() -> Fresh,
-    ) -> Result<(Vec<u8>, Sealer, Opener), CannotSeal> {
+    pub fn configure(mut self, config: &[u8], fresh: Draw) -> Result<(Vec<u8>, Sealer, Opener), CannotSeal> {
         let frame = self.sealer.frame(types::CONFIG, config, fresh)?;
         Ok((frame, self.sealer, self.opener))
     }
