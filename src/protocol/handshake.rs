@@ -176,10 +176,7 @@ impl ClientHello {
     /// # Errors
     /// [`Refused`]. The server stays silent.
     pub fn receive(root: &Root, body: &[u8], age: Option<Age>) -> Result<ClientHello, Refused> {
-        let (id, token) = body.split_first_chunk::<8>().ok_or(Refused::Length(body.len()))?;
-        if body.len() > MAX_HELLO {
-            return Err(Refused::Length(body.len()));
-        }
+        let (id, token) = limited(body)?.split_first_chunk::<8>().ok_or(Refused::Length(body.len()))?;
         if *id != root.id() {
             return Err(Refused::Id);
         }
@@ -229,13 +226,8 @@ impl ClientHello {
         let frame = frame::frame(&self.root.hello().seal(hello.as_bytes(), fresh.token.time, fresh.token.iv));
         let transcript = self.transcript.chain_update(&frame).finalize();
         let [client, server] = self.root.traffic_secrets(&transcript.into());
-        let next = AwaitFinished {
-            sealer: Sealer::new(suite, server),
-            opener: Opener::new(suite, client),
-            suite,
-            capabilities,
-        };
-        (frame, Ok(next))
+        let (sealer, opener) = (Sealer::new(suite, server), Opener::new(suite, client));
+        (frame, Ok(AwaitFinished { suite, capabilities, sealer, opener }))
     }
 
     /// Answers with a reason instead: the frame to send, after which the connection ends.
@@ -282,10 +274,7 @@ impl AwaitServerHello {
     /// # Errors
     /// [`Refused`]; the connection has to end.
     pub fn receive(self, body: &[u8]) -> Result<Agreed, Refused> {
-        if body.len() > MAX_HELLO {
-            return Err(Refused::Length(body.len()));
-        }
-        let mut token = body.to_vec();
+        let mut token = limited(body)?.to_vec();
         let (time, fields) = open_hello(&self.root, &mut token, None, "server")?;
         if fields.hex32("client-nonce")? != self.nonce {
             return Err(Refused::Echo);
@@ -315,15 +304,9 @@ impl AwaitServerHello {
         };
         let transcript = self.transcript.chain_update(frame::frame(body)).finalize();
         let [client, server] = self.root.traffic_secrets(&transcript.into());
-        Ok(Agreed {
-            time,
-            suite,
-            capabilities,
-            software: fields.value("software").unwrap_or_default().to_owned(),
-            next,
-            sealer: Sealer::new(suite, client),
-            opener: Opener::new(suite, server),
-        })
+        let software = fields.value("software").unwrap_or_default().to_owned();
+        let (sealer, opener) = (Sealer::new(suite, client), Opener::new(suite, server));
+        Ok(Agreed { time, suite, capabilities, software, next, sealer, opener })
     }
 }
 
@@ -357,7 +340,7 @@ impl Agreed {
     ) -> Result<(Vec<u8>, AwaitConfig), E> {
         self.next.as_ref().map_or(Ok(()), keep)?;
         let frame = self.sealer.frame(types::FINISHED, &[], fresh).expect("the first record, and empty");
-        Ok((frame, AwaitConfig { sealer: self.sealer, opener: self.opener }))
+        Ok((frame, AwaitConfig(self.sealer, self.opener)))
     }
 }
 
@@ -382,17 +365,14 @@ impl AwaitFinished {
         if !content.is_empty() {
             return Err(Refused::Record(record::Refused::Length(content.len())));
         }
-        Ok(Ready { sealer: self.sealer, opener: self.opener })
+        Ok(Ready(self.sealer, self.opener))
     }
 }
 
 // -------------------------------------------------------------------- 4.5 Config
 
 /// The server has verified the client. Only now does a ratcheted key advance, and a lease or a route change.
-pub struct Ready {
-    sealer: Sealer,
-    opener: Opener,
-}
+pub struct Ready(Sealer, Opener);
 
 impl Ready {
     /// Seals Config: the frame to send, and the session.
@@ -400,16 +380,13 @@ impl Ready {
     /// # Errors
     /// [`CannotSeal`] if `config` is longer than a record.
     pub fn configure(mut self, config: &[u8], fresh: Draw) -> Result<(Vec<u8>, Sealer, Opener), CannotSeal> {
-        let frame = self.sealer.frame(types::CONFIG, config, fresh)?;
-        Ok((frame, self.sealer, self.opener))
+        let frame = self.0.frame(types::CONFIG, config, fresh)?;
+        Ok((frame, self.0, self.1))
     }
 }
 
 /// The client has sent Finished. It sends nothing more until it has opened Config.
-pub struct AwaitConfig {
-    sealer: Sealer,
-    opener: Opener,
-}
+pub struct AwaitConfig(Sealer, Opener);
 
 impl AwaitConfig {
     /// Opens Config: its content, and the session.
@@ -417,12 +394,17 @@ impl AwaitConfig {
     /// # Errors
     /// [`Refused`]; the connection has to end.
     pub fn receive(mut self, body: &mut [u8]) -> Result<(Vec<u8>, Sealer, Opener), Refused> {
-        let config = self.opener.open_due(body, types::CONFIG).map_err(Refused::Record)?.to_vec();
-        Ok((config, self.sealer, self.opener))
+        let config = self.1.open_due(body, types::CONFIG).map_err(Refused::Record)?.to_vec();
+        Ok((config, self.0, self.1))
     }
 }
 
 // -------------------------------------------------------------------- both sides
+
+/// The body of a hello, unless it is too long.
+fn limited(body: &[u8]) -> Result<&[u8], Refused> {
+    if body.len() > MAX_HELLO { Err(Refused::Length(body.len())) } else { Ok(body) }
+}
 
 /// Opens a hello token and checks that its maker has the role that is due.
 fn open_hello<'a>(
