@@ -333,6 +333,11 @@ impl Opener {
         Opener(Direction::new(suite, secret))
     }
 
+    /// The suite of this session.
+    pub fn suite(&self) -> Suite {
+        self.0.suite
+    }
+
     /// The secret in use, for a key log.
     pub fn secret(&self) -> &TrafficSecret {
         &self.0.secret
