@@ -247,22 +247,16 @@ impl Sealer {
         &self.0.secret
     }
 
-    /// Seals a record in place. `frame` holds [`HEADROOM`] bytes of anything, then `content` bytes, then room up
+    /// Seals a record in place. `frame` holds [`HEADROOM`] bytes of anything, then `n` bytes of content, then room up
     /// to [`Suite::frame_len`]. Returns the length of the frame that now stands at its start.
     ///
     /// # Errors
     /// [`CannotSeal`] at the hard limits of section 9; a sender that heeds [`Sealer::rekey_is_due`] never meets them.
     ///
     /// # Panics
-    /// If `frame` is shorter than `frame_len(content)`.
-    pub fn seal(
-        &mut self,
-        kind: Kind,
-        frame: &mut [u8],
-        content: usize,
-        fresh: Draw,
-    ) -> Result<usize, CannotSeal> {
-        self.seal_type(kind as u8, frame, content, fresh)
+    /// If `frame` is shorter than `frame_len(n)`.
+    pub fn seal(&mut self, kind: Kind, frame: &mut [u8], n: usize, fresh: Draw) -> Result<usize, CannotSeal> {
+        self.seal_type(kind as u8, frame, n, fresh)
     }
 
     /// Seals a Rekey, the last record under the old key, and steps to the next. Returns its frame.
@@ -285,36 +279,28 @@ impl Sealer {
     pub(super) fn frame(&mut self, kind: u8, content: &[u8], fresh: Draw) -> Result<Vec<u8>, CannotSeal> {
         let mut frame = vec![0; self.suite().frame_len(content.len())];
         frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
-        let length = self.seal_type(kind, &mut frame, content.len(), fresh)?;
-        frame.truncate(length);
+        self.seal_type(kind, &mut frame, content.len(), fresh)?;
         Ok(frame)
     }
 
-    fn seal_type(
-        &mut self,
-        kind: u8,
-        frame: &mut [u8],
-        content: usize,
-        fresh: Draw,
-    ) -> Result<usize, CannotSeal> {
-        if content > MAX_CONTENT || !self.0.has_room(content) {
+    fn seal_type(&mut self, kind: u8, frame: &mut [u8], n: usize, fresh: Draw) -> Result<usize, CannotSeal> {
+        if n > MAX_CONTENT || !self.0.has_room(n) {
             return Err(CannotSeal);
         }
-        let frame = &mut frame[..self.suite().frame_len(content)];
+        let frame = &mut frame[..self.suite().frame_len(n)];
         let header = frame::header(frame.len() - frame::HEADER);
         match &self.0.cipher {
             Cipher::Aes256Gcm { aead, iv } => {
                 frame[frame::HEADER] = kind;
-                let (message, tag) = frame[frame::HEADER..].split_at_mut(1 + content);
-                let computed = aead
-                    .encrypt_inout_detached(&nonce(iv, self.0.counter), &header, message.into())
-                    .expect("a record is shorter than AES-GCM's limit of 64 GiB");
-                tag.copy_from_slice(&computed);
+                let (message, tag) = frame[frame::HEADER..].split_at_mut(1 + n);
+                let computed =
+                    aead.encrypt_inout_detached(&nonce(iv, self.0.counter), &header, message.into());
+                tag.copy_from_slice(&computed.expect("a record is shorter than AES-GCM's limit of 64 GiB"));
             }
             Cipher::Fernet(fernet) => {
-                let message = COUNTER + 1 + content;
+                let message = COUNTER + 1 + n;
                 let start = frame::HEADER + token::message_start(message);
-                frame.copy_within(HEADROOM..HEADROOM + content, start + COUNTER + 1);
+                frame.copy_within(HEADROOM..HEADROOM + n, start + COUNTER + 1);
                 frame[start..start + COUNTER].copy_from_slice(&self.0.counter.to_be_bytes());
                 frame[start + COUNTER] = kind;
                 let Fresh { time, iv } = fresh();
@@ -323,7 +309,7 @@ impl Sealer {
         }
         frame[..frame::HEADER].copy_from_slice(&header);
         let length = frame.len();
-        self.0.count(content);
+        self.0.count(n);
         Ok(length)
     }
 }
@@ -396,15 +382,9 @@ impl Opener {
             }
         };
         let length = message.len();
-        match message.split_first_mut() {
-            Some((&mut kind, content)) if content.len() <= MAX_CONTENT => {
-                match self.0.has_room(content.len()) {
-                    true => Ok((kind, content)),
-                    false => Err(Refused::Limit),
-                }
-            }
-            _ => Err(Refused::Length(length)),
-        }
+        let parts = message.split_first_mut().filter(|(_, content)| content.len() <= MAX_CONTENT);
+        let (kind, content) = parts.ok_or(Refused::Length(length))?;
+        if self.0.has_room(content.len()) { Ok((*kind, content)) } else { Err(Refused::Limit) }
     }
 }
 
