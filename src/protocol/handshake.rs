@@ -19,7 +19,7 @@ use super::frame;
 use super::key_schedule::{Id, Root};
 use super::limits::MAX_HELLO;
 use super::ratchet::{ClientState, ServerState};
-use super::record::{self, CannotSeal, Fresh, Opener, Sealer, Suite, types};
+use super::record::{self, CannotSeal, Draw, Fresh, Opener, Sealer, Suite, types};
 use crate::fernet::{self, Age};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -61,12 +61,8 @@ impl fmt::Display for Refused {
             Refused::Id => write!(f, "the hello names another key"),
             Refused::Token(reason) => write!(f, "the hello's token is invalid: {reason}"),
             Refused::Field(reason) => write!(f, "the hello is malformed: {reason}"),
-            Refused::Role(role) => {
-                write!(f, "the hello is from a {role}: reflected, or two ends of one kind")
-            }
-            Refused::Version(versions) => {
-                write!(f, "the peer speaks version {versions}, this is version {VERSION}")
-            }
+            Refused::Role(role) => write!(f, "the hello is from a {role}: reflected, or two of a kind"),
+            Refused::Version(theirs) => write!(f, "the server chose version {theirs}, this is {VERSION}"),
             Refused::Echo => write!(f, "the answer belongs to another hello"),
             Refused::NotOffered(what) => write!(f, "the server chose {what}, which was not offered"),
             Refused::Ratchet => write!(f, "the two sides disagree about the ratcheted key or its step"),
@@ -100,13 +96,8 @@ impl Capabilities {
     }
 
     fn from_fields(fields: &Fields) -> Capabilities {
-        Capabilities {
-            super_packets: fields.list("capabilities").any(|name| name == Capabilities::SUPER_PACKETS),
-        }
-    }
-
-    fn and(self, other: Capabilities) -> Capabilities {
-        Capabilities { super_packets: self.super_packets && other.super_packets }
+        let has = |known| fields.list("capabilities").any(|name| name == known);
+        Capabilities { super_packets: has(Capabilities::SUPER_PACKETS) }
     }
 }
 
@@ -185,10 +176,7 @@ impl ClientHello {
     /// # Errors
     /// [`Refused`]. The server stays silent.
     pub fn receive(root: &Root, body: &[u8], age: Option<Age>) -> Result<ClientHello, Refused> {
-        let (id, token) = body.split_first_chunk::<8>().ok_or(Refused::Length(body.len()))?;
-        if body.len() > MAX_HELLO {
-            return Err(Refused::Length(body.len()));
-        }
+        let (id, token) = limited(body)?.split_first_chunk::<8>().ok_or(Refused::Length(body.len()))?;
         if *id != root.id() {
             return Err(Refused::Id);
         }
@@ -224,7 +212,8 @@ impl ClientHello {
             Ok(suite) => suite,
             Err(reason) => return (self.refuse(reason, fresh.token), Err(reason)),
         };
-        let capabilities = self.capabilities.and(offer.capabilities);
+        let super_packets = self.capabilities.super_packets && offer.capabilities.super_packets;
+        let capabilities = Capabilities { super_packets };
         let mut hello = self.begin_answer();
         fields::write(&mut hello, "nonce", &fields::hex(&fresh.nonce));
         fields::write(&mut hello, "suite", suite.name());
@@ -237,13 +226,8 @@ impl ClientHello {
         let frame = frame::frame(&self.root.hello().seal(hello.as_bytes(), fresh.token.time, fresh.token.iv));
         let transcript = self.transcript.chain_update(&frame).finalize();
         let [client, server] = self.root.traffic_secrets(&transcript.into());
-        let next = AwaitFinished {
-            sealer: Sealer::new(suite, server),
-            opener: Opener::new(suite, client),
-            suite,
-            capabilities,
-        };
-        (frame, Ok(next))
+        let (sealer, opener) = (Sealer::new(suite, server), Opener::new(suite, client));
+        (frame, Ok(AwaitFinished { suite, capabilities, sealer, opener }))
     }
 
     /// Answers with a reason instead: the frame to send, after which the connection ends.
@@ -258,8 +242,8 @@ impl ClientHello {
         if !self.speaks {
             return Err("no common version (this is version 1)");
         }
-        if ratchet.map(|state| (state.root.id(), state.step)) != self.step.map(|step| (self.root.id(), step))
-        {
+        let theirs = self.step.map(|step| (self.root.id(), step));
+        if theirs != ratchet.map(|state| (state.root.id(), state.step)) {
             return Err("not the same step of the ratcheted key");
         }
         offer.suites.iter().copied().find(|suite| self.suites.contains(suite)).ok_or("no common suite")
@@ -290,10 +274,7 @@ impl AwaitServerHello {
     /// # Errors
     /// [`Refused`]; the connection has to end.
     pub fn receive(self, body: &[u8]) -> Result<Agreed, Refused> {
-        if body.len() > MAX_HELLO {
-            return Err(Refused::Length(body.len()));
-        }
-        let mut token = body.to_vec();
+        let mut token = limited(body)?.to_vec();
         let (time, fields) = open_hello(&self.root, &mut token, None, "server")?;
         if fields.hex32("client-nonce")? != self.nonce {
             return Err(Refused::Echo);
@@ -316,23 +297,16 @@ impl AwaitServerHello {
         if step(&fields)? != self.step {
             return Err(Refused::Ratchet);
         }
-        let next = match self.step {
-            Some(step) => {
-                Some(ClientState { step, root: self.root.clone() }.advance(&fields.hex32("ratchet")?))
-            }
+        let state = self.step.map(|step| ClientState { step, root: self.root.clone() });
+        let next = match state {
+            Some(state) => Some(state.advance(&fields.hex32("ratchet")?)),
             None => None,
         };
         let transcript = self.transcript.chain_update(frame::frame(body)).finalize();
         let [client, server] = self.root.traffic_secrets(&transcript.into());
-        Ok(Agreed {
-            time,
-            suite,
-            capabilities,
-            software: fields.value("software").unwrap_or_default().to_owned(),
-            next,
-            sealer: Sealer::new(suite, client),
-            opener: Opener::new(suite, server),
-        })
+        let software = fields.value("software").unwrap_or_default().to_owned();
+        let (sealer, opener) = (Sealer::new(suite, client), Opener::new(suite, server));
+        Ok(Agreed { time, suite, capabilities, software, next, sealer, opener })
     }
 }
 
@@ -362,11 +336,11 @@ impl Agreed {
     pub fn finish<E>(
         mut self,
         keep: impl FnOnce(&ClientState) -> Result<(), E>,
-        fresh: &mut dyn FnMut() -> Fresh,
+        fresh: Draw,
     ) -> Result<(Vec<u8>, AwaitConfig), E> {
         self.next.as_ref().map_or(Ok(()), keep)?;
         let frame = self.sealer.frame(types::FINISHED, &[], fresh).expect("the first record, and empty");
-        Ok((frame, AwaitConfig { sealer: self.sealer, opener: self.opener }))
+        Ok((frame, AwaitConfig(self.sealer, self.opener)))
     }
 }
 
@@ -391,38 +365,28 @@ impl AwaitFinished {
         if !content.is_empty() {
             return Err(Refused::Record(record::Refused::Length(content.len())));
         }
-        Ok(Ready { sealer: self.sealer, opener: self.opener })
+        Ok(Ready(self.sealer, self.opener))
     }
 }
 
 // -------------------------------------------------------------------- 4.5 Config
 
 /// The server has verified the client. Only now does a ratcheted key advance, and a lease or a route change.
-pub struct Ready {
-    sealer: Sealer,
-    opener: Opener,
-}
+pub struct Ready(Sealer, Opener);
 
 impl Ready {
     /// Seals Config: the frame to send, and the session.
     ///
     /// # Errors
     /// [`CannotSeal`] if `config` is longer than a record.
-    pub fn configure(
-        mut self,
-        config: &[u8],
-        fresh: &mut dyn FnMut() -> Fresh,
-    ) -> Result<(Vec<u8>, Sealer, Opener), CannotSeal> {
-        let frame = self.sealer.frame(types::CONFIG, config, fresh)?;
-        Ok((frame, self.sealer, self.opener))
+    pub fn configure(mut self, config: &[u8], fresh: Draw) -> Result<(Vec<u8>, Sealer, Opener), CannotSeal> {
+        let frame = self.0.frame(types::CONFIG, config, fresh)?;
+        Ok((frame, self.0, self.1))
     }
 }
 
 /// The client has sent Finished. It sends nothing more until it has opened Config.
-pub struct AwaitConfig {
-    sealer: Sealer,
-    opener: Opener,
-}
+pub struct AwaitConfig(Sealer, Opener);
 
 impl AwaitConfig {
     /// Opens Config: its content, and the session.
@@ -430,12 +394,17 @@ impl AwaitConfig {
     /// # Errors
     /// [`Refused`]; the connection has to end.
     pub fn receive(mut self, body: &mut [u8]) -> Result<(Vec<u8>, Sealer, Opener), Refused> {
-        let config = self.opener.open_due(body, types::CONFIG).map_err(Refused::Record)?.to_vec();
-        Ok((config, self.sealer, self.opener))
+        let config = self.1.open_due(body, types::CONFIG).map_err(Refused::Record)?.to_vec();
+        Ok((config, self.0, self.1))
     }
 }
 
 // -------------------------------------------------------------------- both sides
+
+/// The body of a hello, unless it is too long.
+fn limited(body: &[u8]) -> Result<&[u8], Refused> {
+    if body.len() > MAX_HELLO { Err(Refused::Length(body.len())) } else { Ok(body) }
+}
 
 /// Opens a hello token and checks that its maker has the role that is due.
 fn open_hello<'a>(

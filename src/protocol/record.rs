@@ -132,9 +132,7 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Refused::Tag => {
-                write!(f, "the record is not the next one under this key (its tag does not verify)")
-            }
+            Refused::Tag => write!(f, "the record is not the next one under this key: its tag is wrong"),
             Refused::Token(reason) => write!(f, "the record is not a valid token: {reason}"),
             Refused::Counter { due, found } => write!(f, "record {found} came where record {due} is due"),
             Refused::Length(n) => write!(f, "a record with {n} bytes inside"),
@@ -167,6 +165,9 @@ pub struct Fresh {
     pub iv: [u8; 16],
 }
 
+/// Draws what one more Fernet record needs. Not called for the other suite.
+pub type Draw<'a> = &'a mut dyn FnMut() -> Fresh;
+
 /// Bytes that [`Sealer::seal`] wants before the content: the length and the type.
 pub const HEADROOM: usize = frame::HEADER + 1;
 const TAG: usize = 16;
@@ -174,6 +175,7 @@ const COUNTER: usize = 8;
 
 /// One direction's key, and how far it has been used.
 struct Direction {
+    suite: Suite,
     secret: TrafficSecret,
     cipher: Cipher,
     counter: u64,
@@ -194,14 +196,7 @@ impl Direction {
             }
             Suite::Fernet => Cipher::Fernet(Box::new(Fernet::new(&Key::from_bytes(&key)))),
         };
-        Direction { secret, cipher, counter: 0, bytes: 0 }
-    }
-
-    fn suite(&self) -> Suite {
-        match self.cipher {
-            Cipher::Aes256Gcm { .. } => Suite::Aes256Gcm,
-            Cipher::Fernet(_) => Suite::Fernet,
-        }
+        Direction { suite, secret, cipher, counter: 0, bytes: 0 }
     }
 
     /// Whether one more record, of `content` bytes, stays within the hard limits. A Rekey has no content, so it
@@ -218,7 +213,7 @@ impl Direction {
 
     /// One step of the key: a new secret, counter at zero, the old key wiped as it is dropped.
     fn rekey(&mut self) {
-        *self = Direction::new(self.suite(), self.secret.rekey());
+        *self = Direction::new(self.suite, self.secret.rekey());
     }
 }
 
@@ -244,7 +239,7 @@ impl Sealer {
 
     /// The suite of this session.
     pub fn suite(&self) -> Suite {
-        self.0.suite()
+        self.0.suite
     }
 
     /// The secret in use, for a key log.
@@ -252,29 +247,23 @@ impl Sealer {
         &self.0.secret
     }
 
-    /// Seals a record in place. `frame` holds [`HEADROOM`] bytes of anything, then `content` bytes, then room up
+    /// Seals a record in place. `frame` holds [`HEADROOM`] bytes of anything, then `n` bytes of content, then room up
     /// to [`Suite::frame_len`]. Returns the length of the frame that now stands at its start.
     ///
     /// # Errors
     /// [`CannotSeal`] at the hard limits of section 9; a sender that heeds [`Sealer::rekey_is_due`] never meets them.
     ///
     /// # Panics
-    /// If `frame` is shorter than `frame_len(content)`.
-    pub fn seal(
-        &mut self,
-        kind: Kind,
-        frame: &mut [u8],
-        content: usize,
-        fresh: &mut dyn FnMut() -> Fresh,
-    ) -> Result<usize, CannotSeal> {
-        self.seal_type(kind as u8, frame, content, fresh)
+    /// If `frame` is shorter than `frame_len(n)`.
+    pub fn seal(&mut self, kind: Kind, frame: &mut [u8], n: usize, fresh: Draw) -> Result<usize, CannotSeal> {
+        self.seal_type(kind as u8, frame, n, fresh)
     }
 
     /// Seals a Rekey, the last record under the old key, and steps to the next. Returns its frame.
     ///
     /// # Errors
     /// [`CannotSeal`] as for [`Sealer::seal`].
-    pub fn rekey(&mut self, fresh: &mut dyn FnMut() -> Fresh) -> Result<Vec<u8>, CannotSeal> {
+    pub fn rekey(&mut self, fresh: Draw) -> Result<Vec<u8>, CannotSeal> {
         let frame = self.frame(types::REKEY, &[], fresh)?;
         self.0.rekey();
         Ok(frame)
@@ -287,44 +276,31 @@ impl Sealer {
     }
 
     /// Seals `content` into a frame of its own.
-    pub(super) fn frame(
-        &mut self,
-        kind: u8,
-        content: &[u8],
-        fresh: &mut dyn FnMut() -> Fresh,
-    ) -> Result<Vec<u8>, CannotSeal> {
+    pub(super) fn frame(&mut self, kind: u8, content: &[u8], fresh: Draw) -> Result<Vec<u8>, CannotSeal> {
         let mut frame = vec![0; self.suite().frame_len(content.len())];
         frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
-        let length = self.seal_type(kind, &mut frame, content.len(), fresh)?;
-        frame.truncate(length);
+        self.seal_type(kind, &mut frame, content.len(), fresh)?;
         Ok(frame)
     }
 
-    fn seal_type(
-        &mut self,
-        kind: u8,
-        frame: &mut [u8],
-        content: usize,
-        fresh: &mut dyn FnMut() -> Fresh,
-    ) -> Result<usize, CannotSeal> {
-        if content > MAX_CONTENT || !self.0.has_room(content) {
+    fn seal_type(&mut self, kind: u8, frame: &mut [u8], n: usize, fresh: Draw) -> Result<usize, CannotSeal> {
+        if n > MAX_CONTENT || !self.0.has_room(n) {
             return Err(CannotSeal);
         }
-        let frame = &mut frame[..self.suite().frame_len(content)];
+        let frame = &mut frame[..self.suite().frame_len(n)];
         let header = frame::header(frame.len() - frame::HEADER);
         match &self.0.cipher {
             Cipher::Aes256Gcm { aead, iv } => {
                 frame[frame::HEADER] = kind;
-                let (message, tag) = frame[frame::HEADER..].split_at_mut(1 + content);
-                let computed = aead
-                    .encrypt_inout_detached(&nonce(iv, self.0.counter), &header, message.into())
-                    .expect("a record is shorter than AES-GCM's limit of 64 GiB");
-                tag.copy_from_slice(&computed);
+                let (message, tag) = frame[frame::HEADER..].split_at_mut(1 + n);
+                let computed =
+                    aead.encrypt_inout_detached(&nonce(iv, self.0.counter), &header, message.into());
+                tag.copy_from_slice(&computed.expect("a record is shorter than AES-GCM's limit of 64 GiB"));
             }
             Cipher::Fernet(fernet) => {
-                let message = COUNTER + 1 + content;
+                let message = COUNTER + 1 + n;
                 let start = frame::HEADER + token::message_start(message);
-                frame.copy_within(HEADROOM..HEADROOM + content, start + COUNTER + 1);
+                frame.copy_within(HEADROOM..HEADROOM + n, start + COUNTER + 1);
                 frame[start..start + COUNTER].copy_from_slice(&self.0.counter.to_be_bytes());
                 frame[start + COUNTER] = kind;
                 let Fresh { time, iv } = fresh();
@@ -333,7 +309,7 @@ impl Sealer {
         }
         frame[..frame::HEADER].copy_from_slice(&header);
         let length = frame.len();
-        self.0.count(content);
+        self.0.count(n);
         Ok(length)
     }
 }
@@ -345,7 +321,7 @@ impl Opener {
 
     /// The suite of this session.
     pub fn suite(&self) -> Suite {
-        self.0.suite()
+        self.0.suite
     }
 
     /// The secret in use, for a key log.
@@ -358,20 +334,18 @@ impl Opener {
     /// # Errors
     /// [`Refused`]; the opener is unchanged, the contents of `body` are undefined, the connection has to end.
     pub fn open<'a>(&mut self, body: &'a mut [u8]) -> Result<Opened<'a>, Refused> {
-        let (kind, content) = self.open_type(body)?;
-        match kind {
-            types::REKEY if content.is_empty() => {
+        let (byte, content) = self.open_type(body)?;
+        match Kind::from_type(byte) {
+            Some(kind) => {
+                self.0.count(content.len());
+                Ok(Opened::Content(kind, content))
+            }
+            None if byte != types::REKEY => Err(Refused::Type(byte)),
+            None if !content.is_empty() => Err(Refused::Length(content.len())),
+            None => {
                 self.0.rekey();
                 Ok(Opened::Rekey)
             }
-            types::REKEY => Err(Refused::Length(content.len())),
-            kind => match Kind::from_type(kind) {
-                Some(kind) => {
-                    self.0.count(content.len());
-                    Ok(Opened::Content(kind, content))
-                }
-                None => Err(Refused::Type(kind)),
-            },
         }
     }
 
@@ -391,14 +365,9 @@ impl Opener {
             Cipher::Aes256Gcm { aead, iv } => {
                 let header = frame::header(body.len());
                 let (message, tag) = body.split_last_chunk_mut::<TAG>().ok_or(Refused::Tag)?;
-                aead.decrypt_inout_detached(
-                    &nonce(iv, self.0.counter),
-                    &header,
-                    (&mut *message).into(),
-                    (&*tag).into(),
-                )
-                .map_err(|_| Refused::Tag)?;
-                message
+                let (nonce, tag) = (nonce(iv, self.0.counter), (&*tag).into());
+                let verified = aead.decrypt_inout_detached(&nonce, &header, (&mut *message).into(), tag);
+                verified.map(|()| message).map_err(|_| Refused::Tag)?
             }
             Cipher::Fernet(fernet) => {
                 let message = super::open_token(fernet, body, None).map_err(Refused::Token)?.message;
@@ -413,15 +382,9 @@ impl Opener {
             }
         };
         let length = message.len();
-        match message.split_first_mut() {
-            Some((&mut kind, content)) if content.len() <= MAX_CONTENT => {
-                match self.0.has_room(content.len()) {
-                    true => Ok((kind, content)),
-                    false => Err(Refused::Limit),
-                }
-            }
-            _ => Err(Refused::Length(length)),
-        }
+        let parts = message.split_first_mut().filter(|(_, content)| content.len() <= MAX_CONTENT);
+        let (kind, content) = parts.ok_or(Refused::Length(length))?;
+        if self.0.has_room(content.len()) { Ok((*kind, content)) } else { Err(Refused::Limit) }
     }
 }
 
