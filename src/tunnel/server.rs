@@ -298,11 +298,10 @@ fn session(
         let traffic = Arc::clone(&client.traffic);
         Connected { from, outbound: Outbound::new(Arc::clone(socket), sealer, super_packets, traffic, frame) }
     };
-    let Ok(replaced) = client.finish(number, connect) else {
+    let Ok((Connected { outbound, .. }, replaced)) = client.finish(number, connect) else {
         let fields: log::Fields = &[("client", &client.name), ("from", &from)];
         return log::warning("tunnel", "a handshake came too late: a newer one has finished", fields);
     };
-    let Some(Connected { outbound, .. }) = client.connection() else { return };
     *locked(&shared.connected) += 1;
     let addresses = listed(&client.addresses);
     log::info(
