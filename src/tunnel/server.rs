@@ -434,10 +434,14 @@ fn send(socket: &TcpStream, frame: &[u8]) -> io::Result<()> {
     (&*socket).write_all(frame)
 }
 
-/// Reads and forgets what a stranger sends, until the deadline.
+/// Reads and forgets what a stranger sends, until the deadline, however fast it comes in.
 fn keep_silent(socket: &TcpStream, deadline: Instant) {
     let mut forgotten = [0; 1024];
-    while let Ok(true) = socket::wait_readable(socket, deadline.saturating_duration_since(Instant::now())) {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || !matches!(socket::wait_readable(socket, left), Ok(true)) {
+            return;
+        }
         match socket::receive_now(socket, &mut forgotten) {
             Ok(0) => return,
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
