@@ -23,8 +23,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Bytes of content that may wait for a peer.
+/// Bytes that may wait for a peer, [`QUEUED`] counted with each record.
 const QUEUE_BYTES: usize = 512 * 1024;
+/// What a queued record costs without its content, so that empty ones cannot fill the memory.
+const QUEUED: usize = size_of::<Queued>();
 /// How long a packet may wait before it is dropped.
 const QUEUE_TIME: Duration = Duration::from_millis(250);
 /// How long the companion stays after its work is done, before it is let go.
@@ -337,10 +339,11 @@ impl Sending {
     /// Queues a copy of a record's content. False if there is no room: packets leave some for all else.
     fn queue_up(&mut self, kind: Kind, content: &[u8]) -> bool {
         let room = if is_packet(kind) { QUEUE_BYTES } else { QUEUE_BYTES + MAX_CONTENT };
-        if self.queued_bytes + content.len() > room {
+        let size = QUEUED + content.len();
+        if self.queued_bytes + size > room {
             return false;
         }
-        self.queued_bytes += content.len();
+        self.queued_bytes += size;
         self.queue.push_back(Queued { kind, content: content.to_vec(), since: Instant::now() });
         true
     }
@@ -356,7 +359,7 @@ impl Sending {
                 break;
             }
             let Some(next) = self.queue.pop_front() else { break };
-            self.queued_bytes -= next.content.len();
+            self.queued_bytes -= QUEUED + next.content.len();
             if is_packet(next.kind) && next.since.elapsed() > QUEUE_TIME {
                 count(&traffic.dropped_queue);
                 continue;
