@@ -353,8 +353,8 @@ impl Sending {
     fn take_queued(&mut self, frame: &mut [u8], traffic: &Traffic) -> Option<(Kind, usize)> {
         let mut taken: Option<(Kind, usize)> = None;
         while let Some(next) = self.queue.front() {
+            let joins = taken.is_none_or(|(kind, _)| (next.kind, kind) == (Kind::Packets, Kind::Packets));
             let (kind, content) = taken.unwrap_or((next.kind, 0));
-            let joins = content == 0 || (next.kind, kind) == (Kind::Packets, Kind::Packets);
             if !joins || content + next.content.len() > MAX_CONTENT {
                 break;
             }
