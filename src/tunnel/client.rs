@@ -12,7 +12,7 @@ use super::carrier::{FrameReader, NoFrame};
 use super::config_record::{NetworkConfig, listed};
 use super::connection::{self, End, Inside, Patience, close};
 use super::outbound::Outbound;
-use super::server::{answer_echo, tuning};
+use super::server::{answer_echo, drain, tuning};
 use super::{device, fresh, fresh_hello, locked};
 use crate::config::settings::ClientSettings;
 use crate::os::entropy;
@@ -229,6 +229,9 @@ impl Client {
         };
         let end = connection::run(&mut reader, &mut opener, &outbound, patience, &mut inside);
         *locked(&self.link) = None;
+        if matches!(end, End::Left) {
+            drain(&socket);
+        }
         outbound.abort();
         Attempt::Lost(end)
     }

@@ -130,13 +130,15 @@ pub fn run(
         inside.pause();
         let until_due = if pinged { DEAD_AFTER } else { patience.keepalive };
         let due = (heard + until_due).saturating_duration_since(Instant::now());
-        match reader.fill(due.min(patience.tick)) {
+        let filled = reader.fill(due.min(patience.tick));
+        // After our own Close nothing is of interest any more.
+        if let Some(ended) = outbound.ended() {
+            return ended.map_or_else(End::Failed, |()| End::Left);
+        }
+        match filled {
             Ok(Filled::Data) => (heard, pinged) = (Instant::now(), false),
-            Ok(Filled::End) => return if outbound.is_closed() { End::Left } else { End::Truncated },
+            Ok(Filled::End) => return End::Truncated,
             Ok(Filled::TimedOut) if heard.elapsed() < until_due => {
-                if outbound.is_closed() {
-                    return End::Left;
-                }
                 if let Err(reason) = inside.tick() {
                     return End::GivenUp(reason);
                 }
@@ -146,7 +148,7 @@ pub fn run(
                 outbound.send_content(Kind::Ping, b"are you there?");
                 (heard, pinged) = (Instant::now(), true);
             }
-            Err(error) => return if outbound.is_closed() { End::Left } else { End::Failed(error) },
+            Err(error) => return End::Failed(error),
         }
     }
 }

@@ -452,6 +452,6 @@ fn keep_silent(socket: &TcpStream, deadline: Instant) {
 
 /// After a Close of ours: reads on for a moment, because closing a socket with unread data resets the connection,
 /// and the reset can overtake the Close.
-fn drain(socket: &TcpStream) {
+pub(super) fn drain(socket: &TcpStream) {
     keep_silent(socket, Instant::now() + Duration::from_secs(1));
 }
