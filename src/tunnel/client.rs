@@ -305,10 +305,8 @@ impl Client {
                 log::error("tunnel", reason, &[]);
             }
             if client.settings.once {
+                client.failed.store(done.is_err(), Ordering::Relaxed); // before `run` can end
                 client.stop();
-                if done.is_err() {
-                    client.failed.store(true, Ordering::Relaxed);
-                }
             }
         });
         if let Err(error) = started {
