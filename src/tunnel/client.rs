@@ -120,6 +120,7 @@ impl Client {
         let mut pumping = false;
         loop {
             let attempt = self.attempt(machine, &mut tasks, &mut pumping);
+            *locked(&self.socket) = None; // closes it now, not when the next attempt has one
             let at_once = match attempt {
                 _ if self.failed.load(Ordering::Relaxed) => return Err("not all replies came".into()),
                 _ if self.is_stopped() => return Ok(()),
