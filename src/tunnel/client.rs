@@ -30,7 +30,7 @@ use std::convert::Infallible;
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -66,7 +66,7 @@ pub struct Client {
     stopped: Mutex<bool>,
     stopping: Condvar,
     wake: Wake,
-    replies: Mutex<Option<Sender<Reply>>>,
+    replies: Mutex<Option<SyncSender<Reply>>>,
     expects_reply: AtomicBool,
     identifier: u16,
     failed: AtomicBool,
@@ -294,7 +294,7 @@ impl Client {
         if client.settings.send.is_none() && client.settings.pings.is_none() {
             return;
         }
-        let (sender, replies) = mpsc::channel();
+        let (sender, replies) = mpsc::sync_channel(16); // a server that sends more than was asked for is not listened to
         *locked(&self.replies) = Some(sender);
         let thread = thread::Builder::new().name("tasks".into());
         let started = thread.spawn(move || {
@@ -456,7 +456,7 @@ impl Inside for FromServer<'_> {
 impl FromServer<'_> {
     fn reply(&self, reply: Reply) {
         if let Some(sender) = &*locked(&self.client.replies) {
-            let _ = sender.send(reply);
+            let _ = sender.try_send(reply);
         }
     }
 }
