@@ -34,6 +34,8 @@ use std::time::{Duration, Instant};
 
 /// From accept to Finished, in all.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// The words of a Close when the server stops.
+const STOPS: &str = "the server stops";
 /// A connection thread's stack.
 const STACK: usize = 256 * 1024;
 /// A client's clock that differs by more than this is worth a line in the log.
@@ -123,7 +125,7 @@ impl Server {
         self.shared.admission.end_all();
         for client in self.shared.clients.all() {
             if let Some(connection) = client.connection() {
-                connection.outbound.close(close::STOPPING, "the server stops");
+                connection.outbound.close(close::STOPPING, STOPS);
             }
         }
         self.wake.ring();
@@ -186,6 +188,9 @@ fn serve(shared: &Arc<Shared>, socket: TcpStream, from: SocketAddr) {
     let socket = Arc::new(socket);
     if shared.admission.enter(&socket) {
         STRANGERS.warning("tunnel", "too many unauthenticated connections, a random one was ended", &[]);
+    }
+    if shared.stopping.load(Ordering::Acquire) {
+        return shared.admission.leave(&socket); // it came in too late to be ended with the others
     }
     let mut reader = FrameReader::new(Arc::clone(&socket));
     let deadline = Instant::now() + HANDSHAKE_TIME;
@@ -312,6 +317,10 @@ fn session(
     if let Some(old) = replaced {
         old.outbound.close(close::REPLACED, "a newer connection of this client has taken its place");
         log::info("tunnel", "replaced an older connection", &[("client", &client.name), ("old", &old.from)]);
+    }
+    if shared.stopping.load(Ordering::Acquire) {
+        // `stop` may have asked this client for its connection before there was one.
+        outbound.close(close::STOPPING, STOPS);
     }
     let end = receive(shared, &client, &outbound, reader, &mut opener);
     client.end(&outbound);
