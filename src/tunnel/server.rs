@@ -42,6 +42,8 @@ const STACK: usize = 256 * 1024;
 const CLOCK_DIFFERENCE: u64 = 300;
 
 static STRANGERS: Seldom = Seldom::new(10, Duration::from_secs(10));
+static CLOCKS: Seldom = Seldom::new(10, Duration::from_secs(10));
+static MESSAGES: Seldom = Seldom::new(10, Duration::from_secs(10));
 static ACCEPT: Seldom = Seldom::new(3, Duration::from_secs(10));
 
 /// A running server.
@@ -255,7 +257,7 @@ fn handshake(
         client.begin(&hello.nonce).ok_or_else(|| named(&"this hello was answered before: a replay"))?;
     if hello.time.abs_diff(now) > CLOCK_DIFFERENCE {
         let (client, theirs) = (&client.name, clock::utc(hello.time));
-        log::warning(
+        CLOCKS.warning(
             "tunnel",
             "clocks differ (which does no harm)",
             &[("client", client), ("theirs", &theirs)],
@@ -403,7 +405,7 @@ impl Inside for FromClient<'_> {
     }
 
     fn message(&mut self, text: &str) {
-        log::info("tunnel", "message", &[("client", &self.client.name), ("text", &text)]);
+        MESSAGES.info("tunnel", "message", &[("client", &self.client.name), ("text", &text)]);
         let mut answer =
             format!("Hello, {}! Your {} bytes have arrived: {text}", self.client.name, text.len());
         while answer.len() > MAX_MESSAGE {
