@@ -23,7 +23,7 @@ use crate::os::wake::Wake;
 use crate::packet::offload::{Checked, Offload};
 use crate::packet::{icmp, ip};
 use crate::protocol::handshake::{Capabilities, ClientHello, Offer, Ready, Refused, client_id};
-use crate::protocol::limits::MAX_HELLO;
+use crate::protocol::limits::{MAX_CONTENT, MAX_HELLO};
 use crate::protocol::record::{Kind, Opener, Suite};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -90,6 +90,15 @@ impl Server {
             fewer_connected: Condvar::new(),
             stopping: AtomicBool::new(false),
         });
+        for client in shared.clients.all() {
+            // Otherwise every client would refuse it, each time it connects.
+            let config = shared.config_for(client).encode();
+            if config.len() > MAX_CONTENT || NetworkConfig::decode(&config).is_err() {
+                return Err(
+                    "too many routes or resolvers to push: at most 1000 of each, and 64 KiB in all".into()
+                );
+            }
+        }
         let wake = Wake::new().map_err(|error| format!("cannot start: {error}"))?;
         let server =
             Server { shared, listeners: listeners.into_iter().map(Arc::new).collect(), wake: Arc::new(wake) };
