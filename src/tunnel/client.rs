@@ -120,7 +120,6 @@ impl Client {
         let mut pumping = false;
         loop {
             let attempt = self.attempt(machine, &mut tasks, &mut pumping);
-            *locked(&self.socket) = None; // closes it now, not when the next attempt has one
             let at_once = match attempt {
                 _ if self.failed.load(Ordering::Relaxed) => return Err("not all replies came".into()),
                 _ if self.is_stopped() => return Ok(()),
@@ -197,7 +196,9 @@ impl Client {
             return Attempt::Failed("stopped".into());
         }
         let mut reader = FrameReader::new(Arc::clone(&socket));
-        let session = match self.handshake(&socket, &mut reader) {
+        let session = self.handshake(&socket, &mut reader);
+        *locked(&self.socket) = None; // no attempt any more: from here on `stop` must not cut it, but close the link
+        let session = match session {
             Ok(session) => session,
             Err(attempt) => return attempt,
         };
