@@ -80,10 +80,19 @@ impl Seldom {
     /// A warning, if there is room for one. The first in a new interval carries the number of those that were
     /// kept back as `suppressed=N`.
     pub fn warning(&self, room: &str, text: &str, fields: Fields<'_>) {
+        self.write(Level::Warning, room, text, fields);
+    }
+
+    /// The same for what happens in ordinary running.
+    pub fn info(&self, room: &str, text: &str, fields: Fields<'_>) {
+        self.write(Level::Info, room, text, fields);
+    }
+
+    fn write(&self, level: Level, room: &str, text: &str, fields: Fields<'_>) {
         match self.permit(Instant::now()) {
             None => {}
-            Some(0) => warning(room, text, fields),
-            Some(suppressed) => warning(room, text, &[fields, &[("suppressed", &suppressed)]].concat()),
+            Some(0) => write(level, room, text, fields),
+            Some(suppressed) => write(level, room, text, &[fields, &[("suppressed", &suppressed)]].concat()),
         }
     }
 

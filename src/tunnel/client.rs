@@ -12,7 +12,7 @@ use super::carrier::{FrameReader, NoFrame};
 use super::config_record::{NetworkConfig, listed};
 use super::connection::{self, End, Inside, Patience, close};
 use super::outbound::Outbound;
-use super::server::{answer_echo, tuning};
+use super::server::{answer_echo, drain, tuning};
 use super::{device, fresh, fresh_hello, locked};
 use crate::config::settings::ClientSettings;
 use crate::os::entropy;
@@ -30,7 +30,7 @@ use std::convert::Infallible;
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -66,7 +66,7 @@ pub struct Client {
     stopped: Mutex<bool>,
     stopping: Condvar,
     wake: Wake,
-    replies: Mutex<Option<Sender<Reply>>>,
+    replies: Mutex<Option<SyncSender<Reply>>>,
     expects_reply: AtomicBool,
     identifier: u16,
     failed: AtomicBool,
@@ -196,7 +196,9 @@ impl Client {
             return Attempt::Failed("stopped".into());
         }
         let mut reader = FrameReader::new(Arc::clone(&socket));
-        let session = match self.handshake(&socket, &mut reader) {
+        let session = self.handshake(&socket, &mut reader);
+        *locked(&self.socket) = None; // no attempt any more: from here on `stop` must not cut it, but close the link
+        let session = match session {
             Ok(session) => session,
             Err(attempt) => return attempt,
         };
@@ -229,6 +231,9 @@ impl Client {
         };
         let end = connection::run(&mut reader, &mut opener, &outbound, patience, &mut inside);
         *locked(&self.link) = None;
+        if matches!(end, End::Left) {
+            drain(&socket);
+        }
         outbound.abort();
         Attempt::Lost(end)
     }
@@ -290,7 +295,7 @@ impl Client {
         if client.settings.send.is_none() && client.settings.pings.is_none() {
             return;
         }
-        let (sender, replies) = mpsc::channel();
+        let (sender, replies) = mpsc::sync_channel(16); // a server that sends more than was asked for is not listened to
         *locked(&self.replies) = Some(sender);
         let thread = thread::Builder::new().name("tasks".into());
         let started = thread.spawn(move || {
@@ -302,10 +307,8 @@ impl Client {
                 log::error("tunnel", reason, &[]);
             }
             if client.settings.once {
+                client.failed.store(done.is_err(), Ordering::Relaxed); // before `run` can end
                 client.stop();
-                if done.is_err() {
-                    client.failed.store(true, Ordering::Relaxed);
-                }
             }
         });
         if let Err(error) = started {
@@ -454,7 +457,7 @@ impl Inside for FromServer<'_> {
 impl FromServer<'_> {
     fn reply(&self, reply: Reply) {
         if let Some(sender) = &*locked(&self.client.replies) {
-            let _ = sender.send(reply);
+            let _ = sender.try_send(reply);
         }
     }
 }

@@ -81,22 +81,24 @@ impl Client {
         Some(state.begun)
     }
 
-    /// Puts a connection in place whose handshake has finished, and returns the one it replaces. An error if a
-    /// handshake that began later has finished already. `connect` makes the connection while nobody else can.
+    /// Puts a connection in place whose handshake has finished, and returns it with the one that it replaces.
+    /// `connect` makes the connection while nobody else can.
     ///
     /// # Errors
-    /// The connection that is newer.
+    /// A handshake that began later has finished already.
     pub fn finish(
         &self,
         number: u64,
         connect: impl FnOnce() -> Connected,
-    ) -> Result<Option<Connected>, Superseded> {
+    ) -> Result<(Connected, Option<Connected>), Superseded> {
         let mut state = locked(&self.state);
         if number <= state.finished {
             return Err(Superseded);
         }
         state.finished = number;
-        Ok(state.connection.replace(connect()))
+        let connected = connect();
+        let replaced = state.connection.replace(connected.clone());
+        Ok((connected, replaced))
     }
 
     /// Forgets a connection that has ended, unless a newer one has taken its place.

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 pub const DEAD_AFTER: Duration = Duration::from_secs(5);
 /// Most bytes of a Ping.
 const MAX_PING: usize = 64;
+/// Most bytes of text in a Close.
+const MAX_CLOSE: usize = 256;
 /// Most bytes of a Message.
 pub const MAX_MESSAGE: usize = 4096;
 
@@ -130,13 +132,15 @@ pub fn run(
         inside.pause();
         let until_due = if pinged { DEAD_AFTER } else { patience.keepalive };
         let due = (heard + until_due).saturating_duration_since(Instant::now());
-        match reader.fill(due.min(patience.tick)) {
+        let filled = reader.fill(due.min(patience.tick));
+        // After our own Close nothing is of interest any more.
+        if let Some(ended) = outbound.ended() {
+            return ended.map_or_else(End::Failed, |()| End::Left);
+        }
+        match filled {
             Ok(Filled::Data) => (heard, pinged) = (Instant::now(), false),
-            Ok(Filled::End) => return if outbound.is_closed() { End::Left } else { End::Truncated },
+            Ok(Filled::End) => return End::Truncated,
             Ok(Filled::TimedOut) if heard.elapsed() < until_due => {
-                if outbound.is_closed() {
-                    return End::Left;
-                }
                 if let Err(reason) = inside.tick() {
                     return End::GivenUp(reason);
                 }
@@ -146,7 +150,7 @@ pub fn run(
                 outbound.send_content(Kind::Ping, b"are you there?");
                 (heard, pinged) = (Instant::now(), true);
             }
-            Err(error) => return if outbound.is_closed() { End::Left } else { End::Failed(error) },
+            Err(error) => return End::Failed(error),
         }
     }
 }
@@ -173,16 +177,19 @@ fn record(
         },
         Kind::Ping if content.len() <= MAX_PING => outbound.send_content(Kind::Pong, content),
         Kind::Ping => return Some(End::Content("a Ping of more than 64 bytes")),
-        Kind::Pong => {}
+        Kind::Pong if content.len() <= MAX_PING => {}
+        Kind::Pong => return Some(End::Content("a Pong of more than 64 bytes")),
         Kind::Message => match str::from_utf8(content) {
             Ok(text) if content.len() <= MAX_MESSAGE => inside.message(text),
             _ => return Some(End::Content("a Message that is not UTF-8 of at most 4096 bytes")),
         },
         Kind::Close => {
-            let (code, text) =
-                content.split_first().map_or((close::LEAVING, &[][..]), |(code, text)| (*code, text));
-            let text = String::from_utf8_lossy(&text[..text.len().min(256)]).into_owned();
-            return Some(End::Closed { code, text });
+            return Some(match content.split_first() {
+                Some((code, text)) if text.len() <= MAX_CLOSE => {
+                    End::Closed { code: *code, text: String::from_utf8_lossy(text).into_owned() }
+                }
+                _ => End::Content("a Close without a code, or of more than 256 bytes"),
+            });
         }
     }
     None
@@ -190,6 +197,9 @@ fn record(
 
 /// Takes a Packets record apart.
 fn packets(mut content: &[u8], traffic: &Traffic, inside: &mut dyn Inside) -> Result<(), &'static str> {
+    if content.is_empty() {
+        return Err("a Packets record without a packet");
+    }
     while let Some((length, rest)) = content.split_first_chunk::<2>() {
         let length = usize::from(u16::from_be_bytes(*length));
         let (packet, rest) =

@@ -17,14 +17,17 @@ use crate::os::{log, socket};
 use crate::protocol::limits::{MAX_CONTENT, REKEY_AFTER_SECONDS};
 use crate::protocol::record::{CannotSeal, HEADROOM, Kind, Sealer, Suite};
 use std::collections::VecDeque;
+use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Bytes of content that may wait for a peer.
+/// Bytes that may wait for a peer, [`QUEUED`] counted with each record.
 const QUEUE_BYTES: usize = 512 * 1024;
+/// What a queued record costs without its content, so that empty ones cannot fill the memory.
+const QUEUED: usize = size_of::<Queued>();
 /// How long a packet may wait before it is dropped.
 const QUEUE_TIME: Duration = Duration::from_millis(250);
 /// How long the companion stays after its work is done, before it is let go.
@@ -85,7 +88,10 @@ struct Sending {
     queue: VecDeque<Queued>,
     queued_bytes: usize,
     companion: Companion,
+    /// Nothing new is taken; after what is there the direction ends.
     closed: bool,
+    /// Why, if not on purpose.
+    failure: Option<io::Error>,
 }
 
 struct Queued {
@@ -119,6 +125,7 @@ impl Outbound {
             queued_bytes: 0,
             companion: Companion::None,
             closed: false,
+            failure: None,
         };
         let outbound = Arc::new(Outbound {
             socket,
@@ -141,7 +148,7 @@ impl Outbound {
         if !sending.is_blocked() && sending.rekey_is_due() {
             match sending.rekey() {
                 Ok(rekey) => self.put_on_wire(&mut sending, &rekey),
-                Err(CannotSeal) => return self.fail(&mut sending),
+                Err(reason) => return self.fail(&mut sending, Some(used_up(reason))),
             }
         }
         if sending.is_blocked() {
@@ -152,7 +159,7 @@ impl Outbound {
         }
         match sending.sealer.seal(kind, frame, content, &mut fresh) {
             Ok(sealed) => self.put_on_wire(&mut sending, &frame[..sealed]),
-            Err(CannotSeal) => self.fail(&mut sending),
+            Err(reason) => self.fail(&mut sending, Some(used_up(reason))),
         }
     }
 
@@ -163,34 +170,28 @@ impl Outbound {
         self.send(kind, &mut frame, content.len());
     }
 
-    /// Sends Close, if the socket takes it, and ends this direction. Nothing is sent after it.
+    /// Ends this direction with Close, which goes before anything that has queued up, as soon as the socket takes it.
     pub fn close(self: &Arc<Outbound>, code: u8, text: &str) {
-        let content = [&[code], text.as_bytes()].concat();
         let mut sending = locked(&self.sending);
         if sending.closed {
             return;
         }
-        if sending.partial.is_empty() {
-            let mut frame = vec![0; Suite::Fernet.frame_len(content.len())];
-            frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(&content);
-            if let Ok(sealed) = sending.sealer.seal(Kind::Close, &mut frame, content.len(), &mut fresh) {
-                // A socket that is full now loses the Close; its peer will report a truncation, which it is.
-                let _ = socket::send_now(&self.socket, &frame[..sealed]);
-            }
-        }
         sending.closed = true;
+        sending.forget_queue();
+        sending.queue_up(Kind::Close, &[&[code], text.as_bytes()].concat());
+        self.advance(&mut sending);
         self.work.notify_all();
-        let _ = self.socket.shutdown(Shutdown::Write);
     }
 
     /// Ends the connection at once, both ways. Its reader wakes up.
     pub fn abort(&self) {
-        self.fail(&mut locked(&self.sending));
+        self.fail(&mut locked(&self.sending), None);
     }
 
-    /// Whether this side has ended its direction.
-    pub fn is_closed(&self) -> bool {
-        locked(&self.sending).closed
+    /// How this direction has ended, if it has: on purpose, or by an error.
+    pub fn ended(&self) -> Option<io::Result<()>> {
+        let mut sending = locked(&self.sending);
+        sending.closed.then(|| sending.failure.take().map_or(Ok(()), Err))
     }
 
     /// The suite of the session.
@@ -198,8 +199,12 @@ impl Outbound {
         locked(&self.sending).sealer.suite()
     }
 
-    fn fail(&self, sending: &mut Sending) {
-        sending.closed = true;
+    fn fail(&self, sending: &mut Sending, reason: Option<io::Error>) {
+        if !sending.closed {
+            (sending.closed, sending.failure) = (true, reason);
+        }
+        sending.partial.clear();
+        sending.forget_queue();
         self.work.notify_all();
         let _ = self.socket.shutdown(Shutdown::Both);
     }
@@ -212,7 +217,7 @@ impl Outbound {
                 sending.partial.extend_from_slice(&sealed[taken..]);
                 self.call_companion(sending);
             }
-            Err(_) => self.fail(sending),
+            Err(error) => self.fail(sending, Some(error)),
         }
     }
 
@@ -220,9 +225,6 @@ impl Outbound {
     fn advance(self: &Arc<Outbound>, sending: &mut MutexGuard<Sending>) -> bool {
         let mut frame = Vec::new();
         let sent_all = loop {
-            if sending.closed {
-                break true;
-            }
             if sending.partial.is_empty() && !self.seal_next(sending, &mut frame) {
                 break true;
             }
@@ -236,12 +238,15 @@ impl Outbound {
                     sending.taken = 0;
                     sending.partial.clear();
                 }
-                Err(_) => {
-                    self.fail(sending);
+                Err(error) => {
+                    self.fail(sending, Some(error));
                     break true;
                 }
             }
         };
+        if sending.closed && sent_all {
+            let _ = self.socket.shutdown(Shutdown::Write);
+        }
         if !frame.is_empty() {
             FRAMES.give(frame);
         }
@@ -263,10 +268,7 @@ impl Outbound {
             let sealed = sending.sealer.seal(kind, frame, content, &mut fresh);
             sealed.map(|length| sending.partial.extend_from_slice(&frame[..length]))
         };
-        if sealed.is_err() {
-            self.fail(sending);
-        }
-        sealed.is_ok()
+        sealed.map_err(|reason| self.fail(sending, Some(used_up(reason)))).is_ok()
     }
 
     /// Makes sure that a companion waits for the socket.
@@ -278,12 +280,8 @@ impl Outbound {
                 let outbound = Arc::clone(self);
                 let companion = thread::Builder::new().name("companion".into()).stack_size(SMALL_STACK);
                 if let Err(error) = companion.spawn(move || outbound.accompany()) {
-                    log::warning(
-                        "tunnel",
-                        "no thread for a full socket: connection ended",
-                        &[("reason", &error)],
-                    );
-                    return self.fail(sending);
+                    log::warning("tunnel", "no thread for a full socket", &[("reason", &error)]);
+                    return self.fail(sending, Some(error));
                 }
             }
         }
@@ -294,15 +292,15 @@ impl Outbound {
     fn accompany(self: Arc<Outbound>) {
         let mut sending = locked(&self.sending);
         loop {
-            if sending.closed {
+            if sending.closed && !sending.is_blocked() {
                 break;
             }
             if sending.companion == Companion::Working {
                 drop(sending);
                 let waited = socket::wait_writable(&self.socket, Duration::from_secs(1));
                 sending = locked(&self.sending);
-                if waited.is_err() {
-                    self.fail(&mut sending);
+                if let Err(error) = waited {
+                    self.fail(&mut sending, Some(error));
                 } else if self.advance(&mut sending) {
                     sending.companion = Companion::Idle;
                 }
@@ -316,7 +314,13 @@ impl Outbound {
             }
         }
         sending.companion = Companion::None;
+        (sending.partial, sending.queue) = (Vec::new(), VecDeque::new()); // an idle connection holds no memory
     }
+}
+
+/// Why a connection ends whose key can seal no more.
+fn used_up(CannotSeal: CannotSeal) -> io::Error {
+    io::Error::other("the key was used up without a Rekey")
 }
 
 impl Sending {
@@ -334,13 +338,19 @@ impl Sending {
         self.sealer.rekey(&mut fresh)
     }
 
+    fn forget_queue(&mut self) {
+        self.queue.clear();
+        self.queued_bytes = 0;
+    }
+
     /// Queues a copy of a record's content. False if there is no room: packets leave some for all else.
     fn queue_up(&mut self, kind: Kind, content: &[u8]) -> bool {
         let room = if is_packet(kind) { QUEUE_BYTES } else { QUEUE_BYTES + MAX_CONTENT };
-        if self.queued_bytes + content.len() > room {
+        let size = QUEUED + content.len();
+        if self.queued_bytes + size > room {
             return false;
         }
-        self.queued_bytes += content.len();
+        self.queued_bytes += size;
         self.queue.push_back(Queued { kind, content: content.to_vec(), since: Instant::now() });
         true
     }
@@ -350,13 +360,13 @@ impl Sending {
     fn take_queued(&mut self, frame: &mut [u8], traffic: &Traffic) -> Option<(Kind, usize)> {
         let mut taken: Option<(Kind, usize)> = None;
         while let Some(next) = self.queue.front() {
+            let joins = taken.is_none_or(|(kind, _)| (next.kind, kind) == (Kind::Packets, Kind::Packets));
             let (kind, content) = taken.unwrap_or((next.kind, 0));
-            let joins = content == 0 || (next.kind, kind) == (Kind::Packets, Kind::Packets);
             if !joins || content + next.content.len() > MAX_CONTENT {
                 break;
             }
             let Some(next) = self.queue.pop_front() else { break };
-            self.queued_bytes -= next.content.len();
+            self.queued_bytes -= QUEUED + next.content.len();
             if is_packet(next.kind) && next.since.elapsed() > QUEUE_TIME {
                 count(&traffic.dropped_queue);
                 continue;

@@ -23,7 +23,7 @@ use crate::os::wake::Wake;
 use crate::packet::offload::{Checked, Offload};
 use crate::packet::{icmp, ip};
 use crate::protocol::handshake::{Capabilities, ClientHello, Offer, Ready, Refused, client_id};
-use crate::protocol::limits::MAX_HELLO;
+use crate::protocol::limits::{MAX_CONTENT, MAX_HELLO};
 use crate::protocol::record::{Kind, Opener};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -34,12 +34,16 @@ use std::time::{Duration, Instant};
 
 /// From accept to Finished, in all.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// The words of a Close when the server stops.
+const STOPS: &str = "the server stops";
 /// A connection thread's stack.
 const STACK: usize = 256 * 1024;
 /// A client's clock that differs by more than this is worth a line in the log.
 const CLOCK_DIFFERENCE: u64 = 300;
 
 static STRANGERS: Seldom = Seldom::new(10, Duration::from_secs(10));
+static CLOCKS: Seldom = Seldom::new(10, Duration::from_secs(10));
+static MESSAGES: Seldom = Seldom::new(10, Duration::from_secs(10));
 static ACCEPT: Seldom = Seldom::new(3, Duration::from_secs(10));
 
 /// A running server.
@@ -86,6 +90,15 @@ impl Server {
             fewer_connected: Condvar::new(),
             stopping: AtomicBool::new(false),
         });
+        for client in shared.clients.all() {
+            // Otherwise every client would refuse it, each time it connects.
+            let config = shared.config_for(client).encode();
+            if config.len() > MAX_CONTENT || NetworkConfig::decode(&config).is_err() {
+                return Err(
+                    "too many routes or resolvers to push: at most 1000 of each, and 64 KiB in all".into()
+                );
+            }
+        }
         let wake = Wake::new().map_err(|error| format!("cannot start: {error}"))?;
         let server =
             Server { shared, listeners: listeners.into_iter().map(Arc::new).collect(), wake: Arc::new(wake) };
@@ -123,7 +136,7 @@ impl Server {
         self.shared.admission.end_all();
         for client in self.shared.clients.all() {
             if let Some(connection) = client.connection() {
-                connection.outbound.close(close::STOPPING, "the server stops");
+                connection.outbound.close(close::STOPPING, STOPS);
             }
         }
         self.wake.ring();
@@ -186,6 +199,9 @@ fn serve(shared: &Arc<Shared>, socket: TcpStream, from: SocketAddr) {
     let socket = Arc::new(socket);
     if shared.admission.enter(&socket) {
         STRANGERS.warning("tunnel", "too many unauthenticated connections, a random one was ended", &[]);
+    }
+    if shared.stopping.load(Ordering::Acquire) {
+        return shared.admission.leave(&socket); // it came in too late to be ended with the others
     }
     let mut reader = FrameReader::new(Arc::clone(&socket));
     let deadline = Instant::now() + HANDSHAKE_TIME;
@@ -250,7 +266,7 @@ fn handshake(
         client.begin(&hello.nonce).ok_or_else(|| named(&"this hello was answered before: a replay"))?;
     if hello.time.abs_diff(now) > CLOCK_DIFFERENCE {
         let (client, theirs) = (&client.name, clock::utc(hello.time));
-        log::warning(
+        CLOCKS.warning(
             "tunnel",
             "clocks differ (which does no harm)",
             &[("client", client), ("theirs", &theirs)],
@@ -296,11 +312,10 @@ fn session(
         let traffic = Arc::clone(&client.traffic);
         Connected { from, outbound: Outbound::new(Arc::clone(socket), sealer, super_packets, traffic, frame) }
     };
-    let Ok(replaced) = client.finish(number, connect) else {
+    let Ok((Connected { outbound, .. }, replaced)) = client.finish(number, connect) else {
         let fields: log::Fields = &[("client", &client.name), ("from", &from)];
         return log::warning("tunnel", "a handshake came too late: a newer one has finished", fields);
     };
-    let Some(Connected { outbound, .. }) = client.connection() else { return };
     *locked(&shared.connected) += 1;
     let addresses = listed(&client.addresses);
     log::info(
@@ -311,6 +326,10 @@ fn session(
     if let Some(old) = replaced {
         old.outbound.close(close::REPLACED, "a newer connection of this client has taken its place");
         log::info("tunnel", "replaced an older connection", &[("client", &client.name), ("old", &old.from)]);
+    }
+    if shared.stopping.load(Ordering::Acquire) {
+        // `stop` may have asked this client for its connection before there was one.
+        outbound.close(close::STOPPING, STOPS);
     }
     let end = receive(shared, &client, &outbound, reader, &mut opener);
     client.end(&outbound);
@@ -393,7 +412,7 @@ impl Inside for FromClient<'_> {
     }
 
     fn message(&mut self, text: &str) {
-        log::info("tunnel", "message", &[("client", &self.client.name), ("text", &text)]);
+        MESSAGES.info("tunnel", "message", &[("client", &self.client.name), ("text", &text)]);
         let mut answer =
             format!("Hello, {}! Your {} bytes have arrived: {text}", self.client.name, text.len());
         while answer.len() > MAX_MESSAGE {
@@ -433,10 +452,14 @@ fn send(socket: &TcpStream, frame: &[u8]) -> io::Result<()> {
     (&*socket).write_all(frame)
 }
 
-/// Reads and forgets what a stranger sends, until the deadline.
+/// Reads and forgets what a stranger sends, until the deadline, however fast it comes in.
 fn keep_silent(socket: &TcpStream, deadline: Instant) {
     let mut forgotten = [0; 1024];
-    while let Ok(true) = socket::wait_readable(socket, deadline.saturating_duration_since(Instant::now())) {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || !matches!(socket::wait_readable(socket, left), Ok(true)) {
+            return;
+        }
         match socket::receive_now(socket, &mut forgotten) {
             Ok(0) => return,
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
@@ -447,6 +470,6 @@ fn keep_silent(socket: &TcpStream, deadline: Instant) {
 
 /// After a Close of ours: reads on for a moment, because closing a socket with unread data resets the connection,
 /// and the reset can overtake the Close.
-fn drain(socket: &TcpStream) {
+pub(super) fn drain(socket: &TcpStream) {
     keep_silent(socket, Instant::now() + Duration::from_secs(1));
 }
