@@ -301,6 +301,9 @@ impl Client {
             if let Err(reason) = &done {
                 log::error("tunnel", reason, &[]);
             }
+            if !client.settings.once && !client.is_stopped() {
+                log::info("tunnel", "staying connected until Ctrl-C", &[]);
+            }
             if client.settings.once {
                 client.stop();
                 if done.is_err() {
