@@ -65,6 +65,7 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut opened = device::open(&settings.device)?;
     if let Some((interface, _)) = &mut opened {
         interface.set_up(settings.mtu, &settings.addresses, &routes(&settings))?;
+        interface.invite("ip -brief address");
     }
     let (interface, tun): (Option<Interface>, _) = opened.unzip();
     let addresses: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
@@ -76,7 +77,7 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
     }
     let signal = signal::wait();
-    log::info("tunnel", "stopping", &[("signal", &signal.number())]);
+    log::info("tunnel", "stopping", &[("signal", &signal.name())]);
     server.stop();
     drop(interface);
     Ok(ExitCode::SUCCESS)

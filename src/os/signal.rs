@@ -34,6 +34,15 @@ impl Signal {
         }
     }
 
+    /// Its name, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Signal::Hangup => "SIGHUP",
+            Signal::Interrupt => "SIGINT",
+            Signal::Terminate => "SIGTERM",
+        }
+    }
+
     #[cfg(target_os = "linux")]
     fn from_number(number: i32) -> Option<Signal> {
         [Signal::Hangup, Signal::Interrupt, Signal::Terminate]

@@ -306,6 +306,9 @@ impl Client {
             if let Err(reason) = &done {
                 log::error("tunnel", reason, &[]);
             }
+            if !client.settings.once && !client.is_stopped() {
+                log::info("tunnel", "staying connected until Ctrl-C", &[]);
+            }
             if client.settings.once {
                 client.failed.store(done.is_err(), Ordering::Relaxed); // before `run` can end
                 client.stop();

@@ -197,6 +197,7 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
 /// The life of one connection.
 fn serve(shared: &Arc<Shared>, socket: TcpStream, from: SocketAddr) {
     let socket = Arc::new(socket);
+    let from = SocketAddr::new(from.ip().to_canonical(), from.port()); // on `[::]`, IPv4 in the form people know
     if shared.admission.enter(&socket) {
         STRANGERS.warning("tunnel", "too many unauthenticated connections, a random one was ended", &[]);
     }
