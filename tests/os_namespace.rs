@@ -16,9 +16,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fernvpn::os::namespace::Namespace;
-use fernvpn::os::network::{Change, Network, Place, Prefix};
+use fernvpn::os::network::{Change, Network, Place};
 use fernvpn::os::tun::Tun;
 use fernvpn::os::wake::Wake;
+use fernvpn::packet::subnet::Subnet;
 
 /// The namespace, or nothing where this machine does not allow one: then the test says so, loudly, and is over.
 fn private(device: &str, offload: bool) -> Option<(Namespace, Tun)> {
@@ -32,8 +33,8 @@ fn private(device: &str, offload: bool) -> Option<(Namespace, Tun)> {
     }
 }
 
-fn prefix(address: &str, bits: u8) -> Prefix {
-    Prefix { address: address.parse().unwrap(), bits }
+fn prefix(address: &str, prefix: u8) -> Subnet {
+    Subnet { address: address.parse().unwrap(), prefix }
 }
 
 #[test]

@@ -17,11 +17,13 @@ use std::thread;
 pub const CLIENT: Command = Command {
     name: "client",
     summary: "runs the client",
-    usage: "-k FILE [--connect HOST:PORT] [--tun NAME | --no-tun | --private | --private-if-allowed]
+    usage: "[-c FILE] [-k FILE] [--connect HOST:PORT]
+         [--tun NAME | --no-tun | --private | --private-if-allowed]
          [--routes pushed|none|NETS] [--suite S ...] [--send TEXT] [--ping [--count N]] [--once]
          [--name NAME] [--verbose]",
     syntax: Syntax {
         options: &[
+            Known::value("-c", "FILE", "configuration; options given here come before those in it"),
             Known::value("-k", "FILE", "key file; its first key is used"),
             Known::value("--connect", "HOST:PORT", "the server; 127.0.0.1:12345"),
             Known::value("--tun", "NAME", "the tunnel's device; fern0"),
@@ -65,15 +67,25 @@ fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
-    let file = arguments
-        .path("-k")
-        .ok_or_else(|| UsageError("which key? -k FILE names the file that holds it".into()))?;
-    let (keys, warning) = key_file::read(&file).map_err(|error| error.to_string())?;
-    if let Some(warning) = warning {
-        log::warning("config", &warning, &[]);
-    }
-    let first = keys.into_iter().next().ok_or_else(|| format!("{} holds no key", file.display()))?;
-    let mut settings = ClientSettings::new("127.0.0.1:12345", first.key);
+    let key = match arguments.path("-k") {
+        Some(file) => {
+            let (keys, warning) = key_file::read(&file).map_err(|error| error.to_string())?;
+            if let Some(warning) = warning {
+                log::warning("config", &warning, &[]);
+            }
+            keys.into_iter().next().map(|named| named.key)
+        }
+        None => None,
+    };
+    let mut settings = match (arguments.path("-c"), key) {
+        (Some(file), None) => super::configured_client(&file)?,
+        (Some(file), Some(key)) => ClientSettings { key, ..super::configured_client(&file)? },
+        (None, Some(key)) => ClientSettings::new("127.0.0.1:12345", key),
+        (None, None) => {
+            let which = "which key? -k FILE names the file that holds it, -c FILE a configuration";
+            return Err(UsageError(which.into()).into());
+        }
+    };
     for (option, name) in [
         ("--connect", "server"),
         ("--tun", "interface"),

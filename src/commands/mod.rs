@@ -6,6 +6,7 @@
 //! | [`passphrase`] | (the key that `genkey --passphrase-file` derives) |
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod client;
 pub mod device;
 pub mod passphrase;
@@ -13,7 +14,11 @@ pub mod server;
 pub mod token;
 
 use crate::config::arguments::{Arguments, Syntax, UsageError};
+use crate::config::file::{self, Configuration};
+use crate::config::settings::{ClientSettings, ServerSettings};
+use crate::os::log;
 use std::fmt::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Every command, in the order of the help.
@@ -25,6 +30,7 @@ pub const COMMANDS: &[&Command] = &[
     &token::INSPECT,
     &server::SERVER,
     &client::CLIENT,
+    &check::CHECK,
 ];
 
 /// One command.
@@ -100,6 +106,30 @@ impl Command {
             let _ = writeln!(help, "  {written:<21} {}", option.about);
         }
         format!("{help}\n{}\n", self.notes.trim())
+    }
+}
+
+/// The configuration in `file`, with its warnings logged.
+fn configuration(file: &Path) -> Result<Configuration, Failure> {
+    let (configuration, warnings) =
+        file::read(file).map_err(|mistakes| Failure::Reason(mistakes.to_string()))?;
+    for warning in warnings {
+        log::warning("config", &warning, &[]);
+    }
+    Ok(configuration)
+}
+
+fn configured_server(file: &Path) -> Result<ServerSettings, Failure> {
+    match configuration(file)? {
+        Configuration::Server(settings) => Ok(settings),
+        Configuration::Client(_) => Err(Failure::Reason(format!("{} configures a client", file.display()))),
+    }
+}
+
+fn configured_client(file: &Path) -> Result<ClientSettings, Failure> {
+    match configuration(file)? {
+        Configuration::Client(settings) => Ok(settings),
+        Configuration::Server(_) => Err(Failure::Reason(format!("{} configures a server", file.display()))),
     }
 }
 

@@ -17,12 +17,14 @@ use std::process::ExitCode;
 pub const SERVER: Command = Command {
     name: "server",
     summary: "runs the server",
-    usage: "-k FILE [-k FILE ...] [--listen ADDR:PORT ...] [--address A/PREFIX ...]
+    usage: "[-c FILE] [-k FILE ...] [--listen ADDR:PORT ...]
+         [--address A/PREFIX ...]
          [--tun NAME | --no-tun | --private | --private-if-allowed] [--mtu BYTES] [--suite S ...]
          [--client-to-client] [--push-routes NETS] [--push-dns ADDRS] [--keepalive SECS]
          [--max-clients N] [--hello-max-age SECS] [--name NAME] [--verbose]",
     syntax: Syntax {
         options: &[
+            Known::value("-c", "FILE", "configuration; options given here come before those in it"),
             Known::list("-k", "FILE", "key file; each key is one client, named by the comment after it"),
             Known::list("--listen", "ADDR:PORT", "where to listen; 127.0.0.1:12345"),
             Known::list("--address", "A/PREFIX", "tunnel addresses; 10.8.0.1/24 and fd0f:e12e::1/64"),
@@ -86,7 +88,10 @@ fn routes(settings: &ServerSettings) -> Vec<crate::packet::subnet::Subnet> {
 }
 
 fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
-    let mut settings = ServerSettings::default();
+    let mut settings = match arguments.path("-c") {
+        Some(file) => super::configured_server(&file)?,
+        None => ServerSettings::default(),
+    };
     for (option, name) in [
         ("--listen", "listen"),
         ("--address", "address"),
@@ -105,7 +110,7 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
         }
     }
     settings.device = device::chosen(arguments, &settings.device);
-    settings.client_to_client = arguments.has("--client-to-client");
+    settings.client_to_client |= arguments.has("--client-to-client");
     settings.verbose = arguments.has("--verbose");
     check_addresses(&settings.addresses).map_err(UsageError)?;
     let mut keys = Vec::new();
@@ -116,13 +121,11 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
         }
         keys.extend(read);
     }
-    if keys.is_empty() {
-        return Err(UsageError(
-            "which clients? -k FILE names a file with a key for each (fernvpn genkey)".into(),
-        )
-        .into());
+    settings.peers.extend(peers(keys));
+    if settings.peers.is_empty() && !arguments.has("-c") {
+        let which = "which clients? -k FILE names a file with a key for each (fernvpn genkey), -c FILE a configuration";
+        return Err(UsageError(which.into()).into());
     }
-    settings.peers = peers(keys);
     Ok(settings)
 }
 

@@ -3,12 +3,14 @@
 //! | file | question |
 //! |---|---|
 //! | [`arguments`] | what does the command line say? |
+//! | [`file`] | what does the configuration file say? |
 //! | [`key_file`] | which keys are in this file? |
 //! | [`options`] | what does one option set? |
 //! | [`settings`] | what does a server or client need to know? |
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+pub mod file;
 pub mod key_file;
 pub mod options;
 pub mod settings;

@@ -2,7 +2,7 @@
 //!
 //! Both come through here, so that `--mtu 1400` and `mtu = 1400` mean the same and fail with the same words.
 
-use super::settings::{ClientSettings, Device, Routes, ServerSettings};
+use super::settings::{ClientSettings, Device, Peer, Routes, ServerSettings};
 use crate::packet::subnet::Subnet;
 use crate::protocol::record::Suite;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -31,6 +31,22 @@ impl ServerSettings {
             "hello-max-age" => self.hello_max_age = Some(number(value, 1, u64::MAX)?),
             "name" => self.name = instance_name(value)?,
             _ => return Err(format!("a server has no option '{name}'")),
+        }
+        Ok(())
+    }
+}
+
+impl Peer {
+    /// Sets the option `name`, but for keys.
+    ///
+    /// # Errors
+    /// A sentence: what is wrong, and what would be right.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        match name {
+            "name" => self.name = instance_name(value)?,
+            "address" => self.addresses = list(value, "addresses such as 10.8.0.2, fd0f:e12e::2")?,
+            "routes" => self.routes = list(value, "networks such as 192.168.7.0/24")?,
+            _ => return Err(format!("a peer has no option '{name}'")),
         }
         Ok(())
     }
@@ -122,10 +138,10 @@ fn device_name(value: &str) -> Result<String, String> {
 }
 
 fn instance_name(value: &str) -> Result<String, String> {
-    let fine = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
+    let fine = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
     match value.len() {
-        1..=32 if value.bytes().all(fine) => Ok(value.into()),
-        _ => Err(format!("'{value}' cannot name an instance: 1 to 32 letters, digits, '-' and '_'")),
+        1..=32 if value.bytes().all(fine) && !value.starts_with('.') => Ok(value.into()),
+        _ => Err(format!("'{value}' is no name: 1 to 32 letters, digits, '-', '_' and '.'")),
     }
 }
 
