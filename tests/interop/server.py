@@ -103,7 +103,7 @@ def serve(client, session):
         if type == MESSAGE:
             text = content.decode("utf-8")
             print("Message:", text, flush=True)
-            session.send(MESSAGE, f"Hello from server.py, you said: {text}".encode("utf-8")[:4096])
+            session.send(MESSAGE, f"Hello from server.py, you said: {text[:1000]}".encode("utf-8"))
         elif type == PACKETS:
             if replies := answer_packets(client, read_packets(content)):
                 session.send(PACKETS, write_packets(replies))
