@@ -5,6 +5,7 @@ python3 client.py -k KEYFILE --connect HOST:PORT [--suite SUITE] [--send TEXT] [
 
 import argparse
 import os
+import re
 import socket
 import sys
 import time
@@ -38,6 +39,8 @@ def handshake(sock, K, suites):
     suite = fields["suite"]
     if fields["version"] != "1" or suite not in suites or fields.get("capabilities") or "step" in fields:
         raise Ended("the server chose something that we did not offer")
+    if not re.fullmatch("[0-9a-f]{64}", fields["nonce"]):
+        raise Ended("the server's nonce is not 64 lower-case hexadecimal digits")
 
     client, server = traffic_secrets(K, client_hello, server_hello)                 # section 5
     session = Session(frames, suite, client, server)

@@ -5,6 +5,7 @@ python3 server.py -k KEYFILE --listen ADDR:PORT [--suite SUITE] [--rekey]
 
 import argparse
 import os
+import re
 import socket
 import sys
 import time
@@ -42,7 +43,9 @@ def handshake(sock, clients, suites):
         print("ClientHello:", fields, flush=True)
         if fields.get("role") != "client":
             raise Ended("a hello was reflected")
-        if len(fields["nonce"]) != 64 or fields["nonce"] in client.nonces:
+        if not re.fullmatch("[0-9a-f]{64}", fields["nonce"]):
+            raise Ended("the nonce is not 64 lower-case hexadecimal digits")
+        if fields["nonce"] in client.nonces:
             raise Ended("a hello was replayed")
         offered_suites, offered_versions = fields["suites"].split(","), fields["versions"].split(",")
     except (KeyError, ValueError) as reason:
@@ -53,8 +56,12 @@ def handshake(sock, clients, suites):
 
     common = [suite for suite in suites if suite in offered_suites]                 # 4.3 ServerHello
     answer = {"version": "1", "role": "server", "client-nonce": fields["nonce"]}
-    if "1" not in offered_versions or not common:
-        answer["refused"] = "no common suite" if "1" in offered_versions else "no common version"
+    if "1" not in offered_versions:
+        answer["refused"] = "no common version"
+    elif not common:
+        answer["refused"] = "no common suite"
+    elif "step" in fields:
+        answer["refused"] = "this server has no ratcheted keys"
     else:
         answer |= {"nonce": os.urandom(32).hex(), "suite": common[0], "capabilities": "", "software": "server.py"}
     server_hello = seal_token(hello, write_fields(answer))
