@@ -71,7 +71,11 @@ def handshake(sock, clients, suites):
 
     client_secret, server_secret = traffic_secrets(client.K, client_hello, server_hello)    # section 5
     session = Session(frames, common[0], server_secret, client_secret)
-    session.read_record(deadline, (FINISHED,))                                      # 4.4 Finished
+    try:
+        session.read_record(deadline, (FINISHED,))                                  # 4.4 Finished
+    except ValueError:
+        discard(sock, deadline)
+        raise
     session.send(CONFIG, write_fields({                                             # 4.5 Config
         "addresses": ",".join(map(str, client.interfaces)), "server": ",".join(str(own.ip) for own in SERVER),
         "mtu": 1500, "routes": "", "dns": "", "keepalive": KEEPALIVE}))
