@@ -9,9 +9,8 @@ use fernvpn::os::process::raise_open_files;
 use fernvpn::protocol::frame;
 use fernvpn::protocol::key_schedule::Root;
 use fernvpn::tunnel::server::HANDSHAKE_TIME;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -160,7 +159,7 @@ fn five_hundred_of_them_do_not_keep_a_client_waiting() {
     raise_open_files(8192).unwrap();
     let (_server, at) = serve(settings(2), None);
     let shapes = shapes();
-    let before = resident_kib_and_threads("self").0;
+    let before = own_resident_kib();
     let mut open = Vec::new();
     for n in 0..625 {
         let mut socket = TcpStream::connect(at).unwrap();
@@ -173,7 +172,7 @@ fn five_hundred_of_them_do_not_keep_a_client_waiting() {
     }
     // Hellos that were answered, and wait for a Finished that never comes.
     let half: Vec<_> = (0..20).map(|_| RawHello::new(0, PLAIN).ask(at)).collect();
-    let cost = resident_kib_and_threads("self").0.saturating_sub(before) / open.len();
+    let cost = own_resident_kib().saturating_sub(before) / open.len();
     assert!(cost < 100, "{cost} KiB for each, both ends counted");
     let begun = Instant::now();
     let running = Running::start(client_settings(at, 1), None);
@@ -212,37 +211,12 @@ fn when_all_places_are_taken_a_random_stranger_goes_and_a_client_comes_in() {
 
 // ---------------------------------------------------------------------- out of descriptors
 
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_server_without_descriptors_recovers() {
-    let keys = std::env::temp_dir().join(format!("fernvpn-hostile-{}.keys", std::process::id()));
-    std::fs::write(&keys, format!("{} # client0\n", key(0).to_text())).unwrap();
-    let server = Command::new("sh")
-        .args([
-            "-c",
-            "chmod 600 \"$1\"; ulimit -n 40; exec \"$0\" server -k \"$1\" --no-tun --listen 127.0.0.1:0",
-        ])
-        .args([env!("CARGO_BIN_EXE_fernvpn"), keys.to_str().unwrap()])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn();
-    let mut server = Process(server.unwrap());
-    let mut line = String::new();
-    BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let at: SocketAddr = line.trim().strip_prefix("listening on ").unwrap().parse().unwrap();
-    std::fs::remove_file(&keys).unwrap();
+    let server = Process::serve_with(40, &format!("{} # client0\n", key(0).to_text()), &[]);
     // The last of these wait in the kernel: the server cannot accept them.
-    let strangers: Vec<_> = (0..60).map(|_| TcpStream::connect(at).unwrap()).collect();
+    let strangers: Vec<_> = (0..60).map(|_| TcpStream::connect(server.address).unwrap()).collect();
     thread::sleep(Duration::from_millis(300));
     drop(strangers);
-    raw_client(at, 0, PLAIN).says_hello();
-    assert!(server.0.try_wait().unwrap().is_none(), "still the same process");
+    raw_client(server.address, 0, PLAIN).says_hello();
 }
