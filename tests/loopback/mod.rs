@@ -23,10 +23,12 @@ use fernvpn::tunnel::config_record::NetworkConfig;
 use fernvpn::tunnel::server::Server;
 use fernvpn::tunnel::{fresh, fresh_hello};
 use std::convert::Infallible;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -459,8 +461,58 @@ pub const CONFIG: &[u8] = b"addresses=10.8.0.2/16\nserver=10.8.0.1\nmtu=1500\nro
 
 // ---------------------------------------------------------------------- processes
 
-/// Resident memory of a process, in KiB, and its threads.
-pub fn resident_kib_and_threads(process: &str) -> (usize, usize) {
+/// A server without a device, in a process of its own.
+pub struct Process {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl Process {
+    /// With these keys, as in a key file, and further arguments.
+    pub fn serve(keys: &str, arguments: &[&str]) -> Process {
+        Process::serve_with(8192, keys, arguments)
+    }
+
+    /// With at most so many open files.
+    pub fn serve_with(files: usize, keys: &str, arguments: &[&str]) -> Process {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let file = std::env::temp_dir().join(format!("fernvpn-{}-{number}.keys", std::process::id()));
+        std::fs::write(&file, keys).unwrap();
+        let mut child = Command::new("sh")
+            .args(["-c", "chmod 600 \"$0\"; ulimit -n \"$1\"; shift; exec \"$@\""])
+            .args([file.to_str().unwrap(), &files.to_string(), env!("CARGO_BIN_EXE_fernvpn")])
+            .args(["server", "--no-tun", "--listen", "127.0.0.1:0", "-k", file.to_str().unwrap()])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let address = line.trim().strip_prefix("listening on ").expect("a server that listens");
+        Process { child, address: address.parse().unwrap() }
+    }
+
+    pub fn resident_kib_and_threads(&self) -> (usize, usize) {
+        resident_kib_and_threads(&self.child.id().to_string())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Resident memory of this process, in KiB.
+pub fn own_resident_kib() -> usize {
+    resident_kib_and_threads("self").0
+}
+
+fn resident_kib_and_threads(process: &str) -> (usize, usize) {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let number = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
