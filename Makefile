@@ -63,6 +63,15 @@ check: toolchain ## format, lints and the links of the documentation; any warnin
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
+.PHONY: bench
+bench: toolchain ## how fast is the trusted core?
+	$(CARGO) bench --locked --bench core
+
+.PHONY: bench-tunnel
+bench-tunnel: build ## how fast is the tunnel, next to others? as root
+	$(CARGO) build --release --locked --example relay
+	python3 benches/tunnel.py
+
 .PHONY: install
 install: ## the program to PREFIX/bin, its documents to PREFIX/share/doc (after make build; takes DESTDIR)
 	@[ -x $(PROGRAM) ] || { echo 'there is no $(PROGRAM) yet: make build' >&2; exit 1; }
