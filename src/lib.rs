@@ -3,10 +3,15 @@
 //! The rooms, and which of them may know which (`tests/layering.rs` holds the tree to it):
 //!
 //! ```text
-//!  main ─> commands, config, tunnel, audit
-//!  tunnel ─> protocol ─> fernet            the trusted core: pure, no more than 1,200 lines of code
-//!  tunnel ─> packet, os, config
-//!  audit ─> protocol, fernet, packet
+//!  main      ─> commands, config, os
+//!  commands  ─> every room
+//!  tunnel    ─> protocol, fernet, packet, os, config
+//!  audit     ─> protocol, fernet, packet, os
+//!  config    ─> protocol, fernet, packet, os
+//!  os        ─> packet
+//!  protocol  ─> fernet            these two: the trusted core, pure, no more than 1,200 lines of code
+//!  fernet    ─> nothing
+//!  packet    ─> nothing
 //! ```
 //!
 //! | room | question |
@@ -17,6 +22,8 @@
 //! | [`tunnel`] | Do packets go where they should? |
 //! | [`os`] | What does it touch on my machine? |
 //! | [`config`] | What was the program told? |
+//! | [`audit`] | What was said on the wire? |
+//! | [`commands`] | What does each word of the command line do? |
 #![cfg_attr(
     test,
     allow(

@@ -2,13 +2,13 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
-mod common;
+mod loopback;
 
-use common::*;
 use fernvpn::os::process::raise_open_files;
 use fernvpn::protocol::frame;
 use fernvpn::protocol::key_schedule::Root;
 use fernvpn::tunnel::server::HANDSHAKE_TIME;
+use loopback::*;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;

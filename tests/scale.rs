@@ -4,11 +4,11 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
-mod common;
+mod loopback;
 
-use common::*;
 use fernvpn::os::process::raise_open_files;
 use fernvpn::packet::icmp;
+use loopback::*;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 

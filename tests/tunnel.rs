@@ -3,15 +3,15 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
-mod common;
+mod loopback;
 
-use common::*;
 use fernvpn::config::settings::{ClientSettings, ServerSettings};
 use fernvpn::packet::icmp;
 use fernvpn::packet::offload::{LENGTH, Offload};
 use fernvpn::protocol::record::{Kind, Suite};
 use fernvpn::tunnel::connection::close;
 use fernvpn::tunnel::server::Server;
+use loopback::*;
 use std::io::{Read, Write};
 use std::iter::from_fn;
 use std::net::{Shutdown, TcpListener, TcpStream};

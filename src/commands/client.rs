@@ -17,8 +17,8 @@ use std::thread;
 pub const CLIENT: Command = Command {
     name: "client",
     summary: "runs the client",
-    usage:
-        "[-c FILE] [-k FILE] [--connect HOST:PORT] [--tun NAME | --no-tun | --private | --private-if-allowed]
+    usage: "[-c FILE] [-k FILE] [--connect HOST:PORT]
+         [--tun NAME | --no-tun | --private | --private-if-allowed]
          [--routes pushed|none|NETS] [--suite S ...] [--send TEXT] [--ping [--count N]] [--once]
          [--name NAME] [--verbose]",
     syntax: Syntax {
@@ -58,7 +58,7 @@ fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let stopped = Arc::clone(&client);
     let waiting = thread::Builder::new().name("signals".into()).spawn(move || {
         let signal = signal::wait();
-        log::info("tunnel", "stopping", &[("signal", &signal.number())]);
+        log::info("tunnel", "stopping", &[("signal", &signal.name())]);
         stopped.stop();
     });
     waiting.map_err(|error| format!("cannot start a thread: {error}"))?;
@@ -119,7 +119,8 @@ struct Host {
 
 impl Machine for Host {
     fn set_up(&mut self, config: &NetworkConfig) -> Result<Option<Arc<Tun>>, String> {
-        if self.opened.is_none() {
+        let first = self.opened.is_none();
+        if first {
             self.opened = device::open(&self.device)?.map(|(interface, tun)| (interface, Arc::new(tun)));
             if self.opened.is_none() {
                 self.device = Device::None;
@@ -131,6 +132,9 @@ impl Machine for Host {
             Routes::Only(routes) => routes,
         };
         interface.set_up(config.mtu, &config.addresses, routes)?;
+        if let (true, Some(server)) = (first, config.server.first()) {
+            interface.invite(&format!("ping {server}"));
+        }
         Ok(Some(Arc::clone(tun)))
     }
 }

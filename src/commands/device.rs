@@ -22,14 +22,13 @@ pub fn open(device: &Device) -> Result<Option<(Interface, Tun)>, String> {
         Device::None => return Ok(None),
         Device::Tun(name) => (Place::Host, Tun::create(name, true).map_err(|error| error.to_string())?),
         Device::Private { name, or_none } => match Namespace::create(name, true) {
-            Ok((namespace, tun)) => {
-                let enter = namespace.enter_command();
-                log::info("os", "the tunnel's device is in a private network; look around in it with:", &[]);
-                log::command(&format!("{enter} COMMAND"));
-                (Place::Private(namespace), tun)
-            }
+            Ok((namespace, tun)) => (Place::Private(namespace), tun),
             Err(error) if *or_none => {
-                log::warning("os", "no device, pings and messages only", &[("reason", &error)]);
+                log::warning(
+                    "os",
+                    "going on without a device: pings and messages only",
+                    &[("reason", &error)],
+                );
                 return Ok(None);
             }
             Err(error) => return Err(error.to_string()),
@@ -59,6 +58,16 @@ impl Interface {
         }
         self.made = wanted;
         Ok(())
+    }
+
+    /// Where the device is in a private network: tells how to look around in there, by a command to paste.
+    pub fn invite(&self, command: &str) {
+        if let Place::Private(namespace) = self.network.place() {
+            let text =
+                "the device is in a private network; look around in it from another terminal, for example:";
+            log::info("os", text, &[]);
+            log::to_paste(&format!("{} {command}", namespace.enter_command()));
+        }
     }
 }
 

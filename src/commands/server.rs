@@ -17,7 +17,8 @@ use std::process::ExitCode;
 pub const SERVER: Command = Command {
     name: "server",
     summary: "runs the server",
-    usage: "[-c FILE] [-k FILE ...] [--listen ADDR:PORT ...] [--address A/PREFIX ...]
+    usage: "[-c FILE] [-k FILE ...] [--listen ADDR:PORT ...]
+         [--address A/PREFIX ...]
          [--tun NAME | --no-tun | --private | --private-if-allowed] [--mtu BYTES] [--suite S ...]
          [--client-to-client] [--push-routes NETS] [--push-dns ADDRS] [--keepalive SECS]
          [--max-clients N] [--hello-max-age SECS] [--name NAME] [--verbose]",
@@ -64,6 +65,7 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut opened = device::open(&settings.device)?;
     if let Some((interface, _)) = &mut opened {
         interface.set_up(settings.mtu, &settings.addresses, &routes(&settings))?;
+        interface.invite("ip -brief address");
     }
     let (interface, tun): (Option<Interface>, _) = opened.unzip();
     let addresses: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
@@ -75,7 +77,7 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
     }
     let signal = signal::wait();
-    log::info("tunnel", "stopping", &[("signal", &signal.number())]);
+    log::info("tunnel", "stopping", &[("signal", &signal.name())]);
     server.stop();
     drop(interface);
     Ok(ExitCode::SUCCESS)

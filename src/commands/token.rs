@@ -147,7 +147,7 @@ fn from_passphrase(arguments: &Arguments, file: &Path) -> Result<Key, Failure> {
         return Err(Failure::Reason(format!("the first line of {} is empty", file.display())));
     }
     warn(Some(
-        "warning: a key from a passphrase can be guessed offline from one recorded token; fernvpn genkey alone \
+        "a key from a passphrase can be guessed offline from one recorded token; fernvpn genkey alone \
          makes one that cannot"
             .into(),
     ));
@@ -281,6 +281,6 @@ fn write_stdout(parts: &[&[u8]]) -> Result<ExitCode, Failure> {
 /// A warning goes to stderr; if that is closed, to nobody.
 fn warn(warning: Option<String>) {
     if let Some(warning) = warning {
-        let _ = writeln!(io::stderr(), "{warning}");
+        let _ = writeln!(io::stderr(), "warning: {warning}");
     }
 }

@@ -11,6 +11,7 @@
 
 use super::arguments::{is_key, key_on_the_command_line};
 use crate::fernet::Key;
+use crate::os::files;
 use hmac::digest::zeroize::Zeroize;
 use std::fmt;
 use std::fs::File;
@@ -125,21 +126,9 @@ fn parse(text: &[u8]) -> Result<Vec<NamedKey>, (usize, String)> {
 }
 
 /// A warning if the group or others can read the file. Pipes and devices have modes that mean something else.
-#[cfg(unix)]
 fn too_open(file: &Path, open: &File) -> Option<String> {
-    use std::os::unix::fs::PermissionsExt;
-    let data = open.metadata().ok()?;
-    let mode = data.permissions().mode() & 0o777;
-    if !data.is_file() || mode & 0o044 == 0 {
-        return None;
-    }
-    let name = file.display();
-    Some(format!("warning: others can read the secret in {name} (mode {mode:04o}): chmod 600 {name}"))
-}
-
-#[cfg(not(unix))]
-fn too_open(_: &Path, _: &File) -> Option<String> {
-    None
+    let (mode, name) = (files::readable_by_others(open)?, file.display());
+    Some(format!("others can read the secret in {name} (mode {mode:04o}): chmod 600 {name}"))
 }
 
 #[cfg(test)]

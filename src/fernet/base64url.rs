@@ -102,26 +102,43 @@ pub fn decode_in_place(text: &mut [u8]) -> Result<usize, Malformed> {
     Ok(to)
 }
 
-/// Sixteen groups: 48 bytes to 64 characters.
+/// Sixteen groups: 48 bytes to 64 characters. Two groups are spread at a time, in one word of 64 bits:
+/// 48 bits into 2 × 24, into 4 × 12, into 8 × 6, each part to the top of its half.
 fn encode_groups(bytes: &[u8; 48]) -> [u8; 64] {
     let mut text = [0; 64];
-    for (group, digits) in bytes.as_chunks::<3>().0.iter().zip(text.as_chunks_mut::<4>().0) {
-        let [a, b, c] = *group;
-        *digits = [a >> 2, (a << 4 | b >> 4) & 63, (b << 2 | c >> 6) & 63, c & 63];
+    for (groups, digits) in bytes.as_chunks::<6>().0.iter().zip(text.as_chunks_mut::<8>().0) {
+        let [a, b, c, d, e, f] = *groups;
+        let word = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        let word = (word & 0xffff_ff00_0000) << 8 | word & 0x0000_00ff_ffff;
+        let word = (word & 0x00ff_f000_00ff_f000) << 4 | word & 0x0000_0fff_0000_0fff;
+        let word = (word & 0x0fc0_0fc0_0fc0_0fc0) << 2 | word & 0x003f_003f_003f_003f;
+        *digits = word.to_be_bytes();
     }
-    text.map(character)
+    for digit in &mut text {
+        *digit = character(*digit);
+    }
+    text
 }
 
-/// Sixteen groups: 64 characters to 48 bytes, and whether any character was outside the alphabet.
+/// Sixteen groups: 64 characters to 48 bytes, and whether any character was outside the alphabet. The same steps
+/// back.
 fn decode_groups(text: &[u8; 64]) -> ([u8; 48], bool) {
-    let digits = text.map(digit);
-    let bad = digits.iter().fold(0, |all, d| all | d) > 63;
-    let mut bytes = [0; 48];
-    for (digits, group) in digits.as_chunks::<4>().0.iter().zip(bytes.as_chunks_mut::<3>().0) {
-        let [a, b, c, d] = *digits;
-        *group = [a << 2 | b >> 4, b << 4 | c >> 2, c << 6 | d];
+    let mut digits = *text;
+    let mut all = 0;
+    for character in &mut digits {
+        *character = digit(*character);
+        all |= *character;
     }
-    (bytes, bad)
+    let mut bytes = [0; 48];
+    for (digits, groups) in digits.as_chunks::<8>().0.iter().zip(bytes.as_chunks_mut::<6>().0) {
+        let word = u64::from_be_bytes(*digits);
+        let word = (word & 0x3f00_3f00_3f00_3f00) >> 2 | word & 0x003f_003f_003f_003f;
+        let word = (word & 0x0fff_0000_0fff_0000) >> 4 | word & 0x0000_0fff_0000_0fff;
+        let word = (word & 0x00ff_ffff_0000_0000) >> 8 | word & 0x0000_0000_00ff_ffff;
+        let [_, _, a, b, c, d, e, f] = word.to_be_bytes();
+        *groups = [a, b, c, d, e, f];
+    }
+    (bytes, all > 63)
 }
 
 /// The character of a digit 0..=63, without a branch or a look-up: each comparison adds the step from the end of

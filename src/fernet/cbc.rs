@@ -19,6 +19,9 @@ use std::hint::black_box;
 /// Bytes in an AES block, and in an IV.
 pub const BLOCK: usize = 16;
 
+/// Blocks decrypted at once: enough for every backend of the cipher, few enough for the nearest cache.
+const CHUNK: usize = 64;
+
 /// Length in bytes of the ciphertext of a message of `n` bytes: there is always padding, at least one byte.
 pub const fn encrypted_len(n: usize) -> usize {
     (n / BLOCK + 1) * BLOCK
@@ -39,17 +42,18 @@ pub fn encrypt(aes: &Aes128, iv: [u8; BLOCK], buffer: &mut [u8], message: usize)
 /// not whole blocks, at least one.
 pub fn decrypt<'a>(aes: &Aes128, iv: [u8; BLOCK], buffer: &'a mut [u8]) -> Option<&'a mut [u8]> {
     let (blocks, []) = Block::slice_as_chunks_mut(buffer) else { return None };
-    let mut previous = iv;
-    // Blocks decrypt independently, so the cipher takes many at once; the ciphertext is kept for the xor.
-    let mut kept = [Block::default(); 64];
-    for chunk in blocks.chunks_mut(kept.len()) {
-        let kept = &mut kept[..chunk.len()];
-        kept.copy_from_slice(chunk);
+    // Blocks decrypt independently, so the cipher takes many at once. Their ciphertext is kept for the xor, behind
+    // the block before them: the IV, or the last block of the chunk before.
+    let mut kept = [Block::from(iv); 1 + CHUNK];
+    for chunk in blocks.chunks_mut(CHUNK) {
+        let n = chunk.len();
+        kept[1..=n].copy_from_slice(chunk);
         aes.decrypt_blocks(chunk);
-        for (block, ciphertext) in chunk.iter_mut().zip(kept) {
-            *block = xor(previous, (*block).into()).into();
-            previous = (*ciphertext).into();
+        let before = Block::slice_as_flattened(&kept[..n]);
+        for (byte, ciphertext) in Block::slice_as_flattened_mut(chunk).iter_mut().zip(before) {
+            *byte ^= ciphertext;
         }
+        kept[0] = kept[n];
     }
     let message = unpadded_len(buffer)?;
     Some(&mut buffer[..message])

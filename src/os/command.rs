@@ -75,8 +75,8 @@ fn line(command: &Command) -> String {
     quoted.collect::<Vec<_>>().join(" ")
 }
 
-#[cfg(all(test, unix))]
-#[allow(clippy::unwrap_used)]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use super::*;
 

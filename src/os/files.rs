@@ -1,7 +1,7 @@
 //! How are secrets kept in files, and how is a file replaced so that a crash leaves the old one or the new one?
 //!
 //! ```text
-//! read_secret         key files: read once into memory that is wiped; says if others can read the file
+//! readable_by_others  whether a key file is open to users that it does not concern
 //! create_secret       mode 0600, never over an existing file, on disk when it returns
 //! replace_atomically  write beside it, fsync, rename, fsync of the folder: the durable step of ratcheted keys
 //! ```
@@ -10,69 +10,16 @@
 //! old file. Elsewhere than on Unix there are no modes here, and no fsync of folders.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-
-use hmac::digest::zeroize::Zeroize;
 
 use super::tried;
 
-/// No key file is longer, in bytes. Read into one buffer of this size: a growing one would leave copies behind.
-const SECRET_LIMIT: usize = 64 * 1024;
-
-/// A text with a key in it. Wiped when dropped; has no `Display`, and `Debug` does not show it.
-pub struct Secret(String);
-
-impl Secret {
-    /// The text. What the caller copies out of it, the caller wipes.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Drop for Secret {
-    fn drop(&mut self) {
-        self.0.as_mut_str().zeroize();
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Secret(not shown)")
-    }
-}
-
-/// A key file's text, and a warning if users other than its owner can read it.
-pub fn read_secret(path: &Path) -> io::Result<(Secret, Option<String>)> {
-    let shown = path.display();
-    let cannot = |error: io::Error| {
-        let remedy = match error.kind() {
-            ErrorKind::PermissionDenied => " (it must be readable by the user fernvpn runs as)",
-            ErrorKind::NotFound => " (`fernvpn genkey` makes one)",
-            _ => "",
-        };
-        io::Error::new(
-            error.kind(),
-            format!("cannot read key file {shown}: {}{remedy}", super::reason(&error)),
-        )
-    };
-    let mut file = File::open(path).map_err(cannot)?;
-    // Asked of the open file, not of the path, which could name another one by now.
-    let warning = readable_by_others(&file).map_err(cannot)?.then(|| {
-        format!("key file {shown} can be read by other users: chmod 600 {shown}, and if they may have, make a new key")
-    });
-    let mut bytes = vec![0; SECRET_LIMIT];
-    let filled = fill(&mut file, &mut bytes);
-    let text = filled.and_then(|length| {
-        let (text, rest) = bytes.split_at(length);
-        match std::str::from_utf8(text) {
-            _ if rest.is_empty() => Err(io::Error::new(ErrorKind::InvalidData, "too long to be a key file")),
-            Err(_) => Err(io::Error::new(ErrorKind::InvalidData, "not a text, so not a key file")),
-            Ok(text) => Ok(Secret(text.to_owned())),
-        }
-    });
-    bytes.as_mut_slice().zeroize();
-    Ok((text.map_err(cannot)?, warning))
+/// The permission bits of an open file if users other than its owner can read it. (Asked of the open file, not of the
+/// path, which could name another one by now.)
+pub fn readable_by_others(file: &File) -> Option<u32> {
+    let metadata = file.metadata().ok().filter(fs::Metadata::is_file)?;
+    Some(mode_of(&metadata)).filter(|mode| mode & 0o044 != 0)
 }
 
 /// Creates a file with a secret in it that only its owner can read. An existing file is left alone: it may hold
@@ -130,24 +77,10 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(temporary))
 }
 
-/// Reads until the end of the file or of the buffer.
-fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(length) => filled += length,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
-}
-
 #[cfg(unix)]
-fn readable_by_others(file: &File) -> io::Result<bool> {
+fn mode_of(metadata: &fs::Metadata) -> u32 {
     use std::os::unix::fs::MetadataExt;
-    file.metadata().map(|metadata| metadata.mode() & 0o077 != 0)
+    metadata.mode() & 0o777
 }
 
 /// Created for its owner only; others are let in, if at all, by `set_mode` (the umask has no say in that).
@@ -171,8 +104,8 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn readable_by_others(_file: &File) -> io::Result<bool> {
-    Ok(false)
+fn mode_of(_metadata: &fs::Metadata) -> u32 {
+    0
 }
 
 #[cfg(not(unix))]
@@ -190,8 +123,8 @@ fn sync_folder(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(all(test, unix))]
-#[allow(clippy::unwrap_used)]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -233,33 +166,17 @@ mod tests {
         let again = create_secret(&path, "another").unwrap_err();
         assert_eq!(again.kind(), ErrorKind::AlreadyExists);
         assert!(again.to_string().contains("left as it is"), "{again}");
-        let (secret, warning) = read_secret(&path).unwrap();
-        assert_eq!((secret.as_str(), warning), ("the key\n", None));
-        assert_eq!(format!("{secret:?}"), "Secret(not shown)");
+        assert_eq!(fs::read(&path).unwrap(), b"the key\n");
     }
 
     #[test]
-    fn readers_among_others_bring_a_warning() {
-        let folder = Folder::new("warning");
-        let path = folder.0.join("vpn.key");
-        create_secret(&path, "x").unwrap();
-        for (bits, warned) in [(0o400, false), (0o640, true), (0o604, true), (0o610, true)] {
+    fn readers_among_others_are_noticed() {
+        let folder = Folder::new("readers");
+        let path = folder.0.join("key");
+        create_secret(&path, "secret").unwrap();
+        for (bits, noticed) in [(0o600, None), (0o400, None), (0o640, Some(0o640)), (0o604, Some(0o604))] {
             fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
-            assert_eq!(read_secret(&path).unwrap().1.is_some(), warned, "{bits:o}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_key_file_is_refused() {
-        let folder = Folder::new("refused");
-        let path = folder.0.join("x");
-        assert!(read_secret(&path).unwrap_err().to_string().contains("genkey"));
-        assert!(read_secret(&folder.0).is_err());
-        for (contents, accepted) in
-            [(vec![b'a'; SECRET_LIMIT - 1], true), (vec![b'a'; SECRET_LIMIT], false), (vec![255], false)]
-        {
-            fs::write(&path, &contents).unwrap();
-            assert_eq!(read_secret(&path).is_ok(), accepted, "{} bytes", contents.len());
+            assert_eq!(readable_by_others(&File::open(&path).unwrap()), noticed, "{bits:o}");
         }
     }
 

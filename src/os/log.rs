@@ -4,6 +4,7 @@
 //! 2026-11-23T22:04:47Z info tunnel: client connected client=alice from=192.0.2.7:50122
 //! <6>tunnel: client connected client=alice from=192.0.2.7:50122              the same, when systemd's journal reads
 //! + ip link set dev fern0 up                                                 a command that changes the machine
+//!     nsenter -t 4711 -n -m ping 10.8.0.1                                    a command for the reader to copy
 //! ```
 //!
 //! Values may come from strangers. Whatever is not plain ASCII without blanks is quoted and escaped, so one call
@@ -53,6 +54,11 @@ pub fn debug(room: &str, text: &str, fields: Fields<'_>) {
 /// A command about to be run, in the form in which a person could type it.
 pub fn command(line: &str) {
     write_line(&format!("+ {}\n", without_controls(line)));
+}
+
+/// A command that the reader may want to run: alone on its line, to be copied.
+pub fn to_paste(line: &str) {
+    write_line(&format!("    {}\n", without_controls(line)));
 }
 
 /// Lets at most `limit` lines through per interval, and then tells how many it kept back. One for each kind of

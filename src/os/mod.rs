@@ -40,7 +40,7 @@ fn tried(what: impl Display, error: &io::Error) -> io::Error {
 }
 
 /// The error in words, without the number that std adds for programmers.
-fn reason(error: &io::Error) -> String {
+pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
 }

@@ -241,7 +241,6 @@ mod system {
     }
 
     #[cfg(test)]
-    #[allow(clippy::unwrap_used)]
     mod tests {
         use super::*;
 

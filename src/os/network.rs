@@ -159,7 +159,6 @@ fn explain(change: &Change, error: io::Error) -> io::Error {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

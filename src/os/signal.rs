@@ -34,6 +34,15 @@ impl Signal {
         }
     }
 
+    /// Its name, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Signal::Hangup => "SIGHUP",
+            Signal::Interrupt => "SIGINT",
+            Signal::Terminate => "SIGTERM",
+        }
+    }
+
     #[cfg(target_os = "linux")]
     fn from_number(number: i32) -> Option<Signal> {
         [Signal::Hangup, Signal::Interrupt, Signal::Terminate]
@@ -88,8 +97,8 @@ pub fn send(_pid: u32, _signal: Signal) -> io::Result<()> {
     Err(super::unsupported("sending a signal"))
 }
 
-#[cfg(all(test, target_os = "linux"))]
-#[allow(clippy::unwrap_used)]
+#[cfg(target_os = "linux")]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -140,7 +140,6 @@ mod system {
     }
 
     #[cfg(test)]
-    #[allow(clippy::unwrap_used)]
     mod tests {
         use super::*;
         use crate::os::wake::Wake;

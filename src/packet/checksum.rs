@@ -100,7 +100,6 @@ fn fold(sum: u64) -> u16 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 mod tests {
     use super::super::sample::{Numbers, bytes, naive_checksum, verifies};
     use super::*;

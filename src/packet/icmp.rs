@@ -149,7 +149,6 @@ fn pseudo_header(source: IpAddr, destination: IpAddr, length: usize) -> u16 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::sample::{Numbers, bytes, verifies};
     use super::*;

@@ -164,7 +164,6 @@ fn v6(packet: &[u8]) -> Result<(u8, usize, bool), Malformed> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 mod tests {
     use super::super::sample::{Numbers, bytes};
     use super::*;

@@ -33,8 +33,20 @@ pub mod protocol {
 
 /// What the tests of this room share.
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 mod sample {
+    use super::offload::{NEEDS_CSUM, Offload};
+
+    // Super-packets by Scapy, whole checksums in them.
+    pub(super) const TCP4: &str = "45000049ffff40004006269f0a0700020a070001 \
+         123401bbfffffffc00000005809901f42b1d0000 0101080a0000000100000002 \
+         303132333435363738396162636465666768696a21";
+    pub(super) const UDP6: &str = "6000000700250040fd070000000000000000000000000002fd070000000000000000000000000001 \
+         1100010400000000 12340035001dd22e 303132333435363738396162636465666768696a21";
+
+    pub(super) fn header(gso_type: u8, gso_size: u16, csum_start: u16, csum_offset: u16) -> Offload {
+        Offload { flags: NEEDS_CSUM, gso_type, hdr_len: 0xffff, gso_size, csum_start, csum_offset }
+    }
+
     /// Bytes from hexadecimal digits; blanks between them mark the fields.
     pub(super) fn bytes(digits: &str) -> Vec<u8> {
         let digits: Vec<u32> = digits.chars().filter_map(|digit| digit.to_digit(16)).collect();

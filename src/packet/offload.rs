@@ -299,26 +299,9 @@ fn udp_header_length(transport: &[u8]) -> Result<usize, Refusal> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
-pub(super) mod tests {
-    use super::super::sample::{Numbers, bytes};
+mod tests {
+    use super::super::sample::{Numbers, TCP4, UDP6, bytes, header};
     use super::*;
-
-    // Super-packets by Scapy, whole checksums in them.
-    pub(in super::super) const TCP4: &str = "45000049ffff40004006269f0a0700020a070001 \
-         123401bbfffffffc00000005809901f42b1d0000 0101080a0000000100000002 \
-         303132333435363738396162636465666768696a21";
-    pub(in super::super) const UDP6: &str = "6000000700250040fd070000000000000000000000000002fd070000000000000000000000000001 \
-         1100010400000000 12340035001dd22e 303132333435363738396162636465666768696a21";
-
-    pub(in super::super) fn header(
-        gso_type: u8,
-        gso_size: u16,
-        csum_start: u16,
-        csum_offset: u16,
-    ) -> Offload {
-        Offload { flags: NEEDS_CSUM, gso_type, hdr_len: 0xffff, gso_size, csum_start, csum_offset }
-    }
 
     fn tcp4() -> (Offload, Vec<u8>) {
         (header(GSO_TCPV4 | GSO_ECN, 8, 20, 16), bytes(TCP4))

@@ -100,12 +100,10 @@ fn length16(bytes: usize) -> u16 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 mod tests {
     use super::super::ip;
-    use super::super::offload::tests::{TCP4, UDP6, header};
     use super::super::offload::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Offload};
-    use super::super::sample::{Numbers, bytes, verifies};
+    use super::super::sample::{Numbers, TCP4, UDP6, bytes, header, verifies};
     use super::*;
 
     fn segments(header: &Offload, packet: &[u8]) -> Vec<Vec<u8>> {

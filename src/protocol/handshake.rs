@@ -19,8 +19,8 @@ use super::frame;
 use super::key_schedule::{Id, Root};
 use super::limits::MAX_HELLO;
 use super::ratchet::{ClientState, ServerState};
-use super::record::{self, Fresh, Opener, Sealer, Suite, types};
-use crate::fernet::{self, Age, token};
+use super::record::{self, CannotSeal, Draw, Fresh, Opener, Sealer, Suite, types};
+use crate::fernet::{self, Age};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -32,6 +32,8 @@ pub const VERSION: &str = "1";
 pub enum Refused {
     /// The hello has no room for an id and a token, or is too long.
     Length(usize),
+    /// The ClientHello carries the id of another key.
+    Id,
     /// The hello token is invalid.
     Token(fernet::Refusal),
     /// The hello's fields are not as specified.
@@ -56,14 +58,11 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Refused::Length(n) => write!(f, "a hello of {n} bytes"),
+            Refused::Id => write!(f, "the hello names another key"),
             Refused::Token(reason) => write!(f, "the hello's token is invalid: {reason}"),
             Refused::Field(reason) => write!(f, "the hello is malformed: {reason}"),
-            Refused::Role(role) => {
-                write!(f, "the hello is from a {role}: reflected, or two ends of one kind")
-            }
-            Refused::Version(versions) => {
-                write!(f, "the peer speaks version {versions}, this is version {VERSION}")
-            }
+            Refused::Role(role) => write!(f, "the hello is from a {role}: reflected, or two of a kind"),
+            Refused::Version(theirs) => write!(f, "the server chose version {theirs}, this is {VERSION}"),
             Refused::Echo => write!(f, "the answer belongs to another hello"),
             Refused::NotOffered(what) => write!(f, "the server chose {what}, which was not offered"),
             Refused::Ratchet => write!(f, "the two sides disagree about the ratcheted key or its step"),
@@ -91,18 +90,14 @@ pub struct Capabilities {
 impl Capabilities {
     const SUPER_PACKETS: &str = "super-packets";
 
+    /// As a list; there is one capability so far, so that the list is its only item.
     fn to_text(self) -> &'static str {
         if self.super_packets { Capabilities::SUPER_PACKETS } else { "" }
     }
 
     fn from_fields(fields: &Fields) -> Capabilities {
-        Capabilities {
-            super_packets: fields.list("capabilities").any(|name| name == Capabilities::SUPER_PACKETS),
-        }
-    }
-
-    fn and(self, other: Capabilities) -> Capabilities {
-        Capabilities { super_packets: self.super_packets && other.super_packets }
+        let has = |known| fields.list("capabilities").any(|name| name == known);
+        Capabilities { super_packets: has(Capabilities::SUPER_PACKETS) }
     }
 }
 
@@ -113,7 +108,7 @@ pub struct Offer {
     pub suites: Vec<Suite>,
     /// What it can do.
     pub capabilities: Capabilities,
-    /// Name and version of the program, for the other side's log.
+    /// Name and version of the program, for the other side's log: short, since a hello holds 703 bytes in all.
     pub software: String,
 }
 
@@ -168,6 +163,7 @@ pub struct ClientHello {
     pub step: Option<u64>,
     /// The peer's program, printable.
     pub software: String,
+    root: Root,
     speaks: bool,
     suites: Vec<Suite>,
     capabilities: Capabilities,
@@ -180,12 +176,17 @@ impl ClientHello {
     /// # Errors
     /// [`Refused`]. The server stays silent.
     pub fn receive(root: &Root, body: &[u8], age: Option<Age>) -> Result<ClientHello, Refused> {
-        let Some((_, token)) = body.split_first_chunk::<8>() else { return Err(Refused::Length(body.len())) };
+        let (id, token) = limited(body)?.split_first_chunk::<8>().ok_or(Refused::Length(body.len()))?;
+        if *id != root.id() {
+            return Err(Refused::Id);
+        }
         let mut token = token.to_vec();
         let (time, fields) = open_hello(root, &mut token, age, "client")?;
         fields.required("versions")?;
+        fields.required("suites")?;
         Ok(ClientHello {
             time,
+            root: root.clone(),
             speaks: fields.list("versions").any(|version| version == VERSION),
             nonce: fields.hex32("nonce")?,
             step: step(&fields)?,
@@ -196,30 +197,23 @@ impl ClientHello {
         })
     }
 
-    /// The first of `allowed` that the client offered.
-    ///
-    /// # Errors
-    /// What to say with [`ClientHello::refuse`] where there is no common version or suite.
-    pub fn choose(&self, allowed: &[Suite]) -> Result<Suite, &'static str> {
-        if !self.speaks {
-            return Err("no common version (this is version 1)");
-        }
-        allowed.iter().copied().find(|suite| self.suites.contains(suite)).ok_or("no common suite")
-    }
-
     // ------------------------------------------------------------ 4.3 ServerHello
 
-    /// Answers with `suite`: the frame to send, and the state that takes Finished. `root` is the key that verified
-    /// this hello; with a ratcheted one, `ratchet` is its state.
+    /// Answers: the frame to send, and the state that takes Finished; or, where nothing fits, a frame that says so
+    /// and the same reason for the log, after which the connection ends. `ratchet` is the state of a ratcheted key,
+    /// durable already.
     pub fn answer(
         self,
-        root: &Root,
-        suite: Suite,
         offer: &Offer,
         ratchet: Option<&ServerState>,
         fresh: FreshHello,
-    ) -> (Vec<u8>, AwaitFinished) {
-        let capabilities = self.capabilities.and(offer.capabilities);
+    ) -> (Vec<u8>, Result<AwaitFinished, &'static str>) {
+        let suite = match self.choose(offer, ratchet) {
+            Ok(suite) => suite,
+            Err(reason) => return (self.refuse(reason, fresh.token), Err(reason)),
+        };
+        let super_packets = self.capabilities.super_packets && offer.capabilities.super_packets;
+        let capabilities = Capabilities { super_packets };
         let mut hello = self.begin_answer();
         fields::write(&mut hello, "nonce", &fields::hex(&fresh.nonce));
         fields::write(&mut hello, "suite", suite.name());
@@ -229,22 +223,30 @@ impl ClientHello {
             fields::write(&mut hello, "ratchet", &fields::hex(&state.secret));
         }
         fields::write(&mut hello, "software", &offer.software);
-        let frame = frame::frame(&root.hello().seal(hello.as_bytes(), fresh.token.time, fresh.token.iv));
+        let frame = frame::frame(&self.root.hello().seal(hello.as_bytes(), fresh.token.time, fresh.token.iv));
         let transcript = self.transcript.chain_update(&frame).finalize();
-        let [client, server] = root.traffic_secrets(&transcript.into());
-        let next = AwaitFinished {
-            sealer: Sealer::new(suite, server),
-            opener: Opener::new(suite, client),
-            capabilities,
-        };
-        (frame, next)
+        let [client, server] = self.root.traffic_secrets(&transcript.into());
+        let (sealer, opener) = (Sealer::new(suite, server), Opener::new(suite, client));
+        (frame, Ok(AwaitFinished { suite, capabilities, sealer, opener }))
     }
 
     /// Answers with a reason instead: the frame to send, after which the connection ends.
-    pub fn refuse(self, root: &Root, reason: &str, fresh: Fresh) -> Vec<u8> {
+    pub fn refuse(self, reason: &str, fresh: Fresh) -> Vec<u8> {
         let mut hello = self.begin_answer();
         fields::write(&mut hello, "refused", reason);
-        frame::frame(&root.hello().seal(hello.as_bytes(), fresh.time, fresh.iv))
+        frame::frame(&self.root.hello().seal(hello.as_bytes(), fresh.time, fresh.iv))
+    }
+
+    /// The first suite of the server's that the client offered, if version and step are the same too.
+    fn choose(&self, offer: &Offer, ratchet: Option<&ServerState>) -> Result<Suite, &'static str> {
+        if !self.speaks {
+            return Err("no common version (this is version 1)");
+        }
+        let theirs = self.step.map(|step| (self.root.id(), step));
+        if theirs != ratchet.map(|state| (state.root.id(), state.step)) {
+            return Err("not the same step of the ratcheted key");
+        }
+        offer.suites.iter().copied().find(|suite| self.suites.contains(suite)).ok_or("no common suite")
     }
 
     fn begin_answer(&self) -> String {
@@ -272,7 +274,7 @@ impl AwaitServerHello {
     /// # Errors
     /// [`Refused`]; the connection has to end.
     pub fn receive(self, body: &[u8]) -> Result<Agreed, Refused> {
-        let mut token = body.to_vec();
+        let mut token = limited(body)?.to_vec();
         let (time, fields) = open_hello(&self.root, &mut token, None, "server")?;
         if fields.hex32("client-nonce")? != self.nonce {
             return Err(Refused::Echo);
@@ -287,30 +289,24 @@ impl AwaitServerHello {
         let name = fields.required("suite")?;
         let suite = Suite::parse(name).filter(|suite| self.offer.suites.contains(suite));
         let suite = suite.ok_or_else(|| Refused::NotOffered(name.to_owned()))?;
-        let capabilities = Capabilities::from_fields(&fields);
-        if capabilities != capabilities.and(self.offer.capabilities) {
-            return Err(Refused::NotOffered(capabilities.to_text().to_owned()));
+        let offered = self.offer.capabilities.to_text();
+        if let Some(name) = fields.list("capabilities").find(|name| *name != offered) {
+            return Err(Refused::NotOffered(name.to_owned()));
         }
+        let capabilities = Capabilities::from_fields(&fields);
         if step(&fields)? != self.step {
             return Err(Refused::Ratchet);
         }
-        let next = match self.step {
-            Some(step) => {
-                Some(ClientState { step, root: self.root.clone() }.advance(&fields.hex32("ratchet")?))
-            }
+        let state = self.step.map(|step| ClientState { step, root: self.root.clone() });
+        let next = match state {
+            Some(state) => Some(state.advance(&fields.hex32("ratchet")?)),
             None => None,
         };
         let transcript = self.transcript.chain_update(frame::frame(body)).finalize();
         let [client, server] = self.root.traffic_secrets(&transcript.into());
-        Ok(Agreed {
-            time,
-            suite,
-            capabilities,
-            software: fields.value("software").unwrap_or_default().to_owned(),
-            next,
-            sealer: Sealer::new(suite, client),
-            opener: Opener::new(suite, server),
-        })
+        let software = fields.value("software").unwrap_or_default().to_owned();
+        let (sealer, opener) = (Sealer::new(suite, client), Opener::new(suite, server));
+        Ok(Agreed { time, suite, capabilities, software, next, sealer, opener })
     }
 }
 
@@ -340,16 +336,18 @@ impl Agreed {
     pub fn finish<E>(
         mut self,
         keep: impl FnOnce(&ClientState) -> Result<(), E>,
-        fresh: &mut dyn FnMut() -> Fresh,
+        fresh: Draw,
     ) -> Result<(Vec<u8>, AwaitConfig), E> {
         self.next.as_ref().map_or(Ok(()), keep)?;
-        let frame = first_frame(&mut self.sealer, types::FINISHED, &[], fresh);
-        Ok((frame, AwaitConfig { sealer: self.sealer, opener: self.opener }))
+        let frame = self.sealer.frame(types::FINISHED, &[], fresh).expect("the first record, and empty");
+        Ok((frame, AwaitConfig(self.sealer, self.opener)))
     }
 }
 
 /// The server has answered a hello, which may be a recording.
 pub struct AwaitFinished {
+    /// The suite of the session.
+    pub suite: Suite,
     /// What both sides can do.
     pub capabilities: Capabilities,
     sealer: Sealer,
@@ -367,34 +365,28 @@ impl AwaitFinished {
         if !content.is_empty() {
             return Err(Refused::Record(record::Refused::Length(content.len())));
         }
-        Ok(Ready { sealer: self.sealer, opener: self.opener })
+        Ok(Ready(self.sealer, self.opener))
     }
 }
 
 // -------------------------------------------------------------------- 4.5 Config
 
 /// The server has verified the client. Only now does a ratcheted key advance, and a lease or a route change.
-pub struct Ready {
-    sealer: Sealer,
-    opener: Opener,
-}
+pub struct Ready(Sealer, Opener);
 
 impl Ready {
     /// Seals Config: the frame to send, and the session.
     ///
-    /// # Panics
-    /// If `config` is longer than a record.
-    pub fn configure(mut self, config: &[u8], fresh: &mut dyn FnMut() -> Fresh) -> (Vec<u8>, Sealer, Opener) {
-        let frame = first_frame(&mut self.sealer, types::CONFIG, config, fresh);
-        (frame, self.sealer, self.opener)
+    /// # Errors
+    /// [`CannotSeal`] if `config` is longer than a record.
+    pub fn configure(mut self, config: &[u8], fresh: Draw) -> Result<(Vec<u8>, Sealer, Opener), CannotSeal> {
+        let frame = self.0.frame(types::CONFIG, config, fresh)?;
+        Ok((frame, self.0, self.1))
     }
 }
 
 /// The client has sent Finished. It sends nothing more until it has opened Config.
-pub struct AwaitConfig {
-    sealer: Sealer,
-    opener: Opener,
-}
+pub struct AwaitConfig(Sealer, Opener);
 
 impl AwaitConfig {
     /// Opens Config: its content, and the session.
@@ -402,12 +394,17 @@ impl AwaitConfig {
     /// # Errors
     /// [`Refused`]; the connection has to end.
     pub fn receive(mut self, body: &mut [u8]) -> Result<(Vec<u8>, Sealer, Opener), Refused> {
-        let config = self.opener.open_due(body, types::CONFIG).map_err(Refused::Record)?.to_vec();
-        Ok((config, self.sealer, self.opener))
+        let config = self.1.open_due(body, types::CONFIG).map_err(Refused::Record)?.to_vec();
+        Ok((config, self.0, self.1))
     }
 }
 
 // -------------------------------------------------------------------- both sides
+
+/// The body of a hello, unless it is too long.
+fn limited(body: &[u8]) -> Result<&[u8], Refused> {
+    if body.len() > MAX_HELLO { Err(Refused::Length(body.len())) } else { Ok(body) }
+}
 
 /// Opens a hello token and checks that its maker has the role that is due.
 fn open_hello<'a>(
@@ -416,11 +413,7 @@ fn open_hello<'a>(
     age: Option<Age>,
     due: &str,
 ) -> Result<(u64, Fields<'a>), Refused> {
-    if text.len() > MAX_HELLO {
-        return Err(Refused::Length(text.len()));
-    }
-    let keys = std::slice::from_ref(root.hello());
-    let opened = token::open(keys, text, age).map_err(Refused::Token)?;
+    let opened = super::open_token(root.hello(), text, age).map_err(Refused::Token)?;
     let fields = Fields::parse(opened.message)?;
     match fields.required("role")? {
         role if role == due => Ok((opened.time, fields)),
@@ -435,8 +428,4 @@ fn step(fields: &Fields) -> Result<Option<u64>, FieldError> {
         Ok(step) if text.bytes().all(|c| c.is_ascii_digit()) => Ok(Some(step)),
         _ => Err(FieldError::Value("step")),
     }
-}
-
-fn first_frame(sealer: &mut Sealer, kind: u8, content: &[u8], fresh: &mut dyn FnMut() -> Fresh) -> Vec<u8> {
-    sealer.frame(kind, content, fresh).expect("the first record of a key is far from its limits")
 }

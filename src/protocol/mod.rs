@@ -22,6 +22,17 @@ pub mod key_schedule;
 pub mod ratchet;
 pub mod record;
 
+use crate::fernet::base64url::Malformed;
+use crate::fernet::{Age, Fernet, Refusal, token};
+
+/// Opens a token as this protocol carries it: with its padding, so that no two frames are the same token.
+fn open_token<'a>(key: &Fernet, text: &'a mut [u8], age: Option<Age>) -> Result<token::Opened<'a>, Refusal> {
+    if !text.len().is_multiple_of(4) {
+        return Err(Refusal::Text(Malformed::Length));
+    }
+    token::open(std::slice::from_ref(key), text, age)
+}
+
 /// What the limits of section 9 are. All of them belong to the protocol: a peer may rely on them.
 pub mod limits {
     /// Most bytes in the body of a hello frame.
@@ -34,7 +45,7 @@ pub mod limits {
     pub const REKEY_AFTER_BYTES: u64 = 1 << 30;
     /// … or after this many seconds (the tunnel's clock counts them).
     pub const REKEY_AFTER_SECONDS: u64 = 600;
-    /// No key seals or opens more than this many bytes: 2^32 AES blocks, a chance of 2^-65 to tell them from noise.
+    /// No key seals or opens more than this many bytes: section 7 counts the AES blocks.
     pub const MAX_BYTES: u64 = 1 << 36;
     /// No key seals or opens more than this many records.
     pub const MAX_RECORDS: u64 = 1 << 32;

@@ -65,52 +65,36 @@ impl fmt::Display for Suite {
     }
 }
 
-/// What a record of the tunnel holds. (Finished, Config and Rekey belong to the protocol itself.)
+/// What a record of the tunnel holds, by its type on the wire. (The other types belong to the protocol itself.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// One or more IP packets, each behind its length as u16.
-    Packets,
+    Packets = 3,
     /// An offload header and one IP packet that the far kernel will segment or complete.
-    SuperPacket,
+    SuperPacket = 4,
     /// Asks for a Pong.
-    Ping,
+    Ping = 5,
     /// The content of the Ping, returned.
-    Pong,
+    Pong = 6,
     /// A text for the person or program at the other end.
-    Message,
+    Message = 8,
     /// The last record of a direction: a reason.
-    Close,
+    Close = 9,
 }
 
-/// The record types on the wire.
+/// The types that belong to the protocol itself.
 pub(super) mod types {
     pub(crate) const FINISHED: u8 = 1;
     pub(crate) const CONFIG: u8 = 2;
-    pub(crate) const PACKETS: u8 = 3;
-    pub(crate) const SUPER_PACKET: u8 = 4;
-    pub(crate) const PING: u8 = 5;
-    pub(crate) const PONG: u8 = 6;
     pub(crate) const REKEY: u8 = 7;
-    pub(crate) const MESSAGE: u8 = 8;
-    pub(crate) const CLOSE: u8 = 9;
 }
 
 impl Kind {
-    const TYPES: [(Kind, u8); 6] = [
-        (Kind::Packets, types::PACKETS),
-        (Kind::SuperPacket, types::SUPER_PACKET),
-        (Kind::Ping, types::PING),
-        (Kind::Pong, types::PONG),
-        (Kind::Message, types::MESSAGE),
-        (Kind::Close, types::CLOSE),
-    ];
-
-    fn to_type(self) -> u8 {
-        Kind::TYPES[self as usize].1
-    }
+    const ALL: [Kind; 6] =
+        [Kind::Packets, Kind::SuperPacket, Kind::Ping, Kind::Pong, Kind::Message, Kind::Close];
 
     fn from_type(byte: u8) -> Option<Kind> {
-        Kind::TYPES.into_iter().find(|(_, known)| *known == byte).map(|(kind, _)| kind)
+        Kind::ALL.into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -148,9 +132,7 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Refused::Tag => {
-                write!(f, "the record is not the next one under this key (its tag does not verify)")
-            }
+            Refused::Tag => write!(f, "the record is not the next one under this key: its tag is wrong"),
             Refused::Token(reason) => write!(f, "the record is not a valid token: {reason}"),
             Refused::Counter { due, found } => write!(f, "record {found} came where record {due} is due"),
             Refused::Length(n) => write!(f, "a record with {n} bytes inside"),
@@ -166,6 +148,14 @@ impl std::error::Error for Refused {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CannotSeal;
 
+impl fmt::Display for CannotSeal {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "the content is above {MAX_CONTENT} bytes, or the key was used up without a rekey")
+    }
+}
+
+impl std::error::Error for CannotSeal {}
+
 /// The time and IV of one Fernet record.
 #[derive(Clone, Copy, Debug)]
 pub struct Fresh {
@@ -175,6 +165,9 @@ pub struct Fresh {
     pub iv: [u8; 16],
 }
 
+/// Draws what one more Fernet record needs. Not called for the other suite.
+pub type Draw<'a> = &'a mut dyn FnMut() -> Fresh;
+
 /// Bytes that [`Sealer::seal`] wants before the content: the length and the type.
 pub const HEADROOM: usize = frame::HEADER + 1;
 const TAG: usize = 16;
@@ -182,6 +175,7 @@ const COUNTER: usize = 8;
 
 /// One direction's key, and how far it has been used.
 struct Direction {
+    suite: Suite,
     secret: TrafficSecret,
     cipher: Cipher,
     counter: u64,
@@ -202,17 +196,11 @@ impl Direction {
             }
             Suite::Fernet => Cipher::Fernet(Box::new(Fernet::new(&Key::from_bytes(&key)))),
         };
-        Direction { secret, cipher, counter: 0, bytes: 0 }
+        Direction { suite, secret, cipher, counter: 0, bytes: 0 }
     }
 
-    fn suite(&self) -> Suite {
-        match self.cipher {
-            Cipher::Aes256Gcm { .. } => Suite::Aes256Gcm,
-            Cipher::Fernet(_) => Suite::Fernet,
-        }
-    }
-
-    /// Whether `content` bytes more stay within the hard limits. A Rekey (0 bytes) fits where nothing else does.
+    /// Whether one more record, of `content` bytes, stays within the hard limits. A Rekey has no content, so it
+    /// fits after the last of the bytes; not after the last of the records, which [`Sealer::rekey_is_due`] avoids.
     fn has_room(&self, content: usize) -> bool {
         self.counter < MAX_RECORDS && self.bytes.saturating_add(content as u64) <= MAX_BYTES
     }
@@ -225,7 +213,7 @@ impl Direction {
 
     /// One step of the key: a new secret, counter at zero, the old key wiped as it is dropped.
     fn rekey(&mut self) {
-        *self = Direction::new(self.suite(), self.secret.rekey());
+        *self = Direction::new(self.suite, self.secret.rekey());
     }
 }
 
@@ -251,7 +239,7 @@ impl Sealer {
 
     /// The suite of this session.
     pub fn suite(&self) -> Suite {
-        self.0.suite()
+        self.0.suite
     }
 
     /// The secret in use, for a key log.
@@ -259,78 +247,60 @@ impl Sealer {
         &self.0.secret
     }
 
-    /// Seals a record in place. `frame` holds [`HEADROOM`] bytes of anything, then `content` bytes, then room up
+    /// Seals a record in place. `frame` holds [`HEADROOM`] bytes of anything, then `n` bytes of content, then room up
     /// to [`Suite::frame_len`]. Returns the length of the frame that now stands at its start.
     ///
     /// # Errors
     /// [`CannotSeal`] at the hard limits of section 9; a sender that heeds [`Sealer::rekey_is_due`] never meets them.
     ///
     /// # Panics
-    /// If `frame` is shorter than `frame_len(content)`.
-    pub fn seal(
-        &mut self,
-        kind: Kind,
-        frame: &mut [u8],
-        content: usize,
-        fresh: &mut dyn FnMut() -> Fresh,
-    ) -> Result<usize, CannotSeal> {
-        self.seal_type(kind.to_type(), frame, content, fresh)
+    /// If `frame` is shorter than `frame_len(n)`.
+    pub fn seal(&mut self, kind: Kind, frame: &mut [u8], n: usize, fresh: Draw) -> Result<usize, CannotSeal> {
+        self.seal_type(kind as u8, frame, n, fresh)
     }
 
     /// Seals a Rekey, the last record under the old key, and steps to the next. Returns its frame.
     ///
     /// # Errors
     /// [`CannotSeal`] as for [`Sealer::seal`].
-    pub fn rekey(&mut self, fresh: &mut dyn FnMut() -> Fresh) -> Result<Vec<u8>, CannotSeal> {
+    pub fn rekey(&mut self, fresh: Draw) -> Result<Vec<u8>, CannotSeal> {
         let frame = self.frame(types::REKEY, &[], fresh)?;
         self.0.rekey();
         Ok(frame)
     }
 
-    /// Whether enough was sealed under this key. The tunnel also rekeys by its clock.
+    /// Whether enough was sealed under this key: far below the hard limits, so that a Rekey always fits. The tunnel
+    /// also rekeys by its clock.
     pub fn rekey_is_due(&self) -> bool {
         self.0.bytes >= REKEY_AFTER_BYTES || self.0.counter >= MAX_RECORDS / 2
     }
 
     /// Seals `content` into a frame of its own.
-    pub(super) fn frame(
-        &mut self,
-        kind: u8,
-        content: &[u8],
-        fresh: &mut dyn FnMut() -> Fresh,
-    ) -> Result<Vec<u8>, CannotSeal> {
-        let mut frame = vec![0; usize::max(self.suite().frame_len(content.len()), HEADROOM + content.len())];
+    pub(super) fn frame(&mut self, kind: u8, content: &[u8], fresh: Draw) -> Result<Vec<u8>, CannotSeal> {
+        let mut frame = vec![0; self.suite().frame_len(content.len())];
         frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
-        let length = self.seal_type(kind, &mut frame, content.len(), fresh)?;
-        frame.truncate(length);
+        self.seal_type(kind, &mut frame, content.len(), fresh)?;
         Ok(frame)
     }
 
-    fn seal_type(
-        &mut self,
-        kind: u8,
-        frame: &mut [u8],
-        content: usize,
-        fresh: &mut dyn FnMut() -> Fresh,
-    ) -> Result<usize, CannotSeal> {
-        if content > MAX_CONTENT || !self.0.has_room(content) {
+    fn seal_type(&mut self, kind: u8, frame: &mut [u8], n: usize, fresh: Draw) -> Result<usize, CannotSeal> {
+        if n > MAX_CONTENT || !self.0.has_room(n) {
             return Err(CannotSeal);
         }
-        let frame = &mut frame[..self.suite().frame_len(content)];
+        let frame = &mut frame[..self.suite().frame_len(n)];
         let header = frame::header(frame.len() - frame::HEADER);
         match &self.0.cipher {
             Cipher::Aes256Gcm { aead, iv } => {
                 frame[frame::HEADER] = kind;
-                let (message, tag) = frame[frame::HEADER..].split_at_mut(1 + content);
-                let computed = aead
-                    .encrypt_inout_detached(&nonce(iv, self.0.counter), &header, message.into())
-                    .expect("a record is shorter than AES-GCM's limit of 64 GiB");
-                tag.copy_from_slice(&computed);
+                let (message, tag) = frame[frame::HEADER..].split_at_mut(1 + n);
+                let computed =
+                    aead.encrypt_inout_detached(&nonce(iv, self.0.counter), &header, message.into());
+                tag.copy_from_slice(&computed.expect("a record is shorter than AES-GCM's limit of 64 GiB"));
             }
             Cipher::Fernet(fernet) => {
-                let message = COUNTER + 1 + content;
+                let message = COUNTER + 1 + n;
                 let start = frame::HEADER + token::message_start(message);
-                frame.copy_within(HEADROOM..HEADROOM + content, start + COUNTER + 1);
+                frame.copy_within(HEADROOM..HEADROOM + n, start + COUNTER + 1);
                 frame[start..start + COUNTER].copy_from_slice(&self.0.counter.to_be_bytes());
                 frame[start + COUNTER] = kind;
                 let Fresh { time, iv } = fresh();
@@ -339,7 +309,7 @@ impl Sealer {
         }
         frame[..frame::HEADER].copy_from_slice(&header);
         let length = frame.len();
-        self.0.count(content);
+        self.0.count(n);
         Ok(length)
     }
 }
@@ -351,7 +321,7 @@ impl Opener {
 
     /// The suite of this session.
     pub fn suite(&self) -> Suite {
-        self.0.suite()
+        self.0.suite
     }
 
     /// The secret in use, for a key log.
@@ -364,20 +334,18 @@ impl Opener {
     /// # Errors
     /// [`Refused`]; the opener is unchanged, the contents of `body` are undefined, the connection has to end.
     pub fn open<'a>(&mut self, body: &'a mut [u8]) -> Result<Opened<'a>, Refused> {
-        let (kind, content) = self.open_type(body)?;
-        match kind {
-            types::REKEY if content.is_empty() => {
+        let (byte, content) = self.open_type(body)?;
+        match Kind::from_type(byte) {
+            Some(kind) => {
+                self.0.count(content.len());
+                Ok(Opened::Content(kind, content))
+            }
+            None if byte != types::REKEY => Err(Refused::Type(byte)),
+            None if !content.is_empty() => Err(Refused::Length(content.len())),
+            None => {
                 self.0.rekey();
                 Ok(Opened::Rekey)
             }
-            types::REKEY => Err(Refused::Length(content.len())),
-            kind => match Kind::from_type(kind) {
-                Some(kind) => {
-                    self.0.count(content.len());
-                    Ok(Opened::Content(kind, content))
-                }
-                None => Err(Refused::Type(kind)),
-            },
         }
     }
 
@@ -393,24 +361,19 @@ impl Opener {
 
     /// Opens a record without counting it yet: nothing changes until all of it is right.
     fn open_type<'a>(&self, body: &'a mut [u8]) -> Result<(u8, &'a mut [u8]), Refused> {
-        let length = body.len();
         let message = match &self.0.cipher {
             Cipher::Aes256Gcm { aead, iv } => {
-                let header = frame::header(length);
+                let header = frame::header(body.len());
                 let (message, tag) = body.split_last_chunk_mut::<TAG>().ok_or(Refused::Tag)?;
-                aead.decrypt_inout_detached(
-                    &nonce(iv, self.0.counter),
-                    &header,
-                    (&mut *message).into(),
-                    (&*tag).into(),
-                )
-                .map_err(|_| Refused::Tag)?;
-                message
+                let (nonce, tag) = (nonce(iv, self.0.counter), (&*tag).into());
+                let verified = aead.decrypt_inout_detached(&nonce, &header, (&mut *message).into(), tag);
+                verified.map(|()| message).map_err(|_| Refused::Tag)?
             }
             Cipher::Fernet(fernet) => {
-                let opened = token::open(std::slice::from_ref(fernet), body, None).map_err(Refused::Token)?;
+                let message = super::open_token(fernet, body, None).map_err(Refused::Token)?.message;
+                let inside = message.len();
                 let (counter, message) =
-                    opened.message.split_first_chunk_mut::<COUNTER>().ok_or(Refused::Length(length))?;
+                    message.split_first_chunk_mut::<COUNTER>().ok_or(Refused::Length(inside))?;
                 let (due, found) = (self.0.counter, u64::from_be_bytes(*counter));
                 if found != due {
                     return Err(Refused::Counter { due, found });
@@ -419,14 +382,163 @@ impl Opener {
             }
         };
         let length = message.len();
-        match message.split_first_mut() {
-            Some((&mut kind, content)) if content.len() <= MAX_CONTENT => {
-                match self.0.has_room(content.len()) {
-                    true => Ok((kind, content)),
-                    false => Err(Refused::Limit),
+        let parts = message.split_first_mut().filter(|(_, content)| content.len() <= MAX_CONTENT);
+        let (kind, content) = parts.ok_or(Refused::Length(length))?;
+        if self.0.has_room(content.len()) { Ok((*kind, content)) } else { Err(Refused::Limit) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(suite: Suite) -> (Sealer, Opener) {
+        let secret = TrafficSecret::from_bytes(&[5; 32]);
+        (Sealer::new(suite, secret.clone()), Opener::new(suite, secret))
+    }
+
+    fn fresh() -> Fresh {
+        Fresh { time: 0, iv: [3; 16] }
+    }
+
+    /// The body of a record of any type.
+    fn seal(sealer: &mut Sealer, kind: u8, content: &[u8]) -> Result<Vec<u8>, CannotSeal> {
+        Ok(sealer.frame(kind, content, &mut fresh)?[frame::HEADER..].to_vec())
+    }
+
+    /// Both ends of a direction as they are after so many records and bytes.
+    fn used(suite: Suite, counter: u64, bytes: u64) -> (Sealer, Opener) {
+        let (mut sealer, mut opener) = pair(suite);
+        for direction in [&mut sealer.0, &mut opener.0] {
+            (direction.counter, direction.bytes) = (counter, bytes);
+        }
+        (sealer, opener)
+    }
+
+    #[test]
+    fn types_that_have_no_place_are_refused_and_change_nothing() {
+        for suite in Suite::ALL {
+            for kind in 0..=255 {
+                let (mut sealer, mut opener) = pair(suite);
+                let mut body = seal(&mut sealer, kind, b"").unwrap();
+                let opened = opener.open(&mut body.clone()).map(|opened| opened == Opened::Rekey);
+                match kind {
+                    3..=6 | 8..=9 => assert_eq!(opened, Ok(false)),
+                    types::REKEY => assert_eq!(opened, Ok(true)),
+                    // Finished and Config among them: their time is over.
+                    _ => {
+                        assert_eq!(opened, Err(Refused::Type(kind)));
+                        assert_eq!(opener.open_due(&mut body, kind).map(|content| content.len()), Ok(0));
+                    }
                 }
             }
-            _ => Err(Refused::Length(length)),
         }
+    }
+
+    #[test]
+    fn a_rekey_with_content_is_refused_and_steps_nothing() {
+        for suite in Suite::ALL {
+            let (mut sealer, mut opener) = pair(suite);
+            let secret = *opener.secret().bytes();
+            let mut body = seal(&mut sealer, types::REKEY, b"now").unwrap();
+            assert_eq!(opener.open(&mut body), Err(Refused::Length(3)));
+            assert_eq!((opener.secret().bytes(), opener.0.counter, opener.0.bytes), (&secret, 0, 0));
+        }
+    }
+
+    #[test]
+    fn a_sender_stops_at_the_hard_limits() {
+        for suite in Suite::ALL {
+            let (mut sealer, _) = used(suite, MAX_RECORDS - 1, 0);
+            assert!(sealer.rekey_is_due());
+            assert!(seal(&mut sealer, 5, b"last").is_ok());
+            assert_eq!(seal(&mut sealer, 5, b""), Err(CannotSeal));
+            assert_eq!(sealer.rekey(&mut fresh), Err(CannotSeal), "too late for a Rekey too");
+            assert_eq!(sealer.0.counter, MAX_RECORDS);
+
+            let (mut sealer, mut opener) = used(suite, 9, MAX_BYTES - 3);
+            assert!(sealer.rekey_is_due());
+            assert_eq!(seal(&mut sealer, 5, b"four"), Err(CannotSeal));
+            let mut body = seal(&mut sealer, 5, b"abc").unwrap();
+            assert!(opener.open(&mut body).is_ok());
+            assert_eq!(seal(&mut sealer, 5, b"x"), Err(CannotSeal));
+            let mut step = sealer.rekey(&mut fresh).unwrap();
+            assert_eq!(opener.open(&mut step[frame::HEADER..]), Ok(Opened::Rekey), "a Rekey has no content");
+            assert_eq!((sealer.0.counter, sealer.0.bytes), (0, 0));
+            assert_eq!((opener.0.counter, opener.0.bytes), (0, 0));
+            let mut body = seal(&mut sealer, 5, b"on we go").unwrap();
+            assert!(opener.open(&mut body).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_receiver_holds_the_sender_to_the_hard_limits() {
+        let secret = TrafficSecret::from_bytes(&[5; 32]);
+        for suite in Suite::ALL {
+            for (counter, bytes) in [(MAX_RECORDS, 0), (u64::MAX, 0), (7, MAX_BYTES - 2), (7, u64::MAX)] {
+                let (_, mut opener) = used(suite, counter, bytes);
+                let mut body = sealed_at(suite, &secret, counter, b"\x05xyz");
+                assert_eq!(opener.open(&mut body), Err(Refused::Limit), "{suite} {counter} {bytes}");
+                assert_eq!((opener.0.counter, opener.0.bytes), (counter, bytes));
+            }
+            let (_, mut opener) = used(suite, MAX_RECORDS - 1, MAX_BYTES - 3);
+            let mut body = sealed_at(suite, &secret, MAX_RECORDS - 1, b"\x05xyz");
+            assert!(opener.open(&mut body).is_ok(), "the last record is still good");
+        }
+    }
+
+    /// Any message under any counter, without the sealer's checks.
+    fn sealed_at(suite: Suite, secret: &TrafficSecret, counter: u64, message: &[u8]) -> Vec<u8> {
+        match Direction::new(suite, secret.clone()).cipher {
+            Cipher::Aes256Gcm { aead, iv } => {
+                let mut body = [message, &[0; TAG]].concat();
+                let header = frame::header(body.len());
+                let (message, tag) = body.split_last_chunk_mut::<TAG>().unwrap();
+                let nonce = nonce(&iv, counter);
+                *tag = aead.encrypt_inout_detached(&nonce, &header, message.into()).unwrap().into();
+                body
+            }
+            Cipher::Fernet(fernet) => {
+                fernet.seal(&[&counter.to_be_bytes()[..], message].concat(), 0, [3; 16])
+            }
+        }
+    }
+
+    #[test]
+    fn authentic_records_too_long_or_too_short_are_refused() {
+        let secret = TrafficSecret::from_bytes(&[5; 32]);
+        for suite in Suite::ALL {
+            let (_, mut opener) = pair(suite);
+            for n in [MAX_CONTENT + 1, MAX_CONTENT + 6, MAX_CONTENT + 5000] {
+                let mut message = vec![0; 1 + n];
+                message[0] = types::REKEY;
+                let mut body = sealed_at(suite, &secret, 0, &message);
+                assert_eq!(opener.open(&mut body), Err(Refused::Length(1 + n)));
+            }
+            let mut body = sealed_at(suite, &secret, 0, b"");
+            assert_eq!(opener.open(&mut body), Err(Refused::Length(0)), "no type");
+            assert_eq!((opener.0.counter, opener.0.bytes), (0, 0));
+        }
+        // In the Fernet suite the frame's limit alone does not hold content back: padding hides up to six bytes.
+        let body = sealed_at(Suite::Fernet, &secret, 0, &vec![0; 1 + MAX_CONTENT + 6]);
+        assert_eq!(body.len(), Suite::Fernet.max_body());
+        let (_, mut opener) = pair(Suite::Fernet);
+        let short = Fernet::new(&Key::from_bytes(&secret.key()));
+        for n in 0..COUNTER {
+            let mut body = short.seal(&vec![0; n], 0, [3; 16]);
+            assert_eq!(opener.open(&mut body), Err(Refused::Length(n)), "no counter");
+        }
+    }
+
+    #[test]
+    fn every_counter_has_a_nonce_of_its_own() {
+        let iv = [0xa5; 12];
+        assert_eq!(nonce(&iv, 0)[..], iv);
+        assert_eq!(nonce(&iv, 0x0102_0304_0506_0708)[..4], iv[..4], "the first four bytes are the IV's");
+        let bits: Vec<_> = (0..64).map(|bit| nonce(&iv, 1 << bit)).collect();
+        for (i, nonce) in bits.iter().enumerate() {
+            assert!(bits[..i].iter().all(|earlier| earlier != nonce));
+        }
+        assert_eq!(nonce(&iv, 1)[11], 0xa4, "big-endian, at the end");
     }
 }

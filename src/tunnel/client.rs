@@ -43,6 +43,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(5);
 const PATH_CHECK: Duration = Duration::from_secs(2);
 /// Pauses between attempts: the first, the longest in the first minute, the longest after that.
 const PAUSE: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(2), Duration::from_secs(30)];
+/// A session that lasted as long as this was a good one.
+const HELD: Duration = Duration::from_secs(10);
 /// How long an answer to a Message or a ping through the tunnel may take.
 const REPLY_TIME: Duration = Duration::from_secs(5);
 
@@ -119,8 +121,8 @@ impl Client {
         let mut tasks = Some(());
         let mut pumping = false;
         loop {
-            let attempt = self.attempt(machine, &mut tasks, &mut pumping);
-            let at_once = match attempt {
+            let began = Instant::now();
+            let at_once = match self.attempt(machine, &mut tasks, &mut pumping) {
                 _ if self.failed.load(Ordering::Relaxed) => return Err("not all replies came".into()),
                 _ if self.is_stopped() => return Ok(()),
                 Attempt::GiveUp(reason) => return Err(reason),
@@ -129,24 +131,18 @@ impl Client {
                     log::warning("tunnel", "no connection", &[("reason", &reason)]);
                     false
                 }
+                Attempt::Lost(end) if self.settings.once => {
+                    return Err(format!("the connection was lost: {end}"));
+                }
                 Attempt::Lost(end) => {
-                    let at_once = match end {
-                        _ if self.settings.once => return Err(format!("the connection was lost: {end}")),
-                        End::Closed { code: close::REPLACED, .. } => {
-                            return Err(
-                                "another program has connected with this key; each client needs its own"
-                                    .into(),
-                            );
-                        }
-                        End::Closed { code: close::REMOVED, .. } => {
-                            return Err("the server has removed this client's key".into());
-                        }
-                        End::Closed { code: close::CONFIGURED, .. } | End::GivenUp(_) => true,
-                        _ => false,
-                    };
+                    let at_once = may_come_back_at_once(&end)?;
                     log::warning("tunnel", "connection lost, connecting again", &[("reason", &end)]);
-                    (lost_at, pause) = (Instant::now(), PAUSE[0]);
-                    at_once
+                    // Only a session that held begins the pauses anew: a server that ends each at once meets growing ones.
+                    let held = began.elapsed() >= HELD;
+                    if held {
+                        (lost_at, pause) = (Instant::now(), PAUSE[0]);
+                    }
+                    at_once && held
                 }
             };
             if !at_once && self.sleep(jittered(pause)) {
@@ -306,6 +302,9 @@ impl Client {
             if let Err(reason) = &done {
                 log::error("tunnel", reason, &[]);
             }
+            if !client.settings.once && !client.is_stopped() {
+                log::info("tunnel", "staying connected until Ctrl-C", &[]);
+            }
             if client.settings.once {
                 client.failed.store(done.is_err(), Ordering::Relaxed); // before `run` can end
                 client.stop();
@@ -381,6 +380,21 @@ impl Client {
         let average = times.iter().sum::<f64>() / times.len() as f64;
         print(&format!("{sent} pings, {received} replies, min/avg/max {least:.3}/{average:.3}/{most:.3} ms"));
         Ok(())
+    }
+}
+
+/// Whether a client may connect again without a pause after this, PROTOCOL.md section 6.2.
+///
+/// # Errors
+/// Why it may not connect again at all.
+fn may_come_back_at_once(end: &End) -> Result<bool, String> {
+    match end {
+        End::Closed { code: close::REPLACED, .. } => {
+            Err("another program has connected with this key; each client needs its own".into())
+        }
+        End::Closed { code: close::REMOVED, .. } => Err("the server has removed this client's key".into()),
+        End::Closed { code: close::CONFIGURED, .. } | End::GivenUp(_) => Ok(true),
+        _ => Ok(false),
     }
 }
 

@@ -8,6 +8,7 @@
 
 use super::carrier::{Filled, FrameReader};
 use super::outbound::{Outbound, Traffic, count};
+use crate::os::reason;
 use crate::packet::offload::{self, Checked, Offload};
 use crate::protocol::frame::BadLength;
 use crate::protocol::record::{Kind, Opened, Opener, Refused};
@@ -92,7 +93,9 @@ impl fmt::Display for End {
             End::BadLength(reason) => write!(f, "{reason}"),
             End::Content(reason) => write!(f, "{reason}"),
             End::GivenUp(reason) => write!(f, "{reason}"),
-            End::Failed(error) => write!(f, "{error}"),
+            End::Failed(error) => {
+                write!(f, "truncated: the connection failed without a Close: {}", reason(error))
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::packet::offload::{Checked, Offload};
 use crate::packet::{icmp, ip};
 use crate::protocol::handshake::{Capabilities, ClientHello, Offer, Ready, Refused, client_id};
 use crate::protocol::limits::{MAX_CONTENT, MAX_HELLO};
-use crate::protocol::record::{Kind, Opener, Suite};
+use crate::protocol::record::{Kind, Opener};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -197,6 +197,7 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
 /// The life of one connection.
 fn serve(shared: &Arc<Shared>, socket: TcpStream, from: SocketAddr) {
     let socket = Arc::new(socket);
+    let from = SocketAddr::new(from.ip().to_canonical(), from.port()); // on `[::]`, IPv4 in the form people know
     if shared.admission.enter(&socket) {
         STRANGERS.warning("tunnel", "too many unauthenticated connections, a random one was ended", &[]);
     }
@@ -275,24 +276,20 @@ fn handshake(
 
     // ServerHello, or a reason for one who has the key.
     let full = *locked(&shared.connected) >= shared.settings.max_clients && client.connection().is_none();
-    let choice = hello.choose(&shared.settings.suites).and_then(|suite| match (full, hello.step) {
-        (true, _) => Err("the server is full"),
-        (_, Some(_)) => Err("the server has no ratcheted key for this client"),
-        _ => Ok(suite),
-    });
-    let suite = match choice {
-        Ok(suite) => suite,
-        Err(reason) => {
-            let _ = named(&reason);
-            let _ = send(socket, &hello.refuse(root, reason, fresh()));
-            return Err(Silence::End);
-        }
-    };
-    let (frame, await_finished) = hello.answer(root, suite, &shared.offer, None, fresh_hello());
+    if full {
+        let _ = send(socket, &hello.refuse("the server is full", fresh()));
+        let _ = named(&"the server is full (max-clients)");
+        return Err(Silence::End);
+    }
+    let (frame, answer) = hello.answer(&shared.offer, None, fresh_hello());
     send(socket, &frame).map_err(|_| Silence::End)?;
+    let await_finished = answer.map_err(|reason| {
+        let _ = named(&reason);
+        Silence::End
+    })?;
 
     // Finished.
-    let limit = Suite::frame_len(suite, 0);
+    let limit = await_finished.suite.frame_len(0);
     let body = reader.frame_until(limit, deadline).map_err(no_frame)?;
     let super_packets = await_finished.capabilities.super_packets;
     let ready = await_finished.receive(body).map_err(|reason| named(&reason))?;
@@ -308,7 +305,9 @@ fn session(
     reader: &mut FrameReader,
 ) {
     let config = shared.config_for(&client).encode();
-    let (frame, sealer, mut opener) = ready.configure(&config, &mut fresh);
+    let Ok((frame, sealer, mut opener)) = ready.configure(&config, &mut fresh) else {
+        return log::error("tunnel", "too many routes for one Config", &[("client", &client.name)]);
+    };
     let suite = sealer.suite();
     let connect = || {
         let traffic = Arc::clone(&client.traffic);

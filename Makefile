@@ -1,0 +1,99 @@
+# fernvpn: `make` alone lists what can be made.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+PREFIX ?= /usr/local
+PROGRAM := $(or $(CARGO_TARGET_DIR),target)/release/fernvpn
+KEYS := fernvpn.key
+RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
+# Where `make run-server` listens and `make run-client` connects.
+ADDRESS ?= 127.0.0.1:12345
+
+.PHONY: help
+help: ## this list
+	@echo 'make ...'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
+	    printf '%-14s %s\n' "  $${target## }" "$$text"; done
+
+.PHONY: build
+build: toolchain ## the program, optimised: target/release/fernvpn
+	$(CARGO) build --release --locked
+
+# Ctrl-C is for the program, which ends in order and with status 0. On a terminal make would also take it, and fail; so
+# there the program has a shell with a process group of its own around it, which passes signals on.
+define in_foreground
+if [ ! -t 0 ]; then exec "$$@"; fi; \
+exec bash -mc 'trap "kill -INT \$$program" INT TERM HUP; "$$@" & program=$$!; \
+    { wait $$program; wait $$program; } 2>/dev/null' fernvpn "$$@"
+endef
+
+.PHONY: run-server
+run-server: build $(KEYS) ## a server on 127.0.0.1:12345, until Ctrl-C; makes fernvpn.key first
+	@set -- $(PROGRAM) server -k $(KEYS) --listen $(ADDRESS) --private-if-allowed; echo "$$*"; $(in_foreground)
+
+.PHONY: run-client
+run-client: server-was-started build ## in a second terminal: says hello, pings through the tunnel, stays until Ctrl-C
+	@set -- $(PROGRAM) client -k $(KEYS) --connect $(ADDRESS) --private-if-allowed --ping --send 'Hello, World!'; \
+	echo "$${*:1:$$#-1} 'Hello, World!'"; $(in_foreground)
+
+.PHONY: server-was-started
+server-was-started:
+	@if [ ! -e $(KEYS) ]; then \
+	    echo 'there is no $(KEYS) yet. The server makes it; start it first, in another terminal: make run-server' >&2; \
+	    exit 1; fi
+
+$(KEYS): | build
+	@umask 077; for name in alice bob; do echo "$$($(PROGRAM) genkey)   # $$name"; done > $@.new && mv $@.new $@
+	@echo 'made $(KEYS): a secret key for alice and one for bob, each of whom may connect'
+
+.PHONY: demo
+demo: build ## all of it in one terminal: a server, two clients, pings, a file; leaves nothing behind
+	@FERNVPN=$(PROGRAM) tests/demo.sh
+
+.PHONY: test
+test: build ## every test; as root also those in network namespaces
+	$(CARGO) test --locked
+	FERNVPN=$(PROGRAM) tests/demo.sh
+	FERNVPN=$(PROGRAM) tests/netns.sh
+
+.PHONY: check
+check: toolchain ## format, lints and the links of the documentation; any warning is an error
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+
+.PHONY: bench
+bench: toolchain ## how fast is the trusted core?
+	$(CARGO) bench --locked --bench core
+
+.PHONY: bench-tunnel
+bench-tunnel: build ## how fast is the tunnel, next to others? as root
+	$(CARGO) build --release --locked --example relay
+	python3 benches/tunnel.py
+
+.PHONY: install
+install: ## the program to PREFIX/bin, its documents to PREFIX/share/doc (after make build; takes DESTDIR)
+	@[ -x $(PROGRAM) ] || { echo 'there is no $(PROGRAM) yet: make build' >&2; exit 1; }
+	install -D -m 755 $(PROGRAM) '$(DESTDIR)$(PREFIX)/bin/fernvpn'
+	install -d '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
+	install -m 644 README.md LICENSE docs/*.md '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
+
+.PHONY: uninstall
+uninstall: ## takes away what install put there
+	rm -f '$(DESTDIR)$(PREFIX)/bin/fernvpn'
+	rm -rf '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
+
+.PHONY: clean
+clean: ## removes what was built; keeps fernvpn.key
+	rm -rf target
+
+.PHONY: toolchain
+toolchain:
+	@if ! command -v $(CARGO) >/dev/null; then \
+	    echo 'Rust is missing. Version $(RUST) or newer is needed; https://rustup.rs installs it for you alone, without root:' >&2; \
+	    echo "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh" >&2; exit 1; fi
+	@version=$$(rustc --version | cut -d ' ' -f 2); \
+	if [ "$$(printf '%s\n' $(RUST) "$$version" | sort -V | head -n 1)" != $(RUST) ]; then \
+	    echo "Rust $(RUST) or newer is needed, and this is $$version. With rustup: rustup update stable" >&2; \
+	    echo "Without (Debian's own is older): https://rustup.rs" >&2; exit 1; fi

@@ -1,0 +1,70 @@
+//! Does other software compute the same sessions? Runs `tests/interop/vectors.py` where Python and its `cryptography`
+//! are installed; elsewhere it says loudly that it did not.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Whether Python has what the script needs. Where `CI` is set, it must.
+fn python_is_ready() -> bool {
+    let ready = Command::new("python3")
+        .args(["-c", "import cryptography.fernet"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    assert!(ready || std::env::var_os("CI").is_none(), "CI needs python3 with the package cryptography");
+    if !ready {
+        // Straight to standard error: the test runner hides what `eprintln` says.
+        let notice =
+            "\nSKIPPED: python3 with the package cryptography is not here; no other software was asked\n";
+        std::io::stderr().write_all(notice.as_bytes()).unwrap();
+    }
+    ready
+}
+
+/// Runs the script over `files`: whether it agreed, and what it printed.
+fn recompute(files: &[&Path]) -> (bool, String) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/vectors.py");
+    let output = Command::new("python3").arg(script).args(files).output().unwrap();
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&printed).into_owned())
+}
+
+fn vectors() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")
+}
+
+#[test]
+fn other_software_computes_the_same_values() {
+    if !python_is_ready() {
+        return;
+    }
+    let (agrees, printed) = recompute(&[]);
+    assert!(agrees, "{printed}");
+    assert_eq!(printed.matches("values recomputed").count(), 4, "{printed}");
+}
+
+/// A checker that never objects proves nothing: one digit changed in each place must be found and named.
+#[test]
+fn the_other_software_objects_to_any_changed_value() {
+    if !python_is_ready() {
+        return;
+    }
+    for file in ["session-aes-256-gcm-ratcheted.json", "session-fernet-ratcheted.json"] {
+        let text = std::fs::read_to_string(vectors().join(file)).unwrap();
+        for name in
+            ["id", "hello", "transcript", "client", "next", "next_id", "secret", "key", "frame", "counter"]
+        {
+            // The last place where this name stands.
+            let at = text.rfind(&format!("\"{name}\": ")).unwrap() + name.len() + 4;
+            let at = at + text[at..].find(|c: char| c.is_ascii_hexdigit()).unwrap();
+            let other = if &text[at..=at] == "1" { "2" } else { "1" };
+            let changed = [&text[..at], other, &text[at + 1..]].concat();
+            let path = std::env::temp_dir().join(format!("fernvpn-{}-{name}-{file}", std::process::id()));
+            std::fs::write(&path, changed).unwrap();
+            let (agrees, printed) = recompute(&[&path]);
+            std::fs::remove_file(&path).unwrap();
+            assert!(!agrees && printed.contains("differs"), "{name} in {file}: {printed}");
+        }
+    }
+}
