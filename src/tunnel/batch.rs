@@ -55,7 +55,7 @@ impl Batch {
 
     /// As [`Batch::push`], for a packet of `length` bytes that stands at [`PACKET_AT`] in a frame of its own, from
     /// which it can leave without being copied. `header` is as the device gave it.
-    pub fn push_from(&mut self, peer: &Arc<Outbound>, frame: &mut [u8], length: usize, header: Offload) {
+    pub fn push_from(&mut self, peer: &Arc<Outbound>, frame: &mut Vec<u8>, length: usize, header: Offload) {
         let Ok(parcel) = header.check(&frame[PACKET_AT..PACKET_AT + length]) else { return };
         if leaves_whole(peer, &parcel) {
             note(peer, &parcel);
@@ -117,7 +117,7 @@ fn leaves_whole(peer: &Outbound, parcel: &Checked) -> bool {
     peer.super_packets && offload != Offload::default() && (parcel.segments() > 1 || long)
 }
 
-fn send_whole(peer: &Arc<Outbound>, frame: &mut [u8], offload: Offload, length: usize) {
+fn send_whole(peer: &Arc<Outbound>, frame: &mut Vec<u8>, offload: Offload, length: usize) {
     debug_assert!(frame.len() >= FRAME_ROOM, "room for any frame");
     frame[HEADROOM..PACKET_AT].copy_from_slice(&offload.to_wire());
     peer.send(Kind::SuperPacket, frame, offload::LENGTH + length);

@@ -22,8 +22,6 @@ use std::time::{Duration, Instant};
 
 /// Bytes read at once from a busy connection.
 const READ: usize = 256 * 1024;
-/// Spare buffers that are kept.
-const SPARE: usize = 8;
 
 /// From this round trip on, a path counts as long.
 const LONG_PATH: Duration = Duration::from_millis(5);
@@ -32,7 +30,7 @@ const LONG_PATH: Duration = Duration::from_millis(5);
 pub fn tuning() -> Tuning {
     Tuning {
         user_timeout: Some(Duration::from_secs(10)),
-        notsent_lowat_bytes: Some(256 * 1024),
+        notsent_lowat_bytes: Some(1024 * 1024),
         ..Tuning::default()
     }
 }
@@ -58,15 +56,16 @@ pub fn suit(socket: &TcpStream, congestion: &Congestion, round_trip: Duration) {
 /// Buffers of one size that connections share.
 pub struct Pool {
     size: usize,
+    most: usize,
     spare: Mutex<Vec<Vec<u8>>>,
 }
 
-static READS: Pool = Pool::new(READ);
+static READS: Pool = Pool::new(READ, 8);
 
 impl Pool {
-    /// A pool of buffers of `size` bytes. Empty at first.
-    pub const fn new(size: usize) -> Pool {
-        Pool { size, spare: Mutex::new(Vec::new()) }
+    /// A pool of buffers of `size` bytes that keeps at most `most` spare ones. Empty at first.
+    pub const fn new(size: usize, most: usize) -> Pool {
+        Pool { size, most, spare: Mutex::new(Vec::new()) }
     }
 
     /// A buffer with any content.
@@ -78,7 +77,7 @@ impl Pool {
     /// Gives a buffer back.
     pub fn give(&self, buffer: Vec<u8>) {
         let mut spare = locked(&self.spare);
-        if spare.len() < SPARE && buffer.len() == self.size {
+        if spare.len() < self.most && buffer.len() == self.size {
             spare.push(buffer);
         }
     }

@@ -24,10 +24,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Bytes that may wait for a peer, [`QUEUED`] counted with each record.
-const QUEUE_BYTES: usize = 512 * 1024;
-/// What a queued record costs without its content, so that empty ones cannot fill the memory.
-const QUEUED: usize = size_of::<Queued>();
+/// Records that may wait for a peer: at 64 KiB each, what a fast path takes in a few milliseconds and a slow one in
+/// [`QUEUE_TIME`].
+const QUEUE_RECORDS: usize = 64;
+/// Records beyond that for all that is not packets, and is small: an answer, a Ping, a Close.
+const QUEUE_SPARE: usize = 256;
+/// Content up to which small packets that wait join one record.
+const JOINED: usize = 32 * 1024;
 /// How long a packet may wait before it is dropped.
 const QUEUE_TIME: Duration = Duration::from_millis(250);
 /// How long the companion stays after its work is done, before it is let go.
@@ -39,7 +42,7 @@ pub(super) const SMALL_STACK: usize = 128 * 1024;
 pub const FRAME_ROOM: usize = Suite::Fernet.frame_len(MAX_CONTENT);
 
 /// Frame buffers, shared.
-pub static FRAMES: Pool = Pool::new(FRAME_ROOM);
+pub static FRAMES: Pool = Pool::new(FRAME_ROOM, QUEUE_RECORDS);
 
 /// What a connection has carried. Packets are IP packets, a super-packet counts once; bytes are those of packets.
 #[derive(Debug, Default)]
@@ -82,11 +85,9 @@ pub struct Outbound {
 struct Sending {
     sealer: Sealer,
     stepped: Instant,
-    /// A sealed frame of which the socket has taken only `taken` bytes. Nothing else may be sent before its rest.
-    partial: Vec<u8>,
-    taken: usize,
+    /// A sealed frame that the socket has not taken whole. Nothing else may be sent before its rest.
+    partial: Option<Sealed>,
     queue: VecDeque<Queued>,
-    queued_bytes: usize,
     companion: Companion,
     /// Nothing new is taken; after what is there the direction ends.
     closed: bool,
@@ -94,9 +95,18 @@ struct Sending {
     failure: Option<io::Error>,
 }
 
+/// The rest of a frame: `bytes[taken..end]`.
+struct Sealed {
+    bytes: Vec<u8>,
+    taken: usize,
+    end: usize,
+}
+
+/// A record not sealed yet: its content, in a buffer in which it can be sealed.
 struct Queued {
     kind: Kind,
-    content: Vec<u8>,
+    frame: Vec<u8>,
+    content: usize,
     since: Instant,
 }
 
@@ -119,10 +129,8 @@ impl Outbound {
         let sending = Sending {
             sealer,
             stepped: Instant::now(),
-            partial: first,
-            taken: 0,
+            partial: Some(Sealed { taken: 0, end: first.len(), bytes: first }),
             queue: VecDeque::new(),
-            queued_bytes: 0,
             companion: Companion::None,
             closed: false,
             failure: None,
@@ -139,35 +147,38 @@ impl Outbound {
     }
 
     /// Seals and sends, queues or drops a record, and never waits for the socket. `frame` holds [`HEADROOM`] bytes
-    /// of anything, then `content` bytes, then room for the suite ([`FRAME_ROOM`] in all is always enough).
-    pub fn send(self: &Arc<Outbound>, kind: Kind, frame: &mut [u8], content: usize) {
+    /// of anything, then `content` bytes, then room for the suite ([`FRAME_ROOM`] in all is always enough). If the
+    /// record has to wait, its buffer is kept and another one put in its place.
+    pub fn send(self: &Arc<Outbound>, kind: Kind, frame: &mut Vec<u8>, content: usize) {
         let mut sending = locked(&self.sending);
         if sending.closed {
             return;
         }
         if !sending.is_blocked() && sending.rekey_is_due() {
             match sending.rekey() {
-                Ok(rekey) => self.put_on_wire(&mut sending, &rekey),
+                Ok(mut rekey) => {
+                    let end = rekey.len();
+                    self.put_on_wire(&mut sending, &mut rekey, end);
+                }
                 Err(reason) => return self.fail(&mut sending, Some(used_up(reason))),
             }
         }
         if sending.is_blocked() {
-            if !sending.queue_up(kind, &frame[HEADROOM..HEADROOM + content]) {
+            if !sending.queue_up(kind, frame, content, &self.traffic) {
                 count(&self.traffic.dropped_queue);
             }
             return;
         }
         match sending.sealer.seal(kind, frame, content, &mut fresh) {
-            Ok(sealed) => self.put_on_wire(&mut sending, &frame[..sealed]),
+            Ok(end) => self.put_on_wire(&mut sending, frame, end),
             Err(reason) => self.fail(&mut sending, Some(used_up(reason))),
         }
     }
 
     /// [`Outbound::send`] for a small content that is not in a frame yet.
     pub fn send_content(self: &Arc<Outbound>, kind: Kind, content: &[u8]) {
-        let mut frame = vec![0; Suite::Fernet.frame_len(content.len())];
-        frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
-        self.send(kind, &mut frame, content.len());
+        let (mut frame, length) = in_a_frame(content);
+        self.send(kind, &mut frame, length);
     }
 
     /// Ends this direction with Close, which goes before anything that has queued up, as soon as the socket takes it.
@@ -177,8 +188,9 @@ impl Outbound {
             return;
         }
         sending.closed = true;
-        sending.forget_queue();
-        sending.queue_up(Kind::Close, &[&[code], text.as_bytes()].concat());
+        sending.queue.clear();
+        let (mut frame, content) = in_a_frame(&[&[code], text.as_bytes()].concat());
+        sending.queue_up(Kind::Close, &mut frame, content, &self.traffic);
         self.advance(&mut sending);
         self.work.notify_all();
     }
@@ -203,18 +215,20 @@ impl Outbound {
         if !sending.closed {
             (sending.closed, sending.failure) = (true, reason);
         }
-        sending.partial.clear();
-        sending.forget_queue();
+        sending.partial = None;
+        sending.queue.clear();
         self.work.notify_all();
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
-    /// Hands a sealed frame to the socket, keeps what it did not take, and calls the companion for the rest.
-    fn put_on_wire(self: &Arc<Outbound>, sending: &mut MutexGuard<Sending>, sealed: &[u8]) {
-        match socket::send_now(&self.socket, sealed) {
-            Ok(taken) if taken == sealed.len() => {}
+    /// Hands a sealed frame of `end` bytes to the socket. If the socket does not take it whole, the buffer is kept,
+    /// another one put in its place, and the companion called for the rest.
+    fn put_on_wire(self: &Arc<Outbound>, sending: &mut MutexGuard<Sending>, frame: &mut Vec<u8>, end: usize) {
+        match socket::send_now(&self.socket, &frame[..end]) {
+            Ok(taken) if taken == end => {}
             Ok(taken) => {
-                sending.partial.extend_from_slice(&sealed[taken..]);
+                let bytes = keep(frame);
+                sending.partial = Some(Sealed { bytes, taken, end });
                 self.call_companion(sending);
             }
             Err(error) => self.fail(sending, Some(error)),
@@ -223,20 +237,17 @@ impl Outbound {
 
     /// Sends the rest of a frame and then what has queued, until all is sent (true) or the socket is full (false).
     fn advance(self: &Arc<Outbound>, sending: &mut MutexGuard<Sending>) -> bool {
-        let mut frame = Vec::new();
         let sent_all = loop {
-            if sending.partial.is_empty() && !self.seal_next(sending, &mut frame) {
+            let Some(mut sealed) = sending.partial.take().or_else(|| self.seal_next(sending)) else {
                 break true;
-            }
-            match socket::send_now(&self.socket, &sending.partial[sending.taken..]) {
+            };
+            match socket::send_now(&self.socket, &sealed.bytes[sealed.taken..sealed.end]) {
+                Ok(taken) if sealed.taken + taken == sealed.end => FRAMES.give(sealed.bytes),
                 Ok(taken) => {
-                    sending.taken += taken;
-                    if sending.taken < sending.partial.len() {
-                        self.call_companion(sending);
-                        break false;
-                    }
-                    sending.taken = 0;
-                    sending.partial.clear();
+                    sealed.taken += taken;
+                    sending.partial = Some(sealed);
+                    self.call_companion(sending);
+                    break false;
                 }
                 Err(error) => {
                     self.fail(sending, Some(error));
@@ -247,28 +258,23 @@ impl Outbound {
         if sending.closed && sent_all {
             let _ = self.socket.shutdown(Shutdown::Write);
         }
-        if !frame.is_empty() {
-            FRAMES.give(frame);
-        }
         sent_all
     }
 
-    /// Seals what is due next, a Rekey or something queued, into `partial`. False if there is nothing.
-    fn seal_next(&self, sending: &mut Sending, frame: &mut Vec<u8>) -> bool {
+    /// Seals what is due next, a Rekey or something queued.
+    fn seal_next(&self, sending: &mut Sending) -> Option<Sealed> {
+        sending.forget_the_old(&self.traffic);
         if sending.queue.is_empty() {
-            return false;
+            return None;
         }
         let sealed = if sending.rekey_is_due() {
-            sending.rekey().map(|rekey| sending.partial = rekey)
+            sending.rekey().map(|bytes| Sealed { taken: 0, end: bytes.len(), bytes })
         } else {
-            if frame.is_empty() {
-                *frame = FRAMES.take();
-            }
-            let Some((kind, content)) = sending.take_queued(frame, &self.traffic) else { return false };
-            let sealed = sending.sealer.seal(kind, frame, content, &mut fresh);
-            sealed.map(|length| sending.partial.extend_from_slice(&frame[..length]))
+            let Queued { kind, frame: mut bytes, content, .. } = sending.queue.pop_front()?;
+            let sealed = sending.sealer.seal(kind, &mut bytes, content, &mut fresh);
+            sealed.map(|end| Sealed { bytes, taken: 0, end })
         };
-        sealed.map_err(|reason| self.fail(sending, Some(used_up(reason)))).is_ok()
+        sealed.map_err(|reason| self.fail(sending, Some(used_up(reason)))).ok()
     }
 
     /// Makes sure that a companion waits for the socket.
@@ -314,7 +320,7 @@ impl Outbound {
             }
         }
         sending.companion = Companion::None;
-        (sending.partial, sending.queue) = (Vec::new(), VecDeque::new()); // an idle connection holds no memory
+        sending.queue = VecDeque::new(); // an idle connection holds no memory
     }
 }
 
@@ -326,7 +332,7 @@ fn used_up(CannotSeal: CannotSeal) -> io::Error {
 impl Sending {
     /// Whether something waits that must go before anything new.
     fn is_blocked(&self) -> bool {
-        !self.partial.is_empty() || !self.queue.is_empty()
+        self.partial.is_some() || !self.queue.is_empty()
     }
 
     fn rekey_is_due(&self) -> bool {
@@ -338,44 +344,58 @@ impl Sending {
         self.sealer.rekey(&mut fresh)
     }
 
-    fn forget_queue(&mut self) {
-        self.queue.clear();
-        self.queued_bytes = 0;
-    }
-
-    /// Queues a copy of a record's content. False if there is no room: packets leave some for all else.
-    fn queue_up(&mut self, kind: Kind, content: &[u8]) -> bool {
-        let room = if is_packet(kind) { QUEUE_BYTES } else { QUEUE_BYTES + MAX_CONTENT };
-        let size = QUEUED + content.len();
-        if self.queued_bytes + size > room {
+    /// Queues a record. False if there is no room. Small packets join those before them; what is not packets goes
+    /// before packets.
+    fn queue_up(&mut self, kind: Kind, frame: &mut Vec<u8>, content: usize, traffic: &Traffic) -> bool {
+        self.forget_the_old(traffic);
+        if let (Kind::Packets, Some(last)) = (kind, self.queue.back_mut())
+            && last.kind == Kind::Packets
+            && last.frame.len() == FRAME_ROOM
+            && last.content + content <= JOINED
+        {
+            let end = HEADROOM + last.content;
+            last.frame[end..end + content].copy_from_slice(&frame[HEADROOM..HEADROOM + content]);
+            last.content += content;
+            return true;
+        }
+        let (room, at) = if is_packet(kind) {
+            (QUEUE_RECORDS, self.queue.len())
+        } else {
+            let others = self.queue.iter().take_while(|queued| !is_packet(queued.kind)).count();
+            (QUEUE_RECORDS + QUEUE_SPARE, others)
+        };
+        if self.queue.len() >= room {
             return false;
         }
-        self.queued_bytes += size;
-        self.queue.push_back(Queued { kind, content: content.to_vec(), since: Instant::now() });
+        self.queue.insert(at, Queued { kind, frame: keep(frame), content, since: Instant::now() });
         true
     }
 
-    /// Moves the content of the next record from the queue into `frame`, several Packets as one. Packets that have
-    /// waited for too long are dropped.
-    fn take_queued(&mut self, frame: &mut [u8], traffic: &Traffic) -> Option<(Kind, usize)> {
-        let mut taken: Option<(Kind, usize)> = None;
-        while let Some(next) = self.queue.front() {
-            let joins = taken.is_none_or(|(kind, _)| (next.kind, kind) == (Kind::Packets, Kind::Packets));
-            let (kind, content) = taken.unwrap_or((next.kind, 0));
-            if !joins || content + next.content.len() > MAX_CONTENT {
-                break;
+    /// Drops packets that have waited for too long.
+    fn forget_the_old(&mut self, traffic: &Traffic) {
+        while let Some(Queued { kind, since, .. }) = self.queue.front() {
+            if !is_packet(*kind) || since.elapsed() <= QUEUE_TIME {
+                return;
             }
-            let Some(next) = self.queue.pop_front() else { break };
-            self.queued_bytes -= QUEUED + next.content.len();
-            if is_packet(next.kind) && next.since.elapsed() > QUEUE_TIME {
-                count(&traffic.dropped_queue);
-                continue;
+            if let Some(old) = self.queue.pop_front() {
+                FRAMES.give(old.frame);
             }
-            frame[HEADROOM + content..HEADROOM + content + next.content.len()].copy_from_slice(&next.content);
-            taken = Some((kind, content + next.content.len()));
+            count(&traffic.dropped_queue);
         }
-        taken
     }
+}
+
+/// Keeps a buffer, and puts another one in its place if it is of those that are used again.
+fn keep(frame: &mut Vec<u8>) -> Vec<u8> {
+    let other = if frame.len() == FRAME_ROOM { FRAMES.take() } else { Vec::new() };
+    std::mem::replace(frame, other)
+}
+
+/// A frame buffer just large enough, with `content` in its place.
+fn in_a_frame(content: &[u8]) -> (Vec<u8>, usize) {
+    let mut frame = vec![0; Suite::Fernet.frame_len(content.len())];
+    frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
+    (frame, content.len())
 }
 
 fn is_packet(kind: Kind) -> bool {
