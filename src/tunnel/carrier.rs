@@ -30,7 +30,7 @@ const LONG_PATH: Duration = Duration::from_millis(5);
 pub fn tuning() -> Tuning {
     Tuning {
         user_timeout: Some(Duration::from_secs(10)),
-        notsent_lowat_bytes: Some(1024 * 1024),
+        notsent_lowat_bytes: Some(256 * 1024),
         ..Tuning::default()
     }
 }

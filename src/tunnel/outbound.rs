@@ -32,7 +32,7 @@ const QUEUE_SPARE: usize = 256;
 /// Content up to which small packets that wait join one record.
 const JOINED: usize = 32 * 1024;
 /// How long a packet may wait before it is dropped.
-const QUEUE_TIME: Duration = Duration::from_millis(250);
+const QUEUE_TIME: Duration = Duration::from_millis(60);
 /// How long the companion stays after its work is done, before it is let go.
 const COMPANION_STAYS: Duration = Duration::from_secs(2);
 /// A companion's stack: it only seals and sends.
