@@ -20,7 +20,8 @@ fn two_hundred_clients_at_once_and_each_pings() {
     for n in 0..clients {
         writeln!(keys, "{} # client{n}", key(n).to_text()).unwrap();
     }
-    let server = Process::serve(&keys, &["--address", "10.8.0.1/16", "--address", "fd08::1/64"]);
+    let arguments = ["--address", "10.8.0.1/16", "--address", "fd08::1/64", "--max-clients", "65000"];
+    let server = Process::serve(&keys, &arguments);
     let (empty, threads) = server.resident_kib_and_threads();
     println!("{empty} KiB and {threads} threads with nobody there");
 

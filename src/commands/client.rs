@@ -20,7 +20,7 @@ pub const CLIENT: Command = Command {
     usage: "[-c FILE] [-k FILE] [--connect HOST:PORT]
          [--tun NAME | --no-tun | --private | --private-if-allowed]
          [--routes pushed|none|NETS] [--suite S ...] [--send TEXT] [--ping [--count N]] [--once]
-         [--name NAME] [--verbose]",
+         [--congestion C] [--name NAME] [--verbose]",
     syntax: Syntax {
         options: &[
             Known::value("-c", "FILE", "configuration; options given here come before those in it"),
@@ -36,6 +36,7 @@ pub const CLIENT: Command = Command {
             Known::flag("--ping", "ping the server through the tunnel, print the times"),
             Known::value("--count", "N", "with --ping: how often; 3"),
             Known::flag("--once", "do not connect again; leave after --send and --ping"),
+            Known::value("--congestion", "C", "of the carrier: auto (bbr on long paths), system, or a name"),
             Known::value("--name", "NAME", "of this instance; client"),
             Known::flag("--verbose", "log more"),
         ],
@@ -91,6 +92,7 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
         ("--tun", "interface"),
         ("--routes", "routes"),
         ("--suite", "suites"),
+        ("--congestion", "congestion"),
         ("--name", "name"),
     ] {
         if let Some(value) = super::joined(arguments, option)? {

@@ -21,7 +21,7 @@ pub const SERVER: Command = Command {
          [--address A/PREFIX ...]
          [--tun NAME | --no-tun | --private | --private-if-allowed] [--mtu BYTES] [--suite S ...]
          [--client-to-client] [--push-routes NETS] [--push-dns ADDRS] [--keepalive SECS]
-         [--max-clients N] [--hello-max-age SECS] [--name NAME] [--verbose]",
+         [--max-clients N] [--hello-max-age SECS] [--congestion C] [--name NAME] [--verbose]",
     syntax: Syntax {
         options: &[
             Known::value("-c", "FILE", "configuration; options given here come before those in it"),
@@ -44,6 +44,7 @@ pub const SERVER: Command = Command {
                 "SECS",
                 "refuse older hellos; unlimited, so that no clock is needed",
             ),
+            Known::value("--congestion", "C", "of the carrier: auto (bbr on long paths), system, or a name"),
             Known::value("--name", "NAME", "of this instance; server"),
             Known::flag("--verbose", "log more"),
         ],
@@ -104,6 +105,7 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
         ("--keepalive", "keepalive"),
         ("--max-clients", "max-clients"),
         ("--hello-max-age", "hello-max-age"),
+        ("--congestion", "congestion"),
         ("--name", "name"),
     ] {
         if let Some(value) = super::joined(arguments, option)? {

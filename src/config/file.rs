@@ -75,11 +75,23 @@ const SERVER: &[&str] = &[
     "keepalive",
     "max-clients",
     "hello-max-age",
+    "congestion",
     "name",
 ];
 const PEER: &[&str] = &["name", "key", "key-file", "address", "routes", "ratchet"];
-const CLIENT: &[&str] =
-    &["server", "key", "key-file", "interface", "routes", "dns", "kill-switch", "ratchet", "suites", "name"];
+const CLIENT: &[&str] = &[
+    "server",
+    "key",
+    "key-file",
+    "interface",
+    "routes",
+    "dns",
+    "kill-switch",
+    "ratchet",
+    "suites",
+    "congestion",
+    "name",
+];
 
 /// Reads a configuration file.
 ///

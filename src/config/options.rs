@@ -2,7 +2,7 @@
 //!
 //! Both come through here, so that `--mtu 1400` and `mtu = 1400` mean the same and fail with the same words.
 
-use super::settings::{ClientSettings, Device, Peer, Routes, ServerSettings};
+use super::settings::{ClientSettings, Congestion, Device, Peer, Routes, ServerSettings};
 use crate::packet::subnet::Subnet;
 use crate::protocol::record::Suite;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -29,6 +29,7 @@ impl ServerSettings {
             "keepalive" => self.keepalive = number(value, 1, 3600)?,
             "max-clients" => self.max_clients = number(value, 1, 1_000_000)?,
             "hello-max-age" => self.hello_max_age = Some(number(value, 1, u64::MAX)?),
+            "congestion" => self.congestion = congestion(value)?,
             "name" => self.name = instance_name(value)?,
             _ => return Err(format!("a server has no option '{name}'")),
         }
@@ -69,6 +70,7 @@ impl ClientSettings {
                 }
             }
             "suites" => self.suites = suites(value)?,
+            "congestion" => self.congestion = congestion(value)?,
             "name" => self.name = instance_name(value)?,
             _ => return Err(format!("a client has no option '{name}'")),
         }
@@ -93,6 +95,18 @@ fn yes_or_no(value: &str) -> Result<bool, String> {
         "yes" => Ok(true),
         "no" => Ok(false),
         _ => Err(format!("'{value}' is neither yes nor no")),
+    }
+}
+
+fn congestion(value: &str) -> Result<Congestion, String> {
+    let fine = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
+    match value {
+        "auto" => Ok(Congestion::Auto),
+        "system" => Ok(Congestion::System),
+        name if (1..=15).contains(&name.len()) && name.bytes().all(fine) => {
+            Ok(Congestion::Named(name.into()))
+        }
+        _ => Err(format!("'{value}' is neither auto nor system nor a congestion control such as bbr")),
     }
 }
 

@@ -22,6 +22,17 @@ pub enum Device {
     None,
 }
 
+/// Which congestion control the carrier's connection uses, for what this end sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Congestion {
+    /// `bbr` on a long path, `cubic` on a short one, where the system has and allows them.
+    Auto,
+    /// The system's default.
+    System,
+    /// This one.
+    Named(String),
+}
+
 /// A client, as the server knows it.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -66,6 +77,8 @@ pub struct ServerSettings {
     pub hello_max_age: Option<u64>,
     /// The clients.
     pub peers: Vec<Peer>,
+    /// The carrier's congestion control.
+    pub congestion: Congestion,
     /// Log more.
     pub verbose: bool,
 }
@@ -102,6 +115,8 @@ pub struct ClientSettings {
     pub pings: Option<u32>,
     /// Leave after `send` and `pings`, and never reconnect.
     pub once: bool,
+    /// The carrier's congestion control.
+    pub congestion: Congestion,
     /// Log more.
     pub verbose: bool,
 }
@@ -125,6 +140,7 @@ impl Default for ServerSettings {
             max_clients: 4096,
             hello_max_age: None,
             peers: Vec::new(),
+            congestion: Congestion::Auto,
             verbose: false,
         }
     }
@@ -144,6 +160,7 @@ impl ClientSettings {
             send: None,
             pings: None,
             once: false,
+            congestion: Congestion::Auto,
             verbose: false,
         }
     }

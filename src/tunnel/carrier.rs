@@ -9,7 +9,9 @@
 //! read and given back when all of it is done. Before the handshake has finished a buffer is just as large as a hello.
 
 use super::locked;
-use crate::os::socket;
+use crate::config::settings::Congestion;
+use crate::os::log;
+use crate::os::socket::{self, Tuning};
 use crate::protocol::frame::{self, BadLength};
 use crate::protocol::limits::{MAX_BODY, MAX_HELLO};
 use std::fmt;
@@ -22,6 +24,36 @@ use std::time::{Duration, Instant};
 const READ: usize = 256 * 1024;
 /// Spare buffers that are kept.
 const SPARE: usize = 8;
+
+/// From this round trip on, a path counts as long.
+const LONG_PATH: Duration = Duration::from_millis(5);
+
+/// How a carrier's socket is set up, at both ends.
+pub fn tuning() -> Tuning {
+    Tuning {
+        user_timeout: Some(Duration::from_secs(10)),
+        notsent_lowat_bytes: Some(256 * 1024),
+        ..Tuning::default()
+    }
+}
+
+/// Chooses the congestion control of a carrier whose round trip the handshake has shown. The carrier's own control
+/// decides what a long path with loss carries: bbr keeps its rate where cubic takes each loss for a full queue; on a
+/// short path bbr's pacing only costs time. What this system does not have or allow leaves its default in place.
+pub fn suit(socket: &TcpStream, congestion: &Congestion, round_trip: Duration) {
+    let name = match congestion {
+        Congestion::System => return,
+        Congestion::Named(name) => name,
+        Congestion::Auto if round_trip >= LONG_PATH => "bbr",
+        Congestion::Auto => "cubic",
+    };
+    let tuning = Tuning { congestion_control: Some(name.into()), ..Tuning::default() };
+    match socket::prepare(socket, &tuning) {
+        Ok(()) => log::debug("tunnel", "congestion control of the carrier", &[("name", &name)]),
+        Err(error) if *congestion == Congestion::Auto => log::debug("tunnel", &error.to_string(), &[]),
+        Err(error) => log::warning("tunnel", &error.to_string(), &[]),
+    }
+}
 
 /// Buffers of one size that connections share.
 pub struct Pool {

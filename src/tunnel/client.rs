@@ -8,11 +8,11 @@
 //! The device and its addresses stay while the connection comes and goes, so connections inside the tunnel survive.
 
 use super::batch::Batch;
-use super::carrier::{FrameReader, NoFrame};
+use super::carrier::{self, FrameReader, NoFrame};
 use super::config_record::{NetworkConfig, listed};
 use super::connection::{self, End, Inside, Patience, close};
 use super::outbound::Outbound;
-use super::server::{answer_echo, drain, tuning};
+use super::server::{answer_echo, drain};
 use super::{device, fresh, fresh_hello, locked};
 use crate::config::settings::ClientSettings;
 use crate::os::entropy;
@@ -256,6 +256,7 @@ impl Client {
         // Finished, Config.
         let Ok((frame, await_config)) = agreed.finish(|_| Ok::<(), Infallible>(()), &mut fresh);
         (&**socket).write_all(&frame).map_err(|error| failed(format!("cannot send: {error}")))?;
+        carrier::suit(socket, &self.settings.congestion, round_trip);
         reader.establish();
         let body = reader
             .frame_until(suite.max_body(), Instant::now() + ANSWER_TIME)
@@ -490,7 +491,7 @@ fn connect(server: &str) -> Result<TcpStream, String> {
     let addresses = server.to_socket_addrs().map_err(|error| format!("cannot find {server}: {error}"))?;
     let mut reason = format!("{server} has no address");
     for address in addresses {
-        match socket::connect(address, CONNECT_TIME, &tuning()) {
+        match socket::connect(address, CONNECT_TIME, &carrier::tuning()) {
             Ok(socket) => return Ok(socket),
             Err(error) => reason = format!("{error}{}", advice(error.kind())),
         }

@@ -7,7 +7,7 @@
 
 use super::admission::{Admission, PLACES};
 use super::batch::Batch;
-use super::carrier::{FrameReader, NoFrame};
+use super::carrier::{self, FrameReader, NoFrame};
 use super::clients::{Client, Clients, Connected};
 use super::config_record::{NetworkConfig, listed};
 use super::connection::{self, End, Inside, MAX_MESSAGE, Patience, close};
@@ -17,7 +17,7 @@ use crate::config::settings::ServerSettings;
 use crate::fernet::Age;
 use crate::os::clock;
 use crate::os::log::{self, Seldom};
-use crate::os::socket::{self, Tuning};
+use crate::os::socket;
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
 use crate::packet::offload::{Checked, Offload};
@@ -240,7 +240,7 @@ fn handshake(
     reader: &mut FrameReader,
     deadline: Instant,
 ) -> Result<Authenticated, Silence> {
-    socket::prepare(socket, &tuning()).map_err(|_| Silence::End)?;
+    socket::prepare(socket, &carrier::tuning()).map_err(|_| Silence::End)?;
     let refuse = |reason: &dyn std::fmt::Display| {
         STRANGERS.warning("tunnel", "handshake refused", &[("from", &from), ("reason", reason)]);
         Silence::Keep
@@ -282,6 +282,7 @@ fn handshake(
         return Err(Silence::End);
     }
     let (frame, answer) = hello.answer(&shared.offer, None, fresh_hello());
+    let answered = Instant::now();
     send(socket, &frame).map_err(|_| Silence::End)?;
     let await_finished = answer.map_err(|reason| {
         let _ = named(&reason);
@@ -291,8 +292,10 @@ fn handshake(
     // Finished.
     let limit = await_finished.suite.frame_len(0);
     let body = reader.frame_until(limit, deadline).map_err(no_frame)?;
+    let round_trip = answered.elapsed();
     let super_packets = await_finished.capabilities.super_packets;
     let ready = await_finished.receive(body).map_err(|reason| named(&reason))?;
+    carrier::suit(socket, &shared.settings.congestion, round_trip);
     Ok(Authenticated { client: Arc::clone(client), number, ready, super_packets })
 }
 
@@ -435,15 +438,6 @@ pub(super) fn answer_echo(parcel: &Checked, scratch: &mut Vec<u8>, batch: &mut B
         && let Ok(reply) = Offload::default().check(scratch)
     {
         batch.push(peer, &reply);
-    }
-}
-
-/// How the carrier's socket is set up, at both ends.
-pub(super) fn tuning() -> Tuning {
-    Tuning {
-        user_timeout: Some(Duration::from_secs(10)),
-        notsent_lowat_bytes: Some(256 * 1024),
-        ..Tuning::default()
     }
 }
 

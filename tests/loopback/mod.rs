@@ -470,7 +470,7 @@ pub struct Process {
 impl Process {
     /// With these keys, as in a key file, and further arguments.
     pub fn serve(keys: &str, arguments: &[&str]) -> Process {
-        Process::serve_with(8192, keys, arguments)
+        Process::serve_with(20_000, keys, arguments)
     }
 
     /// With at most so many open files.
