@@ -92,6 +92,7 @@ until_ok() {
 start() {
     local name=$1 ns=$2; shift 2
     show "[${ns##*-}] $* &"
+    : >"$dir/$name.log" # before it starts, so that nobody takes an older log for its own
     ip netns exec "$ns" "$@" >"$dir/$name.log" 2>&1 &
     pids[$name]=$!
 }
