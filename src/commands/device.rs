@@ -99,4 +99,13 @@ pub fn raise_limits(connections: usize) {
         Ok(_) => {}
         Err(error) => log::warning("os", "cannot raise the limit of open files", &[("reason", &error)]),
     }
+    // Each client its thread and at worst a companion, and the strangers theirs.
+    let threads = 2 * connections as u64 + 1024;
+    if let Some(most) = process::most_threads().filter(|most| *most < threads) {
+        log::warning(
+            "os",
+            "so many clients need more memory mappings (sysctl vm.max_map_count); without them the server may abort",
+            &[("threads", &most), ("wanted", &threads)],
+        );
+    }
 }

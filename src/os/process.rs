@@ -21,6 +21,14 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     Ok(raised)
 }
 
+/// How many threads a process may have before the kernel gives it no more memory mappings: each takes four, stack and
+/// signal stack with a guard each, and std ends the process where the last of them fails. None if that is not known.
+#[cfg(target_os = "linux")]
+pub fn most_threads() -> Option<u64> {
+    let mappings = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?;
+    mappings.trim().parse::<u64>().ok().map(|mappings| mappings / 4)
+}
+
 /// No core dump of this process, and no debugger of the same user's: its memory holds keys.
 /// `/proc/self` then belongs to root; a `Namespace` does not mind, since its process is another one.
 #[cfg(target_os = "linux")]
@@ -38,6 +46,12 @@ pub fn is_root() -> bool {
 #[cfg(not(target_os = "linux"))]
 pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     Ok(wanted)
+}
+
+/// Not known here.
+#[cfg(not(target_os = "linux"))]
+pub fn most_threads() -> Option<u64> {
+    None
 }
 
 /// Left as it is.
