@@ -34,7 +34,7 @@ skip() {
 [ "$(id -u)" = 0 ] || skip 'they need root'
 [ -c /dev/net/tun ] || skip 'there is no /dev/net/tun'
 unshare -n true 2>/dev/null || skip 'this root may not make network namespaces'
-for tool in ip nft ping curl iperf3 python3 tc ss; do
+for tool in ip nft ping curl iperf3 nstat python3 ss; do
     command -v $tool >/dev/null || { echo "netns.sh needs $tool (Debian: iproute2 nftables iputils-ping curl iperf3 python3)" >&2; exit 1; }
 done
 [ -x "$fernvpn" ] || { echo "there is no $fernvpn: make build" >&2; exit 1; }
@@ -92,6 +92,7 @@ until_ok() {
 start() {
     local name=$1 ns=$2; shift 2
     show "[${ns##*-}] $* &"
+    : >"$dir/$name.log" # before it starts, so that nobody takes an older log for its own
     ip netns exec "$ns" "$@" >"$dir/$name.log" 2>&1 &
     pids[$name]=$!
 }
@@ -121,6 +122,8 @@ down() { for name in alice bob server; do stop $name; [ $ended = 0 ] || die "$na
 loss_below_2() { awk -F '[ %]+' '/packet loss/ { for (i = 1; i <= NF; i++) if ($i == "packet") exit !($(i - 1) < 2) }' "$1"; }
 # counted NAMESPACE NAME: what an nft counter there has seen.
 counted() { in_ns "$1" nft list counter inet seen "$2" | awk '/packets/ { print $2 }'; }
+# overflowed NAMESPACE: datagrams that came out of the tunnel there and found the receiver's buffer full.
+overflowed() { in_ns "$1" nstat -asz UdpRcvbufErrors Udp6RcvbufErrors | awk '/Rcvbuf/ { sum += $2 } END { print sum + 0 }'; }
 no_device() { ! in_ns "$1" ip link show dev fern0 >/dev/null 2>&1; }
 only_own_processes() { [ -z "$(ip netns pids "$1")" ]; }
 # serve NAME NAMESPACE FOLDER: an HTTP server on all addresses, port 8000.
@@ -223,15 +226,19 @@ for suite in aes-256-gcm fernet; do
     quiet $a ping -c 2 -i 0.05 -W 2 -s 1472 -M do 10.8.0.1; ok 'at the MTU, whole'
     refused $a ping -c 1 -W 1 -s 1473 -M do 10.8.0.1; ok 'above the MTU, refused by the kernel'
 
-    expect 'UDP both ways, with little loss'
+    expect 'UDP both ways, with little loss in the tunnel'
     for way in '' --reverse; do
+        [ -z "$way" ] && receiver=$s || receiver=$a
+        # What iperf3 itself was too late to read, on a busy machine, is not the tunnel's loss.
+        before=$(overflowed $receiver)
         start iperf $s iperf3 --server --one-off --forceflush
         logged iperf listening 5
         quiet $a iperf3 --client 10.8.0.1 --udp --bitrate 50M --length 1400 --time 1 $way
-        lost=$(sed -n 's/.*(\([0-9.e+-]*\)%).*receiver.*/\1/p' "$dir/quiet")
-        awk "BEGIN { exit !($lost < 2) }" || { cat "$dir/quiet"; die "lost $lost %"; }
-        ok "lost $lost % ${way:-up}"
         wait "${pids[iperf]}"
+        read -r lost sent <<<"$(sed -n 's/.* \([0-9]*\)\/\([0-9]*\) (.*receiver.*/\1 \2/p' "$dir/quiet")"
+        late=$(($(overflowed $receiver) - before))
+        [ $(((lost - late) * 50)) -lt "$sent" ] || { cat "$dir/quiet"; die "lost $lost of $sent, of which $late after the tunnel"; }
+        ok "lost $lost of $sent ${way:-up}${late:+, of which $late after the tunnel}"
     done
 
     expect "clients do not reach each other: isolation is the default"

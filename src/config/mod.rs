@@ -3,7 +3,7 @@
 //! | file | question |
 //! |---|---|
 //! | [`arguments`] | what does the command line say? |
-//! | [`file`] | what does the configuration file say? |
+//! | [`mod@file`] | what does the configuration file say? |
 //! | [`key_file`] | which keys are in this file? |
 //! | [`options`] | what does one option set? |
 //! | [`settings`] | what does a server or client need to know? |
