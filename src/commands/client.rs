@@ -9,9 +9,11 @@ use crate::os::tun::Tun;
 use crate::os::{log, signal};
 use crate::tunnel::client::{Client, Machine};
 use crate::tunnel::config_record::NetworkConfig;
+use crate::tunnel::connection::MAX_MESSAGE;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 /// The command.
 pub const CLIENT: Command = Command {
@@ -50,6 +52,9 @@ machine is changed back.",
     run: client,
 };
 
+/// How long an orderly end may take.
+const STOP_TIME: Duration = Duration::from_secs(3);
+
 fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
     signal::block().map_err(|error| error.to_string())?;
     log::set_verbose(arguments.has("--verbose"));
@@ -61,6 +66,9 @@ fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let signal = signal::wait();
         log::info("tunnel", "stopping", &[("signal", &signal.name())]);
         stopped.stop();
+        // A connection being made cannot be cut short. There is nothing to undo that does not go with the device.
+        thread::sleep(STOP_TIME);
+        std::process::exit(0);
     });
     waiting.map_err(|error| format!("cannot start a thread: {error}"))?;
     client.run(&mut host)?;
@@ -101,6 +109,9 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
     }
     settings.device = device::chosen(arguments, &settings.device);
     settings.send = arguments.text("--send")?.map(str::to_owned);
+    if settings.send.as_ref().is_some_and(|text| text.is_empty() || text.len() > MAX_MESSAGE) {
+        return Err(UsageError(format!("--send takes 1 to {MAX_MESSAGE} bytes of text")).into());
+    }
     let count = arguments.number("--count", 65_535)?;
     settings.pings = match (arguments.has("--ping"), count) {
         (true, count) => u32::try_from(count.unwrap_or(3)).ok(),
