@@ -11,6 +11,8 @@ use fernvpn::tunnel::server::HANDSHAKE_TIME;
 use loopback::*;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -222,4 +224,57 @@ fn a_server_without_descriptors_recovers() {
     thread::sleep(Duration::from_millis(300));
     drop(strangers);
     raw_client(server.address, 0, PLAIN).says_hello();
+}
+
+#[test]
+fn strangers_that_hold_the_last_descriptors_give_way_to_a_client() {
+    let server = Process::serve_with(40, &format!("{} # client0\n", key(0).to_text()), &[]);
+    let strangers: Vec<_> = (0..100).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    let begun = Instant::now();
+    raw_client(server.address, 0, PLAIN).says_hello();
+    assert!(begun.elapsed() < HANDSHAKE_TIME / 2, "before the strangers' deadline: {:?}", begun.elapsed());
+    drop(strangers);
+}
+
+// ---------------------------------------------------------------------- with a key
+
+#[test]
+fn who_connects_again_and_again_and_never_hangs_up_takes_no_other_clients_place() {
+    let keys = format!("{} # client0\n{} # client1\n", key(0).to_text(), key(1).to_text());
+    let server = Process::serve_with(8192, &keys, &["--max-clients", "4"]);
+    let (_, before) = server.resident_kib_and_threads();
+    let replaced: Vec<_> = (0..40).map(|_| raw_client(server.address, 0, PLAIN)).collect();
+    raw_client(server.address, 1, PLAIN).says_hello();
+    eventually("the replaced ones have gone", || server.resident_kib_and_threads().1 <= before + 4);
+    drop(replaced);
+}
+
+#[test]
+fn a_process_that_holds_keys_leaves_no_core() {
+    let dumps = |program: &str, arguments: &[&str]| {
+        let script = "ulimit -c 1000 && cd \"$0\" && exec \"$@\"";
+        let mut child = Command::new("sh")
+            .args(["-c", script, std::env::temp_dir().to_str().unwrap(), program])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        child.stdout.take().unwrap().read_exact(&mut [0]).unwrap(); // it is running
+        let killed = Command::new("kill").args(["-ABRT", &child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        child.wait().unwrap().core_dumped()
+    };
+    let folder = std::env::temp_dir();
+    if !dumps("sh", &["-c", "echo ready; while :; do sleep 1; done"]) {
+        return println!("this system writes no cores: nothing to see");
+    }
+    let file = folder.join(format!("fernvpn-{}-core.keys", std::process::id()));
+    std::fs::write(&file, key(0).to_text()).unwrap();
+    let file = file.to_str().unwrap();
+    let arguments = ["server", "--no-tun", "--listen", "127.0.0.1:0", "-k", file];
+    assert!(!dumps(env!("CARGO_BIN_EXE_fernvpn"), &arguments));
+    std::fs::remove_file(file).unwrap();
+    let _ = std::fs::remove_file(folder.join("core"));
 }

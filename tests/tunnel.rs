@@ -92,6 +92,64 @@ fn a_source_that_is_not_the_clients_never_leaves_the_server() {
 }
 
 #[test]
+fn a_client_with_all_the_world_behind_it_is_neither_the_server_nor_another_client() {
+    let (tun, kernel) = device(false);
+    let mut settings = settings(2);
+    settings.client_to_client = true;
+    settings.peers[0].routes = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+    let (server, at) = serve(settings, Some(tun));
+    let (mut exit, mut other) = (raw_client(at, 0, PLAIN), raw_client(at, 1, PLAIN));
+    // What is for the server goes to the server, what is for nobody to nobody, and the rest to the world behind.
+    for to in ["10.8.0.1", "fd08::1"].map(address) {
+        let own = if to.is_ipv4() { v4(1) } else { v6(1) };
+        let asks = packet(own, to, b"a question");
+        other.send_packet(&asks);
+        assert_eq!(kernel.receive(), asks);
+    }
+    other.send_packet(&packet(v4(1), address("10.8.77.77"), b"nobody"));
+    let out = packet(v4(1), address("198.51.100.1"), b"out");
+    other.send_packet(&out);
+    assert_eq!(exit.receive_packets(), [out]);
+    // It answers for the world, and in no one's name that is in the tunnel.
+    for source in [address("10.8.0.1"), address("fd08::1"), address("10.8.77.77")] {
+        let to = if source.is_ipv4() { v4(1) } else { v6(1) };
+        exit.send_packet(&packet(source, to, b"spoofed"));
+    }
+    let back = packet(address("198.51.100.1"), v4(1), b"back");
+    exit.send_packet(&back);
+    assert_eq!(other.receive_packets(), [back]);
+    assert_eq!(load(&server.clients().all()[0].traffic.dropped_source), 3);
+}
+
+#[test]
+fn what_is_for_no_single_host_never_reaches_the_kernel() {
+    let (tun, kernel) = device(false);
+    let (server, at) = serve(settings(1), Some(tun));
+    let mut one = raw_client(at, 0, PLAIN);
+    let nobodys = ["224.0.0.251", "255.255.255.255", "127.0.0.1", "0.0.0.0", "ff02::fb", "::1", "::"];
+    for to in nobodys.map(address) {
+        one.send_packet(&packet(if to.is_ipv4() { v4(0) } else { v6(0) }, to, b"to many, or to itself"));
+    }
+    let honest = packet(v4(0), address("198.51.100.1"), b"honest");
+    one.send_packet(&honest);
+    assert_eq!(kernel.receive(), honest, "the first that came out");
+    let dropped = load(&server.clients().all()[0].traffic.dropped_destination);
+    assert_eq!(dropped, nobodys.len() as u64);
+    // Nor from a server to a client's.
+    let (tun, kernel) = device(false);
+    let server = RawServer::new();
+    let _running = Running::start(client_settings(server.address, 0), Some(tun));
+    let mut peer = server.accept(CONFIG);
+    for to in nobodys.map(address) {
+        let from = if to.is_ipv4() { "10.8.0.1" } else { "fd08::1" };
+        peer.send_packet(&packet(address(from), to, b"to many, or to itself"));
+    }
+    let honest = packet(address("10.8.0.1"), v4(0), b"honest");
+    peer.send_packet(&honest);
+    assert_eq!(kernel.receive(), honest, "the first that came out");
+}
+
+#[test]
 fn clients_reach_each_other_only_if_they_may() {
     for allowed in [false, true] {
         let (tun, kernel) = device(false);
@@ -585,6 +643,18 @@ fn a_client_does_what_it_is_told_and_leaves() {
     reading.join().unwrap();
 }
 
+#[test]
+fn the_words_of_a_close_cannot_move_a_cursor() {
+    let server = RawServer::new();
+    let once = ClientSettings { once: true, ..client_settings(server.address, 0) };
+    let running = Running::start(once, None);
+    let mut peer = server.accept(CONFIG);
+    peer.send(Kind::Close, "\x01gone\x1b[2J\r\n\u{9b}31m\u{202e}away".as_bytes());
+    let reason = running.end().unwrap_err();
+    assert!(reason.contains("gone") && reason.contains("away"), "{reason:?}");
+    assert!(!reason.contains(|c: char| c.is_control() || c == '\u{202e}'), "{reason:?}");
+}
+
 // ---------------------------------------------------------------------- records that should not be
 
 #[test]
@@ -688,6 +758,8 @@ fn a_config_that_makes_no_sense_sets_nothing_up() {
         text.replace("mtu=1500\n", ""),
         text.replace("mtu=1500", "mtu=1"),
         text.replace("10.8.0.2/16", "10.8.0.2/33"),
+        // Half the world as the tunnel's own network would be a route that no setting of the client's refuses.
+        text.replace("10.8.0.2/16", "10.8.0.2/1"),
         text.replace("keepalive=1", "keepalive=0"),
         format!("{text}mtu=1500\n"),
         text.replace("routes=", &format!("routes={}", vec!["10.0.0.0/8"; 1001].join(","))),

@@ -6,7 +6,7 @@ use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
 use crate::config::key_file;
 use crate::config::settings::{ClientSettings, Device, Routes};
 use crate::os::tun::Tun;
-use crate::os::{log, signal};
+use crate::os::{log, process, signal};
 use crate::tunnel::client::{Client, Machine};
 use crate::tunnel::config_record::NetworkConfig;
 use crate::tunnel::connection::MAX_MESSAGE;
@@ -57,6 +57,7 @@ const STOP_TIME: Duration = Duration::from_secs(3);
 
 fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
     signal::block().map_err(|error| error.to_string())?;
+    process::forbid_core_dumps().map_err(|error| error.to_string())?;
     log::set_verbose(arguments.has("--verbose"));
     let settings = settings(arguments)?;
     let mut host = Host { device: settings.device.clone(), routes: settings.routes.clone(), opened: None };

@@ -6,7 +6,7 @@ use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
 use crate::config::key_file::{self, NamedKey};
 use crate::config::options::check_addresses;
 use crate::config::settings::{Peer, ServerSettings};
-use crate::os::{log, signal};
+use crate::os::{log, process, signal};
 use crate::tunnel::config_record::listed;
 use crate::tunnel::server::Server;
 use std::io::{self, Write};
@@ -59,6 +59,7 @@ told, and everything that was changed on this machine is changed back.",
 
 fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     signal::block().map_err(|error| error.to_string())?;
+    process::forbid_core_dumps().map_err(|error| error.to_string())?;
     log::set_verbose(arguments.has("--verbose"));
     let settings = settings(arguments)?;
     device::raise_limits(settings.max_clients);

@@ -171,6 +171,12 @@ pub fn check_addresses(addresses: &[Subnet]) -> Result<(), String> {
                  10.8.0.1/24"
             ));
         }
+        if !subnet.is_tunnels() {
+            return Err(format!(
+                "address {subnet}: a tunnel's network has a prefix of at least 8 bits (IPv4) or 32 (IPv6), and ordinary \
+                 addresses; whatever else clients are to send here is for push-routes"
+            ));
+        }
         if addresses[..i].iter().any(|other| other.contains(subnet.address) || subnet.contains(other.address))
         {
             return Err(format!("address {subnet} lies in the same network as another one"));
@@ -210,7 +216,15 @@ mod tests {
     fn addresses_need_room_and_networks_of_their_own() {
         let check = |text: &str| check_addresses(&list(text, "").unwrap());
         check("10.8.0.1/24,10.9.0.1/24,fd0f::1/64").unwrap();
-        for bad in ["10.8.0.1/32", "10.8.0.0/24", "10.8.0.1/24,10.8.0.2/16", "fd0f::/64"] {
+        for bad in [
+            "10.8.0.1/32",
+            "10.8.0.0/24",
+            "10.8.0.1/24,10.8.0.2/16",
+            "fd0f::/64",
+            "10.8.0.1/7",
+            "fd0f::1/31",
+            "127.0.0.1/8",
+        ] {
             assert!(check(bad).is_err(), "{bad}");
         }
     }

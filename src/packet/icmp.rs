@@ -42,7 +42,11 @@ pub fn answer_echo(packet: &mut [u8]) -> bool {
         IpAddr::V6(_) => (40, 129, 8, 16),
     };
     let request = message.len() >= 8 && message[0] == request_type(header.source) && message[1] == 0;
-    if !request || header.transport != fixed || !one_host(header.source) || !one_host(header.destination) {
+    if !request
+        || header.transport != fixed
+        || !ip::one_host(header.source)
+        || !ip::one_host(header.destination)
+    {
         return false;
     }
     // The slices below lie inside the fixed header, which `verified` has found to be there.
@@ -108,12 +112,6 @@ pub fn echo_reply(packet: &[u8]) -> Option<Echo<'_>> {
 
 fn request_type(address: IpAddr) -> u8 {
     if address.is_ipv4() { 8 } else { 128 }
-}
-
-/// Whether an address can be one host's: the source of an answer, or its destination.
-fn one_host(address: IpAddr) -> bool {
-    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
-    !broadcast && !address.is_multicast() && !address.is_unspecified()
 }
 
 /// The header and the ICMP message of a whole packet whose checksums are right.

@@ -129,6 +129,13 @@ pub fn addresses(packet: &[u8]) -> Result<(IpAddr, IpAddr), Malformed> {
     }
 }
 
+/// Whether an address can be one host's, as it is seen from another host: it is not for many, for nobody, or for
+/// whoever looks at it.
+pub fn one_host(address: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    !broadcast && !address.is_multicast() && !address.is_unspecified() && !address.is_loopback()
+}
+
 /// Protocol, transport offset and whether it is a fragment, of an IPv4 packet that [`addresses`] took.
 fn v4(packet: &[u8]) -> Result<(u8, usize, bool), Malformed> {
     let ([version_ihl, _, _, _, _, _, fragment @ .., _, protocol], _) =

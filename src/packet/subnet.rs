@@ -1,5 +1,6 @@
 //! An address and the length of its network's prefix: `10.8.0.1/24`, `fd0f:e12e::1/64`.
 
+use super::ip;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -43,6 +44,12 @@ impl Subnet {
                 IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask | u128::from(number) & !mask))
             }
         }
+    }
+
+    /// Whether this can be an address in a tunnel: one host's, in a network of at most 2^24 (IPv4) or 2^96 addresses. It
+    /// brings its whole network into the tunnel, so half the world has to come as a route, which can be declined.
+    pub fn is_tunnels(&self) -> bool {
+        ip::one_host(self.address) && self.prefix >= if self.address.is_ipv4() { 8 } else { 32 }
     }
 
     /// How many addresses a client can have here: without the network's own, and without IPv4's broadcast address.

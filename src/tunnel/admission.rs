@@ -27,12 +27,15 @@ impl Admission {
         let mut waiting = locked(&self.waiting);
         let full = waiting.len() >= self.places;
         if full {
-            let random = u64::from_be_bytes(entropy::array()) % waiting.len() as u64;
-            let victim = waiting.swap_remove(usize::try_from(random).unwrap_or(0));
-            let _ = victim.shutdown(Shutdown::Both);
+            end_one(&mut waiting);
         }
         waiting.push(Arc::clone(socket));
         full
+    }
+
+    /// Ends one of them, if there is any: the system has no thread or descriptor left for a newcomer.
+    pub fn make_room(&self) {
+        end_one(&mut locked(&self.waiting));
     }
 
     /// Takes the place back: the connection has authenticated, or ended.
@@ -45,6 +48,15 @@ impl Admission {
         for socket in locked(&self.waiting).drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
         }
+    }
+}
+
+/// Ends a random one, which its thread notices.
+fn end_one(waiting: &mut Vec<Arc<TcpStream>>) {
+    if let Some(last) = waiting.len().checked_sub(1) {
+        let random = u64::from_be_bytes(entropy::array()) % waiting.len() as u64;
+        let victim = waiting.swap_remove(usize::try_from(random).unwrap_or(last));
+        let _ = victim.shutdown(Shutdown::Both);
     }
 }
 

@@ -10,8 +10,8 @@
 use super::batch::Batch;
 use super::carrier::{self, FrameReader, NoFrame};
 use super::config_record::{NetworkConfig, listed};
-use super::connection::{self, End, Inside, Patience, close};
-use super::outbound::Outbound;
+use super::connection::{self, End, Inside, Patience, close, printable};
+use super::outbound::{Outbound, count};
 use super::server::{answer_echo, drain};
 use super::{device, fresh, fresh_hello, locked};
 use crate::config::settings::ClientSettings;
@@ -438,11 +438,14 @@ impl Inside for FromServer<'_> {
         {
             return self.reply(Reply::Echo { sequence: echo.sequence });
         }
-        if let Some(device) = &self.device {
-            return device::deliver(device, parcel, &mut self.scratch);
-        }
-        if ip::addresses(parcel.packet()).is_ok_and(|(_, destination)| self.own.contains(&destination)) {
-            answer_echo(parcel, &mut self.scratch, &mut self.batch, self.outbound);
+        let Ok((_, destination)) = ip::addresses(parcel.packet()) else { return };
+        match &self.device {
+            // Never to what listens for many, or for this machine alone.
+            Some(device) if ip::one_host(destination) => device::deliver(device, parcel, &mut self.scratch),
+            None if self.own.contains(&destination) => {
+                answer_echo(parcel, &mut self.scratch, &mut self.batch, self.outbound);
+            }
+            _ => count(&self.outbound.traffic.dropped_destination),
         }
     }
 
@@ -550,11 +553,6 @@ fn peer(socket: &TcpStream) -> String {
 fn print(line: &str) {
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
-}
-
-/// A peer's text without what could move a terminal's cursor.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// Between half of `pause` and all of it, so that a thousand clients do not come back in the same moment.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  by id       ─> client, key          for a ClientHello: looked up, not tried one after the other
-//!  by address  ─> client               for a packet: exact addresses first, then networks behind clients
+//!  by address  ─> client               for a packet: exact addresses first, then networks behind clients. Whoever
+//!                                      gets what is sent to an address, and nobody else, may send from it
 //! ```
 
 use super::addresses::AddressPool;
@@ -13,7 +14,7 @@ use crate::packet::subnet::Subnet;
 use crate::protocol::key_schedule::{Id, Root};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Answered hellos that are remembered for each client.
 const REMEMBERED: usize = 64;
@@ -39,6 +40,8 @@ struct State {
     begun: u64,
     finished: u64,
     connection: Option<Connected>,
+    /// The connection before that one, which may still be waiting for its end.
+    replaced: Weak<Outbound>,
 }
 
 /// A client's connection.
@@ -61,12 +64,6 @@ impl Client {
         }
     }
 
-    /// Whether a packet with this source may come from the client.
-    pub fn owns(&self, source: IpAddr) -> bool {
-        self.addresses.iter().any(|own| own.address == source)
-            || self.routes.iter().any(|net| net.contains(source))
-    }
-
     /// Numbers a handshake whose hello is about to be answered, or `None` if its nonce was answered before.
     pub fn begin(&self, nonce: &[u8; 32]) -> Option<u64> {
         let mut state = locked(&self.state);
@@ -82,7 +79,8 @@ impl Client {
     }
 
     /// Puts a connection in place whose handshake has finished, and returns it with the one that it replaces.
-    /// `connect` makes the connection while nobody else can.
+    /// `connect` makes the connection while nobody else can. Of those replaced, one at a time may take until its peer
+    /// hangs up: who connects again and again has two connections, not hundreds.
     ///
     /// # Errors
     /// A handshake that began later has finished already.
@@ -98,6 +96,12 @@ impl Client {
         state.finished = number;
         let connected = connect();
         let replaced = state.connection.replace(connected.clone());
+        if let Some(replaced) = &replaced {
+            let earlier = std::mem::replace(&mut state.replaced, Arc::downgrade(&replaced.outbound));
+            if let Some(earlier) = earlier.upgrade() {
+                earlier.abort();
+            }
+        }
         Ok((connected, replaced))
     }
 
@@ -125,6 +129,8 @@ pub struct Clients {
     by_id: HashMap<Id, (Arc<Client>, Root)>,
     by_address: HashMap<IpAddr, Arc<Client>>,
     networks: Vec<(Subnet, Arc<Client>)>,
+    /// The tunnel's own networks.
+    tunnel: Vec<Subnet>,
 }
 
 impl Clients {
@@ -149,6 +155,7 @@ impl Clients {
             by_id: HashMap::new(),
             by_address: HashMap::new(),
             networks: Vec::new(),
+            tunnel: settings.addresses.clone(),
         };
         for (peer, mut addresses) in settings.peers.iter().zip(fixed) {
             addresses.extend(pool.lease(&peer.name, &addresses)?);
@@ -187,11 +194,24 @@ impl Clients {
         self.by_id.get(id)
     }
 
-    /// The client whom packets for this address go to.
-    pub fn owner(&self, destination: IpAddr) -> Option<&Arc<Client>> {
-        self.by_address.get(&destination).or_else(|| {
-            self.networks.iter().find(|(network, _)| network.contains(destination)).map(|(_, client)| client)
+    /// The client whom packets for this address go to. In the tunnel's networks an address is somebody's exactly or
+    /// nobody's: a network behind a client, even 0.0.0.0/0, takes neither the server's addresses nor free ones.
+    pub fn owner(&self, address: IpAddr) -> Option<&Arc<Client>> {
+        self.by_address.get(&address).or_else(|| {
+            let behind = self.networks.iter().find(|(network, _)| network.contains(address));
+            behind.filter(|_| !self.is_inside(address)).map(|(_, client)| client)
         })
+    }
+
+    /// Whether a packet with this source may come from the client.
+    pub fn may_send(&self, client: &Client, source: IpAddr) -> bool {
+        client.addresses.iter().any(|own| own.address == source)
+            || self.owner(source).is_some_and(|owner| owner.name == client.name)
+    }
+
+    /// Whether an address belongs to the tunnel's networks, and so never to the world behind the device.
+    pub fn is_inside(&self, address: IpAddr) -> bool {
+        self.tunnel.iter().any(|own| own.contains(address))
     }
 }
 
@@ -229,9 +249,33 @@ mod tests {
         assert_eq!(owner("10.8.0.1"), None, "the server's own");
         assert_eq!(owner("8.8.8.8"), None);
         let alice = &clients.all()[0];
-        assert!(alice.owns("10.8.0.2".parse().unwrap()) && alice.owns("192.168.1.1".parse().unwrap()));
-        assert!(!alice.owns("10.8.0.1".parse().unwrap()) && !alice.owns("8.8.8.8".parse().unwrap()));
+        let may = |source: &str| clients.may_send(alice, source.parse().unwrap());
+        assert!(may("10.8.0.2") && may("192.168.1.1"));
+        assert!(!may("10.8.0.1") && !may("8.8.8.8"));
+        assert!(!may("192.168.7.1"), "bob's is the longer prefix");
         assert_eq!(alice.addresses.len(), 2, "an IPv6 address was leased");
+    }
+
+    #[test]
+    fn a_network_behind_a_client_takes_nothing_of_the_tunnels() {
+        let mut exit = peer("exit", 1);
+        exit.routes = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+        let mut alice = peer("alice", 2);
+        alice.addresses = vec!["10.8.0.2".parse().unwrap()];
+        let clients = clients(vec![exit, alice]).unwrap();
+        let exit = &clients.all()[0];
+        for (address, owner, from_exit) in [
+            ("198.51.100.1", Some("exit"), true),
+            ("2001:db8::1", Some("exit"), true),
+            ("10.8.0.1", None, false),
+            ("fd0f:e12e::1", None, false),
+            ("10.8.0.2", Some("alice"), false),
+            ("10.8.0.255", None, false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(clients.owner(address).map(|client| client.name.as_str()), owner, "{address}");
+            assert_eq!(clients.may_send(exit, address), from_exit, "{address}");
+        }
     }
 
     #[test]

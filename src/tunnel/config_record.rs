@@ -63,6 +63,9 @@ impl NetworkConfig {
             dns: list(&fields, "dns")?,
             keepalive: Duration::from_secs(number("keepalive")?.into()),
         };
+        if !config.addresses.iter().all(Subnet::is_tunnels) {
+            return Err(FieldError::Value("addresses"));
+        }
         if config.mtu < MIN_MTU {
             return Err(FieldError::Value("mtu"));
         }
@@ -109,6 +112,8 @@ mod tests {
             ("mtu=1500", "mtu=99999", FieldError::Value("mtu")),
             ("keepalive=15", "keepalive=0", FieldError::Value("keepalive")),
             ("0.0.0.0/0", "0.0.0.0/40", FieldError::Value("routes")),
+            ("10.8.0.2/24", "10.8.0.2/7", FieldError::Value("addresses")),
+            ("fd0f::2/64", "::1/64", FieldError::Value("addresses")),
             ("addresses=", "other=", FieldError::Missing("addresses")),
             ("dns=", "mtu=", FieldError::Twice("mtu".into())),
         ] {

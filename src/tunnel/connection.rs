@@ -48,7 +48,7 @@ pub trait Inside {
     fn message(&mut self, text: &str);
     /// Everything that had arrived was passed on.
     fn pause(&mut self);
-    /// Called at least every `tick`. A reason ends the connection.
+    /// Called when nothing has come for `tick`. A reason ends the connection.
     fn tick(&mut self) -> Result<(), String> {
         Ok(())
     }
@@ -61,7 +61,7 @@ pub enum End {
     Closed {
         /// One of [`close`].
         code: u8,
-        /// In words.
+        /// In words, printable.
         text: String,
     },
     /// This side sent Close, or gave the connection up.
@@ -105,7 +105,7 @@ impl fmt::Display for End {
 pub struct Patience {
     /// Silence after which a Ping is sent.
     pub keepalive: Duration,
-    /// How often [`Inside::tick`] is called at least.
+    /// Silence after which [`Inside::tick`] is called.
     pub tick: Duration,
 }
 
@@ -189,13 +189,22 @@ fn record(
         Kind::Close => {
             return Some(match content.split_first() {
                 Some((code, text)) if text.len() <= MAX_CLOSE => {
-                    End::Closed { code: *code, text: String::from_utf8_lossy(text).into_owned() }
+                    End::Closed { code: *code, text: printable(&String::from_utf8_lossy(text)) }
                 }
                 _ => End::Content("a Close without a code, or of more than 256 bytes"),
             });
         }
     }
     None
+}
+
+/// A peer's text without what could move a terminal's cursor, or turn what follows around.
+pub(super) fn printable(text: &str) -> String {
+    let moves = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if moves(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// Takes a Packets record apart.

@@ -164,20 +164,16 @@ impl Shared {
     fn is_own(&self, address: IpAddr) -> bool {
         self.settings.addresses.iter().any(|own| own.address == address)
     }
-
-    /// Whether an address belongs to the tunnel's networks, and so never to the world behind the device.
-    fn is_inside(&self, address: IpAddr) -> bool {
-        self.settings.addresses.iter().any(|own| own.contains(address))
-    }
 }
 
 fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
     loop {
         match listener.accept() {
             Ok((socket, from)) => {
-                let shared = Arc::clone(shared);
+                let server = Arc::clone(shared);
                 let thread = thread::Builder::new().name("connection".into()).stack_size(STACK);
-                if let Err(error) = thread.spawn(move || serve(&shared, socket, from)) {
+                if let Err(error) = thread.spawn(move || serve(&server, socket, from)) {
+                    shared.admission.make_room();
                     ACCEPT.warning(
                         "tunnel",
                         "no thread for a connection (see TasksMax, ulimit -u, vm.max_map_count)",
@@ -188,7 +184,9 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
             Err(_) if shared.stopping.load(Ordering::Acquire) => return,
             Err(error) => {
                 ACCEPT.warning("tunnel", "cannot accept a connection (see ulimit -n)", &[("reason", &error)]);
-                thread::sleep(Duration::from_millis(50)); // out of descriptors: until one is free, accept fails at once
+                // Out of descriptors: until one is free, accept fails at once.
+                shared.admission.make_room();
+                thread::sleep(Duration::from_millis(10));
             }
         }
     }
@@ -389,7 +387,7 @@ impl Inside for FromClient<'_> {
     fn parcel(&mut self, parcel: &Checked) {
         let traffic = &self.client.traffic;
         let Ok((source, destination)) = ip::addresses(parcel.packet()) else { return };
-        if !self.client.owns(source) {
+        if !self.shared.clients.may_send(self.client, source) {
             return count(&traffic.dropped_source);
         }
         count(&traffic.packets_in);
@@ -403,8 +401,12 @@ impl Inside for FromClient<'_> {
                 }
                 _ => count(&traffic.dropped_destination),
             },
-            // The kernel: the server itself, or the world behind it. Never an address of the tunnel that nobody has.
-            (Some(device), None) if shared.is_own(destination) || !shared.is_inside(destination) => {
+            // The kernel: the server itself, or a host in the world behind it. Never an address of the tunnel that
+            // nobody has, nor one at which whatever listens on this machine would hear it.
+            (Some(device), None)
+                if shared.is_own(destination)
+                    || !shared.clients.is_inside(destination) && ip::one_host(destination) =>
+            {
                 device::deliver(device, parcel, &mut self.scratch);
             }
             // Without a device, the server answers pings itself.
