@@ -3,14 +3,17 @@
 
 use fernvpn::commands::{self, COMMANDS, Command, Failure};
 use fernvpn::config::arguments::{Arguments, UsageError, nearest};
+use fernvpn::os::namespace;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // First of all, while there is one thread: the same program, started again to hold a private network.
-    if std::env::args_os().nth(1).is_some_and(|word| word == fernvpn::os::namespace::HOLDER_WORD) {
-        return fernvpn::os::namespace::hold();
+    // First of all, while there is one thread: the same program, started again for a private network.
+    match std::env::args_os().nth(1) {
+        Some(word) if word == namespace::HOLDER_WORD => return namespace::hold(),
+        Some(word) if word == namespace::COMMAND_WORD => return namespace::become_command(),
+        _ => {}
     }
     let mut words = std::env::args_os().skip(1);
     let Some(word) = words.next() else { return refuse(None, UsageError("which command?".into())) };

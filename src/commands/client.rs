@@ -10,9 +10,11 @@ use crate::os::{log, process, signal};
 use crate::tunnel::client::{Client, Machine};
 use crate::tunnel::config_record::NetworkConfig;
 use crate::tunnel::connection::MAX_MESSAGE;
+use crate::tunnel::locked;
+use std::ffi::OsString;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::thread;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// The command.
@@ -22,7 +24,7 @@ pub const CLIENT: Command = Command {
     usage: "[-c FILE] [-k FILE] [--connect HOST:PORT]
          [--tun NAME | --no-tun | --private | --private-if-allowed]
          [--routes pushed|none|NETS] [--suite S ...] [--send TEXT] [--ping [--count N]] [--once]
-         [--congestion C] [--name NAME] [--verbose]",
+         [--namespace NAME] [--congestion C] [--name NAME] [--verbose] [-- COMMAND ...]",
     syntax: Syntax {
         options: &[
             Known::value("-c", "FILE", "configuration; options given here come before those in it"),
@@ -32,6 +34,7 @@ pub const CLIENT: Command = Command {
             Known::flag("--no-tun", "no device: for --send and --ping, and to answer pings"),
             Known::flag("--private", "the device is made in a network namespace of its own; needs no root"),
             Known::flag("--private-if-allowed", "the same, and no device where that is forbidden"),
+            Known::value("--namespace", "NAME", "the device is made in this network namespace (ip netns); root"),
             Known::value("--routes", "WHAT", "which routes to set: pushed, none, or networks"),
             Known::list("--suite", "S", "offered suites, the preferred one first; aes-256-gcm, fernet"),
             Known::value("--send", "TEXT", "send a message, print the answer"),
@@ -43,12 +46,17 @@ pub const CLIENT: Command = Command {
             Known::flag("--verbose", "log more"),
         ],
         operands: &[],
-        command: false,
+        command: true,
     },
     notes: "\
 Prints 'connected: ' and what was agreed when the tunnel is up, and logs to stderr. Connects again when the
 connection is lost. Ctrl-C or SIGTERM ends it: the server is told, and everything that was changed on this
-machine is changed back.",
+machine is changed back.
+
+With COMMAND, runs that in a private network whose only way out is the tunnel, with the pushed resolvers, as you and
+without root, and exits with its status; 125 if the tunnel never was, 126 or 127 if COMMAND cannot be run. While the
+tunnel is down COMMAND has no network. Sockets with a path still lead outside: those of name services, D-Bus and
+systemd are hidden from COMMAND, others (X11, Docker, a running browser, ssh's ControlMaster) are not.",
     run: client,
 };
 
@@ -60,20 +68,71 @@ fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
     process::forbid_core_dumps().map_err(|error| error.to_string())?;
     log::set_verbose(arguments.has("--verbose"));
     let settings = settings(arguments)?;
-    let mut host = Host { device: settings.device.clone(), routes: settings.routes.clone(), opened: None };
-    let client = Client::new(settings).map_err(|error| format!("cannot start: {error}"))?;
-    let stopped = Arc::clone(&client);
+    let has_command = !settings.command.is_empty();
+    if has_command && !settings.verbose {
+        log::set_quiet();
+    }
+    let (ended, command) = run(settings);
+    match command {
+        None if !has_command => ended.map(|()| ExitCode::SUCCESS).map_err(Failure::Reason),
+        None => {
+            eprintln!(
+                "fernvpn: {}",
+                ended.err().unwrap_or_else(|| "stopped before the tunnel was up".into())
+            );
+            Ok(ExitCode::from(125))
+        }
+        Some(command) => {
+            if let Err(reason) = ended {
+                log::error("tunnel", "no tunnel any more; COMMAND has no network", &[("reason", &reason)]);
+            }
+            Ok(ExitCode::from(command.join().unwrap_or(125)))
+        }
+    }
+}
+
+/// How the tunnel ended, and the thread that knows how the command ends, if one was started.
+fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>) {
+    let (device, routes) = (settings.device.clone(), settings.routes.clone());
+    let words = settings.command.clone();
+    let client = match Client::new(settings) {
+        Ok(client) => client,
+        Err(error) => return (Err(format!("cannot start: {error}")), None),
+    };
+    let mut host = Host {
+        device,
+        routes,
+        opened: None,
+        words,
+        client: Arc::clone(&client),
+        command: None,
+        running: Arc::default(),
+    };
+    let (stopped, running) = (Arc::clone(&client), Arc::clone(&host.running));
     let waiting = thread::Builder::new().name("signals".into()).spawn(move || {
-        let signal = signal::wait();
-        log::info("tunnel", "stopping", &[("signal", &signal.name())]);
-        stopped.stop();
-        // A connection being made cannot be cut short. There is nothing to undo that does not go with the device.
-        thread::sleep(STOP_TIME);
-        std::process::exit(0);
+        loop {
+            let (signal, by_terminal) = signal::wait_and_see();
+            match *locked(&running) {
+                None => {}
+                Some(command) => {
+                    if !by_terminal {
+                        let _ = signal::send(command, signal); // it may have ended just now
+                    }
+                    continue;
+                }
+            }
+            log::info("tunnel", "stopping", &[("signal", &signal.name())]);
+            stopped.stop();
+            // A connection being made cannot be cut short. There is nothing to undo that does not go with the device.
+            thread::sleep(STOP_TIME);
+            std::process::exit(0);
+        }
     });
-    waiting.map_err(|error| format!("cannot start a thread: {error}"))?;
-    client.run(&mut host)?;
-    Ok(ExitCode::SUCCESS)
+    let ended = match waiting {
+        Ok(_) => client.run(&mut host),
+        Err(error) => Err(format!("cannot start a thread: {error}")),
+    };
+    (ended, host.command)
 }
 
 fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
@@ -109,6 +168,10 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
         }
     }
     settings.device = device::chosen(arguments, &settings.device);
+    settings.command = arguments.command().unwrap_or_default().to_vec();
+    if arguments.command().is_some() && (settings.command.is_empty() || settings.device == Device::None) {
+        return Err(UsageError("-- takes a COMMAND, and a device for its network".into()).into());
+    }
     settings.send = arguments.text("--send")?.map(str::to_owned);
     if settings.send.as_ref().is_some_and(|text| text.is_empty() || text.len() > MAX_MESSAGE) {
         return Err(UsageError(format!("--send takes 1 to {MAX_MESSAGE} bytes of text")).into());
@@ -129,6 +192,13 @@ struct Host {
     device: Device,
     routes: Routes,
     opened: Option<(Interface, Arc<Tun>)>,
+    /// What to run in the private network.
+    words: Vec<OsString>,
+    client: Arc<Client>,
+    /// Waits for the end of the command, stops the client, and has the command's exit status.
+    command: Option<JoinHandle<u8>>,
+    /// The command's process while there is one.
+    running: Arc<Mutex<Option<u32>>>,
 }
 
 impl Machine for Host {
@@ -146,8 +216,22 @@ impl Machine for Host {
             Routes::Only(routes) => routes,
         };
         interface.set_up(config.mtu, &config.addresses, routes)?;
-        if let (true, Some(server)) = (first, config.server.first()) {
+        if let (true, true, Some(server)) = (first, self.words.is_empty(), config.server.first()) {
             interface.invite(&format!("ping {server}"));
+        }
+        if let (true, false, Some(private)) = (first, self.words.is_empty(), interface.private()) {
+            let failed = |error: std::io::Error| format!("cannot start the command: {error}");
+            let mut command = private.command(&config.dns, &self.words).map_err(failed)?;
+            let mut command = command.spawn().map_err(failed)?;
+            *locked(&self.running) = Some(command.id());
+            let (client, running) = (Arc::clone(&self.client), Arc::clone(&self.running));
+            let waiting = thread::Builder::new().name("command".into()).spawn(move || {
+                let status = command.wait();
+                *locked(&running) = None;
+                client.stop();
+                status.ok().and_then(process::shell_status).unwrap_or(125)
+            });
+            self.command = Some(waiting.map_err(failed)?);
         }
         Ok(Some(Arc::clone(tun)))
     }

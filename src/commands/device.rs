@@ -21,18 +21,20 @@ pub fn open(device: &Device) -> Result<Option<(Interface, Tun)>, String> {
     let (place, tun) = match device {
         Device::None => return Ok(None),
         Device::Tun(name) => (Place::Host, Tun::create(name, true).map_err(|error| error.to_string())?),
-        Device::Private { name, or_none } => match Namespace::create(name, true) {
-            Ok((namespace, tun)) => (Place::Private(namespace), tun),
-            Err(error) if *or_none => {
-                log::warning(
-                    "os",
-                    "going on without a device: pings and messages only",
-                    &[("reason", &error)],
-                );
-                return Ok(None);
+        Device::Private { name, or_none, namespace } => {
+            match Namespace::create(name, true, namespace.as_deref()) {
+                Ok((namespace, tun)) => (Place::Private(namespace), tun),
+                Err(error) if *or_none => {
+                    log::warning(
+                        "os",
+                        "going on without a device: pings and messages only",
+                        &[("reason", &error)],
+                    );
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.to_string()),
             }
-            Err(error) => return Err(error.to_string()),
-        },
+        }
     };
     let network = Network::new(place, tun.name());
     Ok(Some((Interface { network, made: Vec::new() }, tun)))
@@ -60,9 +62,17 @@ impl Interface {
         Ok(())
     }
 
+    /// The private network, if the device is in one.
+    pub fn private(&self) -> Option<&Namespace> {
+        match self.network.place() {
+            Place::Private(namespace) => Some(namespace),
+            Place::Host => None,
+        }
+    }
+
     /// Where the device is in a private network: tells how to look around in there, by a command to paste.
     pub fn invite(&self, command: &str) {
-        if let Place::Private(namespace) = self.network.place() {
+        if let Some(namespace) = self.private() {
             let text =
                 "the device is in a private network; look around in it from another terminal, for example:";
             log::info("os", text, &[]);
@@ -71,17 +81,20 @@ impl Interface {
     }
 }
 
-/// The device that the command line asks for: `--tun NAME`, `--no-tun`, `--private`, `--private-if-allowed`.
+/// The device that the command line asks for: `--tun NAME`, `--no-tun`, `--private`, `--private-if-allowed`, `--namespace`.
 pub fn chosen(arguments: &crate::config::arguments::Arguments, configured: &Device) -> Device {
     let name = || match configured {
         Device::Tun(name) | Device::Private { name, .. } => name.clone(),
         Device::None => crate::config::options::DEVICE.into(),
     };
-    match () {
-        () if arguments.has("--no-tun") => Device::None,
-        () if arguments.has("--private") => Device::Private { name: name(), or_none: false },
-        () if arguments.has("--private-if-allowed") => Device::Private { name: name(), or_none: true },
-        () => configured.clone(),
+    let namespace = arguments.values("--namespace").next().map(|name| name.to_string_lossy().into_owned());
+    let or_none = arguments.has("--private-if-allowed");
+    let private =
+        or_none || arguments.has("--private") || arguments.command().is_some() || namespace.is_some();
+    match configured {
+        _ if arguments.has("--no-tun") => Device::None,
+        _ if private => Device::Private { name: name(), or_none, namespace },
+        configured => configured.clone(),
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::fernet::Key;
 use crate::packet::subnet::Subnet;
 use crate::protocol::record::Suite;
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -17,6 +18,8 @@ pub enum Device {
         name: String,
         /// Do without a device where namespaces are forbidden.
         or_none: bool,
+        /// Not a new namespace but the one that `ip netns` knows by this name.
+        namespace: Option<String>,
     },
     /// None: the program itself answers pings and messages.
     None,
@@ -109,6 +112,8 @@ pub struct ClientSettings {
     pub routes: Routes,
     /// Suites offered, the preferred one first.
     pub suites: Vec<Suite>,
+    /// A command line to run in the private network; empty for none.
+    pub command: Vec<OsString>,
     /// A message to send once connected.
     pub send: Option<String>,
     /// Pings to send through the tunnel once connected.
@@ -157,6 +162,7 @@ impl ClientSettings {
             device: Device::Tun("fern0".into()),
             routes: Routes::Pushed,
             suites: Suite::ALL.to_vec(),
+            command: Vec::new(),
             send: None,
             pings: None,
             once: false,

@@ -15,6 +15,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("resolvectl", "systemd-resolved"),
     ("sysctl", "procps"),
     ("modprobe", "kmod"),
+    ("mount", "mount"),
     ("nsenter", "util-linux"),
 ];
 

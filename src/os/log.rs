@@ -13,7 +13,7 @@
 
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,11 +22,21 @@ use super::clock;
 /// Names and values, printed as `name=value`.
 pub type Fields<'a> = &'a [(&'a str, &'a dyn Display)];
 
-static VERBOSE: AtomicBool = AtomicBool::new(false);
+/// The highest level that is written.
+static MOST: AtomicU8 = AtomicU8::new(Level::Info as u8);
 
 /// Whether `debug` lines are written. Off at first.
 pub fn set_verbose(verbose: bool) {
-    VERBOSE.store(verbose, Ordering::Relaxed);
+    MOST.store(if verbose { Level::Debug } else { Level::Info } as u8, Ordering::Relaxed);
+}
+
+/// Only warnings and errors from now on: the terminal is somebody else's.
+pub fn set_quiet() {
+    MOST.store(Level::Warning as u8, Ordering::Relaxed);
+}
+
+fn is_written(level: Level) -> bool {
+    level as u8 <= MOST.load(Ordering::Relaxed)
 }
 
 /// It ends here, or something is broken that a person must repair.
@@ -46,14 +56,14 @@ pub fn info(room: &str, text: &str, fields: Fields<'_>) {
 
 /// With `--verbose`.
 pub fn debug(room: &str, text: &str, fields: Fields<'_>) {
-    if VERBOSE.load(Ordering::Relaxed) {
-        write(Level::Debug, room, text, fields);
-    }
+    write(Level::Debug, room, text, fields);
 }
 
 /// A command about to be run, in the form in which a person could type it.
 pub fn command(line: &str) {
-    write_line(&format!("+ {}\n", without_controls(line)));
+    if is_written(Level::Info) {
+        write_line(&format!("+ {}\n", without_controls(line)));
+    }
 }
 
 /// A command that the reader may want to run: alone on its line, to be copied.
@@ -128,8 +138,10 @@ enum Level {
 }
 
 fn write(level: Level, room: &str, text: &str, fields: Fields<'_>) {
-    let now = (!journal_reads()).then(clock::unix_seconds);
-    write_line(&line(now, level, room, text, fields));
+    if is_written(level) {
+        let now = (!journal_reads()).then(clock::unix_seconds);
+        write_line(&line(now, level, room, text, fields));
+    }
 }
 
 /// One write for the whole line, so that lines of several threads do not mix. Nobody to tell if stderr is gone.

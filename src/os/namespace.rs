@@ -18,24 +18,37 @@
 //! a process group of its own, so Ctrl-C does not reach it.
 //!
 //! Commands enter through `setns` rather than by asking the holder to run them: then the user's command has our
-//! terminal and is our child, and the holder has no requests to understand.
+//! terminal and is our child, and the holder has no requests to understand. `ip` has to be root in there; a command
+//! of the user's is to be the user again, in a further user namespace, and to have the tunnel's resolver:
+//!
+//! ```text
+//! fernvpn --namespace-command USER:GROUP RESOLVERS COMMAND…        started inside, by setns
+//!   mounts of its own: resolvers over /etc/resolv.conf, nothing over the known ways around the tunnel ([`MASKED`])
+//!   a user namespace in which the user is the user, without any capability; then exec COMMAND
+//! ```
+//!
+//! What lies in a network namespace is IP and abstract Unix sockets. A Unix socket with a path still leads out to
+//! whoever listens there: X11, a Docker daemon, an SSH control master. That is what to look for if something leaks.
 
 use std::io;
 
 /// The first argument that makes `main` call [`hold`]; not for people.
 pub const HOLDER_WORD: &str = "--namespace-holder";
+/// The first argument that makes `main` call [`become_command`]; not for people.
+pub const COMMAND_WORD: &str = "--namespace-command";
 
 #[cfg(target_os = "linux")]
-pub use system::{Namespace, hold};
+pub use system::{Namespace, become_command, hold};
 
 #[cfg(target_os = "linux")]
 mod system {
-    use super::{HOLDER_WORD, io};
+    use super::{COMMAND_WORD, HOLDER_WORD, io};
     use crate::os::tun::Tun;
-    use crate::os::{command, reason, signal, sys, tried};
-    use std::ffi::CString;
+    use crate::os::{command, log, reason, signal, sys, tried};
+    use std::ffi::{CString, OsString};
     use std::fs::{self, File};
     use std::io::{ErrorKind, Read, Write};
+    use std::net::IpAddr;
     use std::os::fd::{AsFd, OwnedFd};
     use std::os::unix::ffi::OsStringExt;
     use std::os::unix::net::UnixStream;
@@ -49,6 +62,18 @@ mod system {
     /// The longest answer, in bytes.
     const ANSWER_LIMIT: usize = 4096;
 
+    /// Where services listen that would resolve names, or start programs, outside the private network. A command
+    /// finds nothing there. `USER` stands for the user's number.
+    const MASKED: &[&str] = &[
+        "/run/dbus",
+        "/run/nscd",
+        "/run/avahi-daemon",
+        "/run/systemd/resolve",
+        "/run/user/USER/bus",
+        "/run/user/USER/systemd",
+        "/run/user/USER/gnupg",
+    ];
+
     /// A private network with one TUN device and a loopback. It goes when this is dropped.
     #[derive(Debug)]
     pub struct Namespace {
@@ -60,20 +85,27 @@ mod system {
     }
 
     impl Namespace {
-        /// A new private network, and the device in it, open. The loopback is up; the device is not yet.
-        pub fn create(device: &str, offload: bool) -> io::Result<(Namespace, Tun)> {
+        /// A new private network, or that of this name (`ip netns`), and the device in it, open. The loopback is up;
+        /// the device is not yet.
+        pub fn create(device: &str, offload: bool, named: Option<&str>) -> io::Result<(Namespace, Tun)> {
             // Still this program when its file has been replaced by an upgrade.
-            Namespace::create_by(Path::new("/proc/self/exe"), device, offload)
+            Namespace::create_by(Path::new("/proc/self/exe"), device, offload, named)
         }
 
         /// The same by another program whose `main` calls [`hold`]: for tests, which are not fernvpn.
-        pub fn create_by(program: &Path, device: &str, offload: bool) -> io::Result<(Namespace, Tun)> {
+        pub fn create_by(
+            program: &Path,
+            device: &str,
+            offload: bool,
+            named: Option<&str>,
+        ) -> io::Result<(Namespace, Tun)> {
             let failed = |error: io::Error| tried("cannot start the holder of a private network", &error);
             let (near, far) = UnixStream::pair().map_err(failed)?;
             near.set_read_timeout(Some(ANSWER_WITHIN)).map_err(failed)?;
             let holder = Command::new(program)
                 .arg0("fernvpn")
                 .args([HOLDER_WORD, device, if offload { "offload" } else { "plain" }])
+                .args(named)
                 .current_dir("/")
                 .stdin(OwnedFd::from(far))
                 .stdout(Stdio::null())
@@ -121,6 +153,17 @@ mod system {
             let directory = CString::new(directory).map_err(io::Error::other)?;
             sys::enter_before_exec(command, namespaces, directory, signal::AWAITED);
             Ok(())
+        }
+
+        /// The user's command, to be started inside as that user, with these resolvers.
+        pub fn command(&self, resolvers: &[IpAddr], words: &[OsString]) -> io::Result<Command> {
+            let (user, group) = sys::effective_ids();
+            let ids = if self.of_user { format!("{user}:{group}") } else { "root".into() };
+            let lines: String = resolvers.iter().map(|address| format!("nameserver {address}\n")).collect();
+            let mut command = Command::new("/proc/self/exe");
+            command.arg0("fernvpn").args([COMMAND_WORD, &ids, &lines]).args(words);
+            self.enter(&mut command)?;
+            Ok(command)
         }
 
         /// The holder's process number.
@@ -176,8 +219,16 @@ mod system {
     fn make_namespaces() -> Result<(u8, Tun), String> {
         let mut arguments = std::env::args().skip(2);
         let (device, offload) = (arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default());
-        let (user, group) = sys::effective_ids(); // asked now: inside a new user namespace we are nobody
-        let network = sys::CLONE_NEWNET | sys::CLONE_NEWNS;
+        let outside = sys::effective_ids(); // asked now: inside a new user namespace we are nobody
+        let mut network = sys::CLONE_NEWNET | sys::CLONE_NEWNS;
+        if let Some(name) = arguments.next() {
+            let path = Path::new("/run/netns").join(&name);
+            let entered =
+                File::open(path).and_then(|file| sys::enter_namespace(file.as_fd(), sys::CLONE_NEWNET));
+            let remedy = "`ip netns` lists those there are; it takes root";
+            entered.map_err(|error| format!("network namespace {name}: {} ({remedy})", reason(&error)))?;
+            network = sys::CLONE_NEWNS;
+        }
 
         // 1. With the privilege if we have it, otherwise with what every user may do.
         let kind = match sys::leave_namespaces(network) {
@@ -189,17 +240,9 @@ mod system {
             }
             Err(error) => return Err(blame("unshare", &error)),
         };
-        // 2. Root inside is the user outside; nothing else is mapped. A user may map a group only after giving up
-        //    setgroups(2) (user_namespaces(7)).
+        // 2. Root inside is the user outside; nothing else is mapped.
         if kind == b'U' {
-            for (file, line) in [
-                ("setgroups", "deny".to_owned()),
-                ("uid_map", format!("0 {user} 1")),
-                ("gid_map", format!("0 {group} 1")),
-            ] {
-                let path = format!("/proc/self/{file}");
-                fs::write(&path, line).map_err(|error| blame(&format!("write {path}"), &error))?;
-            }
+            map_ids((0, 0), outside)?;
         }
         // 3. What is mounted inside, such as another resolv.conf, must not show outside.
         sys::make_mounts_private().map_err(|error| blame("make mounts private", &error))?;
@@ -212,6 +255,73 @@ mod system {
             _ => error.to_string(),
         })?;
         Ok((kind, tun))
+    }
+
+    /// Maps one user and one group in the user namespace this process has just made. A user may map a group only after
+    /// giving up setgroups(2) (user_namespaces(7)).
+    fn map_ids(inside: (u32, u32), outside: (u32, u32)) -> Result<(), String> {
+        for (file, line) in [
+            ("setgroups", "deny".to_owned()),
+            ("uid_map", format!("{} {} 1", inside.0, outside.0)),
+            ("gid_map", format!("{} {} 1", inside.1, outside.1)),
+        ] {
+            let path = format!("/proc/self/{file}");
+            fs::write(&path, line).map_err(|error| blame(&format!("write {path}"), &error))?;
+        }
+        Ok(())
+    }
+
+    /// The `main` of what is started inside for the user. It returns only if the command cannot be run, with the
+    /// status that env(1) has for the reason.
+    pub fn become_command() -> ExitCode {
+        log::set_quiet();
+        let words: Vec<OsString> = std::env::args_os().skip(2).collect();
+        let [ids, resolvers, program, arguments @ ..] = words.as_slice() else { return ExitCode::FAILURE };
+        if let Err(why) = settle(&ids.to_string_lossy(), &resolvers.to_string_lossy()) {
+            eprintln!("fernvpn: cannot prepare the private network for a command: {why}");
+            return ExitCode::from(125);
+        }
+        let error = Command::new(program).args(arguments).exec();
+        eprintln!("fernvpn: cannot run {}: {}", program.to_string_lossy(), reason(&error));
+        ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 })
+    }
+
+    fn settle(ids: &str, resolvers: &str) -> Result<(), String> {
+        let text = |error: io::Error| error.to_string();
+        let of_user =
+            ids.split_once(':').and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
+        let user = of_user.map_or(0, |(user, _)| user).to_string();
+        sys::leave_namespaces(sys::CLONE_NEWNS).map_err(text)?;
+        // Where the link leads must be asked before it is masked.
+        let target = fs::canonicalize("/etc/resolv.conf");
+        for path in MASKED.iter().map(|path| path.replace("USER", &user)) {
+            match fs::metadata(&path) {
+                Ok(what) if what.is_dir() => {
+                    command::run(&["mount", "-t", "tmpfs", "fernvpn", &path]).map_err(text)?
+                }
+                Ok(_) => command::run(&["mount", "--bind", "/dev/null", &path]).map_err(text)?,
+                Err(_) => {}
+            }
+        }
+        if !resolvers.is_empty() {
+            let target =
+                target.map_err(|error| format!("no /etc/resolv.conf to lay the tunnel's over: {error}"))?;
+            if target.exists() {
+                // A bind mount needs a file to begin with; it keeps it when that file's folder is covered no more.
+                command::run(&["mount", "-t", "tmpfs", "fernvpn", "/tmp"]).map_err(text)?;
+                fs::write("/tmp/resolv.conf", resolvers).map_err(text)?;
+                let target = target.to_string_lossy();
+                command::run(&["mount", "--bind", "/tmp/resolv.conf", &target]).map_err(text)?;
+                command::run(&["umount", "/tmp"]).map_err(text)?;
+            } else {
+                fs::write(target, resolvers).map_err(text)?;
+            }
+        }
+        // ping(8) without the right to raw sockets; nobody else's matter in this network.
+        let _ = fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0");
+        let Some(ids) = of_user else { return Ok(()) };
+        sys::leave_namespaces(sys::CLONE_NEWUSER).map_err(|error| blame("unshare", &error))?;
+        map_ids(ids, (0, 0))
     }
 
     /// Why a step failed, and which setting is to blame, if one is known to be.
@@ -265,9 +375,9 @@ mod system {
 
         #[test]
         fn a_program_that_does_not_hold_is_an_error() {
-            let error = Namespace::create_by(Path::new("/bin/true"), "fern0", false).unwrap_err();
+            let error = Namespace::create_by(Path::new("/bin/true"), "fern0", false, None).unwrap_err();
             assert!(error.to_string().contains("ended before it answered"), "{error}");
-            assert!(Namespace::create_by(Path::new("/none/such"), "fern0", false).is_err());
+            assert!(Namespace::create_by(Path::new("/none/such"), "fern0", false, None).is_err());
         }
     }
 }
@@ -280,7 +390,11 @@ pub enum Namespace {}
 #[cfg(not(target_os = "linux"))]
 impl Namespace {
     /// Not here.
-    pub fn create(_device: &str, _offload: bool) -> io::Result<(Namespace, super::tun::Tun)> {
+    pub fn create(
+        _device: &str,
+        _offload: bool,
+        _named: Option<&str>,
+    ) -> io::Result<(Namespace, super::tun::Tun)> {
         Err(super::unsupported("a private network"))
     }
 
@@ -290,7 +404,11 @@ impl Namespace {
     }
 
     /// Never called.
-    pub fn enter(&self, _command: &mut std::process::Command) -> io::Result<()> {
+    pub fn command(
+        &self,
+        _resolvers: &[std::net::IpAddr],
+        _words: &[std::ffi::OsString],
+    ) -> io::Result<std::process::Command> {
         match *self {}
     }
 
@@ -311,3 +429,6 @@ pub fn hold() -> std::process::ExitCode {
     eprintln!("fernvpn: {}", super::unsupported("a private network"));
     std::process::ExitCode::FAILURE
 }
+
+#[cfg(not(target_os = "linux"))]
+pub use hold as become_command;

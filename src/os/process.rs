@@ -36,6 +36,20 @@ pub fn forbid_core_dumps() -> io::Result<()> {
     super::sys::set_dumpable(false).map_err(|error| super::tried("cannot forbid core dumps", &error))
 }
 
+/// A program's end as a shell has it: its status, or 128 and the number of the signal that ended it.
+#[cfg(target_os = "linux")]
+pub fn shell_status(status: std::process::ExitStatus) -> Option<u8> {
+    use std::os::unix::process::ExitStatusExt;
+    let number = status.code().or(status.signal().map(|number| 128 + number));
+    number.and_then(|number| u8::try_from(number).ok())
+}
+
+/// Its status.
+#[cfg(not(target_os = "linux"))]
+pub fn shell_status(status: std::process::ExitStatus) -> Option<u8> {
+    status.code().and_then(|number| u8::try_from(number).ok())
+}
+
 /// Not known here.
 #[cfg(not(target_os = "linux"))]
 pub fn is_root() -> bool {

@@ -14,15 +14,17 @@ use std::io;
 pub enum Signal {
     /// SIGINT, Ctrl-C.
     Interrupt,
+    /// SIGQUIT, Ctrl-\.
+    Quit,
     /// SIGTERM, an orderly stop.
     Terminate,
     /// SIGHUP, by custom: reload.
     Hangup,
 }
 
-/// SIGHUP, SIGINT and SIGTERM have the same numbers on every Unix.
+/// These four have the same numbers on every Unix.
 #[cfg(target_os = "linux")]
-pub(super) const AWAITED: &[i32] = &[1, 2, 15];
+pub(super) const AWAITED: &[i32] = &[1, 2, 3, 15];
 
 impl Signal {
     /// The number by which kill(2) knows it, and from which a shell makes the status 128 + n.
@@ -30,6 +32,7 @@ impl Signal {
         match self {
             Signal::Hangup => 1,
             Signal::Interrupt => 2,
+            Signal::Quit => 3,
             Signal::Terminate => 15,
         }
     }
@@ -39,19 +42,20 @@ impl Signal {
         match self {
             Signal::Hangup => "SIGHUP",
             Signal::Interrupt => "SIGINT",
+            Signal::Quit => "SIGQUIT",
             Signal::Terminate => "SIGTERM",
         }
     }
 
     #[cfg(target_os = "linux")]
     fn from_number(number: i32) -> Option<Signal> {
-        [Signal::Hangup, Signal::Interrupt, Signal::Terminate]
+        [Signal::Hangup, Signal::Interrupt, Signal::Quit, Signal::Terminate]
             .into_iter()
             .find(|signal| signal.number() == number)
     }
 }
 
-/// Keeps the three signals back for `wait`. Call it first in `main`, before any thread: a thread started earlier
+/// Keeps the four signals back for `wait`. Call it first in `main`, before any thread: a thread started earlier
 /// would still take them, and their default is to end the process.
 #[cfg(target_os = "linux")]
 pub fn block() -> io::Result<()> {
@@ -59,12 +63,18 @@ pub fn block() -> io::Result<()> {
 }
 
 /// Waits for the next signal, for as long as it takes.
-#[cfg(target_os = "linux")]
 pub fn wait() -> Signal {
+    wait_and_see().0
+}
+
+/// The same, and whether the terminal sent it (Ctrl-C): then a command that shares the terminal has had it as well.
+#[cfg(target_os = "linux")]
+pub fn wait_and_see() -> (Signal, bool) {
     loop {
-        // sigwait fails only for a set with an invalid number in it, and ours is constant.
-        if let Some(signal) = super::sys::wait_for_signal(AWAITED).ok().and_then(Signal::from_number) {
-            return signal;
+        // What fails here is a wait cut short by a stop and a continuation of this process (Ctrl-Z, fg).
+        let Ok((number, by_terminal)) = super::sys::wait_for_signal(AWAITED) else { continue };
+        if let Some(signal) = Signal::from_number(number) {
+            return (signal, by_terminal);
         }
     }
 }
@@ -85,7 +95,7 @@ pub fn block() -> io::Result<()> {
 
 /// Waits for ever: the system's default ends the process.
 #[cfg(not(target_os = "linux"))]
-pub fn wait() -> Signal {
+pub fn wait_and_see() -> (Signal, bool) {
     loop {
         std::thread::park();
     }
@@ -107,7 +117,10 @@ mod tests {
     #[test]
     fn a_blocked_signal_waits_to_be_fetched() {
         if std::env::var_os("FERNVPN_TEST_SIGNAL").is_some() {
-            return assert_eq!([wait(), wait()], [Signal::Hangup, Signal::Terminate]);
+            return assert_eq!(
+                [wait_and_see(), wait_and_see()],
+                [(Signal::Hangup, false), (Signal::Terminate, false)]
+            );
         }
         block().unwrap();
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())

@@ -15,7 +15,7 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulong, c_void};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -69,6 +69,7 @@ const PR_SET_DUMPABLE: c_int = 4;
 const RLIMIT_NOFILE: c_uint = 7;
 const SIG_BLOCK: c_int = 0;
 const SIG_UNBLOCK: c_int = 1;
+const SI_KERNEL: c_int = 0x80;
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("the structures in os/sys.rs are laid out for 64-bit Linux");
@@ -132,6 +133,11 @@ const FD_MESSAGE_LENGTH: usize = 20;
 struct SignalSet([u64; 16]);
 const _: () = assert!(size_of::<SignalSet>() == 128);
 
+/// `siginfo_t`, of which the third number says who sent the signal.
+#[repr(C, align(8))]
+struct SignalInfo([c_int; 32]);
+const _: () = assert!(size_of::<SignalInfo>() == 128);
+
 /// `struct rlimit`.
 #[repr(C)]
 struct RLimit {
@@ -170,7 +176,7 @@ unsafe extern "C" {
     fn setrlimit(resource: c_uint, limit: *const RLimit) -> c_int;
     fn kill(pid: c_int, signal: c_int) -> c_int;
     fn pthread_sigmask(how: c_int, set: *const SignalSet, old: *mut SignalSet) -> c_int;
-    fn sigwait(set: *const SignalSet, signal: *mut c_int) -> c_int;
+    fn sigwaitinfo(set: *const SignalSet, info: *mut SignalInfo) -> c_int;
 }
 
 // ---- TUN device -----------------------------------------------------------------------------------------------
@@ -366,6 +372,12 @@ pub(super) fn leave_namespaces(flags: c_int) -> io::Result<()> {
     check(unsafe { unshare(flags) }).map(drop)
 }
 
+/// Moves this process into an existing namespace.
+pub(super) fn enter_namespace(namespace: BorrowedFd<'_>, kind: c_int) -> io::Result<()> {
+    // SAFETY: descriptor, plain.
+    check(unsafe { setns(namespace.as_raw_fd(), kind) }).map(drop)
+}
+
 /// Makes every mount private to the mount namespace this process is in.
 pub(super) fn make_mounts_private() -> io::Result<()> {
     let (none, root) = (c"none".as_ptr(), c"/".as_ptr());
@@ -383,8 +395,7 @@ pub(super) fn enter_before_exec(
 ) {
     let enter = move || {
         for (namespace, kind) in &namespaces {
-            // SAFETY: descriptor (owned by this closure), plain.
-            check(unsafe { setns(namespace.as_raw_fd(), *kind) })?;
+            enter_namespace(namespace.as_fd(), *kind)?;
         }
         change_directory(&directory).or_else(|_| change_directory(c"/"))?;
         change_signal_mask(SIG_UNBLOCK, signals)
@@ -439,14 +450,12 @@ pub(super) fn block_signals(signals: &[c_int]) -> io::Result<()> {
     change_signal_mask(SIG_BLOCK, signals)
 }
 
-/// Waits for one of these signals, all of which must be blocked.
-pub(super) fn wait_for_signal(signals: &[c_int]) -> io::Result<c_int> {
-    let (set, mut signal) = (signal_set(signals), 0);
-    // SAFETY: `set` is a whole `sigset_t` (size asserted); both live in this frame.
-    match unsafe { sigwait(&raw const set, &raw mut signal) } {
-        0 => Ok(signal),
-        error => Err(io::Error::from_raw_os_error(error)),
-    }
+/// Waits for one of these signals, all of which must be blocked; says whether the kernel itself sent it.
+pub(super) fn wait_for_signal(signals: &[c_int]) -> io::Result<(c_int, bool)> {
+    let (set, mut info) = (signal_set(signals), SignalInfo([0; 32]));
+    // SAFETY: `set` and `info` are a whole `sigset_t` and `siginfo_t` (sizes asserted); both live in this frame.
+    let signal = check(unsafe { sigwaitinfo(&raw const set, &raw mut info) })?;
+    Ok((signal, info.0[2] == SI_KERNEL))
 }
 
 fn change_signal_mask(how: c_int, signals: &[c_int]) -> io::Result<()> {
@@ -479,7 +488,6 @@ fn count(result: isize) -> io::Result<usize> {
 mod tests {
     use super::*;
     use std::io::{Read, Write};
-    use std::os::fd::AsFd;
 
     #[test]
     fn a_descriptor_crosses_and_still_works() {

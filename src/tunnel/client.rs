@@ -211,7 +211,7 @@ impl Client {
         if let (Some(device), false) = (&device, *pumping) {
             *pumping = self.start_pump(device);
         }
-        announce(&config, &socket, &opener, &session.software, session.round_trip);
+        self.announce(&config, &socket, &opener, &session.software, session.round_trip);
         if tasks.take().is_some() {
             self.start_tasks(&outbound, &config);
         }
@@ -273,6 +273,23 @@ impl Client {
             software,
             round_trip,
         })
+    }
+
+    /// The line that says so. Where a command runs, stdout is that command's.
+    fn announce(
+        &self,
+        config: &NetworkConfig,
+        socket: &TcpStream,
+        opener: &Opener,
+        software: &str,
+        round_trip: Duration,
+    ) {
+        let (addresses, server, suite) = (listed(&config.addresses), peer(socket), opener.suite());
+        let milliseconds = round_trip.as_secs_f64() * 1e3;
+        let line = format!(
+            "connected: {addresses} via {server} ({software}), suite {suite}, round trip {milliseconds:.2} ms"
+        );
+        if self.settings.command.is_empty() { print(&line) } else { eprintln!("{line}") }
     }
 
     /// Starts the thread that reads the device. It goes on through all connections.
@@ -529,20 +546,6 @@ fn explained(reason: &Refused) -> String {
         Refused::Token(_) => format!("the answer was not made with this client's key ({reason})"),
         _ => reason.to_string(),
     }
-}
-
-fn announce(
-    config: &NetworkConfig,
-    socket: &TcpStream,
-    opener: &Opener,
-    software: &str,
-    round_trip: Duration,
-) {
-    let (addresses, server, suite) = (listed(&config.addresses), peer(socket), opener.suite());
-    let milliseconds = round_trip.as_secs_f64() * 1e3;
-    print(&format!(
-        "connected: {addresses} via {server} ({software}), suite {suite}, round trip {milliseconds:.2} ms"
-    ));
 }
 
 fn peer(socket: &TcpStream) -> String {

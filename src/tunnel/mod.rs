@@ -53,6 +53,6 @@ pub const SOFTWARE: &str = concat!("fernvpn/", env!("CARGO_PKG_VERSION"));
 
 /// The lock's content, also if a thread died while it held it: all state behind the locks here is valid at every
 /// statement.
-fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
