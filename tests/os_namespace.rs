@@ -128,8 +128,8 @@ fn packets_go_through_addresses_and_routes() {
         assert!(error.to_string().contains("disable_ipv6"), "{error}");
     }
     let route = Change::Route(prefix("0.0.0.0", 0));
-    network.make(route).unwrap();
-    let error = network.make(route).unwrap_err();
+    network.make(route.clone()).unwrap();
+    let error = network.make(route.clone()).unwrap_err();
     assert!(error.to_string().contains("has a route to the same addresses"), "{error}");
 
     let wake = Wake::new().unwrap();
@@ -143,8 +143,8 @@ fn packets_go_through_addresses_and_routes() {
         assert!(said.contains("2 received"), "{said}");
     });
 
-    network.take_back(route).unwrap();
-    network.take_back(route).unwrap(); // gone already
+    network.take_back(&route).unwrap();
+    network.take_back(&route).unwrap(); // gone already
     network.undo();
     network.undo();
 }

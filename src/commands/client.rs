@@ -6,12 +6,11 @@ use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
 use crate::config::key_file;
 use crate::config::settings::{ClientSettings, Device, Routes};
 use crate::os::tun::Tun;
-use crate::os::{log, process, signal};
+use crate::os::{log, network, process, signal};
 use crate::tunnel::client::{Client, Machine};
 use crate::tunnel::config_record::NetworkConfig;
 use crate::tunnel::connection::MAX_MESSAGE;
 use crate::tunnel::locked;
-use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -23,7 +22,7 @@ pub const CLIENT: Command = Command {
     summary: "runs the client",
     usage: "[-c FILE] [-k FILE] [--connect HOST:PORT]
          [--tun NAME | --no-tun | --private | --private-if-allowed]
-         [--routes pushed|none|NETS] [--suite S ...] [--send TEXT] [--ping [--count N]] [--once]
+         [--routes pushed|none|NETS] [--dns pushed|none|ADDRS] [--kill-switch] [--suite S ...] [--send TEXT] [--ping [--count N]] [--once]
          [--namespace NAME] [--congestion C] [--name NAME] [--verbose] [-- COMMAND ...]",
     syntax: Syntax {
         options: &[
@@ -36,6 +35,8 @@ pub const CLIENT: Command = Command {
             Known::flag("--private-if-allowed", "the same, and no device where that is forbidden"),
             Known::value("--namespace", "NAME", "the device is made in this network namespace (ip netns); root"),
             Known::value("--routes", "WHAT", "which routes to set: pushed, none, or networks"),
+            Known::value("--dns", "WHAT", "which resolvers to set: pushed, none, or addresses"),
+            Known::flag("--kill-switch", "nothing leaves this machine but by the tunnel, until 'fernvpn unlock'"),
             Known::list("--suite", "S", "offered suites, the preferred one first; aes-256-gcm, fernet"),
             Known::value("--send", "TEXT", "send a message, print the answer"),
             Known::flag("--ping", "ping the server through the tunnel, print the times"),
@@ -58,6 +59,21 @@ without root, and exits with its status; 125 if the tunnel never was, 126 or 127
 tunnel is down COMMAND has no network. Sockets with a path still lead outside: those of name services, D-Bus and
 systemd are hidden from COMMAND, others (X11, Docker, a running browser, ssh's ControlMaster) are not.",
     run: client,
+};
+
+/// The command that ends a kill switch.
+pub const UNLOCK: Command = Command {
+    name: "unlock",
+    summary: "ends the kill switch that a client has left",
+    usage: "",
+    syntax: Syntax { options: &[], operands: &[], command: false },
+    notes: "\
+A client with kill-switch = yes that was killed, or that gave up, leaves this machine able to send by the tunnel only.
+This ends that. It needs root.",
+    run: |_| match network::unlock() {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(Failure::Reason(format!("there is no kill switch to end, or it takes root: {error}"))),
+    },
 };
 
 /// How long an orderly end may take.
@@ -93,22 +109,35 @@ fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 /// How the tunnel ended, and the thread that knows how the command ends, if one was started.
 fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>) {
-    let (device, routes) = (settings.device.clone(), settings.routes.clone());
-    let words = settings.command.clone();
-    let client = match Client::new(settings) {
+    let client = match Client::new(settings.clone()) {
         Ok(client) => client,
         Err(error) => return (Err(format!("cannot start: {error}")), None),
     };
+    let has_lock = settings.kill_switch && matches!(settings.device, Device::Tun(_));
+    if let (Device::Tun(device), true) = (&settings.device, has_lock) {
+        // The server's name first: afterwards only the tunnel would lead to a resolver.
+        let locked =
+            client.find_server().and_then(|()| network::lock(device).map_err(|error| error.to_string()));
+        if let Err(reason) = locked {
+            return (Err(reason), None);
+        }
+    }
     let mut host = Host {
-        device,
-        routes,
-        opened: None,
-        words,
+        settings,
+        opened: Arc::default(),
         client: Arc::clone(&client),
         command: None,
         running: Arc::default(),
     };
-    let (stopped, running) = (Arc::clone(&client), Arc::clone(&host.running));
+    let (stopped, running, opened) =
+        (Arc::clone(&client), Arc::clone(&host.running), Arc::clone(&host.opened));
+    let clean_up = move || {
+        drop(locked(&opened).take());
+        if let (true, Err(error)) = (has_lock, network::unlock()) {
+            log::warning("os", "the kill switch is still on", &[("reason", &error)]);
+        }
+    };
+    let undo = clean_up.clone();
     let waiting = thread::Builder::new().name("signals".into()).spawn(move || {
         loop {
             let (signal, by_terminal) = signal::wait_and_see();
@@ -123,8 +152,9 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
             }
             log::info("tunnel", "stopping", &[("signal", &signal.name())]);
             stopped.stop();
-            // A connection being made cannot be cut short. There is nothing to undo that does not go with the device.
+            // A connection being made cannot be cut short.
             thread::sleep(STOP_TIME);
+            undo();
             std::process::exit(0);
         }
     });
@@ -132,6 +162,15 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         Ok(_) => client.run(&mut host),
         Err(error) => Err(format!("cannot start a thread: {error}")),
     };
+    match &ended {
+        Ok(()) => clean_up(),
+        Err(_) => {
+            drop(locked(&host.opened).take());
+            if has_lock {
+                log::warning("os", "the kill switch stays on; fernvpn unlock ends it", &[]);
+            }
+        }
+    }
     (ended, host.command)
 }
 
@@ -159,6 +198,7 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
         ("--connect", "server"),
         ("--tun", "interface"),
         ("--routes", "routes"),
+        ("--dns", "dns"),
         ("--suite", "suites"),
         ("--congestion", "congestion"),
         ("--name", "name"),
@@ -182,6 +222,7 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
         (false, None) => None,
         (false, Some(_)) => return Err(UsageError("--count belongs to --ping".into()).into()),
     };
+    settings.kill_switch |= arguments.has("--kill-switch");
     settings.once = arguments.has("--once");
     settings.verbose = arguments.has("--verbose");
     Ok(settings)
@@ -189,11 +230,8 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
 
 /// This machine: the device is opened when the server has said what it should look like.
 struct Host {
-    device: Device,
-    routes: Routes,
-    opened: Option<(Interface, Arc<Tun>)>,
-    /// What to run in the private network.
-    words: Vec<OsString>,
+    settings: ClientSettings,
+    opened: Arc<Mutex<Option<(Interface, Arc<Tun>)>>>,
     client: Arc<Client>,
     /// Waits for the end of the command, stops the client, and has the command's exit status.
     command: Option<JoinHandle<u8>>,
@@ -203,25 +241,28 @@ struct Host {
 
 impl Machine for Host {
     fn set_up(&mut self, config: &NetworkConfig) -> Result<Option<Arc<Tun>>, String> {
-        let first = self.opened.is_none();
+        let mut opened = locked(&self.opened);
+        let first = opened.is_none();
         if first {
-            self.opened = device::open(&self.device)?.map(|(interface, tun)| (interface, Arc::new(tun)));
-            if self.opened.is_none() {
-                self.device = Device::None;
+            *opened = device::open(&self.settings.device)?.map(|(interface, tun)| (interface, Arc::new(tun)));
+            if opened.is_none() {
+                self.settings.device = Device::None;
             }
         }
-        let Some((interface, tun)) = &mut self.opened else { return Ok(None) };
-        let routes = match &self.routes {
+        let Some((interface, tun)) = &mut *opened else { return Ok(None) };
+        let ClientSettings { routes, dns, command, .. } = &self.settings;
+        let routes = match routes {
             Routes::Pushed => &config.routes,
             Routes::Only(routes) => routes,
         };
-        interface.set_up(config.mtu, &config.addresses, routes)?;
-        if let (true, true, Some(server)) = (first, self.words.is_empty(), config.server.first()) {
+        let resolvers = dns.as_ref().unwrap_or(&config.dns);
+        interface.set_up_client(config.mtu, &config.addresses, routes, resolvers)?;
+        if let (true, true, Some(server)) = (first, command.is_empty(), config.server.first()) {
             interface.invite(&format!("ping {server}"));
         }
-        if let (true, false, Some(private)) = (first, self.words.is_empty(), interface.private()) {
+        if let (true, false, Some(private)) = (first, command.is_empty(), interface.private()) {
             let failed = |error: std::io::Error| format!("cannot start the command: {error}");
-            let mut command = private.command(&config.dns, &self.words).map_err(failed)?;
+            let mut command = private.command(resolvers, command).map_err(failed)?;
             let mut command = command.spawn().map_err(failed)?;
             *locked(&self.running) = Some(command.id());
             let (client, running) = (Arc::clone(&self.client), Arc::clone(&self.running));

@@ -2,10 +2,11 @@
 
 use crate::config::settings::Device;
 use crate::os::namespace::Namespace;
-use crate::os::network::{Change, Network, Place};
+use crate::os::network::{self, Change, Network, Place};
 use crate::os::tun::Tun;
 use crate::os::{log, process};
 use crate::packet::subnet::Subnet;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// A device and the changes made for it, which go when this goes.
 pub struct Interface {
@@ -49,14 +50,69 @@ impl Interface {
         let mut wanted = vec![Change::Up { mtu }];
         wanted.extend(addresses.iter().map(|address| Change::Address(*address)));
         wanted.extend(routes.iter().map(|route| Change::Route(*route)));
+        self.apply(wanted)
+    }
+
+    /// The same for a client, with its resolvers. On the host it steers by a table of its own.
+    ///
+    /// # Errors
+    /// A sentence that names the command that failed.
+    pub fn set_up_client(
+        &mut self,
+        mtu: u16,
+        addresses: &[Subnet],
+        routes: &[Subnet],
+        resolvers: &[IpAddr],
+    ) -> Result<(), String> {
+        if self.private().is_some() {
+            return self.set_up(mtu, addresses, routes);
+        }
+        if self.made.is_empty() {
+            self.network.clear();
+        }
+        let carries_ipv6 = addresses.iter().any(|own| own.address.is_ipv6());
+        // Most of IPv4 by a tunnel without IPv6: then no IPv6 at all, rather than past the tunnel.
+        let size = |route: &Subnet| (route.address.is_ipv4()).then(|| 1_u64 << (32 - route.prefix));
+        let refuse_ipv6 =
+            !carries_ipv6 && routes.iter().filter_map(size).sum::<u64>() >= 1 << 31 && network::has_ipv6(mtu);
+        let own = addresses.iter().map(|own| own.address).collect();
+        let mut wanted = vec![Change::Up { mtu }];
+        wanted.extend(addresses.iter().map(|address| Change::Address(*address)));
+        wanted.push(Change::Firewall { own, refuse_ipv6 });
+        if !routes.is_empty() {
+            let networks = addresses.iter().map(|own| Subnet { address: own.network(), ..*own });
+            let refused = Subnet { address: Ipv6Addr::UNSPECIFIED.into(), prefix: 0 };
+            for route in routes.iter().copied().chain(networks).chain(refuse_ipv6.then_some(refused)) {
+                let steered = Change::Steered(route);
+                if (route.address.is_ipv4() || carries_ipv6 || refuse_ipv6) && !wanted.contains(&steered) {
+                    wanted.push(steered);
+                }
+            }
+            wanted.extend(network::filters_strictly().then_some(Change::ValidMark));
+            wanted.push(Change::Rule { ipv6: false });
+            wanted.extend((carries_ipv6 || refuse_ipv6).then_some(Change::Rule { ipv6: true }));
+        }
+        if !resolvers.is_empty() {
+            wanted.extend([Change::Resolvers(resolvers.to_vec()), Change::AllNames]);
+        }
+        self.apply(wanted)
+    }
+
+    fn apply(&mut self, wanted: Vec<Change>) -> Result<(), String> {
         let text = |error: std::io::Error| error.to_string();
         for old in
             self.made.iter().rev().filter(|old| !wanted.contains(old) && !matches!(old, Change::Up { .. }))
         {
-            self.network.take_back(*old).map_err(text)?;
+            self.network.take_back(old).map_err(text)?;
         }
         for new in wanted.iter().filter(|new| !self.made.contains(new)) {
-            self.network.make(*new).map_err(text)?;
+            match self.network.make(new.clone()) {
+                Err(error) if matches!(new, Change::Resolvers(_) | Change::AllNames) => {
+                    let text = "the tunnel's resolvers are not in use; put them into /etc/resolv.conf, or configure dns = none";
+                    log::warning("os", text, &[("reason", &error)]);
+                }
+                made => made.map_err(text)?,
+            }
         }
         self.made = wanted;
         Ok(())

@@ -30,6 +30,7 @@ pub const COMMANDS: &[&Command] = &[
     &token::INSPECT,
     &server::SERVER,
     &client::CLIENT,
+    &client::UNLOCK,
     &check::CHECK,
 ];
 

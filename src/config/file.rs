@@ -60,7 +60,8 @@ pub enum Configuration {
 }
 
 /// Options that may stand several times in one section; their values form a list.
-const REPEATABLE: [&str; 7] = ["listen", "address", "key", "push-routes", "push-dns", "routes", "suites"];
+const REPEATABLE: [&str; 8] =
+    ["listen", "address", "key", "push-routes", "push-dns", "routes", "dns", "suites"];
 
 const SERVER: &[&str] = &[
     "listen",
@@ -295,12 +296,8 @@ impl Reading<'_> {
         for option in &section.options {
             let set = match option.name.as_str() {
                 "key" | "key-file" => Ok(()),
-                "dns" if option.value == "none" => Ok(()),
-                "dns" => Err("this version cannot set resolvers: dns = none".into()),
-                "kill-switch" | "ratchet" if option.value == "no" => Ok(()),
-                name @ ("kill-switch" | "ratchet") => {
-                    Err(format!("this version cannot do that: {name} = no"))
-                }
+                "ratchet" if option.value == "no" => Ok(()),
+                "ratchet" => Err("this version has no ratcheted keys: ratchet = no".into()),
                 name => known(name, CLIENT, "[client]").and_then(|()| settings.set(name, &option.value)),
             };
             if let Err(reason) = set {

@@ -69,6 +69,14 @@ impl ClientSettings {
                     networks => Routes::Only(list(networks, "pushed, none, or networks such as 10.0.0.0/8")?),
                 }
             }
+            "dns" => {
+                self.dns = match value {
+                    "pushed" => None,
+                    "none" => Some(Vec::new()),
+                    list => Some(self::list(list, "pushed, none, or addresses such as 10.8.0.1")?),
+                }
+            }
+            "kill-switch" => self.kill_switch = yes_or_no(value)?,
             "suites" => self.suites = suites(value)?,
             "congestion" => self.congestion = congestion(value)?,
             "name" => self.name = instance_name(value)?,

@@ -110,6 +110,10 @@ pub struct ClientSettings {
     pub device: Device,
     /// Routes to set.
     pub routes: Routes,
+    /// Resolvers to set; those that the server pushes if None.
+    pub dns: Option<Vec<IpAddr>>,
+    /// Whether nothing may leave this machine but by the tunnel, until `unlock` or an orderly stop.
+    pub kill_switch: bool,
     /// Suites offered, the preferred one first.
     pub suites: Vec<Suite>,
     /// A command line to run in the private network; empty for none.
@@ -161,6 +165,8 @@ impl ClientSettings {
             ratchet: None,
             device: Device::Tun("fern0".into()),
             routes: Routes::Pushed,
+            dns: None,
+            kill_switch: false,
             suites: Suite::ALL.to_vec(),
             command: Vec::new(),
             send: None,

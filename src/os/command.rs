@@ -27,6 +27,16 @@ pub fn run(argv: &[&str]) -> io::Result<()> {
     run_prepared(&mut prepare(argv)?, "")
 }
 
+/// Runs `argv` where it may have nothing to do; shows it, and is true, if it did something.
+pub fn attempt(argv: &[&str]) -> bool {
+    let Ok(mut command) = prepare(argv) else { return false };
+    let did = command.stdin(Stdio::null()).output().is_ok_and(|output| output.status.success());
+    if did {
+        log::command(&line(&command));
+    }
+    did
+}
+
 /// A command that finds what lies in `sbin` (not in the search path of an ordinary Debian user) and speaks English.
 pub(super) fn prepare(argv: &[&str]) -> io::Result<Command> {
     let (program, arguments) = argv.split_first().ok_or(ErrorKind::InvalidInput)?;

@@ -8,13 +8,33 @@
 //! they are undone because the device may be one that was there before us and stays (`ip tuntap add ... user`);
 //! that something is gone already is no error then.
 //!
-//! What outlives process and device (rules, firewall, DNS) will be further rows of the table.
+//! A client on the host leaves the main table alone, because a route that somebody else puts there (a DHCP server's
+//! option 121, a "local" network of public addresses) would win by being longer. Its routes are in a table of their
+//! own, which a rule asks before the main one, for whatever has not the mark [`MARK`]:
+//!
+//! ```text
+//! carrier, marked by its socket ───────────────────────┐
+//! reply to a connection from outside, marked by nft ───┴─> main table ─> physical interface
+//! everything else ───> own table ─> tunnel device, or, if it has no route for it, main table
+//! ```
+//!
+//! Rules and firewall outlive a killed process. They are recognised by their numbers and names, which the device's name
+//! decides: whoever has just opened that device knows that they are nobody's, and clears them ([`Network::clear`]).
+//! Only the kill switch ([`lock`]) is meant to stay.
 
 use std::io;
+use std::net::IpAddr;
+use std::path::Path;
 
 use super::namespace::Namespace;
 use super::{command, log};
 use crate::packet::subnet::Subnet;
+
+/// The mark of what goes around the tunnel. Also the number of the first client's routing table, and of its rule.
+pub const MARK: u32 = 12345;
+
+/// The table that holds the kill switch.
+const LOCK: &str = "fernvpn-lock";
 
 /// Where the device is.
 #[derive(Debug)]
@@ -35,7 +55,7 @@ impl Place {
 }
 
 /// One change to a device's network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The device is up and carries packets of at most so many bytes.
     Up {
@@ -46,6 +66,26 @@ pub enum Change {
     Address(Subnet),
     /// Packets to these addresses go into the device.
     Route(Subnet),
+    /// The same by the client's own table.
+    Steered(Subnet),
+    /// That table is asked before the main one, for IPv6 (or IPv4).
+    Rule {
+        /// Which of the two.
+        ipv6: bool,
+    },
+    /// nft's table of the client: replies keep their way, and packets to the tunnel address come by the tunnel.
+    Firewall {
+        /// The tunnel addresses.
+        own: Vec<IpAddr>,
+        /// Whether IPv6 is not to leave at all, because the tunnel does not carry it.
+        refuse_ipv6: bool,
+    },
+    /// Where strict reverse path filtering would drop the carrier's packets: judge them by their mark.
+    ValidMark,
+    /// Names are asked of these resolvers, by systemd-resolved.
+    Resolvers(Vec<IpAddr>),
+    /// And all names are.
+    AllNames,
 }
 
 impl Change {
@@ -60,6 +100,16 @@ impl Change {
             Change::Address(prefix) => format!("ip address add {prefix} dev {device}"),
             // add, not replace: a route that is there already is somebody else's, and could not be put back.
             Change::Route(prefix) => format!("ip route add {prefix} dev {device}"),
+            Change::Steered(prefix) => format!("ip route add {prefix} dev {device} table {}", table(device)),
+            Change::Rule { ipv6 } => {
+                format!("ip {} rule add not fwmark {MARK} {}", family(*ipv6), rule(device))
+            }
+            Change::Firewall { own, refuse_ipv6 } => format!("nft '{}", firewall(device, own, *refuse_ipv6)),
+            Change::ValidMark => "sysctl -q -w net.ipv4.conf.all.src_valid_mark=1".into(),
+            Change::Resolvers(list) => list
+                .iter()
+                .fold(format!("resolvectl dns {device}"), |line, resolver| format!("{line} {resolver}")),
+            Change::AllNames => format!("resolvectl domain {device} ~."),
         }
     }
 
@@ -69,8 +119,97 @@ impl Change {
             Change::Up { .. } => format!("ip link set dev {device} down"),
             Change::Address(prefix) => format!("ip address del {prefix} dev {device}"),
             Change::Route(prefix) => format!("ip route del {prefix} dev {device}"),
+            Change::Steered(prefix) => format!("ip route del {prefix} dev {device} table {}", table(device)),
+            Change::Rule { ipv6 } => format!("ip {} rule del {}", family(*ipv6), rule(device)),
+            Change::Firewall { .. } => format!("nft delete table inet fernvpn-{device}"),
+            Change::ValidMark => "sysctl -q -w net.ipv4.conf.all.src_valid_mark=0".into(),
+            Change::Resolvers(_) | Change::AllNames => format!("resolvectl revert {device}"),
         }
     }
+}
+
+fn family(ipv6: bool) -> &'static str {
+    if ipv6 { "-6" } else { "-4" }
+}
+
+/// fern1 has the table after fern0's. A device without a number has fern0's too.
+fn table(device: &str) -> u32 {
+    let digits = device.trim_start_matches(|c: char| !c.is_ascii_digit());
+    MARK + digits.parse::<u16>().map_or(0, u32::from)
+}
+
+fn rule(device: &str) -> String {
+    format!("table {0} priority {0}", table(device))
+}
+
+/// What keeps the tunnel's traffic and everything else apart where routes alone cannot.
+fn firewall(device: &str, own: &[IpAddr], refuse_ipv6: bool) -> String {
+    // Connections from before, whose beginning nobody has seen: a port below those that the kernel gives to programs
+    // that connect belongs to a service, so the connection came in from outside.
+    let ports = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
+    let ports = ports.and_then(|text| text.split_whitespace().next()?.parse::<u16>().ok()).unwrap_or(32768);
+    let each = |form: &str, verdict: &str| -> String {
+        let family = |address: &IpAddr| if address.is_ipv4() { "ip" } else { "ip6" };
+        own.iter().map(|address| format!("{} {form} {address} {verdict}; ", family(address))).collect()
+    };
+    let (arriving, leaving) = (each("daddr", "drop"), each("saddr", "return"));
+    let refused =
+        format!("oifname \"{device}\" meta mark != {MARK} meta nfproto ipv6 reject with icmpv6 no-route");
+    let refused = if refuse_ipv6 { &refused } else { "" };
+    format!(
+        "{} chain arriving {{ type filter hook prerouting priority mangle; iifname {{ \"lo\", \"{device}\" }} return; \
+         {arriving}ct mark {MARK} meta mark set {MARK} return; ct state != new return; fib daddr type != local return; \
+         tcp flags & (syn | ack) == syn jump outside; udp dport < {ports} jump outside; \
+         icmp type echo-request jump outside; icmpv6 type echo-request jump outside; }} \
+         chain outside {{ ct mark set {MARK} meta mark set {MARK}; }} \
+         chain leaving {{ type route hook output priority mangle; oifname \"lo\" return; \
+         meta mark {MARK} ct mark set {MARK} return; {leaving}\
+         ct direction reply ct mark {MARK} meta mark set {MARK} return; \
+         tcp sport < {ports} tcp flags & (syn | ack) != syn meta mark set {MARK}; }} \
+         chain refused {{ type filter hook output priority filter; {refused} }} }}",
+        replaced(&format!("fernvpn-{device}"))
+    )
+}
+
+/// A table of this name, in place of any older one, in one step.
+fn replaced(name: &str) -> String {
+    format!("table inet {name} {{ }}; delete table inet {name}; table inet {name} {{")
+}
+
+/// The kill switch: until [`unlock`], nothing leaves this machine but by the tunnel, the carrier itself, and what a
+/// network needs to be there at all (DHCP, neighbour discovery). It does not depend on any process.
+pub fn lock(device: &str) -> io::Result<()> {
+    let rules = format!(
+        "{} chain leaving {{ type filter hook output priority filter + 10; oifname {{ \"lo\", \"{device}\" }} accept; \
+         meta mark {MARK} accept; udp sport 68 udp dport 67 accept; udp sport 546 udp dport 547 accept; \
+         icmpv6 type {{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }} accept; \
+         reject with icmpx admin-prohibited; }} chain passing {{ type filter hook forward priority filter + 10; \
+         iifname \"{device}\" accept; oifname \"{device}\" accept; drop; }} }}",
+        replaced(LOCK)
+    );
+    command::run(&["nft", &rules])
+}
+
+/// Ends the kill switch.
+pub fn unlock() -> io::Result<()> {
+    command::run(&["nft", "delete", "table", "inet", LOCK])
+}
+
+/// Whether packets of marked sockets could be dropped on arrival: the kernel asks its tables without the mark whether
+/// they come by the interface by which it would answer.
+pub fn filters_strictly() -> bool {
+    let read =
+        |path: std::path::PathBuf| std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1");
+    let folder = Path::new("/proc/sys/net/ipv4/conf");
+    let strict = std::fs::read_dir(folder)
+        .is_ok_and(|entries| entries.flatten().any(|interface| read(interface.path().join("rp_filter"))));
+    strict && !read(folder.join("all/src_valid_mark"))
+}
+
+/// Whether this kernel has IPv6, and a device of this MTU with it.
+pub fn has_ipv6(mtu: u16) -> bool {
+    let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");
+    mtu >= 1280 && disabled.is_ok_and(|value| value.trim() == "0")
 }
 
 /// The changes made for one device. They are undone when it is dropped.
@@ -92,6 +231,15 @@ impl Network {
         &self.place
     }
 
+    /// Clears what a client with this device has left when it was killed.
+    pub fn clear(&self) {
+        let table = table(&self.device).to_string();
+        for family in ["-4", "-6"] {
+            while command::attempt(&["ip", family, "rule", "del", "priority", &table, "table", &table]) {}
+        }
+        command::attempt(&["nft", "delete", "table", "inet", &format!("fernvpn-{}", self.device)]);
+    }
+
     /// Makes a change. What fails leaves nothing to undo.
     pub fn make(&mut self, change: Change) -> io::Result<()> {
         self.run(&change.set(&self.device)).map_err(|error| explain(&change, error))?;
@@ -100,10 +248,10 @@ impl Network {
     }
 
     /// Takes one change back while the device goes on, as a reload does. No error if it is gone already.
-    pub fn take_back(&mut self, change: Change) -> io::Result<()> {
+    pub fn take_back(&mut self, change: &Change) -> io::Result<()> {
         match self.run(&change.unset(&self.device)) {
             Err(error) if !is_gone(&error) => return Err(error),
-            _ => self.made.retain(|made| *made != change),
+            _ => self.made.retain(|made| made != change),
         }
         Ok(())
     }
@@ -123,9 +271,11 @@ impl Network {
         }
     }
 
-    /// No name, address or number in our commands has a blank.
+    /// No name, address or number in our commands has a blank, and only one has a last word that is quoted.
     fn run(&self, line: &str) -> io::Result<()> {
-        self.place.run(&line.split(' ').collect::<Vec<_>>())
+        let (plain, quoted) = line.split_once(" '").unzip();
+        let words = plain.unwrap_or(line).split(' ').chain(quoted);
+        self.place.run(&words.collect::<Vec<_>>())
     }
 }
 
@@ -138,7 +288,7 @@ impl Drop for Network {
 /// What the kernel says, through `ip`, of a device, route or address that does not exist (any more).
 fn is_gone(error: &io::Error) -> bool {
     let text = error.to_string();
-    ["Cannot find device", "No such device", "No such process", "Cannot assign requested address"]
+    ["Cannot find device", "No such", "Cannot assign requested address", "Failed to resolve interface"]
         .iter()
         .any(|gone| text.contains(gone))
 }

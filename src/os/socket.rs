@@ -11,11 +11,12 @@
 //! ```
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 pub use system::{
-    congestion_control, defer_accept, receive_now, send_now, stop_listening, wait_readable, wait_writable,
+    congestion_control, defer_accept, mark, receive_now, send_now, stop_listening, wait_readable,
+    wait_writable,
 };
 
 /// What a carrier connection is tuned to. `TCP_NODELAY` is always on: without it small records wait 40 ms.
@@ -98,6 +99,11 @@ mod system {
     pub fn congestion_control(stream: &TcpStream) -> io::Result<String> {
         let name = sys::option_bytes::<16>(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_CONGESTION)?;
         Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
+    }
+
+    /// Has a socket's packets take the way of this mark.
+    pub fn mark(socket: &UdpSocket, mark: u32) -> io::Result<()> {
+        sys::set_option(socket.as_fd(), sys::SOL_SOCKET, sys::SO_MARK, mark)
     }
 
     pub(super) fn connect(address: SocketAddr, timeout: Duration, tuning: &Tuning) -> io::Result<TcpStream> {
@@ -209,6 +215,11 @@ mod system {
     /// std does not say.
     pub fn congestion_control(_stream: &TcpStream) -> io::Result<String> {
         Ok("unknown".to_owned())
+    }
+
+    /// Only Linux has marks.
+    pub fn mark(_socket: &UdpSocket, _mark: u32) -> io::Result<()> {
+        Err(crate::os::unsupported("a socket mark"))
     }
 
     pub(super) fn connect(address: SocketAddr, timeout: Duration, tuning: &Tuning) -> io::Result<TcpStream> {

@@ -14,10 +14,11 @@ use super::connection::{self, End, Inside, Patience, close, printable};
 use super::outbound::{Outbound, count};
 use super::server::{answer_echo, drain};
 use super::{device, fresh, fresh_hello, locked};
-use crate::config::settings::ClientSettings;
+use crate::config::settings::{ClientSettings, Device};
 use crate::os::entropy;
 use crate::os::log;
-use crate::os::socket;
+use crate::os::network::MARK;
+use crate::os::socket::{self, Tuning};
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
 use crate::packet::offload::Checked;
@@ -39,6 +40,8 @@ use std::time::{Duration, Instant};
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long the server may take for each of its hellos.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// How long the server's addresses are tried before its name is looked up again.
+const NAME_LIFE: Duration = Duration::from_secs(30);
 /// How often the client looks whether its own address is still the right one.
 const PATH_CHECK: Duration = Duration::from_secs(2);
 /// Pauses between attempts: the first, the longest in the first minute, the longest after that.
@@ -61,6 +64,10 @@ pub trait Machine: Send {
 pub struct Client {
     settings: ClientSettings,
     root: Root,
+    /// Of sockets that go around the tunnel, where this machine's packets go through it.
+    mark: Option<u32>,
+    /// The server's addresses, and when they were looked up.
+    server: Mutex<(Vec<SocketAddr>, Instant)>,
     /// The way to the server while there is one.
     link: Mutex<Option<Arc<Outbound>>>,
     /// The socket of an attempt, so that it can be cut short.
@@ -98,6 +105,8 @@ impl Client {
     pub fn new(settings: ClientSettings) -> io::Result<Arc<Client>> {
         Ok(Arc::new(Client {
             root: Root::new(settings.key.clone()),
+            mark: matches!(settings.device, Device::Tun(_)).then_some(MARK),
+            server: Mutex::new((Vec::new(), Instant::now())),
             settings,
             link: Mutex::new(None),
             socket: Mutex::new(None),
@@ -183,7 +192,7 @@ impl Client {
         tasks: &mut Option<()>,
         pumping: &mut bool,
     ) -> Attempt {
-        let socket = match connect(&self.settings.server) {
+        let socket = match self.connect() {
             Ok(socket) => Arc::new(socket),
             Err(reason) => return Attempt::Failed(reason),
         };
@@ -232,6 +241,40 @@ impl Client {
         }
         outbound.abort();
         Attempt::Lost(end)
+    }
+
+    /// Looks the server up, unless that is done.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn find_server(&self) -> Result<(), String> {
+        let (known, at) = &mut *locked(&self.server);
+        if known.is_empty() {
+            let name = &self.settings.server;
+            let found = name.to_socket_addrs().map_err(|error| format!("cannot find {name}: {error}"))?;
+            (*known, *at) = (found.collect(), Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Connects to the first address of the server that answers. The addresses are kept, because names may have to be
+    /// asked through the tunnel which there is not now.
+    fn connect(&self) -> Result<TcpStream, String> {
+        self.find_server()?;
+        let (known, at) = &mut *locked(&self.server);
+        let tuning = Tuning { mark: self.mark, ..carrier::tuning() };
+        let mut reason = format!("{} has no address", self.settings.server);
+        for address in known.iter() {
+            match socket::connect(*address, CONNECT_TIME, &tuning) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => reason = format!("{error}{}", advice(error.kind())),
+            }
+        }
+        if at.elapsed() >= NAME_LIFE {
+            *at = Instant::now();
+            *known = self.settings.server.to_socket_addrs().map_or(std::mem::take(known), Iterator::collect);
+        }
+        Err(reason)
     }
 
     fn handshake(&self, socket: &Arc<TcpStream>, reader: &mut FrameReader) -> Result<Session, Attempt> {
@@ -480,7 +523,7 @@ impl Inside for FromServer<'_> {
         let (Ok(own), Ok(server)) = (self.socket.local_addr(), self.socket.peer_addr()) else {
             return Ok(());
         };
-        match source_towards(server) {
+        match source_towards(server, self.client.mark) {
             Some(now) if now != own.ip() => {
                 Err(format!("this machine's address is now {now}, no longer {}", own.ip()))
             }
@@ -498,25 +541,13 @@ impl FromServer<'_> {
 }
 
 /// The address from which the kernel would now talk to `server`. Connecting a UDP socket sends nothing.
-fn source_towards(server: SocketAddr) -> Option<IpAddr> {
+fn source_towards(server: SocketAddr, mark: Option<u32>) -> Option<IpAddr> {
     let any: IpAddr =
         if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).ok()?;
+    mark.map_or(Ok(()), |mark| socket::mark(&socket, mark)).ok()?;
     socket.connect(server).ok()?;
     socket.local_addr().ok().map(|own| own.ip())
-}
-
-/// Connects to the first address of `server` that answers.
-fn connect(server: &str) -> Result<TcpStream, String> {
-    let addresses = server.to_socket_addrs().map_err(|error| format!("cannot find {server}: {error}"))?;
-    let mut reason = format!("{server} has no address");
-    for address in addresses {
-        match socket::connect(address, CONNECT_TIME, &carrier::tuning()) {
-            Ok(socket) => return Ok(socket),
-            Err(error) => reason = format!("{error}{}", advice(error.kind())),
-        }
-    }
-    Err(reason)
 }
 
 fn advice(kind: ErrorKind) -> &'static str {
