@@ -133,7 +133,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         (Arc::clone(&client), Arc::clone(&host.running), Arc::clone(&host.opened));
     let clean_up = move || {
         drop(locked(&opened).take());
-        if let (true, Err(error)) = (has_lock, network::unlock()) {
+        if has_lock && let Err(error) = network::unlock() {
             log::warning("os", "the kill switch is still on", &[("reason", &error)]);
         }
     };

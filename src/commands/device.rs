@@ -88,7 +88,8 @@ impl Interface {
                     wanted.push(steered);
                 }
             }
-            wanted.extend(network::filters_strictly().then_some(Change::ValidMark));
+            let strict = self.made.contains(&Change::ValidMark) || network::filters_strictly();
+            wanted.extend(strict.then_some(Change::ValidMark));
             wanted.push(Change::Rule { ipv6: false });
             wanted.extend((carries_ipv6 || refuse_ipv6).then_some(Change::Rule { ipv6: true }));
         }
@@ -98,18 +99,21 @@ impl Interface {
         self.apply(wanted)
     }
 
-    fn apply(&mut self, wanted: Vec<Change>) -> Result<(), String> {
+    fn apply(&mut self, mut wanted: Vec<Change>) -> Result<(), String> {
         let text = |error: std::io::Error| error.to_string();
         for old in
             self.made.iter().rev().filter(|old| !wanted.contains(old) && !matches!(old, Change::Up { .. }))
         {
             self.network.take_back(old).map_err(text)?;
         }
-        for new in wanted.iter().filter(|new| !self.made.contains(new)) {
+        for (at, new) in wanted.iter().enumerate().filter(|(_, new)| !self.made.contains(new)) {
             match self.network.make(new.clone()) {
+                // The last ones. A tunnel without its resolvers is better than none.
                 Err(error) if matches!(new, Change::Resolvers(_) | Change::AllNames) => {
                     let text = "the tunnel's resolvers are not in use; put them into /etc/resolv.conf, or configure dns = none";
                     log::warning("os", text, &[("reason", &error)]);
+                    wanted.truncate(at);
+                    break;
                 }
                 made => made.map_err(text)?,
             }

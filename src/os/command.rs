@@ -70,7 +70,8 @@ pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()>
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let said: Vec<&str> =
+        said.lines().map(str::trim).filter(|line| !line.is_empty() && !shown.contains(line)).collect();
     let why = if said.is_empty() { output.status.to_string() } else { said.join("; ") };
     Err(io::Error::other(format!("{shown} failed: {why}")))
 }

@@ -158,15 +158,15 @@ fn firewall(device: &str, own: &[IpAddr], refuse_ipv6: bool) -> String {
     let refused = if refuse_ipv6 { &refused } else { "" };
     format!(
         "{} chain arriving {{ type filter hook prerouting priority mangle; iifname {{ \"lo\", \"{device}\" }} return; \
-         {arriving}ct mark {MARK} meta mark set {MARK} return; ct state != new return; fib daddr type != local return; \
+         {arriving}socket mark {MARK} meta mark set {MARK} return; ct mark {MARK} meta mark set {MARK} return; \
+         fib daddr type != local return; tcp dport < {ports} jump outside; ct state != new return; \
          tcp flags & (syn | ack) == syn jump outside; udp dport < {ports} jump outside; \
-         icmp type echo-request jump outside; icmpv6 type echo-request jump outside; }} \
-         chain outside {{ ct mark set {MARK} meta mark set {MARK}; }} \
-         chain leaving {{ type route hook output priority mangle; oifname \"lo\" return; \
-         meta mark {MARK} ct mark set {MARK} return; {leaving}\
+         icmp type echo-request jump outside; icmpv6 type echo-request jump outside; }}; \
+         chain outside {{ ct mark set {MARK} meta mark set {MARK}; }}; \
+         chain leaving {{ type route hook output priority mangle; oifname \"lo\" return; {leaving}\
          ct direction reply ct mark {MARK} meta mark set {MARK} return; \
-         tcp sport < {ports} tcp flags & (syn | ack) != syn meta mark set {MARK}; }} \
-         chain refused {{ type filter hook output priority filter; {refused} }} }}",
+         tcp sport < {ports} tcp flags & (syn | ack) != syn meta mark set {MARK}; }}; \
+         chain refused {{ type filter hook output priority filter; {refused}; }}; }}",
         replaced(&format!("fernvpn-{device}"))
     )
 }
@@ -183,8 +183,8 @@ pub fn lock(device: &str) -> io::Result<()> {
         "{} chain leaving {{ type filter hook output priority filter + 10; oifname {{ \"lo\", \"{device}\" }} accept; \
          meta mark {MARK} accept; udp sport 68 udp dport 67 accept; udp sport 546 udp dport 547 accept; \
          icmpv6 type {{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }} accept; \
-         reject with icmpx admin-prohibited; }} chain passing {{ type filter hook forward priority filter + 10; \
-         iifname \"{device}\" accept; oifname \"{device}\" accept; drop; }} }}",
+         reject with icmpx admin-prohibited; }}; chain passing {{ type filter hook forward priority filter + 10; \
+         iifname \"{device}\" accept; oifname \"{device}\" accept; drop; }}; }}",
         replaced(LOCK)
     );
     command::run(&["nft", &rules])
