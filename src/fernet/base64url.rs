@@ -83,7 +83,7 @@ pub fn decode_in_place(text: &mut [u8]) -> Result<usize, Malformed> {
     }
     let (mut from, mut to) = (0, 0);
     while let Some(group) = text[from..digits].first_chunk().copied() {
-        decode_groups(group, &mut text[to..]).map_err(|at| Malformed::Character(from + at))?;
+        decode_groups(&group, &mut text[to..]).map_err(|at| Malformed::Character(from + at))?;
         (from, to) = (from + 64, to + 48);
     }
     // The rest as if zeros followed, which is what the bits behind the last byte must be.
@@ -91,7 +91,7 @@ pub fn decode_in_place(text: &mut [u8]) -> Result<usize, Malformed> {
     let mut group = [b'A'; 64];
     group[..rest].copy_from_slice(&text[from..digits]);
     let mut bytes = [0; 50];
-    decode_groups(group, &mut bytes).map_err(|at| Malformed::Character(from + at))?;
+    decode_groups(&group, &mut bytes).map_err(|at| Malformed::Character(from + at))?;
     let whole = rest * 3 / 4;
     if bytes[whole..].iter().any(|&byte| byte != 0) {
         return Err(Malformed::TrailingBits);
@@ -134,20 +134,25 @@ fn encode_groups(bytes: &[u8; 49]) -> [u8; 64] {
 ///
 /// # Errors
 /// The offset of a character outside the alphabet.
-fn decode_groups(text: [u8; 64], bytes: &mut [u8]) -> Result<(), usize> {
-    let digits = text.map(digit);
+fn decode_groups(text: &[u8; 64], bytes: &mut [u8]) -> Result<(), usize> {
+    let mut digits = *text;
+    for character in &mut digits {
+        *character = digit(*character);
+    }
     let bytes = &mut bytes[..50];
+    let mut all = 0;
     for (i, digits) in digits.as_chunks::<8>().0.iter().enumerate() {
         let word = u64::from_be_bytes(*digits);
+        all |= word;
         let word = (word & 0x3f00_3f00_3f00_3f00) >> 2 | word & 0x003f_003f_003f_003f;
         let word = (word & 0x0fff_0000_0fff_0000) >> 4 | word & 0x0000_0fff_0000_0fff;
         let word = (word & 0x00ff_ffff_0000_0000) >> 8 | word & 0x0000_0000_00ff_ffff;
         bytes[6 * i..6 * i + 8].copy_from_slice(&(word << 16).to_be_bytes());
     }
-    if digits.iter().fold(0, |all, digit| all | digit) <= 63 {
+    if all & 0xc0c0_c0c0_c0c0_c0c0 == 0 {
         return Ok(());
     }
-    Err(digits.iter().position(|&digit| digit > 63).unwrap_or(0))
+    Err(text.iter().position(|&character| digit(character) > 63).unwrap_or(0))
 }
 
 /// The character of a digit 0..=63, without a branch or a look-up: each comparison adds the step from the end of
