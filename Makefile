@@ -67,6 +67,11 @@ check: toolchain ## format, lints and the links of the documentation; any warnin
 bench: toolchain ## how fast is the trusted core?
 	$(CARGO) bench --locked --bench core
 
+.PHONY: bench-tokens
+bench-tokens: toolchain ## how fast are tokens, next to Python's and another crate's?
+	$(CARGO) build --release --locked --example tokens
+	python3 benches/tokens.py
+
 .PHONY: bench-tunnel
 bench-tunnel: build ## how fast is the tunnel, next to others? as root
 	$(CARGO) build --release --locked --example relay

@@ -51,15 +51,14 @@ pub fn encode_in_place(text: &mut [u8], bytes: usize) {
     assert_eq!(text.len(), encoded_len(bytes), "the text must fill the buffer");
     let (mut from, mut to) = (text.len() - bytes, 0);
     // Sixteen whole groups at a time.
-    while text.len() - from >= 48 {
-        let mut group = [0; 48];
-        group.copy_from_slice(&text[from..from + 48]);
-        text[to..to + 64].copy_from_slice(&encode_groups(&group));
+    while let Some(group) = text[from..].first_chunk() {
+        let digits = encode_groups(group);
+        text[to..to + 64].copy_from_slice(&digits);
         (from, to) = (from + 48, to + 64);
     }
     // The rest as if zeros followed; then the padding takes the place of the digits that hold no byte.
     let rest = text.len() - from;
-    let mut group = [0; 48];
+    let mut group = [0; 49];
     group[..rest].copy_from_slice(&text[from..]);
     let digits = encode_groups(&group);
     let end = text.len();
@@ -83,36 +82,37 @@ pub fn decode_in_place(text: &mut [u8]) -> Result<usize, Malformed> {
         return Err(Malformed::Length);
     }
     let (mut from, mut to) = (0, 0);
-    while from < digits {
-        let count = usize::min(64, digits - from);
-        let mut group = [b'A'; 64];
-        group[..count].copy_from_slice(&text[from..from + count]);
-        let (bytes, bad) = decode_groups(&group);
-        if bad {
-            let at = group.iter().position(|&c| digit(c) > 63).unwrap_or(0);
-            return Err(Malformed::Character(from + at));
-        }
-        let whole = count * 3 / 4;
-        if count < 64 && bytes[whole..].iter().any(|&b| b != 0) {
-            return Err(Malformed::TrailingBits);
-        }
-        text[to..to + whole].copy_from_slice(&bytes[..whole]);
-        (from, to) = (from + count, to + whole);
+    while let Some(group) = text[from..digits].first_chunk().copied() {
+        decode_groups(&group, &mut text[to..]).map_err(|at| Malformed::Character(from + at))?;
+        (from, to) = (from + 64, to + 48);
     }
-    Ok(to)
+    // The rest as if zeros followed, which is what the bits behind the last byte must be.
+    let rest = digits - from;
+    let mut group = [b'A'; 64];
+    group[..rest].copy_from_slice(&text[from..digits]);
+    let mut bytes = [0; 50];
+    decode_groups(&group, &mut bytes).map_err(|at| Malformed::Character(from + at))?;
+    let whole = rest * 3 / 4;
+    if bytes[whole..].iter().any(|&byte| byte != 0) {
+        return Err(Malformed::TrailingBits);
+    }
+    text[to..to + whole].copy_from_slice(&bytes[..whole]);
+    Ok(to + whole)
 }
 
-/// Sixteen groups: 48 bytes to 64 characters. Two groups are spread at a time, in one word of 64 bits:
-/// 48 bits into 2 × 24, into 4 × 12, into 8 × 6, each part to the top of its half.
-fn encode_groups(bytes: &[u8; 48]) -> [u8; 64] {
+/// Sixteen groups: 48 bytes, and one more that is not looked at, to 64 characters. The three bytes of a group are read
+/// as a little-endian word; its four digits are cut out as in the picture above. No branches, and one plain step after
+/// the other for all of them, which a compiler turns into vector instructions.
+fn encode_groups(bytes: &[u8; 49]) -> [u8; 64] {
     let mut text = [0; 64];
-    for (groups, digits) in bytes.as_chunks::<6>().0.iter().zip(text.as_chunks_mut::<8>().0) {
-        let [a, b, c, d, e, f] = *groups;
-        let word = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
-        let word = (word & 0xffff_ff00_0000) << 8 | word & 0x0000_00ff_ffff;
-        let word = (word & 0x00ff_f000_00ff_f000) << 4 | word & 0x0000_0fff_0000_0fff;
-        let word = (word & 0x0fc0_0fc0_0fc0_0fc0) << 2 | word & 0x003f_003f_003f_003f;
-        *digits = word.to_be_bytes();
+    for (i, digits) in text.as_chunks_mut().0.iter_mut().enumerate() {
+        let mut group = [0; 4];
+        group.copy_from_slice(&bytes[3 * i..3 * i + 4]);
+        let a = u32::from_le_bytes(group);
+        let (b, c) = (a >> 8, a >> 16);
+        let (first, second) = (a >> 2 & 0x3f, (a & 3) << 4 | b >> 4 & 15);
+        let (third, fourth) = ((b & 15) << 2 | c >> 6 & 3, c & 0x3f);
+        *digits = (first | second << 8 | third << 16 | fourth << 24).to_le_bytes();
     }
     for digit in &mut text {
         *digit = character(*digit);
@@ -120,32 +120,38 @@ fn encode_groups(bytes: &[u8; 48]) -> [u8; 64] {
     text
 }
 
-/// Sixteen groups: 64 characters to 48 bytes, and whether any character was outside the alphabet. The same steps
-/// back.
-fn decode_groups(text: &[u8; 64]) -> ([u8; 48], bool) {
+/// Sixteen groups: 64 characters to 48 bytes, and two zeros behind them. Two groups at a time are joined in one word of
+/// 64 bits: 8 digits of 6 bits to 4 × 12, to 2 × 24, to 48.
+///
+/// # Errors
+/// The offset of a character outside the alphabet.
+fn decode_groups(text: &[u8; 64], bytes: &mut [u8]) -> Result<(), usize> {
     let mut digits = *text;
-    let mut all = 0;
     for character in &mut digits {
         *character = digit(*character);
-        all |= *character;
     }
-    let mut bytes = [0; 48];
-    for (digits, groups) in digits.as_chunks::<8>().0.iter().zip(bytes.as_chunks_mut::<6>().0) {
+    let bytes = &mut bytes[..50];
+    let mut all = 0;
+    for (i, digits) in digits.as_chunks::<8>().0.iter().enumerate() {
         let word = u64::from_be_bytes(*digits);
+        all |= word;
         let word = (word & 0x3f00_3f00_3f00_3f00) >> 2 | word & 0x003f_003f_003f_003f;
         let word = (word & 0x0fff_0000_0fff_0000) >> 4 | word & 0x0000_0fff_0000_0fff;
         let word = (word & 0x00ff_ffff_0000_0000) >> 8 | word & 0x0000_0000_00ff_ffff;
-        let [_, _, a, b, c, d, e, f] = word.to_be_bytes();
-        *groups = [a, b, c, d, e, f];
+        bytes[6 * i..6 * i + 8].copy_from_slice(&(word << 16).to_be_bytes());
     }
-    (bytes, all > 63)
+    if all & 0xc0c0_c0c0_c0c0_c0c0 == 0 {
+        return Ok(());
+    }
+    Err(text.iter().position(|&character| digit(character) > 63).unwrap_or(0))
 }
 
 /// The character of a digit 0..=63, without a branch or a look-up: each comparison adds the step from the end of
 /// one range of the alphabet to the start of the next.
 #[inline]
 fn character(digit: u8) -> u8 {
-    let step = |above: u8, by: u8| if digit > above { by } else { 0 };
+    // Signed, because that is the comparison of bytes that every processor has.
+    let step = |above: i8, by: u8| if digit.cast_signed() > above { by } else { 0 };
     (digit + b'A')
         .wrapping_add(step(25, b'a'.wrapping_sub(b'Z' + 1)))
         .wrapping_add(step(51, b'0'.wrapping_sub(b'z' + 1)))
