@@ -92,10 +92,8 @@ fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
     match command {
         None if !has_command => ended.map(|()| ExitCode::SUCCESS).map_err(Failure::Reason),
         None => {
-            eprintln!(
-                "fernvpn: {}",
-                ended.err().unwrap_or_else(|| "stopped before the tunnel was up".into())
-            );
+            let reason = ended.err().unwrap_or_else(|| "stopped before the tunnel was up".into());
+            eprintln!("fernvpn: {reason}");
             Ok(ExitCode::from(125))
         }
         Some(command) => {
@@ -141,14 +139,11 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
     let waiting = thread::Builder::new().name("signals".into()).spawn(move || {
         loop {
             let (signal, by_terminal) = signal::wait_and_see();
-            match *locked(&running) {
-                None => {}
-                Some(command) => {
-                    if !by_terminal {
-                        let _ = signal::send(command, signal); // it may have ended just now
-                    }
-                    continue;
+            if let Some(command) = *locked(&running) {
+                if !by_terminal {
+                    let _ = signal::send(command, signal); // it may have ended just now
                 }
+                continue;
             }
             log::info("tunnel", "stopping", &[("signal", &signal.name())]);
             stopped.stop();
@@ -162,14 +157,11 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         Ok(_) => client.run(&mut host),
         Err(error) => Err(format!("cannot start a thread: {error}")),
     };
-    match &ended {
-        Ok(()) => clean_up(),
-        Err(_) => {
-            drop(locked(&host.opened).take());
-            if has_lock {
-                log::warning("os", "the kill switch stays on; fernvpn unlock ends it", &[]);
-            }
-        }
+    if ended.is_err() && has_lock {
+        log::warning("os", "the kill switch stays on; fernvpn unlock ends it", &[]);
+        drop(locked(&host.opened).take());
+    } else {
+        clean_up();
     }
     (ended, host.command)
 }
@@ -228,10 +220,13 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
     Ok(settings)
 }
 
+/// The device, once there is one; shared with whoever undoes what was changed for it.
+type Opened = Arc<Mutex<Option<(Interface, Arc<Tun>)>>>;
+
 /// This machine: the device is opened when the server has said what it should look like.
 struct Host {
     settings: ClientSettings,
-    opened: Arc<Mutex<Option<(Interface, Arc<Tun>)>>>,
+    opened: Opened,
     client: Arc<Client>,
     /// Waits for the end of the command, stops the client, and has the command's exit status.
     command: Option<JoinHandle<u8>>,

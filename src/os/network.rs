@@ -33,9 +33,6 @@ use crate::packet::subnet::Subnet;
 /// The mark of what goes around the tunnel. Also the number of the first client's routing table, and of its rule.
 pub const MARK: u32 = 12345;
 
-/// The table that holds the kill switch.
-const LOCK: &str = "fernvpn-lock";
-
 /// Where the device is.
 #[derive(Debug)]
 pub enum Place {
@@ -109,7 +106,9 @@ impl Change {
             Change::Rule { ipv6 } => {
                 format!("ip {} rule add not fwmark {MARK} {}", family(*ipv6), rule(device))
             }
-            Change::Firewall { own, refuse_ipv6 } => format!("nft '{}", firewall(device, own, *refuse_ipv6)),
+            Change::Firewall { own, refuse_ipv6 } => {
+                format!("nft '{}", rules(include_str!("client.nft"), device, own, *refuse_ipv6))
+            }
             Change::ValidMark => "sysctl -q -w net.ipv4.conf.all.src_valid_mark=1".into(),
             Change::Resolvers(list) => list
                 .iter()
@@ -147,57 +146,37 @@ fn rule(device: &str) -> String {
     format!("table {0} priority {0}", table(device))
 }
 
-/// What keeps the tunnel's traffic and everything else apart where routes alone cannot.
-fn firewall(device: &str, own: &[IpAddr], refuse_ipv6: bool) -> String {
-    // Connections from before, whose beginning nobody has seen: a port below those that the kernel gives to programs
-    // that connect belongs to a service, so the connection came in from outside.
-    let ports = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
-    let ports = ports.and_then(|text| text.split_whitespace().next()?.parse::<u16>().ok()).unwrap_or(32768);
-    let each = |form: &str, verdict: &str| -> String {
+/// A file of nft's as one line, filled in as its head says.
+fn rules(file: &str, device: &str, own: &[IpAddr], refuse_ipv6: bool) -> String {
+    let ports = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let ports = ports.split_whitespace().next().unwrap_or("32768");
+    let file = if refuse_ipv6 { file.replace("# REFUSE-IPV6", "") } else { file.to_owned() };
+    let file = file.replace("DEVICE", device).replace("MARK", &MARK.to_string()).replace("PORTS", ports);
+    let mut line = Vec::new();
+    for rule in file.lines().filter(|rule| !rule.ends_with("# REFUSE-IPV6")) {
+        let rule = rule.split_once('#').map_or(rule, |(rule, _)| rule).trim();
         let family = |address: &IpAddr| if address.is_ipv4() { "ip" } else { "ip6" };
-        own.iter().map(|address| format!("{} {form} {address} {verdict}; ", family(address))).collect()
-    };
-    let (arriving, leaving) = (each("daddr", "drop"), each("saddr", "return"));
-    let refused =
-        format!("oifname \"{device}\" meta mark != {MARK} meta nfproto ipv6 reject with icmpv6 no-route");
-    let refused = if refuse_ipv6 { &refused } else { "" };
-    format!(
-        "{} chain arriving {{ type filter hook prerouting priority mangle; iifname {{ \"lo\", \"{device}\" }} return; \
-         {arriving}socket mark {MARK} meta mark set {MARK} return; ct mark {MARK} meta mark set {MARK} return; \
-         fib daddr type != local return; tcp dport < {ports} jump outside; ct state != new return; \
-         tcp flags & (syn | ack) == syn jump outside; udp dport < {ports} jump outside; \
-         icmp type echo-request jump outside; icmpv6 type echo-request jump outside; }}; \
-         chain outside {{ ct mark set {MARK} meta mark set {MARK}; }}; \
-         chain leaving {{ type route hook output priority mangle; oifname \"lo\" return; {leaving}\
-         ct direction reply ct mark {MARK} meta mark set {MARK} return; \
-         tcp sport < {ports} tcp flags & (syn | ack) != syn meta mark set {MARK}; }}; \
-         chain refused {{ type filter hook output priority filter; {refused}; }}; }}",
-        replaced(&format!("fernvpn-{device}"))
-    )
+        match rule.starts_with("FAMILY") {
+            false if rule.is_empty() => {}
+            false => line.push(rule.to_owned()),
+            true => {
+                line.extend(own.iter().map(|address| {
+                    rule.replace("FAMILY", family(address)).replace("OWN", &address.to_string())
+                }))
+            }
+        }
+    }
+    line.join(" ")
 }
 
-/// A table of this name, in place of any older one, in one step.
-fn replaced(name: &str) -> String {
-    format!("table inet {name} {{ }}; delete table inet {name}; table inet {name} {{")
-}
-
-/// The kill switch: until [`unlock`], nothing leaves this machine but by the tunnel, the carrier itself, and what a
-/// network needs to be there at all (DHCP, neighbour discovery). It does not depend on any process.
+/// Begins the kill switch of a client with this device. It lasts until [`unlock`].
 pub fn lock(device: &str) -> io::Result<()> {
-    let rules = format!(
-        "{} chain leaving {{ type filter hook output priority filter + 10; oifname {{ \"lo\", \"{device}\" }} accept; \
-         meta mark {MARK} accept; udp sport 68 udp dport 67 accept; udp sport 546 udp dport 547 accept; \
-         icmpv6 type {{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }} accept; \
-         reject with icmpx admin-prohibited; }}; chain passing {{ type filter hook forward priority filter + 10; \
-         iifname \"{device}\" accept; oifname \"{device}\" accept; drop; }}; }}",
-        replaced(LOCK)
-    );
-    command::run(&["nft", &rules])
+    command::run(&["nft", &rules(include_str!("lock.nft"), device, &[], false)])
 }
 
 /// Ends the kill switch.
 pub fn unlock() -> io::Result<()> {
-    command::run(&["nft", "delete", "table", "inet", LOCK])
+    command::run(&["nft", "delete", "table", "inet", "fernvpn-lock"])
 }
 
 /// Whether packets of marked sockets could be dropped on arrival: the kernel asks its tables without the mark whether

@@ -220,7 +220,18 @@ impl Client {
         if let (Some(device), false) = (&device, *pumping) {
             *pumping = self.start_pump(device);
         }
-        self.announce(&config, &socket, &opener, &session.software, session.round_trip);
+        let (addresses, suite) = (listed(&config.addresses), opener.suite());
+        let (server, software) = (peer(&socket), &session.software);
+        let milliseconds = session.round_trip.as_secs_f64() * 1e3;
+        let connected = format!(
+            "connected: {addresses} via {server} ({software}), suite {suite}, round trip {milliseconds:.2} ms"
+        );
+        // Where a command runs, stdout is that command's.
+        if self.settings.command.is_empty() {
+            print(&connected)
+        } else {
+            eprintln!("{connected}")
+        }
         if tasks.take().is_some() {
             self.start_tasks(&outbound, &config);
         }
@@ -316,23 +327,6 @@ impl Client {
             software,
             round_trip,
         })
-    }
-
-    /// The line that says so. Where a command runs, stdout is that command's.
-    fn announce(
-        &self,
-        config: &NetworkConfig,
-        socket: &TcpStream,
-        opener: &Opener,
-        software: &str,
-        round_trip: Duration,
-    ) {
-        let (addresses, server, suite) = (listed(&config.addresses), peer(socket), opener.suite());
-        let milliseconds = round_trip.as_secs_f64() * 1e3;
-        let line = format!(
-            "connected: {addresses} via {server} ({software}), suite {suite}, round trip {milliseconds:.2} ms"
-        );
-        if self.settings.command.is_empty() { print(&line) } else { eprintln!("{line}") }
     }
 
     /// Starts the thread that reads the device. It goes on through all connections.
