@@ -344,7 +344,6 @@ diff - "$dir/resolvectl" <<'TEXT' || die 'other calls than expected'
 dns fern0 10.8.0.1 fd0f:e12e::1
 domain fern0 ~.
 revert fern0
-revert fern0
 TEXT
 ok 'set and reverted'
 if ! command -v resolvectl >/dev/null; then

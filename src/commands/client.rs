@@ -22,7 +22,8 @@ pub const CLIENT: Command = Command {
     summary: "runs the client",
     usage: "[-c FILE] [-k FILE] [--connect HOST:PORT]
          [--tun NAME | --no-tun | --private | --private-if-allowed]
-         [--routes pushed|none|NETS] [--dns pushed|none|ADDRS] [--kill-switch] [--suite S ...] [--send TEXT] [--ping [--count N]] [--once]
+         [--routes pushed|none|NETS] [--dns pushed|none|ADDRS] [--kill-switch]
+         [--suite S ...] [--send TEXT] [--ping [--count N]] [--once]
          [--namespace NAME] [--congestion C] [--name NAME] [--verbose] [-- COMMAND ...]",
     syntax: Syntax {
         options: &[
@@ -54,10 +55,10 @@ Prints 'connected: ' and what was agreed when the tunnel is up, and logs to stde
 connection is lost. Ctrl-C or SIGTERM ends it: the server is told, and everything that was changed on this
 machine is changed back.
 
-With COMMAND, runs that in a private network whose only way out is the tunnel, with the pushed resolvers, as you and
-without root, and exits with its status; 125 if the tunnel never was, 126 or 127 if COMMAND cannot be run. While the
-tunnel is down COMMAND has no network. Sockets with a path still lead outside: those of name services, D-Bus and
-systemd are hidden from COMMAND, others (X11, Docker, a running browser, ssh's ControlMaster) are not.",
+With COMMAND, runs that in a private network whose only way out is the tunnel, with the pushed resolvers, as you
+and without root, and exits with its status; 125 if the tunnel never was, 126 or 127 if COMMAND cannot be run.
+While the tunnel is down COMMAND has no network. Sockets with a path still lead outside: those of name services,
+D-Bus and systemd are hidden from COMMAND, others (X11, Docker, a running browser) are not.",
     run: client,
 };
 
@@ -68,8 +69,8 @@ pub const UNLOCK: Command = Command {
     usage: "",
     syntax: Syntax { options: &[], operands: &[], command: false },
     notes: "\
-A client with kill-switch = yes that was killed, or that gave up, leaves this machine able to send by the tunnel only.
-This ends that. It needs root.",
+A client with kill-switch = yes that was killed, or that gave up, leaves this machine able to send by the tunnel
+only. This ends that. It needs root.",
     run: |_| match network::unlock() {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => Err(Failure::Reason(format!("there is no kill switch to end, or it takes root: {error}"))),

@@ -94,7 +94,7 @@ impl Interface {
             wanted.extend((carries_ipv6 || refuse_ipv6).then_some(Change::Rule { ipv6: true }));
         }
         if !resolvers.is_empty() {
-            wanted.extend([Change::Resolvers(resolvers.to_vec()), Change::AllNames]);
+            wanted.push(Change::Resolvers(resolvers.to_vec()));
         }
         self.apply(wanted)
     }
@@ -108,8 +108,8 @@ impl Interface {
         }
         for (at, new) in wanted.iter().enumerate().filter(|(_, new)| !self.made.contains(new)) {
             match self.network.make(new.clone()) {
-                // The last ones. A tunnel without its resolvers is better than none.
-                Err(error) if matches!(new, Change::Resolvers(_) | Change::AllNames) => {
+                // The last one. A tunnel without its resolvers is better than none.
+                Err(error) if matches!(new, Change::Resolvers(_)) => {
                     let text = "the tunnel's resolvers are not in use; put them into /etc/resolv.conf, or configure dns = none";
                     log::warning("os", text, &[("reason", &error)]);
                     wanted.truncate(at);

@@ -70,8 +70,12 @@ pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()>
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let said: Vec<&str> =
-        said.lines().map(str::trim).filter(|line| !line.is_empty() && !shown.contains(line)).collect();
+    // nft repeats all that it was given.
+    let said: Vec<&str> = said
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && (line.len() < 100 || !shown.contains(line)))
+        .collect();
     let why = if said.is_empty() { output.status.to_string() } else { said.join("; ") };
     Err(io::Error::other(format!("{shown} failed: {why}")))
 }

@@ -286,42 +286,40 @@ mod system {
         ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 })
     }
 
-    fn settle(ids: &str, resolvers: &str) -> Result<(), String> {
-        let text = |error: io::Error| error.to_string();
-        let of_user =
+    fn settle(ids: &str, resolvers: &str) -> io::Result<()> {
+        let ids =
             ids.split_once(':').and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
-        let user = of_user.map_or(0, |(user, _)| user).to_string();
-        sys::leave_namespaces(sys::CLONE_NEWNS).map_err(text)?;
+        let user = ids.map_or(0, |(user, _)| user).to_string();
+        sys::leave_namespaces(sys::CLONE_NEWNS)?;
         // Where the link leads must be asked before it is masked.
         let target = fs::canonicalize("/etc/resolv.conf");
         for path in MASKED.iter().map(|path| path.replace("USER", &user)) {
             match fs::metadata(&path) {
-                Ok(what) if what.is_dir() => {
-                    command::run(&["mount", "-t", "tmpfs", "fernvpn", &path]).map_err(text)?
-                }
-                Ok(_) => command::run(&["mount", "--bind", "/dev/null", &path]).map_err(text)?,
+                Ok(what) if what.is_dir() => command::run(&["mount", "-t", "tmpfs", "fernvpn", &path])?,
+                Ok(_) => command::run(&["mount", "--bind", "/dev/null", &path])?,
                 Err(_) => {}
             }
         }
         if !resolvers.is_empty() {
             let target =
-                target.map_err(|error| format!("no /etc/resolv.conf to lay the tunnel's over: {error}"))?;
+                target.map_err(|error| tried("no /etc/resolv.conf to lay the tunnel's over", &error))?;
             if target.exists() {
                 // A bind mount needs a file to begin with; it keeps it when that file's folder is covered no more.
-                command::run(&["mount", "-t", "tmpfs", "fernvpn", "/tmp"]).map_err(text)?;
-                fs::write("/tmp/resolv.conf", resolvers).map_err(text)?;
-                let target = target.to_string_lossy();
-                command::run(&["mount", "--bind", "/tmp/resolv.conf", &target]).map_err(text)?;
-                command::run(&["umount", "/tmp"]).map_err(text)?;
+                command::run(&["mount", "-t", "tmpfs", "fernvpn", "/tmp"])?;
+                fs::write("/tmp/resolv.conf", resolvers)?;
+                command::run(&["mount", "--bind", "/tmp/resolv.conf", &target.to_string_lossy()])?;
+                command::run(&["umount", "/tmp"])?;
             } else {
-                fs::write(target, resolvers).map_err(text)?;
+                fs::write(target, resolvers)?;
             }
         }
         // ping(8) without the right to raw sockets; nobody else's matter in this network.
         let _ = fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0");
-        let Some(ids) = of_user else { return Ok(()) };
-        sys::leave_namespaces(sys::CLONE_NEWUSER).map_err(|error| blame("unshare", &error))?;
-        map_ids(ids, (0, 0))
+        let Some(ids) = ids else { return Ok(()) };
+        sys::leave_namespaces(sys::CLONE_NEWUSER)
+            .map_err(|error| blame("unshare", &error))
+            .and_then(|()| map_ids(ids, (0, 0)))
+            .map_err(io::Error::other)
     }
 
     /// Why a step failed, and which setting is to blame, if one is known to be.

@@ -84,10 +84,8 @@ pub enum Change {
     },
     /// Where strict reverse path filtering would drop the carrier's packets: judge them by their mark.
     ValidMark,
-    /// Names are asked of these resolvers, by systemd-resolved.
+    /// All names are asked of these resolvers, by systemd-resolved.
     Resolvers(Vec<IpAddr>),
-    /// And all names are.
-    AllNames,
 }
 
 impl Change {
@@ -110,10 +108,10 @@ impl Change {
                 format!("nft '{}", rules(include_str!("client.nft"), device, own, *refuse_ipv6))
             }
             Change::ValidMark => "sysctl -q -w net.ipv4.conf.all.src_valid_mark=1".into(),
-            Change::Resolvers(list) => list
-                .iter()
-                .fold(format!("resolvectl dns {device}"), |line, resolver| format!("{line} {resolver}")),
-            Change::AllNames => format!("resolvectl domain {device} ~."),
+            Change::Resolvers(list) => {
+                let list = list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+                format!("resolvectl dns {device} {list} && resolvectl domain {device} ~.")
+            }
         }
     }
 
@@ -127,7 +125,7 @@ impl Change {
             Change::Rule { ipv6 } => format!("ip {} rule del {}", family(*ipv6), rule(device)),
             Change::Firewall { .. } => format!("nft delete table inet fernvpn-{device}"),
             Change::ValidMark => "sysctl -q -w net.ipv4.conf.all.src_valid_mark=0".into(),
-            Change::Resolvers(_) | Change::AllNames => format!("resolvectl revert {device}"),
+            Change::Resolvers(_) => format!("resolvectl revert {device}"),
         }
     }
 }
@@ -255,11 +253,12 @@ impl Network {
         }
     }
 
-    /// No name, address or number in our commands has a blank, and only one has a last word that is quoted.
+    /// No name, address or number in our commands has a blank; only nft's rules do, one quoted word at the end.
     fn run(&self, line: &str) -> io::Result<()> {
-        let (plain, quoted) = line.split_once(" '").unzip();
-        let words = plain.unwrap_or(line).split(' ').chain(quoted);
-        self.place.run(&words.collect::<Vec<_>>())
+        line.split(" && ").try_for_each(|line| {
+            let (plain, quoted) = line.split_once(" '").unzip();
+            self.place.run(&plain.unwrap_or(line).split(' ').chain(quoted).collect::<Vec<_>>())
+        })
     }
 }
 
@@ -321,9 +320,44 @@ mod tests {
                 "ip address del fd0f:e12e::1/64 dev fern0",
             ),
             (Change::Route(prefix("::", 0)), "ip route add ::/0 dev fern0", "ip route del ::/0 dev fern0"),
+            (
+                Change::Steered(prefix("0.0.0.0", 0)),
+                "ip route add 0.0.0.0/0 dev fern0 table 12345",
+                "ip route del 0.0.0.0/0 dev fern0 table 12345",
+            ),
+            (
+                Change::Rule { ipv6: true },
+                "ip -6 rule add not fwmark 12345 table 12345 priority 12345",
+                "ip -6 rule del table 12345 priority 12345",
+            ),
+            (
+                Change::Resolvers(vec![four.address, six.address]),
+                "resolvectl dns fern0 10.8.0.1 fd0f:e12e::1 && resolvectl domain fern0 ~.",
+                "resolvectl revert fern0",
+            ),
         ] {
             assert_eq!((change.set("fern0"), change.unset("fern0")), (set.to_owned(), unset.to_owned()));
         }
+    }
+
+    #[test]
+    fn tables_are_told_apart_and_rules_filled_in() {
+        assert_eq!(["fern0", "fern7", "office", "a99999999"].map(table), [12345, 12352, 12345, 12345]);
+        let own: [IpAddr; 2] = ["10.8.0.2".parse().unwrap(), "fd0f::2".parse().unwrap()];
+        let text = rules(include_str!("client.nft"), "fern7", &own, true);
+        for part in [
+            "table inet fernvpn-fern7",
+            "ip daddr 10.8.0.2 drop;",
+            "ip6 saddr fd0f::2 return;",
+            "nfproto ipv6",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(
+            !["DEVICE", "MARK", "PORTS", "FAMILY", "OWN", "#", "\n"].iter().any(|left| text.contains(left)),
+            "{text}"
+        );
+        assert!(!rules(include_str!("client.nft"), "fern7", &own, false).contains("nfproto"));
     }
 
     #[test]
