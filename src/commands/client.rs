@@ -34,10 +34,17 @@ pub const CLIENT: Command = Command {
             Known::flag("--no-tun", "no device: for --send and --ping, and to answer pings"),
             Known::flag("--private", "the device is made in a network namespace of its own; needs no root"),
             Known::flag("--private-if-allowed", "the same, and no device where that is forbidden"),
-            Known::value("--namespace", "NAME", "the device is made in this network namespace (ip netns); root"),
+            Known::value(
+                "--namespace",
+                "NAME",
+                "the device is made in this network namespace (ip netns); root",
+            ),
             Known::value("--routes", "WHAT", "which routes to set: pushed, none, or networks"),
             Known::value("--dns", "WHAT", "which resolvers to set: pushed, none, or addresses"),
-            Known::flag("--kill-switch", "nothing leaves this machine but by the tunnel, until 'fernvpn unlock'"),
+            Known::flag(
+                "--kill-switch",
+                "nothing leaves this machine but by the tunnel, until 'fernvpn unlock'",
+            ),
             Known::list("--suite", "S", "offered suites, the preferred one first; aes-256-gcm, fernet"),
             Known::value("--send", "TEXT", "send a message, print the answer"),
             Known::flag("--ping", "ping the server through the tunnel, print the times"),
@@ -55,10 +62,11 @@ Prints 'connected: ' and what was agreed when the tunnel is up, and logs to stde
 connection is lost. Ctrl-C or SIGTERM ends it: the server is told, and everything that was changed on this
 machine is changed back.
 
-With COMMAND, runs that in a private network whose only way out is the tunnel, with the pushed resolvers, as you
-and without root, and exits with its status; 125 if the tunnel never was, 126 or 127 if COMMAND cannot be run.
-While the tunnel is down COMMAND has no network. Sockets with a path still lead outside: those of name services,
-D-Bus and systemd are hidden from COMMAND, others (X11, Docker, a running browser) are not.",
+With COMMAND, runs that in a private network whose only way out is the tunnel, with the pushed resolvers,
+as you and without root, and exits with its status; 125 if the tunnel never was, 126 or 127 if COMMAND
+cannot be run. While the tunnel is down COMMAND has no network. Sockets with a path still lead outside:
+those of name services, D-Bus and systemd are hidden from COMMAND, others (X11, Docker, a running
+browser) are not.",
     run: client,
 };
 
@@ -69,11 +77,13 @@ pub const UNLOCK: Command = Command {
     usage: "",
     syntax: Syntax { options: &[], operands: &[], command: false },
     notes: "\
-A client with kill-switch = yes that was killed, or that gave up, leaves this machine able to send by the tunnel
-only. This ends that. It needs root.",
+A client with kill-switch = yes that was killed, or that gave up, leaves this machine able to send by the
+tunnel only. This ends that. It needs root.",
     run: |_| match network::unlock() {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(Failure::Reason(format!("there is no kill switch to end, or it takes root: {error}"))),
+        Err(error) => {
+            Err(Failure::Reason(format!("there is no kill switch to end, or it takes root: {error}")))
+        }
     },
 };
 
