@@ -10,6 +10,7 @@ pub mod check;
 pub mod client;
 pub mod device;
 pub mod passphrase;
+pub mod reset;
 pub mod server;
 pub mod token;
 
@@ -31,6 +32,7 @@ pub const COMMANDS: &[&Command] = &[
     &server::SERVER,
     &client::CLIENT,
     &check::CHECK,
+    &reset::RESET,
 ];
 
 /// One command.
