@@ -135,7 +135,8 @@ impl World {
     /// The server takes Finished, moves, and sends Config.
     fn configure(&mut self, answered: Answered, finished: &[u8]) -> Option<Vec<u8>> {
         let ready = answered.next.receive(&mut common::body(finished)).unwrap();
-        let before = *self.disks[1].kept().key.bytes();
+        let id = self.server.ids().next().unwrap();
+        let before = *self.server.root(id).unwrap().key().bytes();
         self.server.finish(answered.step).ok()?;
         assert!(self.used.insert(before), "one session to a key");
         Some(ready.configure(b"mtu=1500\n", &mut counting()).unwrap().0)
@@ -404,6 +405,8 @@ mod files {
             let mut settings: ServerSettings = settings(1);
             settings.peers[0].keys.clear();
             settings.peers[0].ratchet = Some(self.path("server"));
+            // A server that stops keeps its files until its last connection has gone.
+            eventually("the file is free", || StateFile::open(&self.path("server")).is_ok());
             serve(settings, None)
         }
 
