@@ -22,7 +22,7 @@ FLAWS = [
     ("the ratchet does not advance", "next_c = HKDF(r_c, k, l_next)", "next_c = CONCAT(k, r_c)",
      "confidentiality? network"),
     ("the client's nonce is not compared", "\t_ = ASSERT(echo, nonce_c)?\n", "",
-     "equivalence? echo, nonce_c"),
+     "equivalence? answers, asked"),
     ("the keys do not depend on the server's hello", "HASH(iv_c, client_hello, iv_s, server_hello)", "HASH(iv_c, client_hello)",
      "authentication? Client -> Server: finish"),
     ("Finished is not verified", "\tfinish_s = AEAD_DEC(up_s, zero, finish, nil)?\n\t_ = ASSERT(finish_s, finished)?\n",

@@ -311,7 +311,7 @@ fn handshake(
 }
 
 /// Without a durable step there is no session: better none than one that is not ratcheted.
-fn not_kept(client: &Client, reason: &String) -> Silence {
+fn not_kept(client: &Client, reason: &dyn std::fmt::Display) -> Silence {
     log::error("tunnel", "handshake refused", &[("client", &client.name), ("reason", reason)]);
     Silence::End
 }
