@@ -64,7 +64,7 @@ check: toolchain ## format, lints and the links of the documentation; any warnin
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
 .PHONY: model
-model: ## does a tool find an attack on the protocol, and on variants with planted flaws? needs verifpal
+model: ## does a tool find an attack on the protocol, and on variants with planted flaws? needs verifpal, and spin for the ratchet
 	python3 docs/model/check.py
 
 .PHONY: bench

@@ -70,4 +70,23 @@ for flaw, old, new, query in FLAWS:
     missed = query not in found
     print(f"{flaw}: {'NOT FOUND' if missed else 'found'} ({', '.join(found) or 'nothing'})", flush=True)
     wrong += [flaw] * missed
+
+
+def spin(*flaw):
+    """Whether Spin finds a state that breaks an assertion."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = ["spin", *flaw, "-run", "-m100000", HERE / "ratchet.pml"]
+        said = subprocess.run(run, cwd=folder, capture_output=True, text=True, timeout=200).stdout
+    if "errors: " not in said:
+        sys.exit(said)
+    return "errors: 0" not in said
+
+
+if shutil.which("spin"):
+    for flaw in [(), ("-DFLAW_CLIENT_LATE",), ("-DFLAW_ANY_STEP",)]:
+        broken = spin(*flaw)
+        print("the ratchet", *flaw, "- broken" if broken else "- no history found that breaks it")
+        wrong += ["ratchet"] * (broken != bool(flaw))
+else:
+    print("spin is missing: the ratchet under loss and crash was not searched")
 sys.exit(bool(wrong))
