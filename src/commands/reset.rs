@@ -19,9 +19,9 @@ pub const RESET: Command = Command {
         command: false,
     },
     notes: "\
-For a client whose backup was restored, or whose key somebody else uses. Stop the server first: it holds the state.
-Prints the new key, which is what belongs into the client's key-file, in place of all that is there. Bring it there
-by a safe way, and keep no copy.",
+For a client whose backup was restored, or whose key somebody else uses. Stop the server first: it holds the
+state. Prints the new key, which is what belongs into the client's key-file, in place of all that is there.
+Bring it there by a safe way, and keep no copy.",
     run: reset,
 };
 
