@@ -64,6 +64,10 @@ check: toolchain ## format, lints and the links of the documentation; any warnin
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
+.PHONY: model
+model: ## does a tool find an attack on the protocol, and on variants with planted flaws? needs verifpal, and spin for the ratchet
+	python3 docs/model/check.py
+
 .PHONY: bench
 bench: toolchain ## how fast is the trusted core?
 	$(CARGO) bench --locked --bench core

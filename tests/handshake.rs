@@ -433,7 +433,7 @@ fn steps_that_differ_are_refused_by_the_server_and_by_the_client() {
 fn a_state_of_another_key_answers_nothing() {
     // The state moved on between the receipt of the hello and the answer: the new secret must not go out under K.
     let (hello, _) = begin(Some(STEP), offer(&Suite::ALL), 1);
-    let mut moved = state(STEP - 1).advance([3; 32]);
+    let mut moved = state(STEP - 1).advance([3; 32]).unwrap();
     assert_eq!(moved.step, STEP);
     let (_, reason) = taken(&hello).answer(&offer(&Suite::ALL), Some(&moved), fresh_hello(2));
     assert!(reason.is_err());

@@ -190,7 +190,7 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
     };
     let mut settings = match (arguments.path("-c"), key) {
         (Some(file), None) => super::configured_client(&file)?,
-        (Some(file), Some(key)) => ClientSettings { key, ..super::configured_client(&file)? },
+        (Some(file), Some(key)) => ClientSettings { key, ratchet: None, ..super::configured_client(&file)? },
         (None, Some(key)) => ClientSettings::new("127.0.0.1:12345", key),
         (None, None) => {
             let which = "which key? -k FILE names the file that holds it, -c FILE a configuration";

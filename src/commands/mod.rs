@@ -10,6 +10,7 @@ pub mod check;
 pub mod client;
 pub mod device;
 pub mod passphrase;
+pub mod reset;
 pub mod server;
 pub mod token;
 
@@ -32,6 +33,7 @@ pub const COMMANDS: &[&Command] = &[
     &client::CLIENT,
     &client::UNLOCK,
     &check::CHECK,
+    &reset::RESET,
 ];
 
 /// One command.

@@ -14,9 +14,10 @@ use super::arguments::nearest;
 use super::key_file;
 use super::options::check_addresses;
 use super::settings::{ClientSettings, Peer, ServerSettings};
+use super::state_file::Kept;
 use crate::fernet::Key;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A mistake in a configuration file.
 #[derive(Debug, PartialEq, Eq)]
@@ -258,12 +259,13 @@ impl Reading<'_> {
             routes: Vec::new(),
             ratchet: None,
         };
+        peer.ratchet = self.ratchet(section);
         for option in &section.options {
             let set = match option.name.as_str() {
+                "ratchet" => Ok(()),
+                "key-file" if peer.ratchet.is_some() => Ok(()),
                 "key" => keys(&option.value).map(|keys| peer.keys.extend(keys)),
                 "key-file" => self.key_file(&option.value).map(|keys| peer.keys.extend(keys)),
-                "ratchet" if option.value == "no" => Ok(()),
-                "ratchet" => Err("this version has no ratcheted keys: ratchet = no".into()),
                 name => known(name, PEER, "[peer]").and_then(|()| peer.set(name, &option.value)),
             };
             if let Err(reason) = set {
@@ -281,7 +283,9 @@ impl Reading<'_> {
 
     fn client(&mut self, section: &Section) -> Option<ClientSettings> {
         let of = |name: &str| section.options.iter().find(|option| option.name == name);
+        let ratchet = self.ratchet(section);
         let key = match (of("key"), of("key-file")) {
+            _ if ratchet.is_some() => Ok(Vec::new()), // the state file's, read when it is taken
             (Some(option), None) => keys(&option.value).map_err(|reason| (option.line, reason)),
             (None, Some(option)) => self.key_file(&option.value).map_err(|reason| (option.line, reason)),
             (None, None) => Err((section.line, "this [client] has no key and no key-file".into())),
@@ -291,13 +295,12 @@ impl Reading<'_> {
             .map_err(|(line, reason)| self.wrong(line, reason))
             .ok()
             .and_then(|keys| keys.into_iter().next());
-        // A stand-in, so that the other mistakes are found too. It leaves this function only if there are none.
+        // A stand-in, so that the other mistakes are found too. It is used neither with a mistake nor with a ratchet.
         let mut settings = ClientSettings::new("", key.unwrap_or_else(|| Key::from_bytes(&[0; 32])));
+        settings.ratchet = ratchet;
         for option in &section.options {
             let set = match option.name.as_str() {
-                "key" | "key-file" => Ok(()),
-                "ratchet" if option.value == "no" => Ok(()),
-                "ratchet" => Err("this version has no ratcheted keys: ratchet = no".into()),
+                "key" | "key-file" | "ratchet" => Ok(()),
                 name => known(name, CLIENT, "[client]").and_then(|()| settings.set(name, &option.value)),
             };
             if let Err(reason) = set {
@@ -308,6 +311,25 @@ impl Reading<'_> {
             self.wrong(section.line, "this [client] has no server = HOST:PORT");
         }
         Some(settings)
+    }
+
+    /// With `ratchet = yes`, the key file, which is the state: readable, and the only place of the key.
+    fn ratchet(&mut self, section: &Section) -> Option<PathBuf> {
+        let of = |name: &str| section.options.iter().find(|option| option.name == name);
+        let option = of("ratchet").filter(|option| option.value != "no")?;
+        let path = of("key-file").map(|file| self.folder.join(&file.value));
+        let state = match (&path, of("key")) {
+            _ if option.value != "yes" => Err(format!("'{}' is neither yes nor no", option.value)),
+            (Some(path), None) => Kept::read(path).map(|_| ()),
+            _ => Err("a ratcheted key needs a key-file of its own, and no key: the file is its state".into()),
+        };
+        match state {
+            Ok(()) => path,
+            Err(reason) => {
+                self.wrong(option.line, reason);
+                None
+            }
+        }
     }
 
     fn key_file(&self, name: &str) -> Result<Vec<Key>, String> {

@@ -6,6 +6,7 @@
 //! | [`mod@file`] | what does the configuration file say? |
 //! | [`key_file`] | which keys are in this file? |
 //! | [`options`] | what does one option set? |
+//! | [`state_file`] | where does a ratcheted key stand? |
 //! | [`settings`] | what does a server or client need to know? |
 #![forbid(unsafe_code)]
 
@@ -14,3 +15,4 @@ pub mod file;
 pub mod key_file;
 pub mod options;
 pub mod settings;
+pub mod state_file;

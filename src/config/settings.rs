@@ -102,9 +102,9 @@ pub struct ClientSettings {
     pub name: String,
     /// `HOST:PORT` of the server. Resolved anew at every attempt.
     pub server: String,
-    /// The client's key.
+    /// The client's key, if it is static.
     pub key: Key,
-    /// Whether the key is ratcheted; then the file that holds its state.
+    /// Whether the key is ratcheted; then the file that is its state, and `key` is not used.
     pub ratchet: Option<PathBuf>,
     /// The tunnel's device.
     pub device: Device,

@@ -299,7 +299,7 @@ impl AwaitServerHello {
         }
         let state = self.step.map(|step| ClientState { step, root: self.root.clone() });
         let next = match state {
-            Some(state) => Some(state.advance(&fields.hex32("ratchet")?)),
+            Some(state) => Some(state.advance(&fields.hex32("ratchet")?).ok_or(Refused::Ratchet)?),
             None => None,
         };
         let transcript = self.transcript.chain_update(frame::frame(body)).finalize();

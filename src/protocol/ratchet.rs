@@ -54,20 +54,17 @@ impl ServerState {
         }
     }
 
-    /// The state one step on, with a secret newly drawn. Make it durable before acting on it.
-    pub fn advance(&self, fresh_secret: [u8; 32]) -> ServerState {
-        ServerState {
-            step: self.step + 1,
-            root: self.root.next(&self.secret),
-            secret: Zeroizing::new(fresh_secret),
-        }
+    /// The state one step on, with a secret newly drawn. Make it durable before acting on it. `None` after the last.
+    pub fn advance(&self, fresh_secret: [u8; 32]) -> Option<ServerState> {
+        let secret = Zeroizing::new(fresh_secret);
+        Some(ServerState { step: self.step.checked_add(1)?, root: self.root.next(&self.secret), secret })
     }
 }
 
 impl ClientState {
-    /// The state one step on. Make it durable, and erase this one, before Finished is sent.
-    pub fn advance(&self, secret: &[u8; 32]) -> ClientState {
-        ClientState { step: self.step + 1, root: self.root.next(secret) }
+    /// The state one step on. Make it durable, and erase this one, before Finished is sent. `None` after the last.
+    pub fn advance(&self, secret: &[u8; 32]) -> Option<ClientState> {
+        Some(ClientState { step: self.step.checked_add(1)?, root: self.root.next(secret) })
     }
 }
 
@@ -83,13 +80,24 @@ mod tests {
         let client = ClientState { step: 4, root };
         assert_eq!(server.standing(client.root.id()), Some(Standing::Level));
 
-        let ahead = client.advance(&server.secret);
+        let ahead = client.advance(&server.secret).unwrap();
         assert_eq!(server.standing(ahead.root.id()), Some(Standing::Ahead));
-        let caught_up = server.advance([2; 32]);
+        let caught_up = server.advance([2; 32]).unwrap();
         assert_eq!((caught_up.step, ahead.step), (5, 5));
         assert_eq!(caught_up.standing(ahead.root.id()), Some(Standing::Level));
         assert_eq!(caught_up.standing(client.root.id()), None, "nobody comes back to an erased key");
-        assert_eq!(server.standing(ahead.advance(&caught_up.secret).root.id()), None);
+        assert_eq!(server.standing(ahead.advance(&caught_up.secret).unwrap().root.id()), None);
+    }
+
+    #[test]
+    fn no_step_follows_the_last() {
+        let root = Root::new(Key::from_bytes(&[7; 32]));
+        let mut server =
+            ServerState { step: u64::MAX - 1, root: root.clone(), secret: Zeroizing::new([1; 32]) };
+        let client = ClientState { step: u64::MAX - 1, root }.advance(&server.secret).unwrap();
+        server = server.advance([2; 32]).unwrap();
+        assert_eq!((server.step, client.step), (u64::MAX, u64::MAX));
+        assert!(server.advance([3; 32]).is_none() && client.advance(&server.secret).is_none());
     }
 
     #[test]

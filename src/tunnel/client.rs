@@ -13,8 +13,10 @@ use super::config_record::{NetworkConfig, listed};
 use super::connection::{self, End, Inside, Patience, close, printable};
 use super::outbound::{Outbound, count};
 use super::server::{answer_echo, drain};
+use super::steps::ClientKey;
 use super::{device, fresh, fresh_hello, locked};
 use crate::config::settings::{ClientSettings, Device};
+use crate::config::state_file::{Kept, StateFile, Store};
 use crate::os::entropy;
 use crate::os::log;
 use crate::os::network::MARK;
@@ -24,10 +26,9 @@ use crate::os::wake::Wake;
 use crate::packet::offload::Checked;
 use crate::packet::{icmp, ip};
 use crate::protocol::handshake::{Agreed, Capabilities, Offer, Refused, client_hello};
-use crate::protocol::key_schedule::Root;
 use crate::protocol::limits::MAX_HELLO;
+use crate::protocol::ratchet::ClientState;
 use crate::protocol::record::{Kind, Opener, Sealer};
-use std::convert::Infallible;
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,11 +64,11 @@ pub trait Machine: Send {
 /// A client. Shared by the thread that runs it and those that stop it.
 pub struct Client {
     settings: ClientSettings,
-    root: Root,
     /// Of sockets that go around the tunnel, where this machine's packets go through it.
     mark: Option<u32>,
     /// The server's addresses, and when they were looked up.
     server: Mutex<(Vec<SocketAddr>, Instant)>,
+    key: Mutex<ClientKey>,
     /// The way to the server while there is one.
     link: Mutex<Option<Arc<Outbound>>>,
     /// The socket of an attempt, so that it can be cut short.
@@ -101,12 +102,19 @@ impl Client {
     /// A client that has not connected yet.
     ///
     /// # Errors
-    /// If there are no descriptors left.
+    /// If there are no descriptors left, or the state of a ratcheted key cannot be had.
     pub fn new(settings: ClientSettings) -> io::Result<Arc<Client>> {
+        let key = match &settings.ratchet {
+            None => ClientKey::new(Kept { key: settings.key.clone(), step: 0, secret: None }, None),
+            Some(path) => {
+                let (file, kept) = StateFile::open(path).map_err(io::Error::other)?;
+                ClientKey::new(kept, Some(Box::new(file) as Box<dyn Store>))
+            }
+        };
         Ok(Arc::new(Client {
-            root: Root::new(settings.key.clone()),
             mark: matches!(settings.device, Device::Tun(_)).then_some(MARK),
             server: Mutex::new((Vec::new(), Instant::now())),
+            key: Mutex::new(key),
             settings,
             link: Mutex::new(None),
             socket: Mutex::new(None),
@@ -297,7 +305,8 @@ impl Client {
             software: super::SOFTWARE.into(),
         };
         // ClientHello, ServerHello.
-        let (frame, await_server_hello) = client_hello(&self.root, None, offer, fresh_hello());
+        let (root, step) = locked(&self.key).current();
+        let (frame, await_server_hello) = client_hello(&root, step, offer, fresh_hello());
         let asked = Instant::now();
         (&**socket).write_all(&frame).map_err(|error| failed(format!("cannot send: {error}")))?;
         let body = reader
@@ -308,7 +317,12 @@ impl Client {
         let Agreed { suite, capabilities, .. } = agreed;
         let software = agreed.software.clone();
         // Finished, Config.
-        let Ok((frame, await_config)) = agreed.finish(|_| Ok::<(), Infallible>(()), &mut fresh);
+        let keep = |next: &ClientState| locked(&self.key).keep(next);
+        let (frame, await_config) = agreed.finish(keep, &mut fresh).map_err(|reason| {
+            failed(format!(
+                "{reason} (a ratcheted key that cannot take its step is not used: make room, allow writing)"
+            ))
+        })?;
         (&**socket).write_all(&frame).map_err(|error| failed(format!("cannot send: {error}")))?;
         carrier::suit(socket, &self.settings.congestion, round_trip);
         reader.establish();

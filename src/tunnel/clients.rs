@@ -9,12 +9,15 @@
 use super::addresses::AddressPool;
 use super::locked;
 use super::outbound::{Outbound, Traffic};
+use super::steps::ServerSteps;
 use crate::config::settings::{Peer, ServerSettings};
+use crate::config::state_file::StateFile;
 use crate::packet::subnet::Subnet;
 use crate::protocol::key_schedule::{Id, Root};
+use crate::protocol::ratchet::ServerState;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 /// Answered hellos that are remembered for each client.
 const REMEMBERED: usize = 64;
@@ -29,6 +32,8 @@ pub struct Client {
     pub routes: Vec<Subnet>,
     /// What it has sent and received since the server started.
     pub traffic: Arc<Traffic>,
+    /// Its ratcheted key, once [`Clients::open_states`] has run.
+    steps: OnceLock<Mutex<ServerSteps>>,
     state: Mutex<State>,
 }
 
@@ -60,6 +65,7 @@ impl Client {
             addresses,
             routes: peer.routes.clone(),
             traffic: Arc::default(),
+            steps: OnceLock::new(),
             state: Mutex::default(),
         }
     }
@@ -127,6 +133,8 @@ pub struct Superseded;
 pub struct Clients {
     all: Vec<Arc<Client>>,
     by_id: HashMap<Id, (Arc<Client>, Root)>,
+    /// The same for ratcheted keys, whose ids change.
+    ratcheted: Mutex<HashMap<Id, Arc<Client>>>,
     by_address: HashMap<IpAddr, Arc<Client>>,
     networks: Vec<(Subnet, Arc<Client>)>,
     /// The tunnel's own networks.
@@ -153,6 +161,7 @@ impl Clients {
         let mut clients = Clients {
             all: Vec::new(),
             by_id: HashMap::new(),
+            ratcheted: Mutex::default(),
             by_address: HashMap::new(),
             networks: Vec::new(),
             tunnel: settings.addresses.clone(),
@@ -170,10 +179,7 @@ impl Clients {
         for key in &peer.keys {
             let root = Root::new(key.clone());
             if let Some((other, _)) = self.by_id.insert(root.id(), (Arc::clone(&client), root)) {
-                return Err(format!(
-                    "{} and {} have the same key; each client needs its own",
-                    other.name, peer.name
-                ));
+                return Err(same_key(&other, &client));
             }
         }
         for subnet in &client.addresses {
@@ -184,14 +190,70 @@ impl Clients {
         Ok(())
     }
 
+    /// Takes the state files of ratcheted keys. They are this program's until the clients are dropped.
+    ///
+    /// # Errors
+    /// A sentence: a file that cannot be had, read or written, or two clients with one key.
+    pub fn open_states(&self, settings: &ServerSettings) -> Result<(), String> {
+        for (peer, client) in settings.peers.iter().zip(&self.all) {
+            let Some(path) = &peer.ratchet else { continue };
+            let (file, kept) = StateFile::open(path)?;
+            let steps = ServerSteps::open(&kept, Box::new(file))?;
+            for id in steps.ids() {
+                let other = locked(&self.ratcheted).insert(id, Arc::clone(client));
+                if let Some(other) = other.as_ref().or(self.by_id.get(&id).map(|(other, _)| other)) {
+                    return Err(same_key(other, client));
+                }
+            }
+            let _ = client.steps.set(Mutex::new(steps));
+        }
+        Ok(())
+    }
+
     /// All of them, in the configuration's order.
     pub fn all(&self) -> &[Arc<Client>] {
         &self.all
     }
 
-    /// The client and the key that a ClientHello's id names.
-    pub fn by_id(&self, id: &Id) -> Option<&(Arc<Client>, Root)> {
-        self.by_id.get(id)
+    /// The client that a ClientHello's id names, and its key, unless a ratcheted one has left that behind.
+    pub fn by_id(&self, id: &Id) -> Option<(Arc<Client>, Option<Root>)> {
+        if let Some((client, root)) = self.by_id.get(id) {
+            return Some((Arc::clone(client), Some(root.clone())));
+        }
+        let client = locked(&self.ratcheted).get(id).cloned()?;
+        let root = client.steps.get().and_then(|steps| locked(steps).root(*id));
+        Some((client, root))
+    }
+
+    /// The state of a ratcheted key that answers an authentic hello with this id; none for a static key.
+    ///
+    /// # Errors
+    /// A sentence. The hello must not be answered.
+    pub fn meet(&self, client: &Arc<Client>, id: Id) -> Result<Option<ServerState>, String> {
+        self.step(client, |steps| steps.meet(id))
+    }
+
+    /// Moves a ratcheted key on, if it is one, since Finished at this step has verified.
+    ///
+    /// # Errors
+    /// A sentence. Config must not be sent.
+    pub fn finish(&self, client: &Arc<Client>, step: Option<u64>) -> Result<(), String> {
+        self.step(client, |steps| step.map_or(Ok(()), |step| steps.finish(step))).map(|_| ())
+    }
+
+    fn step<T>(
+        &self,
+        client: &Arc<Client>,
+        act: impl FnOnce(&mut ServerSteps) -> Result<T, String>,
+    ) -> Result<Option<T>, String> {
+        let Some(steps) = client.steps.get() else { return Ok(None) };
+        let mut steps = locked(steps);
+        let before: Vec<Id> = steps.ids().collect();
+        let done = act(&mut steps)?;
+        let mut ratcheted = locked(&self.ratcheted);
+        before.iter().for_each(|id| _ = ratcheted.remove(id));
+        ratcheted.extend(steps.ids().map(|id| (id, Arc::clone(client))));
+        Ok(Some(done))
     }
 
     /// The client whom packets for this address go to. In the tunnel's networks an address is somebody's exactly or
@@ -213,6 +275,10 @@ impl Clients {
     pub fn is_inside(&self, address: IpAddr) -> bool {
         self.tunnel.iter().any(|own| own.contains(address))
     }
+}
+
+fn same_key(one: &Client, other: &Client) -> String {
+    format!("{} and {} have the same key; each client needs its own", one.name, other.name)
 }
 
 #[cfg(test)]

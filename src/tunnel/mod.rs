@@ -18,6 +18,7 @@
 //! | [`device`] | how do packets pass between the kernel and the tunnel? |
 //! | [`connection`] | what happens between the handshake and the end? |
 //! | [`clients`] | who may connect, and who is connected? |
+//! | [`steps`] | when does a ratcheted key move? |
 //! | [`admission`] | how many strangers are listened to? |
 //! | [`server`], [`client`] | the two ends |
 #![forbid(unsafe_code)]
@@ -33,6 +34,7 @@ pub mod connection;
 pub mod device;
 pub mod outbound;
 pub mod server;
+pub mod steps;
 
 use crate::os::{clock, entropy};
 use crate::protocol::handshake::FreshHello;

@@ -75,6 +75,7 @@ impl Server {
         device: Option<Tun>,
     ) -> Result<Server, String> {
         let clients = Clients::new(&settings)?;
+        clients.open_states(&settings)?;
         let offer = Offer {
             suites: settings.suites.clone(),
             capabilities: Capabilities { super_packets: true },
@@ -258,9 +259,12 @@ fn handshake(
         refuse(&"no client has this key: it was removed, or belongs to another server, or this is no fernvpn client")
     })?;
     let named = |reason: &dyn std::fmt::Display| refuse(&format_args!("client {}: {reason}", client.name));
+    let root = root.ok_or_else(|| {
+        named(&"an earlier step of its ratcheted key: a recording, or a copy or backup in use (fernvpn reset-client)")
+    })?;
     let now = clock::unix_seconds();
     let age = shared.settings.hello_max_age.map(|ttl| Age { now, ttl });
-    let hello = ClientHello::receive(root, body, age).map_err(|reason| named(&reason))?;
+    let hello = ClientHello::receive(&root, body, age).map_err(|reason| named(&reason))?;
     let number =
         client.begin(&hello.nonce).ok_or_else(|| named(&"this hello was answered before: a replay"))?;
     if hello.time.abs_diff(now) > CLOCK_DIFFERENCE {
@@ -279,7 +283,14 @@ fn handshake(
         let _ = named(&"the server is full (max-clients)");
         return Err(Silence::End);
     }
-    let (frame, answer) = hello.answer(&shared.offer, None, fresh_hello());
+    let ratchet = match shared.clients.meet(&client, id) {
+        Ok(ratchet) => ratchet,
+        Err(reason) => {
+            let _ = send(socket, &hello.refuse("the server cannot keep the ratcheted key's step", fresh()));
+            return Err(not_kept(&client, &reason));
+        }
+    };
+    let (frame, answer) = hello.answer(&shared.offer, ratchet.as_ref(), fresh_hello());
     let answered = Instant::now();
     send(socket, &frame).map_err(|_| Silence::End)?;
     let await_finished = answer.map_err(|reason| {
@@ -293,8 +304,16 @@ fn handshake(
     let round_trip = answered.elapsed();
     let super_packets = await_finished.capabilities.super_packets;
     let ready = await_finished.receive(body).map_err(|reason| named(&reason))?;
+    let step = ratchet.map(|state| state.step);
+    shared.clients.finish(&client, step).map_err(|reason| not_kept(&client, &reason))?;
     carrier::suit(socket, &shared.settings.congestion, round_trip);
-    Ok(Authenticated { client: Arc::clone(client), number, ready, super_packets })
+    Ok(Authenticated { client, number, ready, super_packets })
+}
+
+/// Without a durable step there is no session: better none than one that is not ratcheted.
+fn not_kept(client: &Client, reason: &dyn std::fmt::Display) -> Silence {
+    log::error("tunnel", "handshake refused", &[("client", &client.name), ("reason", reason)]);
+    Silence::End
 }
 
 /// A session from Finished to its end.

@@ -1,0 +1,169 @@
+//! Where does a ratcheted key stand? The file that is its state, PROTOCOL.md section 8.
+//!
+//! ```text
+//!  key=cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=     K
+//!  step=3
+//!  secret=7b05 … (64 digits)                            r, the server's alone
+//! ```
+//!
+//! It begins as a key file with one key, which is step 0, and becomes this with the first step. One program at a time
+//! has it: a lock on `.NAME.lock` beside it lasts as long as its [`StateFile`]. Copies and backups of it are of no use
+//! and do harm; what a disk may still hold of the one before is said in PROTOCOL.md.
+
+use super::key_file;
+use crate::fernet::Key;
+use crate::os::files;
+use crate::protocol::fields::{self, Fields};
+use hmac::digest::zeroize::{Zeroize, Zeroizing};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+
+/// What is kept of a ratcheted key between two sessions.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// K.
+    pub key: Key,
+    /// How many steps it has made.
+    pub step: u64,
+    /// r, on the server once it has drawn one.
+    pub secret: Option<Zeroizing<[u8; 32]>>,
+}
+
+/// What makes a state durable. A file, or in tests a memory that fails on demand.
+pub trait Store: Send {
+    /// When this returns, the new state has taken the place of the old one for good. After an error it may be either.
+    ///
+    /// # Errors
+    /// A sentence.
+    fn save(&mut self, state: &Kept) -> Result<(), String>;
+}
+
+impl Kept {
+    /// The state in a file, without the right to change it.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn read(file: &Path) -> Result<Kept, String> {
+        let wrong = |reason: String| format!("state file {}: {reason}", file.display());
+        let mut text = key_file::read_secret(file).map_err(wrong)?.0;
+        let kept = if text.starts_with(b"key=") {
+            Kept::parse(&text).ok_or("it is damaged; fernvpn reset-client makes a new key".into())
+        } else {
+            match key_file::parse(&text).as_deref() {
+                Ok([only]) => Ok(Kept { key: only.key.clone(), step: 0, secret: None }),
+                Ok(_) => Err("a ratcheted key is alone in its file".into()),
+                Err((line, reason)) => Err(format!("line {line}: {reason}")),
+            }
+        };
+        text.as_mut_slice().zeroize();
+        kept.map_err(wrong)
+    }
+
+    fn parse(text: &[u8]) -> Option<Kept> {
+        let fields = Fields::parse(text).ok()?;
+        let secret = fields.value("secret").map(|_| fields.hex32("secret").map(Zeroizing::new)).transpose();
+        Some(Kept {
+            key: Key::parse(fields.value("key")?).ok()?,
+            step: fields.value("step")?.parse().ok()?,
+            secret: secret.ok()?,
+        })
+    }
+
+    /// To be wiped.
+    fn to_text(&self) -> String {
+        let mut text = String::with_capacity(256); // enough, so that growing leaves no copy behind
+        let mut secretly = |name, value: String| {
+            fields::write(&mut text, name, &value);
+            wipe(value);
+        };
+        secretly("key", self.key.to_text());
+        secretly("step", self.step.to_string());
+        if let Some(secret) = &self.secret {
+            secretly("secret", fields::hex(secret));
+        }
+        text
+    }
+}
+
+fn wipe(text: String) {
+    text.into_bytes().as_mut_slice().zeroize();
+}
+
+/// A state file that this program alone may change.
+pub struct StateFile {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl StateFile {
+    /// Takes the file, and reads it.
+    ///
+    /// # Errors
+    /// A sentence: another program has it, or it cannot be locked or read.
+    pub fn open(path: &Path) -> Result<(StateFile, Kept), String> {
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let lock_path = path.with_file_name(format!(".{name}.lock"));
+        let cannot =
+            |reason: &dyn std::fmt::Display| format!("cannot lock {}: {reason}", lock_path.display());
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = lock.map_err(|error| cannot(&error))?;
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(format!(
+                "another program uses {}: a ratcheted key belongs to one at a time",
+                path.display()
+            )),
+            Err(TryLockError::Error(error)) => Err(cannot(&error)),
+            Ok(()) => Kept::read(&path).map(|kept| (StateFile { path, _lock: lock }, kept)),
+        }
+    }
+}
+
+impl Store for StateFile {
+    fn save(&mut self, state: &Kept) -> Result<(), String> {
+        let text = state.to_text();
+        let saved = files::replace_atomically(&self.path, text.as_bytes(), 0o600);
+        wipe(text);
+        saved.map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(secret: Option<[u8; 32]>) -> Kept {
+        Kept { key: Key::from_bytes(&[7; 32]), step: 41, secret: secret.map(Zeroizing::new) }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for secret in [None, Some([9; 32])] {
+            let text = kept(secret).to_text();
+            let read = Kept::parse(text.as_bytes()).unwrap();
+            assert_eq!((read.key.bytes(), read.step), (&[7; 32], 41));
+            assert_eq!(read.secret.map(|secret| *secret), secret);
+            assert!(text.capacity() <= 256, "it grew, and left a copy behind");
+        }
+    }
+
+    #[test]
+    fn a_damaged_state_is_no_state() {
+        let text = kept(Some([9; 32])).to_text();
+        for end in 0..text.len() {
+            // Without its last line it would be a client's state: a file is replaced whole, never cut.
+            let cut = Kept::parse(&text.as_bytes()[..end]);
+            assert!(cut.is_none_or(|cut| cut.secret.is_none()), "{end}");
+        }
+        for wrong in [
+            text.replace("step=41", "step=18446744073709551616"),
+            text.replace("step=41", "step=-1"),
+            text.replace("secret=09", "secret=9"),
+            text.replace("key=B", "key="),
+            text.replace("step", "stop"),
+            format!("{text}step=41\n"),
+        ] {
+            assert!(Kept::parse(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! When does a ratcheted key move, and what is durable before? PROTOCOL.md section 8.
+//!
+//! ```text
+//!  server  meets a hello under K    nothing to do                      client  verified ServerHello
+//!          meets a hello under K'   K', s+1, r' durable, then answers          K', s+1 durable, then Finished
+//!          verified Finished        K', s+1, r' durable, then Config
+//! ```
+//!
+//! In memory a state moves only after it has become durable. If that fails, the file may hold either; both continue the
+//! chain, because nobody has been shown anything of the new one.
+
+use crate::config::state_file::{Kept, Store};
+use crate::os::entropy;
+use crate::protocol::key_schedule::{Id, Root};
+use crate::protocol::ratchet::{ClientState, ServerState, Standing};
+use hmac::digest::zeroize::Zeroizing;
+use std::collections::VecDeque;
+
+/// Earlier ids that are remembered for each client, for the log.
+const REMEMBERED: usize = 16;
+const LAST: &str = "the ratcheted key has made its last step; fernvpn reset-client makes a new one";
+
+/// The server's side of one ratcheted key.
+pub struct ServerSteps {
+    state: ServerState,
+    store: Box<dyn Store>,
+    past: VecDeque<Id>,
+}
+
+impl ServerSteps {
+    /// Continues from what was kept. At the very first it draws `r`, which is durable before it is sent.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn open(kept: &Kept, mut store: Box<dyn Store>) -> Result<ServerSteps, String> {
+        let secret = match &kept.secret {
+            Some(secret) => secret.clone(),
+            None => {
+                let secret = Zeroizing::new(entropy::array());
+                store.save(&Kept { secret: Some(secret.clone()), ..kept.clone() })?;
+                secret
+            }
+        };
+        let state = ServerState { step: kept.step, root: Root::new(kept.key.clone()), secret };
+        Ok(ServerSteps { state, store, past: VecDeque::new() })
+    }
+
+    /// The ids that belong to this client: of `K`, of `K'`, and of a few keys before.
+    pub fn ids(&self) -> impl Iterator<Item = Id> {
+        let next = self.state.root.next(&self.state.secret).id();
+        [self.state.root.id(), next].into_iter().chain(self.past.iter().copied())
+    }
+
+    /// The key with this id, or `None` if it is gone.
+    pub fn root(&self, id: Id) -> Option<Root> {
+        Some(match self.state.standing(id)? {
+            Standing::Level => self.state.root.clone(),
+            Standing::Ahead => self.state.root.next(&self.state.secret),
+        })
+    }
+
+    /// The state that answers an authentic hello under the key with this id: of a client that is one step ahead, the
+    /// next, durable by then. (A handshake that has become late meanwhile gets one that is not its own, and is refused.)
+    ///
+    /// # Errors
+    /// A sentence. The hello must not be answered.
+    pub fn meet(&mut self, id: Id) -> Result<ServerState, String> {
+        if self.state.standing(id) == Some(Standing::Ahead) {
+            self.advance()?;
+        }
+        Ok(self.state.clone())
+    }
+
+    /// Finished of a handshake at this step has verified. Config may be sent when this has returned.
+    ///
+    /// # Errors
+    /// A sentence: a later handshake was quicker, or nothing could be made durable.
+    pub fn finish(&mut self, step: u64) -> Result<(), String> {
+        if step != self.state.step {
+            return Err("a later handshake has moved the ratcheted key".into());
+        }
+        self.advance()
+    }
+
+    fn advance(&mut self) -> Result<(), String> {
+        let next = self.state.advance(entropy::array()).ok_or(LAST)?;
+        let (key, secret) = (next.root.key().clone(), Some(next.secret.clone()));
+        self.store.save(&Kept { key, step: next.step, secret })?;
+        if self.past.len() == REMEMBERED {
+            self.past.pop_front();
+        }
+        self.past.push_back(self.state.root.id());
+        self.state = next; // the one before is wiped as it goes
+        Ok(())
+    }
+}
+
+/// A client's key: static, or ratcheted with the store of its state.
+pub struct ClientKey {
+    state: ClientState,
+    store: Option<Box<dyn Store>>,
+}
+
+impl ClientKey {
+    /// A static key if there is no store.
+    pub fn new(kept: Kept, store: Option<Box<dyn Store>>) -> ClientKey {
+        ClientKey { state: ClientState { step: kept.step, root: Root::new(kept.key) }, store }
+    }
+
+    /// The key, and the step of a ratcheted one.
+    pub fn current(&self) -> (Root, Option<u64>) {
+        (self.state.root.clone(), self.store.as_ref().map(|_| self.state.step))
+    }
+
+    /// Makes the next state durable and forgets this one. Finished may be sent when this has returned.
+    ///
+    /// # Errors
+    /// A sentence. Finished must not be sent.
+    pub fn keep(&mut self, next: &ClientState) -> Result<(), String> {
+        let kept = Kept { key: next.root.key().clone(), step: next.step, secret: None };
+        self.store.as_mut().map_or(Ok(()), |store| store.save(&kept))?;
+        self.state = next.clone();
+        Ok(())
+    }
+}
