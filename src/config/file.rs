@@ -230,8 +230,6 @@ impl Reading<'_> {
         let mut settings = ServerSettings::default();
         for option in &section.options {
             let set = match option.name.as_str() {
-                "nat" if option.value == "no" => Ok(()),
-                "nat" => Err("this version cannot set up NAT: nat = no, and rules of your own".into()),
                 name => known(name, SERVER, "[server]").and_then(|()| settings.set(name, &option.value)),
             };
             if let Err(reason) = set {

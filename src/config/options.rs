@@ -2,7 +2,7 @@
 //!
 //! Both come through here, so that `--mtu 1400` and `mtu = 1400` mean the same and fail with the same words.
 
-use super::settings::{ClientSettings, Congestion, Device, Peer, Routes, ServerSettings};
+use super::settings::{ClientSettings, Congestion, Device, Nat, Peer, Routes, ServerSettings};
 use crate::packet::subnet::Subnet;
 use crate::protocol::record::Suite;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -22,6 +22,13 @@ impl ServerSettings {
             "interface" => self.device = Device::Tun(device_name(value)?),
             "address" => self.addresses = list(value, "addresses such as 10.8.0.1/24, fd0f:e12e::1/64")?,
             "mtu" => self.mtu = number(value, 576, 65_535)?,
+            "nat" => {
+                self.nat = match value {
+                    "auto" => Nat::Auto,
+                    "no" => Nat::No,
+                    device => Nat::By(device_name(device)?),
+                }
+            }
             "push-routes" => self.push_routes = list(value, "networks such as 0.0.0.0/0, ::/0")?,
             "push-dns" => self.push_dns = list::<IpAddr>(value, "addresses such as 10.8.0.1")?,
             "client-to-client" => self.client_to_client = yes_or_no(value)?,
@@ -203,7 +210,7 @@ mod tests {
             ("suites", "rot13", "aes-256-gcm, fernet"),
             ("keepalive", "0", "1 to 3600"),
             ("name", "../x", "letters"),
-            ("nat", "auto", "no option 'nat'"),
+            ("nat", "a/b", "15 letters"),
         ] {
             let error = server.set(name, value).unwrap_err();
             assert!(error.contains(right), "{name}={value}: {error}");
