@@ -34,11 +34,6 @@ impl Place {
     }
 }
 
-/// Packets that may wait in a device until they are read. Most of them are super-packets of up to 64 KiB, which makes this
-/// about two milliseconds of what one processor can encrypt; with the kernel's 500, a bulk stream alone keeps six
-/// milliseconds of its own packets waiting there in front of everybody else's.
-const QUEUE: u32 = 32;
-
 /// One change to a device's network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -57,7 +52,7 @@ impl Change {
     /// The command that makes the change.
     fn set(&self, device: &str) -> String {
         match self {
-            Change::Up { mtu } => format!("ip link set dev {device} mtu {mtu} txqueuelen {QUEUE} up"),
+            Change::Up { mtu } => format!("ip link set dev {device} mtu {mtu} up"),
             // nodad: nobody else is on this link, and waiting for a duplicate would hold up the first packets.
             Change::Address(prefix) if prefix.address.is_ipv6() => {
                 format!("ip address add {prefix} dev {device} nodad")
@@ -176,11 +171,7 @@ mod tests {
         let four = prefix("10.8.0.1", 24);
         let six = prefix("fd0f:e12e::1", 64);
         for (change, set, unset) in [
-            (
-                Change::Up { mtu: 1500 },
-                "ip link set dev fern0 mtu 1500 txqueuelen 32 up",
-                "ip link set dev fern0 down",
-            ),
+            (Change::Up { mtu: 1500 }, "ip link set dev fern0 mtu 1500 up", "ip link set dev fern0 down"),
             (
                 Change::Address(four),
                 "ip address add 10.8.0.1/24 dev fern0",
