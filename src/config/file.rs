@@ -229,9 +229,8 @@ impl Reading<'_> {
     ) -> Option<ServerSettings> {
         let mut settings = ServerSettings::default();
         for option in &section.options {
-            let set = match option.name.as_str() {
-                name => known(name, SERVER, "[server]").and_then(|()| settings.set(name, &option.value)),
-            };
+            let name = option.name.as_str();
+            let set = known(name, SERVER, "[server]").and_then(|()| settings.set(name, &option.value));
             if let Err(reason) = set {
                 self.wrong(option.line, reason);
             }
