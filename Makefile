@@ -57,6 +57,7 @@ test: build ## every test; as root also those in network namespaces
 	FERNVPN=$(PROGRAM) tests/demo.sh
 	FERNVPN=$(PROGRAM) tests/netns.sh
 	FERNVPN=$(PROGRAM) tests/routing.sh
+	FERNVPN=$(PROGRAM) tests/nat.sh
 
 .PHONY: check
 check: toolchain ## format, lints and the links of the documentation; any warning is an error

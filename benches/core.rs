@@ -98,8 +98,7 @@ fn tokens() {
 /// A session between two ends in this thread.
 fn session(suite: Suite) -> (Sealer, Opener) {
     let root = Root::new(Key::from_bytes(&[1; 32]));
-    let offer =
-        || Offer { suites: vec![suite], capabilities: Capabilities::default(), software: "bench".into() };
+    let offer = || Offer { suites: vec![suite], capabilities: Capabilities::default(), software: "bench".into() };
     let hello = FreshHello { nonce: [1; 32], token: fresh() };
     let (frame, client) = client_hello(&root, None, offer(), hello);
     let received = ClientHello::receive(&root, &frame[4..], None).unwrap();

@@ -26,12 +26,7 @@
 //! | [`commands`] | What does each word of the command line do? |
 #![cfg_attr(
     test,
-    allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::unwrap_used,
-        reason = "inline tests"
-    )
+    allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::unwrap_used, reason = "inline tests")
 )]
 
 pub mod audit;

@@ -324,11 +324,7 @@ fn wrong_paddings_with_a_good_mac() {
                 broken[n - 1 - wrong] ^= 0x80;
                 let inside = wrong < usize::from(last);
                 let opened = open(&forge_padded(&broken));
-                assert_eq!(
-                    opened.is_ok(),
-                    (1..=16).contains(&last) && !inside,
-                    "{last}, byte {wrong} from the end"
-                );
+                assert_eq!(opened.is_ok(), (1..=16).contains(&last) && !inside, "{last}, byte {wrong} from the end");
             }
         }
     }
@@ -368,10 +364,7 @@ fn a_mac_that_is_almost_right() {
     assert_eq!(open(&encode(&[signed, &mac].concat())), good());
     for n in 0..MAC {
         assert!(open(&encode(&[signed, &mac[..n]].concat())).is_err(), "{n} bytes of it");
-        assert!(
-            open(&encode(&[signed, &mac[..n], &[0; MAC][n..]].concat())).is_err()
-                || mac[n..] == [0; MAC][n..]
-        );
+        assert!(open(&encode(&[signed, &mac[..n], &[0; MAC][n..]].concat())).is_err() || mac[n..] == [0; MAC][n..]);
     }
 }
 
@@ -409,8 +402,7 @@ fn a_ttl_of_zero_is_the_same_second() {
 fn without_a_ttl_the_timestamp_is_not_checked() {
     for time in [0, 1, TIME, 1 << 31, 1 << 32, 1 << 63, u64::MAX - 1, u64::MAX] {
         assert_eq!(open(&seal(b"m", time)), good(), "{time}");
-        let opened =
-            token::open(&[Fernet::new(&key())], &mut seal(b"m", time), None).map(|opened| opened.time);
+        let opened = token::open(&[Fernet::new(&key())], &mut seal(b"m", time), None).map(|opened| opened.time);
         assert_eq!(opened, Ok(time));
     }
 }
@@ -472,11 +464,7 @@ fn key_forms() {
     let refused = |text: &str| Key::parse(text).map(|_| ()).expect_err(text);
     assert_eq!(refused(&text.replace('-', "+")), KeyError::Text(Malformed::Character(0)));
     assert_eq!(refused(&text.replace('_', "/")), KeyError::Text(Malformed::Character(1)));
-    assert_eq!(
-        refused(&format!("{text}\n")),
-        KeyError::Text(Malformed::Length),
-        "the key file takes the line off"
-    );
+    assert_eq!(refused(&format!("{text}\n")), KeyError::Text(Malformed::Length), "the key file takes the line off");
     assert_eq!(refused(&format!("{text}=")), KeyError::Text(Malformed::Length));
     assert_eq!(refused(&format!(" {text}")), KeyError::Text(Malformed::Length));
     assert_eq!(refused(&text.replace("4e4=", "4e5=")), KeyError::Text(Malformed::TrailingBits));
@@ -492,10 +480,7 @@ fn key_forms() {
 fn the_key_of_zeros_is_a_key() {
     let zeros = Fernet::new(&Key::parse(&format!("{}=", "A".repeat(43))).expect("32 bytes"));
     let mut text = zeros.seal(b"m", TIME, IV);
-    assert_eq!(
-        token::open(&[zeros], &mut text, None).map(|opened| opened.message),
-        Ok(&mut b"m".to_vec()[..])
-    );
+    assert_eq!(token::open(&[zeros], &mut text, None).map(|opened| opened.message), Ok(&mut b"m".to_vec()[..]));
 }
 
 fn keys(n: u8) -> Vec<Fernet> {
@@ -507,10 +492,7 @@ fn keys_are_tried_in_order() {
     let all = keys(5);
     for key in &all {
         let text = key.seal(b"m", TIME, IV);
-        assert_eq!(
-            token::open(&all, &mut text.clone(), None).map(|opened| opened.message),
-            Ok(&mut b"m".to_vec()[..])
-        );
+        assert_eq!(token::open(&all, &mut text.clone(), None).map(|opened| opened.message), Ok(&mut b"m".to_vec()[..]));
         let twice = [all.clone(), all.clone()].concat();
         assert_eq!(
             token::open(&twice, &mut text.clone(), None).map(|opened| opened.message),

@@ -19,8 +19,7 @@ fn fernet(vector: &Value) -> Fernet {
 
 /// The vectors' times are all on one morning: `1985-10-26T01:2m:ss-07:00`, and 01:20:00 there is 499162800.
 fn now(vector: &Value) -> u64 {
-    let clock =
-        text(vector, "now").strip_prefix("1985-10-26T01:").and_then(|rest| rest.strip_suffix("-07:00"));
+    let clock = text(vector, "now").strip_prefix("1985-10-26T01:").and_then(|rest| rest.strip_suffix("-07:00"));
     let (minute, second) = clock.and_then(|c| c.split_once(':')).expect("minute:second");
     let number = |digits: &str| digits.parse::<u64>().expect("a number");
     499_162_800 + (number(minute) - 20) * 60 + number(second)

@@ -3,9 +3,7 @@
 
 mod common;
 
-use common::{
-    KEY, SECRET, STEP, TIME, begin, body, counting, fresh_hello, offer, root, seal, session, state, taken,
-};
+use common::{KEY, SECRET, STEP, TIME, begin, body, counting, fresh_hello, offer, root, seal, session, state, taken};
 use fernvpn::fernet::{Age, Key, Refusal};
 use fernvpn::protocol::fields::{FieldError, Fields};
 use fernvpn::protocol::handshake::{Agreed, AwaitFinished, Capabilities, ClientHello, Refused, client_id};
@@ -77,10 +75,7 @@ fn a_handshake_succeeds_in_both_suites_static_and_ratcheted() {
             let opened = common::open(&mut session.server.1, &record);
             assert_eq!(opened, Ok(Some((Kind::Message, b"Hello, World!".to_vec()))));
             let record = seal(&mut session.server.0, Kind::Message, b"Hello!");
-            assert_eq!(
-                common::open(&mut session.client.1, &record),
-                Ok(Some((Kind::Message, b"Hello!".to_vec())))
-            );
+            assert_eq!(common::open(&mut session.client.1, &record), Ok(Some((Kind::Message, b"Hello!".to_vec()))));
             let kept = session.kept.map(|kept| (kept.step, *kept.root.key().bytes()));
             let next = step.map(|step| (step + 1, *root().next(&SECRET).key().bytes()));
             assert_eq!(kept, next, "the client kept the next key, if there is one");
@@ -98,10 +93,7 @@ fn the_fields_are_reported() {
     assert_eq!(taken.software, "fernvpn tests");
     let (answer, _) = taken.answer(&offer(&Suite::ALL), Some(&state(STEP)), fresh_hello(2));
     let agreed = client.receive(&body(&answer)).unwrap();
-    assert_eq!(
-        (agreed.time, agreed.suite, agreed.software.as_str()),
-        (TIME, Suite::Aes256Gcm, "fernvpn tests")
-    );
+    assert_eq!((agreed.time, agreed.suite, agreed.software.as_str()), (TIME, Suite::Aes256Gcm, "fernvpn tests"));
 }
 
 #[test]
@@ -165,18 +157,14 @@ fn every_changed_byte_of_a_server_hello_is_refused() {
 
 /// Refused before anything inside was believed.
 fn is_token_refusal(reason: &Refused) -> bool {
-    matches!(
-        reason,
-        Refused::Token(Refusal::Text(_) | Refusal::Version(_) | Refusal::Length(_) | Refusal::Mac)
-    )
+    matches!(reason, Refused::Token(Refusal::Text(_) | Refusal::Version(_) | Refusal::Length(_) | Refusal::Mac))
 }
 
 #[test]
 fn every_prefix_and_every_extension_of_a_hello_is_refused() {
     // Software names of three lengths, so that tokens with no, one and two characters of padding occur.
     for software in ["", "0123456789abcdef", "0123456789abcdef0123456789abcdef"] {
-        let offer =
-            fernvpn::protocol::handshake::Offer { software: software.to_owned(), ..offer(&Suite::ALL) };
+        let offer = fernvpn::protocol::handshake::Offer { software: software.to_owned(), ..offer(&Suite::ALL) };
         let (hello, _) = begin(None, offer.clone(), 1);
         let (answer, _) = taken(&hello).answer(&offer, None, fresh_hello(2));
         let answer = body(&answer);
@@ -190,11 +178,9 @@ fn every_prefix_and_every_extension_of_a_hello_is_refused() {
             assert!(is_token_refusal(&reason), "ServerHello of {n}: {reason:?}");
         }
         for more in [&b"="[..], b"A", b"====", b"AAAA", b"\n"] {
-            let longer =
-                ClientHello::receive(&root(), &[&hello, more].concat(), None).map(|_| ()).unwrap_err();
+            let longer = ClientHello::receive(&root(), &[&hello, more].concat(), None).map(|_| ()).unwrap_err();
             assert!(is_token_refusal(&longer), "{longer:?}");
-            let longer =
-                begin(None, offer.clone(), 1).1.receive(&[&answer, more].concat()).map(|_| ()).unwrap_err();
+            let longer = begin(None, offer.clone(), 1).1.receive(&[&answer, more].concat()).map(|_| ()).unwrap_err();
             assert!(is_token_refusal(&longer), "{longer:?}");
         }
     }
@@ -276,22 +262,15 @@ fn another_key_is_refused() {
     let forged = other.hello().seal(server_text().as_bytes(), TIME, [4; 16]);
     assert_eq!(client.receive(&forged).map(|_| ()).unwrap_err(), Refused::Token(Refusal::Mac));
     // K itself is never used raw.
-    let raw =
-        fernvpn::fernet::Fernet::new(&Key::from_bytes(&KEY)).seal(client_text().as_bytes(), TIME, [4; 16]);
+    let raw = fernvpn::fernet::Fernet::new(&Key::from_bytes(&KEY)).seal(client_text().as_bytes(), TIME, [4; 16]);
     let raw = [&root().id()[..], &raw].concat();
-    assert_eq!(
-        ClientHello::receive(&root(), &raw, None).map(|_| ()).unwrap_err(),
-        Refused::Token(Refusal::Mac)
-    );
+    assert_eq!(ClientHello::receive(&root(), &raw, None).map(|_| ()).unwrap_err(), Refused::Token(Refusal::Mac));
 }
 
 #[test]
 fn a_client_hello_needs_its_fields_once_and_in_form() {
     let text = client_text();
-    assert!(
-        ClientHello::receive(&root(), &client_body(&text), None).is_ok(),
-        "the text to begin with is right"
-    );
+    assert!(ClientHello::receive(&root(), &client_body(&text), None).is_ok(), "the text to begin with is right");
     for name in ["versions", "role", "nonce", "suites"] {
         assert_eq!(server_says(&without(&text, name)), Refused::Field(FieldError::Missing(name)));
         let line = text.split_inclusive('\n').find(|line| line.starts_with(&format!("{name}="))).unwrap();
@@ -305,9 +284,7 @@ fn a_client_hello_needs_its_fields_once_and_in_form() {
         let text = text.replace("role=client", &format!("role={role}"));
         assert_eq!(server_says(&text), Refused::Role(role.to_owned()));
     }
-    for nonce in
-        ["", "01", &NONCE[1..], &NONCE.replace('1', "A"), &NONCE.replace('1', "g"), &format!("{NONCE}01")]
-    {
+    for nonce in ["", "01", &NONCE[1..], &NONCE.replace('1', "A"), &NONCE.replace('1', "g"), &format!("{NONCE}01")] {
         let text = text.replace(NONCE, nonce);
         assert_eq!(server_says(&text), Refused::Field(FieldError::Value("nonce")), "{nonce}");
     }
@@ -340,8 +317,7 @@ fn what_is_unknown_is_left_alone() {
 
 fn fields_of(token: &[u8]) -> String {
     let mut token = token.to_vec();
-    let opened =
-        fernvpn::fernet::token::open(std::slice::from_ref(root().hello()), &mut token, None).unwrap();
+    let opened = fernvpn::fernet::token::open(std::slice::from_ref(root().hello()), &mut token, None).unwrap();
     String::from_utf8(opened.message.to_vec()).unwrap()
 }
 
@@ -461,8 +437,7 @@ fn no_clock_is_needed_unless_an_age_is_asked_for() {
     for time in [0, 1, TIME - 31, TIME + 61, u64::MAX - 1, u64::MAX] {
         let mut fresh = fresh_hello(1);
         fresh.token.time = time;
-        let (frame, client) =
-            fernvpn::protocol::handshake::client_hello(&root(), None, offer(&Suite::ALL), fresh);
+        let (frame, client) = fernvpn::protocol::handshake::client_hello(&root(), None, offer(&Suite::ALL), fresh);
         let hello = taken(&body(&frame));
         assert_eq!(hello.time, time, "reported");
         let age = Some(Age { now: TIME, ttl: 30 });
@@ -554,9 +529,7 @@ mod crafted {
                 let length = u32::try_from(message.len() + 16).unwrap().to_be_bytes();
                 let aead = Aes256Gcm::new((&*secret.key()).into());
                 let mut body = message.to_vec();
-                let tag = aead
-                    .encrypt_inout_detached(&Nonce::from(nonce), &length, (&mut body[..]).into())
-                    .unwrap();
+                let tag = aead.encrypt_inout_detached(&Nonce::from(nonce), &length, (&mut body[..]).into()).unwrap();
                 [&body[..], &tag].concat()
             }
             Suite::Fernet => {

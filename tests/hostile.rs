@@ -61,11 +61,7 @@ fn shapes() -> Vec<Shape> {
             bytes: known[..250].to_vec(),
             pause: Some(Duration::from_millis(45)),
         },
-        Shape {
-            name: "a dribble of garbage",
-            bytes: vec![0xee; 250],
-            pause: Some(Duration::from_millis(45)),
-        },
+        Shape { name: "a dribble of garbage", bytes: vec![0xee; 250], pause: Some(Duration::from_millis(45)) },
     ]
 }
 

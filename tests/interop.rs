@@ -32,8 +32,7 @@ struct Running {
 
 impl Running {
     fn start(command: &mut Command) -> Running {
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         for pipe in [Box::new(stdout) as Box<dyn Read + Send>, Box::new(stderr)] {
@@ -224,9 +223,7 @@ fn python_client_and_python_server() {
 #[test]
 fn a_server_without_a_common_suite_refuses() {
     let Some(key) = KeyFile::new("refused") else { return };
-    for (client, server, arguments) in
-        [(Python, Real, &[][..]), (Real, Python, &["--once"]), (Python, Python, &[])]
-    {
+    for (client, server, arguments) in [(Python, Real, &[][..]), (Real, Python, &["--once"]), (Python, Python, &[])] {
         let (_server, address) = key.server(server, &["--suite", "fernet"]);
         let mut client = key.client(client, &address, &[&["--suite", "aes-256-gcm"], arguments].concat());
         assert!(!client.finish().success());
@@ -260,9 +257,7 @@ fn replays_and_reflections_are_not_answered() {
 #[test]
 fn a_truncation_is_reported_by_both() {
     let Some(key) = KeyFile::new("truncation") else { return };
-    for (client, server, arguments) in
-        [(Python, Real, &[][..]), (Real, Python, &["--once"]), (Python, Python, &[])]
-    {
+    for (client, server, arguments) in [(Python, Real, &[][..]), (Real, Python, &["--once"]), (Python, Python, &[])] {
         let (mut listening, address) = key.server(server, &[]);
         let (path, ..) = eavesdrop(&address, 2);
         let mut connected = key.client(client, &path, arguments);

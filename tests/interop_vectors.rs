@@ -15,8 +15,7 @@ fn python_is_ready() -> bool {
     assert!(ready || std::env::var_os("CI").is_none(), "CI needs python3 with the package cryptography");
     if !ready {
         // Straight to standard error: the test runner hides what `eprintln` says.
-        let notice =
-            "\nSKIPPED: python3 with the package cryptography is not here; no other software was asked\n";
+        let notice = "\nSKIPPED: python3 with the package cryptography is not here; no other software was asked\n";
         std::io::stderr().write_all(notice.as_bytes()).unwrap();
     }
     ready
@@ -52,9 +51,7 @@ fn the_other_software_objects_to_any_changed_value() {
     }
     for file in ["session-aes-256-gcm-ratcheted.json", "session-fernet-ratcheted.json"] {
         let text = std::fs::read_to_string(vectors().join(file)).unwrap();
-        for name in
-            ["id", "hello", "transcript", "client", "next", "next_id", "secret", "key", "frame", "counter"]
-        {
+        for name in ["id", "hello", "transcript", "client", "next", "next_id", "secret", "key", "frame", "counter"] {
             // The last place where this name stands.
             let at = text.rfind(&format!("\"{name}\": ")).unwrap() + name.len() + 4;
             let at = at + text[at..].find(|c: char| c.is_ascii_hexdigit()).unwrap();

@@ -89,9 +89,8 @@ fn the_map_in_lib_names_every_room() {
 fn the_core_asks_for_everything() {
     for source in sources().iter().filter(|source| CORE.contains(&source.room())) {
         for (number, line) in source.code() {
-            let found = NOT_IN_CORE
-                .iter()
-                .find(|name| line.match_indices(**name).any(|(at, _)| starts_word(&line, at)));
+            let found =
+                NOT_IN_CORE.iter().find(|name| line.match_indices(**name).any(|(at, _)| starts_word(&line, at)));
             assert_eq!(found, None, "{}:{number}: {line}", source.path);
             assert!(!line.contains("std::{"), "{}:{number}: one use for each part of std", source.path);
         }
@@ -114,10 +113,7 @@ fn unsafe_has_one_address() {
     for (room, _) in MAY_USE.iter().filter(|(room, _)| *room != "os") {
         let file = if *room == "main" { "src/main.rs".to_owned() } else { format!("src/{room}/mod.rs") };
         let text = fs::read_to_string(root().join(&file)).unwrap();
-        assert!(
-            text.lines().any(|line| line == "#![forbid(unsafe_code)]"),
-            "{file} does not forbid unsafe code"
-        );
+        assert!(text.lines().any(|line| line == "#![forbid(unsafe_code)]"), "{file} does not forbid unsafe code");
     }
 }
 
@@ -141,10 +137,7 @@ fn four_crates_and_no_more() {
         if let Some(name) = line.strip_prefix('[') {
             section = name.trim_matches(['[', ']']);
             let kind = section.rsplit('.').next().unwrap();
-            assert!(
-                kind != "build-dependencies" && !section.starts_with("target"),
-                "Cargo.toml: [{section}]"
-            );
+            assert!(kind != "build-dependencies" && !section.starts_with("target"), "Cargo.toml: [{section}]");
             // [dependencies.name] would hide a crate from the lines below.
             assert!(!section.starts_with("dependencies."), "Cargo.toml: [{section}]");
         } else if section == "dependencies" && !line.is_empty() {
@@ -196,11 +189,7 @@ impl Source {
     fn without_comments(&self) -> Vec<(usize, String)> {
         let mut lines = Vec::new();
         for (number, line) in (1..).zip(self.text.lines()) {
-            assert!(
-                !line.trim_start().starts_with("/*"),
-                "src/{}:{number}: comments begin with //",
-                self.path
-            );
+            assert!(!line.trim_start().starts_with("/*"), "src/{}:{number}: comments begin with //", self.path);
             if !line.trim_start().starts_with("//") && !line.trim().is_empty() {
                 // An address in a string has no blank before its slashes.
                 lines.push((number, line.split(" // ").next().unwrap().trim_end().to_owned()));
@@ -230,8 +219,8 @@ impl Source {
     fn test_files(&self) -> Vec<PathBuf> {
         let lines = self.without_comments();
         let folder = Path::new(&self.path).parent().unwrap();
-        let modules = (0..lines.len())
-            .filter_map(|at| test_module(&lines[at..]).map(|length| &lines[at + length - 1].1));
+        let modules =
+            (0..lines.len()).filter_map(|at| test_module(&lines[at..]).map(|length| &lines[at + length - 1].1));
         let files = modules.filter_map(|line| line.strip_suffix(';')?.rsplit(' ').next());
         files.map(|name| folder.join(format!("{name}.rs"))).collect()
     }
@@ -295,7 +284,6 @@ fn starts_word(line: &str, at: usize) -> bool {
 
 fn has_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
-        starts_word(line, at)
-            && !line[at + word.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
+        starts_word(line, at) && !line[at + word.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
     })
 }

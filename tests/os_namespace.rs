@@ -81,8 +81,7 @@ fn killing_the_owner_ends_the_holder() {
     }
     let path = std::env::temp_dir().join(format!("fernvpn-owner-{}", std::process::id()));
     let mut owner = Command::new(std::env::current_exe().unwrap());
-    let mut owner =
-        owner.args(["--exact", named, "--nocapture"]).env("FERNVPN_TEST_OWNER", &path).spawn().unwrap();
+    let mut owner = owner.args(["--exact", named, "--nocapture"]).env("FERNVPN_TEST_OWNER", &path).spawn().unwrap();
     let holder = loop {
         match std::fs::read_to_string(&path) {
             Ok(text) if !text.is_empty() => break format!("/proc/{text}"),
@@ -96,8 +95,7 @@ fn killing_the_owner_ends_the_holder() {
     owner.wait().unwrap();
     let begin = Instant::now();
     // Gone, or dead and waiting for whoever inherited it.
-    let lives =
-        || std::fs::read_to_string(format!("{holder}/status")).is_ok_and(|text| !text.contains("State:\tZ"));
+    let lives = || std::fs::read_to_string(format!("{holder}/status")).is_ok_and(|text| !text.contains("State:\tZ"));
     while lives() {
         assert!(begin.elapsed() < Duration::from_secs(20), "{holder} goes on without its owner");
         std::thread::sleep(Duration::from_millis(5));

@@ -201,11 +201,7 @@ fn a_crash_at_any_write_of_either_side_is_caught_up_with() {
                 let (hello, _) = world.hello();
                 world.disks[1].fail(fault);
                 let answered = world.answer(&hello).is_some();
-                assert_eq!(
-                    answered,
-                    restarts && fault == Fault::After,
-                    "only what need not catch up is answered"
-                );
+                assert_eq!(answered, restarts && fault == Fault::After, "only what need not catch up is answered");
                 if restarts {
                     world.restart_server();
                 }
@@ -241,8 +237,7 @@ fn no_history_locks_the_client_out_or_uses_a_key_twice() {
                     if random.below(6) == 0 {
                         continue; // the answer is lost
                     }
-                    world.disks[0]
-                        .fail([Fault::None, Fault::None, Fault::Before, Fault::After][random.below(4)]);
+                    world.disks[0].fail([Fault::None, Fault::None, Fault::Before, Fault::After][random.below(4)]);
                     let finished = world.finish(next, &answer);
                     world.disks[0].fail(Fault::None);
                     let Some((finished, next)) = finished else { continue };
@@ -305,8 +300,7 @@ impl Recording {
     fn secret(&self, key: &Key) -> [u8; 32] {
         let root = Root::new(key.clone());
         let mut token = self.answer.clone();
-        let opened =
-            fernvpn::fernet::token::open(std::slice::from_ref(root.hello()), &mut token, None).unwrap();
+        let opened = fernvpn::fernet::token::open(std::slice::from_ref(root.hello()), &mut token, None).unwrap();
         fernvpn::protocol::fields::Fields::parse(opened.message).unwrap().hex32("ratchet").unwrap()
     }
 }

@@ -10,8 +10,7 @@ use fernvpn::protocol::limits::{MAX_BODY, MAX_CONTENT, REKEY_AFTER_BYTES};
 use fernvpn::protocol::record::{CannotSeal, HEADROOM, Kind, Opened, Opener, Refused, Sealer, Suite};
 use std::collections::VecDeque;
 
-const KINDS: [Kind; 6] =
-    [Kind::Packets, Kind::SuperPacket, Kind::Ping, Kind::Pong, Kind::Message, Kind::Close];
+const KINDS: [Kind; 6] = [Kind::Packets, Kind::SuperPacket, Kind::Ping, Kind::Pong, Kind::Message, Kind::Close];
 
 /// Client to server.
 fn direction(suite: Suite) -> (Sealer, Opener) {
@@ -112,11 +111,7 @@ fn a_changed_byte_or_length_is_refused_and_leaves_no_trace() {
                 assert!(is_forgery(&open(&mut opener, &[&body, more].concat()).expect_err("longer")));
                 assert!(is_forgery(&open(&mut opener, &[more, &body].concat()).expect_err("longer")));
             }
-            assert_eq!(
-                open(&mut opener, &body),
-                Ok(Some((Kind::Packets, content))),
-                "the right one still opens"
-            );
+            assert_eq!(open(&mut opener, &body), Ok(Some((Kind::Packets, content))), "the right one still opens");
         }
     }
 }
@@ -125,8 +120,7 @@ fn a_changed_byte_or_length_is_refused_and_leaves_no_trace() {
 fn is_forgery(refused: &Refused) -> bool {
     matches!(
         refused,
-        Refused::Tag
-            | Refused::Token(Refusal::Text(_) | Refusal::Version(_) | Refusal::Length(_) | Refusal::Mac)
+        Refused::Tag | Refused::Token(Refusal::Text(_) | Refusal::Version(_) | Refusal::Length(_) | Refusal::Mac)
     )
 }
 
@@ -275,8 +269,7 @@ fn nothing_is_delivered_but_what_was_sent_in_order() {
         let suite = Suite::ALL[random.below(2)];
         let mut session = session(suite, None, 1);
         let mut strangers = session_of_somebody_else(suite);
-        let ends =
-            [(&mut session.client.0, &mut session.server.1), (&mut session.server.0, &mut session.client.1)];
+        let ends = [(&mut session.client.0, &mut session.server.1), (&mut session.server.0, &mut session.client.1)];
         let mut lanes = ends.map(|(sealer, opener)| Lane { sealer, opener, sent: VecDeque::new() });
         let mut seen: Vec<Vec<u8>> = vec![session.finished, session.config];
         let mut delivered = 0;
@@ -285,8 +278,7 @@ fn nothing_is_delivered_but_what_was_sent_in_order() {
             match random.below(12) {
                 0..4 => {
                     let kind = KINDS[random.below(6)];
-                    let content: Vec<u8> =
-                        (0..random.below(60)).map(|_| random.next().to_be_bytes()[0]).collect();
+                    let content: Vec<u8> = (0..random.below(60)).map(|_| random.next().to_be_bytes()[0]).collect();
                     let body = seal(lanes[to].sealer, kind, &content);
                     seen.push(body.clone());
                     lanes[to].sent.push_back((body, Some((kind, content))));
@@ -298,11 +290,7 @@ fn nothing_is_delivered_but_what_was_sent_in_order() {
                 }
                 5..9 => {
                     let Some((body, expected)) = lanes[to].sent.pop_front() else { continue };
-                    assert_eq!(
-                        open(lanes[to].opener, &body),
-                        Ok(expected),
-                        "seed {seed}: the record that is due"
-                    );
+                    assert_eq!(open(lanes[to].opener, &body), Ok(expected), "seed {seed}: the record that is due");
                     delivered += 1;
                 }
                 attack => {

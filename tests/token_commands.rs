@@ -311,8 +311,7 @@ fn an_open_key_file_gets_a_warning() {
 fn eight_mebibytes() {
     let folder = Folder::new("big");
     let key = folder.file("key", SPEC_KEY);
-    let message: Vec<u8> =
-        (0..8u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect();
+    let message: Vec<u8> = (0..8u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24).to_le_bytes()[0]).collect();
     let token = fernvpn(&["encrypt", "-k", &key], &message);
     assert!(token.status.success());
     let opened = fernvpn(&["decrypt", "-k", &key], &token.stdout);
@@ -330,11 +329,8 @@ fn a_full_disk_is_an_error_with_a_reason() {
     let key = folder.file("key", SPEC_KEY);
     for arguments in [&["genkey"][..], &["encrypt", "-k", &key]] {
         let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
-        let done = Command::new(env!("CARGO_BIN_EXE_fernvpn"))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(full)
-            .output();
+        let done =
+            Command::new(env!("CARGO_BIN_EXE_fernvpn")).args(arguments).stdin(Stdio::null()).stdout(full).output();
         let done = done.expect("the program");
         assert_eq!(done.status.code(), Some(1));
         let stderr = String::from_utf8_lossy(&done.stderr);
@@ -375,8 +371,7 @@ fn inspect_takes_a_token_apart() {
     ] {
         assert!(without.contains(says), "{says} in:\n{without}");
     }
-    let (status, with, stderr) =
-        run(&["inspect", "-k", &other, "-k", &spec, "--now", "499162801"], SPEC_TOKEN);
+    let (status, with, stderr) = run(&["inspect", "-k", &other, "-k", &spec, "--now", "499162801"], SPEC_TOKEN);
     assert_eq!((status, stderr.as_str()), (0, ""));
     assert!(with.contains(&format!("ok: made with the key 'alice' in {spec}, line 1")), "{with}");
     assert!(with.contains("ok: 11 of value 0x0b; the message has 5 bytes"), "{with}");
@@ -392,7 +387,8 @@ fn inspect_says_what_is_broken_and_where() {
     let early = [&aged[..], &["499162739"]].concat();
     let keyed = ["-k", &spec[..]];
     let respelled = SPEC_TOKEN.replace("DA==", "DB==");
-    let padding = "gAAAAAAdwJ6xAAECAwQFBgcICQoLDA0ODz4LEpdELGQAad7aNEHbf-JkLPIpuiYRLQ3RtXatOYREu2FWke6CnJNYIbkuKNqOhw==";
+    let padding =
+        "gAAAAAAdwJ6xAAECAwQFBgcICQoLDA0ODz4LEpdELGQAad7aNEHbf-JkLPIpuiYRLQ3RtXatOYREu2FWke6CnJNYIbkuKNqOhw==";
     let wrapped = format!("{}\n{}", &SPEC_TOKEN[..64], &SPEC_TOKEN[64..]);
     let plain = SPEC_TOKEN.replace('_', "/");
     let versioned = format!("gQ{}", &SPEC_TOKEN[2..]);

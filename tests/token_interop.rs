@@ -8,13 +8,9 @@ use std::process::Command;
 fn python_cryptography_agrees() {
     let there = Command::new("python3").args(["-c", "import cryptography.fernet"]).output();
     if !there.is_ok_and(|done| done.status.success()) {
-        assert!(
-            std::env::var_os("FERNVPN_REQUIRE_INTEROP").is_none(),
-            "python3 with cryptography is required"
-        );
+        assert!(std::env::var_os("FERNVPN_REQUIRE_INTEROP").is_none(), "python3 with cryptography is required");
         // Not eprintln!, which the test harness keeps to itself.
-        let said =
-            "\nSKIPPED: tests/interop/tokens.py needs python3 with cryptography (pip install cryptography)\n";
+        let said = "\nSKIPPED: tests/interop/tokens.py needs python3 with cryptography (pip install cryptography)\n";
         std::io::stderr().write_all(said.as_bytes()).expect("stderr");
         return;
     }

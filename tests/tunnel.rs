@@ -253,11 +253,7 @@ fn an_offload_header_that_does_not_fit_is_dropped_and_counted() {
     peer.send(Kind::SuperPacket, &[&good.to_wire()[..], &packet[..100]].concat());
     let lying = Offload { hdr_len: 0xffff, ..good };
     peer.send(Kind::SuperPacket, &[&lying.to_wire()[..], &packet].concat());
-    assert_eq!(
-        kernel.receive_super(),
-        (good, packet),
-        "its header was made anew, and nothing came before it"
-    );
+    assert_eq!(kernel.receive_super(), (good, packet), "its header was made anew, and nothing came before it");
     assert_eq!(load(&server.clients().all()[0].traffic.dropped_malformed), 11);
 }
 
@@ -424,8 +420,7 @@ fn of_many_handshakes_at_once_exactly_one_stays_and_works() {
     let (server, at) = serve(settings(1), None);
     for _ in 0..20 {
         let mut alive: Vec<_> = thread::scope(|scope| {
-            let tries: Vec<_> =
-                (0..8).map(|_| scope.spawn(move || RawHello::new(0, PLAIN).ask(at).finish())).collect();
+            let tries: Vec<_> = (0..8).map(|_| scope.spawn(move || RawHello::new(0, PLAIN).ask(at).finish())).collect();
             tries.into_iter().filter_map(|one| one.join().unwrap()).map(|(_, raw)| raw).collect()
         });
         // One that was just replaced may answer once more before its Close goes.
@@ -619,12 +614,8 @@ fn without_devices_the_server_and_the_clients_answer_pings() {
 #[test]
 fn a_client_does_what_it_is_told_and_leaves() {
     let (server, at) = serve(settings(1), None);
-    let settings = ClientSettings {
-        send: Some("Hello, World!".into()),
-        pings: Some(2),
-        once: true,
-        ..client_settings(at, 0)
-    };
+    let settings =
+        ClientSettings { send: Some("Hello, World!".into()), pings: Some(2), once: true, ..client_settings(at, 0) };
     Running::start(settings.clone(), None).end().unwrap();
     eventually("it has left", || server.clients().all()[0].connection().is_none());
     // A server that answers nothing: an error, each time.

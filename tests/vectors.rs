@@ -7,9 +7,7 @@ mod common;
 use common::body;
 use fernvpn::fernet::{Key, token};
 use fernvpn::protocol::frame;
-use fernvpn::protocol::handshake::{
-    Agreed, AwaitFinished, Capabilities, ClientHello, FreshHello, Offer, client_hello,
-};
+use fernvpn::protocol::handshake::{Agreed, AwaitFinished, Capabilities, ClientHello, FreshHello, Offer, client_hello};
 use fernvpn::protocol::key_schedule::{Root, TrafficSecret};
 use fernvpn::protocol::ratchet::{ClientState, ServerState};
 use fernvpn::protocol::record::{Fresh, HEADROOM, Kind, Opened, Opener, Sealer, Suite};
@@ -93,8 +91,7 @@ const THERE: [u8; 4] = [10, 8, 0, 1];
 
 fn ipv4(protocol: u8, from: [u8; 4], to: [u8; 4], inside: &[u8]) -> Vec<u8> {
     let length = u16::try_from(20 + inside.len()).unwrap().to_be_bytes();
-    let mut header =
-        [&[0x45, 0], &length[..], &[0x12, 0x34, 0x40, 0, 64, protocol, 0, 0], &from, &to].concat();
+    let mut header = [&[0x45, 0], &length[..], &[0x12, 0x34, 0x40, 0, 64, protocol, 0, 0], &from, &to].concat();
     let checksum = !sum(&[&header]);
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
     [&header, inside].concat()
@@ -110,8 +107,7 @@ fn icmp_echo(kind: u8, from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
 
 /// The content of a Packets record.
 fn packets(packets: &[Vec<u8>]) -> Vec<u8> {
-    let with_length =
-        |packet: &Vec<u8>| [&u16::try_from(packet.len()).unwrap().to_be_bytes()[..], packet].concat();
+    let with_length = |packet: &Vec<u8>| [&u16::try_from(packet.len()).unwrap().to_be_bytes()[..], packet].concat();
     packets.iter().flat_map(with_length).collect()
 }
 
@@ -223,14 +219,7 @@ impl Records {
         Fresh { time: TIME + 3 + u64::from(n), iv: count(n * 16) }
     }
 
-    fn add(
-        &mut self,
-        from_client: bool,
-        name: &str,
-        message: (u8, &[u8]),
-        secret: &TrafficSecret,
-        frame: &[u8],
-    ) {
+    fn add(&mut self, from_client: bool, name: &str, message: (u8, &[u8]), secret: &TrafficSecret, frame: &[u8]) {
         let (kind, content) = message;
         let (side, from) = if from_client { (0, "client") } else { (1, "server") };
         let mut object = Object(vec![]);
@@ -273,8 +262,7 @@ fn session(suite: Suite, ratcheted: bool) -> String {
     records.add(true, "Finished", (1, b""), &first[0], &frame);
     let ready = finished.receive(&mut body(&frame)).unwrap();
     let fresh = records.fresh();
-    let (frame, server_sealer, mut server_opener) =
-        ready.configure(CONFIG.as_bytes(), &mut || fresh).unwrap();
+    let (frame, server_sealer, mut server_opener) = ready.configure(CONFIG.as_bytes(), &mut || fresh).unwrap();
     records.add(false, "Config", (2, CONFIG.as_bytes()), &first[1], &frame);
     let (config, client_sealer, mut client_opener) = waiting.receive(&mut body(&frame)).unwrap();
     assert_eq!(config, CONFIG.as_bytes());
@@ -362,8 +350,7 @@ fn the_code_makes_every_byte_of_the_files() {
             std::fs::write(&path, &made).unwrap();
             continue;
         }
-        let kept =
-            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let kept = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         for (n, (made, kept)) in made.lines().zip(kept.lines()).enumerate() {
             assert_eq!(made, kept, "{} line {}", path.display(), n + 1);
         }
@@ -400,10 +387,7 @@ fn each_frame_of_the_files_opens() {
                 Opened::Content(kind, content) => (format!("{kind:?}"), hex(content)),
                 Opened::Rekey => ("Rekey".to_owned(), String::new()),
             };
-            assert_eq!(
-                (record["name"].as_str(), record["content"].as_str()),
-                (Some(&*name), Some(&*content))
-            );
+            assert_eq!((record["name"].as_str(), record["content"].as_str()), (Some(&*name), Some(&*content)));
         }
     }
 }

@@ -70,8 +70,7 @@ fn aes_256_gcm() {
         let nonce: [u8; 12] = test.nonce[..].try_into().expect("12 bytes");
         let tag: [u8; 16] = test.tag[..].try_into().expect("16 bytes");
         let mut buffer = test.ct.to_vec();
-        let opened =
-            gcm.decrypt_inout_detached(&nonce.into(), &test.aad, buffer.as_mut_slice().into(), &tag.into());
+        let opened = gcm.decrypt_inout_detached(&nonce.into(), &test.aad, buffer.as_mut_slice().into(), &tag.into());
         assert_eq!(opened.is_ok(), test.result != TestResult::Invalid, "test {}", test.tc_id);
         tests_run += 1;
         if opened.is_err() {

@@ -19,8 +19,7 @@ pub fn relation(time: u64, now: u64) -> String {
     if far == 0 {
         return "now".into();
     }
-    let parts =
-        [(far / 86_400, "day"), (far / 3600 % 24, "hour"), (far / 60 % 60, "minute"), (far % 60, "second")];
+    let parts = [(far / 86_400, "day"), (far / 3600 % 24, "hour"), (far / 60 % 60, "minute"), (far % 60, "second")];
     let words: Vec<String> = parts
         .into_iter()
         .skip_while(|(n, _)| *n == 0)

@@ -152,8 +152,7 @@ fn draw_fields(out: &mut String, raw: &[u8], whole: bool, now: u64) {
         Err(_) => cut(time, 8),
     };
     field(out, 1, time, "timestamp", &meaning);
-    let meaning =
-        if iv.len() == BLOCK { "random, so that no two tokens are alike".into() } else { cut(iv, BLOCK) };
+    let meaning = if iv.len() == BLOCK { "random, so that no two tokens are alike".into() } else { cut(iv, BLOCK) };
     field(out, 9, iv, "IV", &meaning);
     if !whole {
         let meaning = "of ciphertext and HMAC; while the text is broken nobody can tell where one ends";

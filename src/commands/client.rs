@@ -34,17 +34,10 @@ pub const CLIENT: Command = Command {
             Known::flag("--no-tun", "no device: for --send and --ping, and to answer pings"),
             Known::flag("--private", "the device is made in a network namespace of its own; needs no root"),
             Known::flag("--private-if-allowed", "the same, and no device where that is forbidden"),
-            Known::value(
-                "--namespace",
-                "NAME",
-                "the device is made in this network namespace (ip netns); root",
-            ),
+            Known::value("--namespace", "NAME", "the device is made in this network namespace (ip netns); root"),
             Known::value("--routes", "WHAT", "which routes to set: pushed, none, or networks"),
             Known::value("--dns", "WHAT", "which resolvers to set: pushed, none, or addresses"),
-            Known::flag(
-                "--kill-switch",
-                "nothing leaves this machine but by the tunnel, until 'fernvpn unlock'",
-            ),
+            Known::flag("--kill-switch", "nothing leaves this machine but by the tunnel, until 'fernvpn unlock'"),
             Known::list("--suite", "S", "offered suites, the preferred one first; aes-256-gcm, fernet"),
             Known::value("--send", "TEXT", "send a message, print the answer"),
             Known::flag("--ping", "ping the server through the tunnel, print the times"),
@@ -81,9 +74,7 @@ A client with kill-switch = yes that was killed, or that gave up, leaves this ma
 tunnel only. This ends that. It needs root.",
     run: |_| match network::unlock() {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => {
-            Err(Failure::Reason(format!("there is no kill switch to end, or it takes root: {error}")))
-        }
+        Err(error) => Err(Failure::Reason(format!("there is no kill switch to end, or it takes root: {error}"))),
     },
 };
 
@@ -125,21 +116,14 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
     let has_lock = settings.kill_switch && matches!(settings.device, Device::Tun(_));
     if let (Device::Tun(device), true) = (&settings.device, has_lock) {
         // The server's name first: afterwards only the tunnel would lead to a resolver.
-        let locked =
-            client.find_server().and_then(|()| network::lock(device).map_err(|error| error.to_string()));
+        let locked = client.find_server().and_then(|()| network::lock(device).map_err(|error| error.to_string()));
         if let Err(reason) = locked {
             return (Err(reason), None);
         }
     }
-    let mut host = Host {
-        settings,
-        opened: Arc::default(),
-        client: Arc::clone(&client),
-        command: None,
-        running: Arc::default(),
-    };
-    let (stopped, running, opened) =
-        (Arc::clone(&client), Arc::clone(&host.running), Arc::clone(&host.opened));
+    let mut host =
+        Host { settings, opened: Arc::default(), client: Arc::clone(&client), command: None, running: Arc::default() };
+    let (stopped, running, opened) = (Arc::clone(&client), Arc::clone(&host.running), Arc::clone(&host.opened));
     let clean_up = move || {
         drop(locked(&opened).take());
         if has_lock && let Err(error) = network::unlock() {

@@ -22,20 +22,14 @@ pub fn open(device: &Device) -> Result<Option<(Interface, Tun)>, String> {
     let (place, tun) = match device {
         Device::None => return Ok(None),
         Device::Tun(name) => (Place::Host, Tun::create(name, true).map_err(|error| error.to_string())?),
-        Device::Private { name, or_none, namespace } => {
-            match Namespace::create(name, true, namespace.as_deref()) {
-                Ok((namespace, tun)) => (Place::Private(namespace), tun),
-                Err(error) if *or_none => {
-                    log::warning(
-                        "os",
-                        "going on without a device: pings and messages only",
-                        &[("reason", &error)],
-                    );
-                    return Ok(None);
-                }
-                Err(error) => return Err(error.to_string()),
+        Device::Private { name, or_none, namespace } => match Namespace::create(name, true, namespace.as_deref()) {
+            Ok((namespace, tun)) => (Place::Private(namespace), tun),
+            Err(error) if *or_none => {
+                log::warning("os", "going on without a device: pings and messages only", &[("reason", &error)]);
+                return Ok(None);
             }
-        }
+            Err(error) => return Err(error.to_string()),
+        },
     };
     let network = Network::new(place, tun.name());
     Ok(Some((Interface { network, made: Vec::new() }, tun)))
@@ -101,9 +95,7 @@ impl Interface {
 
     fn apply(&mut self, mut wanted: Vec<Change>) -> Result<(), String> {
         let text = |error: std::io::Error| error.to_string();
-        for old in
-            self.made.iter().rev().filter(|old| !wanted.contains(old) && !matches!(old, Change::Up { .. }))
-        {
+        for old in self.made.iter().rev().filter(|old| !wanted.contains(old) && !matches!(old, Change::Up { .. })) {
             self.network.take_back(old).map_err(text)?;
         }
         for (at, new) in wanted.iter().enumerate().filter(|(_, new)| !self.made.contains(new)) {
@@ -133,8 +125,7 @@ impl Interface {
     /// Where the device is in a private network: tells how to look around in there, by a command to paste.
     pub fn invite(&self, command: &str) {
         if let Some(namespace) = self.private() {
-            let text =
-                "the device is in a private network; look around in it from another terminal, for example:";
+            let text = "the device is in a private network; look around in it from another terminal, for example:";
             log::info("os", text, &[]);
             log::to_paste(&format!("{} {command}", namespace.enter_command()));
         }
@@ -149,8 +140,7 @@ pub fn chosen(arguments: &crate::config::arguments::Arguments, configured: &Devi
     };
     let namespace = arguments.values("--namespace").next().map(|name| name.to_string_lossy().into_owned());
     let or_none = arguments.has("--private-if-allowed");
-    let private =
-        or_none || arguments.has("--private") || arguments.command().is_some() || namespace.is_some();
+    let private = or_none || arguments.has("--private") || arguments.command().is_some() || namespace.is_some();
     match configured {
         _ if arguments.has("--no-tun") => Device::None,
         _ if private => Device::Private { name: name(), or_none, namespace },
@@ -163,11 +153,7 @@ pub fn raise_limits(connections: usize) {
     let wanted = connections as u64 + 2048;
     match process::raise_open_files(wanted) {
         Ok(allowed) if allowed < wanted => {
-            log::warning(
-                "os",
-                "few open files are allowed (ulimit -n)",
-                &[("allowed", &allowed), ("wanted", &wanted)],
-            );
+            log::warning("os", "few open files are allowed (ulimit -n)", &[("allowed", &allowed), ("wanted", &wanted)]);
         }
         Ok(_) => {}
         Err(error) => log::warning("os", "cannot raise the limit of open files", &[("reason", &error)]),

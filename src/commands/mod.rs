@@ -114,8 +114,7 @@ impl Command {
 
 /// The configuration in `file`, with its warnings logged.
 fn configuration(file: &Path) -> Result<Configuration, Failure> {
-    let (configuration, warnings) =
-        file::read(file).map_err(|mistakes| Failure::Reason(mistakes.to_string()))?;
+    let (configuration, warnings) = file::read(file).map_err(|mistakes| Failure::Reason(mistakes.to_string()))?;
     for warning in warnings {
         log::warning("config", &warning, &[]);
     }

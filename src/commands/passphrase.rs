@@ -24,9 +24,7 @@ pub const ITERATIONS: u32 = 1_200_000;
 pub fn derive(passphrase: &[u8], salt: &[u8], iterations: NonZeroU32) -> Key {
     // Keyed once: a clone of this state saves two of the four compressions of each iteration.
     let keyed = Hmac::<Sha256>::new_from_slice(passphrase).expect("HMAC takes a key of any length");
-    let hmac = |text: &[u8]| -> [u8; key::LENGTH] {
-        keyed.clone().chain_update(text).finalize().into_bytes().into()
-    };
+    let hmac = |text: &[u8]| -> [u8; key::LENGTH] { keyed.clone().chain_update(text).finalize().into_bytes().into() };
     let first = [salt, &1u32.to_be_bytes()].concat();
     let mut u = Zeroizing::new(hmac(&first));
     let mut all = u.clone();

@@ -5,7 +5,8 @@ use super::{Command, Failure};
 use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
 use crate::config::key_file::{self, NamedKey};
 use crate::config::options::check_addresses;
-use crate::config::settings::{Peer, ServerSettings};
+use crate::config::settings::{self, Device, Peer, ServerSettings};
+use crate::os::nat::Nat;
 use crate::os::{log, process, signal};
 use crate::tunnel::config_record::listed;
 use crate::tunnel::server::Server;
@@ -20,7 +21,7 @@ pub const SERVER: Command = Command {
     usage: "[-c FILE] [-k FILE ...] [--listen ADDR:PORT ...]
          [--address A/PREFIX ...]
          [--tun NAME | --no-tun | --private | --private-if-allowed] [--mtu BYTES] [--suite S ...]
-         [--client-to-client] [--push-routes NETS] [--push-dns ADDRS] [--keepalive SECS]
+         [--client-to-client] [--nat auto|no|DEV] [--push-routes NETS] [--push-dns ADDRS] [--keepalive SECS]
          [--max-clients N] [--hello-max-age SECS] [--congestion C] [--name NAME] [--verbose]",
     syntax: Syntax {
         options: &[
@@ -36,14 +37,15 @@ pub const SERVER: Command = Command {
             Known::list("--suite", "S", "allowed suites, the preferred one first; aes-256-gcm, fernet"),
             Known::flag("--client-to-client", "clients may talk to each other"),
             Known::value("--push-routes", "NETS", "networks that clients send here, such as 0.0.0.0/0,::/0"),
+            Known::value(
+                "--nat",
+                "auto|no|DEV",
+                "forward for clients under this machine's address; auto: if routes are pushed",
+            ),
             Known::value("--push-dns", "ADDRS", "resolvers that clients use"),
             Known::value("--keepalive", "SECS", "silence before a peer is asked whether it is there; 15"),
             Known::value("--max-clients", "N", "connected at once; 4096"),
-            Known::value(
-                "--hello-max-age",
-                "SECS",
-                "refuse older hellos; unlimited, so that no clock is needed",
-            ),
+            Known::value("--hello-max-age", "SECS", "refuse older hellos; unlimited, so that no clock is needed"),
             Known::value("--congestion", "C", "of the carrier: auto (bbr on long paths), system, or a name"),
             Known::value("--name", "NAME", "of this instance; server"),
             Known::flag("--verbose", "log more"),
@@ -69,6 +71,7 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
         interface.set_up(settings.mtu, &settings.addresses, &routes(&settings))?;
         interface.invite("ip -brief address");
     }
+    let nat = forwarding(&settings, opened.as_ref().map(|(_, tun)| tun.name()))?;
     let (interface, tun): (Option<Interface>, _) = opened.unzip();
     let addresses: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let (clients, own) = (settings.peers.len(), listed(&settings.addresses));
@@ -81,8 +84,24 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let signal = signal::wait();
     log::info("tunnel", "stopping", &[("signal", &signal.name())]);
     server.stop();
-    drop(interface);
+    drop((nat, interface));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Forwarding and NAT where the settings ask for it.
+fn forwarding(settings: &ServerSettings, device: Option<&str>) -> Result<Option<Nat>, String> {
+    let uplink = match &settings.nat {
+        settings::Nat::By(uplink) => Some(uplink.as_str()),
+        settings::Nat::Auto if !settings.push_routes.is_empty() => None,
+        _ => return Ok(None),
+    };
+    match (&settings.device, device) {
+        (Device::Tun(_), Some(device)) => {
+            Nat::begin(device, &settings.addresses, uplink).map(Some).map_err(|error| error.to_string())
+        }
+        _ if uplink.is_some() => Err("nat needs a device on this host: not with --no-tun or --private".into()),
+        _ => Ok(None),
+    }
 }
 
 /// Networks behind clients; the tunnel's own come with the addresses.
@@ -101,6 +120,7 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
         ("--tun", "interface"),
         ("--mtu", "mtu"),
         ("--suite", "suites"),
+        ("--nat", "nat"),
         ("--push-routes", "push-routes"),
         ("--push-dns", "push-dns"),
         ("--keepalive", "keepalive"),

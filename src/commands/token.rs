@@ -108,8 +108,7 @@ broken token that can be told.",
 
 const KEYS: Known = Known::list("-k", "FILE", "key file; all its keys, in order");
 const TTL: Known = Known::value("--ttl", "SECS", "how old the token may be");
-const NOW: Known =
-    Known::value("--now", "UNIX", "the time now, in seconds since 1970, instead of the clock's");
+const NOW: Known = Known::value("--now", "UNIX", "the time now, in seconds since 1970, instead of the clock's");
 
 fn genkey(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let key = match arguments.path("--passphrase-file") {
@@ -134,8 +133,7 @@ fn genkey(arguments: &Arguments) -> Result<ExitCode, Failure> {
 fn from_passphrase(arguments: &Arguments, file: &Path) -> Result<Key, Failure> {
     let salt = arguments.text("--salt")?.filter(|salt| !salt.is_empty());
     let salt = salt.ok_or_else(|| UsageError("--passphrase-file needs --salt TEXT".into()))?;
-    let iterations =
-        arguments.number("--iterations", u32::MAX.into())?.unwrap_or(passphrase::ITERATIONS.into());
+    let iterations = arguments.number("--iterations", u32::MAX.into())?.unwrap_or(passphrase::ITERATIONS.into());
     let iterations = u32::try_from(iterations).ok().and_then(NonZeroU32::new);
     let iterations = iterations.ok_or_else(|| UsageError("--iterations must be at least 1".into()))?;
     let (mut bytes, warning) = key_file::read_secret(file)
@@ -202,9 +200,7 @@ fn inspect(arguments: &Arguments) -> Result<ExitCode, Failure> {
     write_stdout(&[report.text.as_bytes()])?;
     match report.refusal {
         None => Ok(ExitCode::SUCCESS),
-        Some(refusal) => {
-            Err(Failure::Reason(format!("refused in step {}: {refusal}", inspect::step(refusal))))
-        }
+        Some(refusal) => Err(Failure::Reason(format!("refused in step {}: {refusal}", inspect::step(refusal)))),
     }
 }
 
@@ -249,9 +245,7 @@ fn age(arguments: &Arguments) -> Result<Option<Age>, Failure> {
 fn clock() -> Result<u64, String> {
     match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(since) => Ok(since.as_secs()),
-        Err(_) => {
-            Err("the clock of this machine is before 1970: set it, or give the time as UNIX seconds".into())
-        }
+        Err(_) => Err("the clock of this machine is before 1970: set it, or give the time as UNIX seconds".into()),
     }
 }
 

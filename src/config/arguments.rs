@@ -106,9 +106,9 @@ impl Arguments {
                         return Err(UsageError(format!("{name} is given twice")));
                     }
                     let value = match (known.value, value.map(OsString::from)) {
-                        (Some(what), None) => words
-                            .next()
-                            .ok_or_else(|| UsageError(format!("{name} needs a value: {name} {what}")))?,
+                        (Some(what), None) => {
+                            words.next().ok_or_else(|| UsageError(format!("{name} needs a value: {name} {what}")))?
+                        }
                         (Some(_), Some(value)) => value,
                         (None, None) => OsString::new(),
                         (None, Some(_)) => return Err(UsageError(format!("{name} takes no value"))),
@@ -120,9 +120,7 @@ impl Arguments {
                     let shown = word.to_string_lossy();
                     let (name, _) = shown.split_once('=').unwrap_or((&shown, ""));
                     let known = syntax.option(name)?.name;
-                    return Err(UsageError(format!(
-                        "{known}: this value is not UTF-8; give it as a word of its own"
-                    )));
+                    return Err(UsageError(format!("{known}: this value is not UTF-8; give it as a word of its own")));
                 }
                 _ => read.operands.push(word),
             }
@@ -173,9 +171,9 @@ impl Arguments {
         let Some(text) = self.text(name)? else { return Ok(None) };
         let digits = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
         let number = if digits { text.parse().ok().filter(|n| *n <= max) } else { None };
-        number.map(Some).ok_or_else(|| {
-            UsageError(format!("{name} takes a whole number from 0 to {max}, and '{text}' is none"))
-        })
+        number
+            .map(Some)
+            .ok_or_else(|| UsageError(format!("{name} takes a whole number from 0 to {max}, and '{text}' is none")))
     }
 
     /// The operands, at least those that the syntax requires and at most those that it knows.
@@ -224,8 +222,7 @@ pub fn key_on_the_command_line() -> &'static str {
 /// The known word that was probably meant: one that begins like `word`, or differs from it by few letters.
 pub fn nearest(word: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let far = |other: &str| {
-        let begins =
-            word.len() >= 4 && other.starts_with(word) || other.len() == 2 && word.starts_with(other);
+        let begins = word.len() >= 4 && other.starts_with(word) || other.len() == 2 && word.starts_with(other);
         if begins { 0 } else { distance(word, other) }
     };
     let (far, nearest) = known.map(|other| (far(other), other)).min()?;
@@ -278,10 +275,7 @@ mod tests {
         assert!(given.has("--verbose"));
         assert_eq!(given.operands(), ["alice", "--ttl"]);
         assert_eq!(given.text("--passphrase-file"), Ok(None));
-        assert_eq!(
-            read("- --passphrase-file=a=b").expect("fits").path("--passphrase-file"),
-            Some("a=b".into())
-        );
+        assert_eq!(read("- --passphrase-file=a=b").expect("fits").path("--passphrase-file"), Some("a=b".into()));
     }
 
     #[test]

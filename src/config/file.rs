@@ -61,8 +61,7 @@ pub enum Configuration {
 }
 
 /// Options that may stand several times in one section; their values form a list.
-const REPEATABLE: [&str; 8] =
-    ["listen", "address", "key", "push-routes", "push-dns", "routes", "dns", "suites"];
+const REPEATABLE: [&str; 8] = ["listen", "address", "key", "push-routes", "push-dns", "routes", "dns", "suites"];
 
 const SERVER: &[&str] = &[
     "listen",
@@ -164,10 +163,7 @@ impl Reading<'_> {
             };
             let (name, value) = (name.trim(), value.trim());
             let Some(section) = sections.last_mut() else {
-                self.wrong(
-                    number,
-                    format!("'{name}' stands before any section; begin with [server] or [client]"),
-                );
+                self.wrong(number, format!("'{name}' stands before any section; begin with [server] or [client]"));
                 continue;
             };
             if value.is_empty() {
@@ -175,12 +171,8 @@ impl Reading<'_> {
                 continue;
             }
             match section.options.iter_mut().find(|option| option.name == name) {
-                None => {
-                    section.options.push(Setting { name: name.into(), line: number, value: value.into() })
-                }
-                Some(option) if REPEATABLE.contains(&name) => {
-                    option.value = format!("{},{value}", option.value)
-                }
+                None => section.options.push(Setting { name: name.into(), line: number, value: value.into() }),
+                Some(option) if REPEATABLE.contains(&name) => option.value = format!("{},{value}", option.value),
                 Some(Setting { line: first, .. }) => {
                     let first = *first;
                     self.wrong(number, format!("{name} stands twice in this section, first in line {first}"));
@@ -208,9 +200,7 @@ impl Reading<'_> {
         }
         let peers = sections.iter().filter(|section| section.name == "peer");
         match main {
-            Some(section) if section.name == "server" => {
-                self.server(section, peers).map(Configuration::Server)
-            }
+            Some(section) if section.name == "server" => self.server(section, peers).map(Configuration::Server),
             Some(section) => {
                 for peer in peers {
                     self.wrong(peer.line, "a client has no [peer]: its server stands in [client]");
@@ -224,18 +214,11 @@ impl Reading<'_> {
         }
     }
 
-    fn server<'s>(
-        &mut self,
-        section: &Section,
-        peers: impl Iterator<Item = &'s Section>,
-    ) -> Option<ServerSettings> {
+    fn server<'s>(&mut self, section: &Section, peers: impl Iterator<Item = &'s Section>) -> Option<ServerSettings> {
         let mut settings = ServerSettings::default();
         for option in &section.options {
-            let set = match option.name.as_str() {
-                "nat" if option.value == "no" => Ok(()),
-                "nat" => Err("this version cannot set up NAT: nat = no, and rules of your own".into()),
-                name => known(name, SERVER, "[server]").and_then(|()| settings.set(name, &option.value)),
-            };
+            let name = option.name.as_str();
+            let set = known(name, SERVER, "[server]").and_then(|()| settings.set(name, &option.value));
             if let Err(reason) = set {
                 self.wrong(option.line, reason);
             }
@@ -252,13 +235,8 @@ impl Reading<'_> {
     }
 
     fn peer(&mut self, section: &Section) -> Option<Peer> {
-        let mut peer = Peer {
-            name: String::new(),
-            keys: Vec::new(),
-            addresses: Vec::new(),
-            routes: Vec::new(),
-            ratchet: None,
-        };
+        let mut peer =
+            Peer { name: String::new(), keys: Vec::new(), addresses: Vec::new(), routes: Vec::new(), ratchet: None };
         peer.ratchet = self.ratchet(section);
         for option in &section.options {
             let set = match option.name.as_str() {
@@ -291,10 +269,7 @@ impl Reading<'_> {
             (None, None) => Err((section.line, "this [client] has no key and no key-file".into())),
             (Some(_), Some(option)) => Err((option.line, "key and key-file exclude each other".into())),
         };
-        let key = key
-            .map_err(|(line, reason)| self.wrong(line, reason))
-            .ok()
-            .and_then(|keys| keys.into_iter().next());
+        let key = key.map_err(|(line, reason)| self.wrong(line, reason)).ok().and_then(|keys| keys.into_iter().next());
         // A stand-in, so that the other mistakes are found too. It is used neither with a mistake nor with a ratchet.
         let mut settings = ClientSettings::new("", key.unwrap_or_else(|| Key::from_bytes(&[0; 32])));
         settings.ratchet = ratchet;
@@ -348,8 +323,7 @@ fn known(name: &str, options: &[&'static str], section: &str) -> Result<(), Stri
     if options.contains(&name) {
         return Ok(());
     }
-    let hint = nearest(name, options.iter().copied())
-        .map_or(String::new(), |known| format!("; did you mean {known}?"));
+    let hint = nearest(name, options.iter().copied()).map_or(String::new(), |known| format!("; did you mean {known}?"));
     Err(format!("unknown option '{name}' in {section}{hint}"))
 }
 
@@ -383,8 +357,7 @@ mod tests {
 
     #[test]
     fn a_whole_client() {
-        let text =
-            format!("[client]\nserver = vpn.example.org:443\nkey = {KEY}\nroutes = none\nkill-switch = no\n");
+        let text = format!("[client]\nserver = vpn.example.org:443\nkey = {KEY}\nroutes = none\nkill-switch = no\n");
         let Ok(Configuration::Client(client)) = parse(&text, Path::new("/")) else { panic!("{text}") };
         assert_eq!(client.server, "vpn.example.org:443");
         assert_eq!(client.key.to_text(), KEY);
@@ -410,10 +383,7 @@ mod tests {
             (14, "a b"),
             (15, "none.key"),
         ] {
-            assert!(
-                found.iter().any(|(at, why)| *at == line && why.contains(part)),
-                "{line} {part}: {found:#?}"
-            );
+            assert!(found.iter().any(|(at, why)| *at == line && why.contains(part)), "{line} {part}: {found:#?}");
         }
         assert_eq!(found.len(), 13, "{found:#?}");
         assert!(!found.iter().any(|(_, why)| why.contains("secret")), "a key is never shown");

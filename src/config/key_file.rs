@@ -106,10 +106,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<NamedKey>, (usize, String)> {
     let mut keys = Vec::new();
     for (number, line) in (1..).zip(text.split(|&c| c == b'\n')) {
         let line = std::str::from_utf8(line).map_err(|_| {
-            (
-                number,
-                "this is not UTF-8 text (old PowerShells write UTF-16; save the file as UTF-8)".to_string(),
-            )
+            (number, "this is not UTF-8 text (old PowerShells write UTF-16; save the file as UTF-8)".to_string())
         })?;
         let (key, comment) = line.split_once('#').unwrap_or((line, ""));
         let (key, comment) = (key.trim(), comment.trim());
@@ -155,9 +152,7 @@ mod tests {
 
     #[test]
     fn an_error_has_its_line_and_nothing_of_the_key() {
-        for bad in
-            [&A[1..], &format!("{A}{A}"), &format!("{A} {B}"), &A.replace('_', "/"), &format!("alice {A}")]
-        {
+        for bad in [&A[1..], &format!("{A}{A}"), &format!("{A} {B}"), &A.replace('_', "/"), &format!("alice {A}")] {
             let (line, reason) = parse(format!("\n{B}\n{bad}\n").as_bytes()).expect_err(bad);
             assert_eq!(line, 3);
             assert!(reason.starts_with("not a key: "), "{reason}");

@@ -2,7 +2,7 @@
 //!
 //! Both come through here, so that `--mtu 1400` and `mtu = 1400` mean the same and fail with the same words.
 
-use super::settings::{ClientSettings, Congestion, Device, Peer, Routes, ServerSettings};
+use super::settings::{ClientSettings, Congestion, Device, Nat, Peer, Routes, ServerSettings};
 use crate::packet::subnet::Subnet;
 use crate::protocol::record::Suite;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -22,6 +22,13 @@ impl ServerSettings {
             "interface" => self.device = Device::Tun(device_name(value)?),
             "address" => self.addresses = list(value, "addresses such as 10.8.0.1/24, fd0f:e12e::1/64")?,
             "mtu" => self.mtu = number(value, 576, 65_535)?,
+            "nat" => {
+                self.nat = match value {
+                    "auto" => Nat::Auto,
+                    "no" => Nat::No,
+                    device => Nat::By(device_name(device)?),
+                }
+            }
             "push-routes" => self.push_routes = list(value, "networks such as 0.0.0.0/0, ::/0")?,
             "push-dns" => self.push_dns = list::<IpAddr>(value, "addresses such as 10.8.0.1")?,
             "client-to-client" => self.client_to_client = yes_or_no(value)?,
@@ -111,9 +118,7 @@ fn congestion(value: &str) -> Result<Congestion, String> {
     match value {
         "auto" => Ok(Congestion::Auto),
         "system" => Ok(Congestion::System),
-        name if (1..=15).contains(&name.len()) && name.bytes().all(fine) => {
-            Ok(Congestion::Named(name.into()))
-        }
+        name if (1..=15).contains(&name.len()) && name.bytes().all(fine) => Ok(Congestion::Named(name.into())),
         _ => Err(format!("'{value}' is neither auto nor system nor a congestion control such as bbr")),
     }
 }
@@ -134,9 +139,8 @@ fn listen_addresses(value: &str) -> Result<Vec<SocketAddr>, String> {
     let mut addresses = Vec::new();
     for item in value.split(',').map(str::trim) {
         let found = item.to_socket_addrs();
-        addresses.extend(
-            found.map_err(|_| format!("'{item}' is no ADDRESS:PORT such as 0.0.0.0:12345 or [::]:12345"))?,
-        );
+        addresses
+            .extend(found.map_err(|_| format!("'{item}' is no ADDRESS:PORT such as 0.0.0.0:12345 or [::]:12345"))?);
     }
     Ok(addresses)
 }
@@ -144,9 +148,7 @@ fn listen_addresses(value: &str) -> Result<Vec<SocketAddr>, String> {
 /// Only its form: the host is looked up at every connection.
 fn host_and_port(value: &str) -> Result<String, String> {
     match value.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => {
-            Ok(value.into())
-        }
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(value.into()),
         _ => Err(format!("'{value}' is no HOST:PORT such as vpn.example.org:12345 or [2001:db8::1]:12345")),
     }
 }
@@ -185,8 +187,7 @@ pub fn check_addresses(addresses: &[Subnet]) -> Result<(), String> {
                  addresses; whatever else clients are to send here is for push-routes"
             ));
         }
-        if addresses[..i].iter().any(|other| other.contains(subnet.address) || subnet.contains(other.address))
-        {
+        if addresses[..i].iter().any(|other| other.contains(subnet.address) || subnet.contains(other.address)) {
             return Err(format!("address {subnet} lies in the same network as another one"));
         }
     }
@@ -211,7 +212,7 @@ mod tests {
             ("suites", "rot13", "aes-256-gcm, fernet"),
             ("keepalive", "0", "1 to 3600"),
             ("name", "../x", "letters"),
-            ("nat", "auto", "no option 'nat'"),
+            ("nat", "a/b", "15 letters"),
         ] {
             let error = server.set(name, value).unwrap_err();
             assert!(error.contains(right), "{name}={value}: {error}");

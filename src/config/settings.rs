@@ -36,6 +36,17 @@ pub enum Congestion {
     Named(String),
 }
 
+/// Whether a server forwards for its clients, under its own address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nat {
+    /// If it pushes routes: by any device.
+    Auto,
+    /// Never.
+    No,
+    /// By this device only.
+    By(String),
+}
+
 /// A client, as the server knows it.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -64,6 +75,8 @@ pub struct ServerSettings {
     pub addresses: Vec<Subnet>,
     /// Of the tunnel device, in bytes.
     pub mtu: u16,
+    /// Forwarding for clients.
+    pub nat: Nat,
     /// Networks that clients are told to send here.
     pub push_routes: Vec<Subnet>,
     /// Resolvers that clients are told to use.
@@ -141,6 +154,7 @@ impl Default for ServerSettings {
                 Subnet { address: IpAddr::from([0xfd0f, 0xe12e, 0, 0, 0, 0, 0, 1]), prefix: 64 },
             ],
             mtu: 1500,
+            nat: Nat::Auto,
             push_routes: Vec::new(),
             push_dns: Vec::new(),
             client_to_client: false,

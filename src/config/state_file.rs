@@ -104,15 +104,13 @@ impl StateFile {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let lock_path = path.with_file_name(format!(".{name}.lock"));
-        let cannot =
-            |reason: &dyn std::fmt::Display| format!("cannot lock {}: {reason}", lock_path.display());
+        let cannot = |reason: &dyn std::fmt::Display| format!("cannot lock {}: {reason}", lock_path.display());
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
         let lock = lock.map_err(|error| cannot(&error))?;
         match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => Err(format!(
-                "another program uses {}: a ratcheted key belongs to one at a time",
-                path.display()
-            )),
+            Err(TryLockError::WouldBlock) => {
+                Err(format!("another program uses {}: a ratcheted key belongs to one at a time", path.display()))
+            }
             Err(TryLockError::Error(error)) => Err(cannot(&error)),
             Ok(()) => Kept::read(&path).map(|kept| (StateFile { path, _lock: lock }, kept)),
         }

@@ -54,10 +54,8 @@ pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()>
     log::command(&format!("{place}{shown}"));
     let output = command.stdin(Stdio::null()).output().map_err(|error| {
         let program = command.get_program();
-        let package = PACKAGES
-            .iter()
-            .find(|(name, _)| *name == program)
-            .filter(|_| error.kind() == ErrorKind::NotFound);
+        let package =
+            PACKAGES.iter().find(|(name, _)| *name == program).filter(|_| error.kind() == ErrorKind::NotFound);
         let text = match package {
             Some((name, package)) => {
                 format!("{shown} failed: there is no program {name}: apt install {package}")
@@ -99,10 +97,7 @@ mod tests {
     #[test]
     fn a_command_line_can_be_typed() {
         let argv = ["ip", "route", "add", "fd00::/8", "", "a b", "it's", "$x;", "dev", "fern0"];
-        assert_eq!(
-            line(&prepare(&argv).unwrap()),
-            r"ip route add fd00::/8 '' 'a b' 'it'\''s' '$x;' dev fern0"
-        );
+        assert_eq!(line(&prepare(&argv).unwrap()), r"ip route add fd00::/8 '' 'a b' 'it'\''s' '$x;' dev fern0");
     }
 
     #[test]

@@ -26,14 +26,12 @@ pub fn readable_by_others(file: &File) -> Option<u32> {
 /// the only copy of a key.
 pub fn create_secret(path: &Path, text: &str) -> io::Result<()> {
     let shown = path.display();
-    write_new(path, text.as_bytes(), 0o600).and_then(|()| sync_folder(path)).map_err(|error| {
-        match error.kind() {
-            ErrorKind::AlreadyExists => io::Error::new(
-                ErrorKind::AlreadyExists,
-                format!("{shown} exists already and is left as it is: move it away, or choose another name"),
-            ),
-            _ => tried(format_args!("cannot create {shown}"), &error),
-        }
+    write_new(path, text.as_bytes(), 0o600).and_then(|()| sync_folder(path)).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => io::Error::new(
+            ErrorKind::AlreadyExists,
+            format!("{shown} exists already and is left as it is: move it away, or choose another name"),
+        ),
+        _ => tried(format_args!("cannot create {shown}"), &error),
     })
 }
 
@@ -60,8 +58,7 @@ pub fn replace_atomically(path: &Path, contents: &[u8], mode: u32) -> io::Result
 /// A new file, whole and on disk, or none.
 fn write_new(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let mut file = open_new(path)?;
-    let written =
-        set_mode(&file, mode).and_then(|()| file.write_all(contents)).and_then(|()| file.sync_all());
+    let written = set_mode(&file, mode).and_then(|()| file.write_all(contents)).and_then(|()| file.sync_all());
     if written.is_err() {
         let _ = fs::remove_file(path); // ours: created three lines above
     }
@@ -140,8 +137,7 @@ mod tests {
         }
         fn names(&self) -> Vec<String> {
             let entries = fs::read_dir(&self.0).unwrap();
-            let mut names: Vec<_> =
-                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
             names.sort();
             names
         }

@@ -230,10 +230,7 @@ mod tests {
             ("plain-1.2:3/[::1]%eth0", "plain-1.2:3/[::1]%eth0"),
             ("", "\"\""),
             ("two words", "\"two words\""),
-            (
-                "x\n2026-11-23T22:04:47Z info tunnel: forged",
-                "\"x\\n2026-11-23T22:04:47Z info tunnel: forged\"",
-            ),
+            ("x\n2026-11-23T22:04:47Z info tunnel: forged", "\"x\\n2026-11-23T22:04:47Z info tunnel: forged\""),
             ("a=b", "\"a=b\""),
             ("\" client=root", "\"\\\" client=root\""),
             ("\\", "\"\\\\\""),

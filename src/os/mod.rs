@@ -4,6 +4,7 @@
 //! tun        the device: packets in and out, a wait that can be woken        wake     ends such a wait
 //! socket     what the tunnel wants of a TCP socket                           signal   Ctrl-C, stop, reload
 //! network    link, addresses, routes: each change with its undo beside it    command  `ip` and its like, shown
+//! nat        a server's forwarding and address translation
 //! namespace  a network of its own, which vanishes with the process           process  user, limits, core dumps
 //! files      secrets read, created, replaced                                 log      lines on stderr
 //! entropy    random bytes        clock  the time of day                      sys      the only `unsafe`
@@ -22,6 +23,8 @@ pub mod entropy;
 pub mod files;
 pub mod log;
 pub mod namespace;
+#[cfg(target_os = "linux")]
+pub mod nat;
 pub mod network;
 pub mod process;
 pub mod signal;

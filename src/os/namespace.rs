@@ -144,9 +144,8 @@ mod system {
             for (name, kind) in kinds.into_iter().filter(|(name, _)| self.of_user || *name != "user") {
                 // The holder is our child and not yet waited for, so its number is nobody else's.
                 let path = format!("/proc/{}/ns/{name}", self.pid());
-                let file = File::open(&path).map_err(|error| {
-                    tried(format_args!("cannot enter the private network by {path}"), &error)
-                })?;
+                let file = File::open(&path)
+                    .map_err(|error| tried(format_args!("cannot enter the private network by {path}"), &error))?;
                 namespaces.push((OwnedFd::from(file), kind));
             }
             let directory = std::env::current_dir().unwrap_or_default().into_os_string().into_vec();
@@ -205,9 +204,7 @@ mod system {
             Err(text) => (&socket).write_all(format!("!{text}").as_bytes()),
         };
         if let Err(error) = answered {
-            eprintln!(
-                "fernvpn {HOLDER_WORD}: nobody to answer to: {error} (it is not meant to be run by hand)"
-            );
+            eprintln!("fernvpn {HOLDER_WORD}: nobody to answer to: {error} (it is not meant to be run by hand)");
             return ExitCode::FAILURE;
         }
         // Nothing is ever sent: this waits for the end.
@@ -223,8 +220,7 @@ mod system {
         let mut network = sys::CLONE_NEWNET | sys::CLONE_NEWNS;
         if let Some(name) = arguments.next() {
             let path = Path::new("/run/netns").join(&name);
-            let entered =
-                File::open(path).and_then(|file| sys::enter_namespace(file.as_fd(), sys::CLONE_NEWNET));
+            let entered = File::open(path).and_then(|file| sys::enter_namespace(file.as_fd(), sys::CLONE_NEWNET));
             let remedy = "`ip netns` lists those there are; it takes root";
             entered.map_err(|error| format!("network namespace {name}: {} ({remedy})", reason(&error)))?;
             network = sys::CLONE_NEWNS;
@@ -234,8 +230,7 @@ mod system {
         let kind = match sys::leave_namespaces(network) {
             Ok(()) => b'R',
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                sys::leave_namespaces(sys::CLONE_NEWUSER | network)
-                    .map_err(|error| blame("unshare", &error))?;
+                sys::leave_namespaces(sys::CLONE_NEWUSER | network).map_err(|error| blame("unshare", &error))?;
                 b'U'
             }
             Err(error) => return Err(blame("unshare", &error)),
@@ -287,8 +282,7 @@ mod system {
     }
 
     fn settle(ids: &str, resolvers: &str) -> io::Result<()> {
-        let ids =
-            ids.split_once(':').and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
+        let ids = ids.split_once(':').and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
         let user = ids.map_or(0, |(user, _)| user).to_string();
         sys::leave_namespaces(sys::CLONE_NEWNS)?;
         // Where the link leads must be asked before it is masked.
@@ -301,8 +295,7 @@ mod system {
             }
         }
         if !resolvers.is_empty() {
-            let target =
-                target.map_err(|error| tried("no /etc/resolv.conf to lay the tunnel's over", &error))?;
+            let target = target.map_err(|error| tried("no /etc/resolv.conf to lay the tunnel's over", &error))?;
             if target.exists() {
                 // A bind mount needs a file to begin with; it keeps it when that file's folder is covered no more.
                 command::run(&["mount", "-t", "tmpfs", "fernvpn", "/tmp"])?;
@@ -363,9 +356,7 @@ mod system {
             fs::write(root.join("user/max_user_namespaces"), "96365\n").unwrap();
             assert_eq!(forbidding_setting(at), None);
             fs::write(root.join("kernel/apparmor_restrict_unprivileged_userns"), "1\n").unwrap();
-            assert!(
-                forbidding_setting(at).unwrap().contains("kernel.apparmor_restrict_unprivileged_userns=1")
-            );
+            assert!(forbidding_setting(at).unwrap().contains("kernel.apparmor_restrict_unprivileged_userns=1"));
             fs::write(root.join("user/max_user_namespaces"), "0\n").unwrap();
             assert!(forbidding_setting(at).unwrap().contains("sysctl user.max_user_namespaces=10000"));
             fs::remove_dir_all(root).unwrap();
@@ -388,11 +379,7 @@ pub enum Namespace {}
 #[cfg(not(target_os = "linux"))]
 impl Namespace {
     /// Not here.
-    pub fn create(
-        _device: &str,
-        _offload: bool,
-        _named: Option<&str>,
-    ) -> io::Result<(Namespace, super::tun::Tun)> {
+    pub fn create(_device: &str, _offload: bool, _named: Option<&str>) -> io::Result<(Namespace, super::tun::Tun)> {
         Err(super::unsupported("a private network"))
     }
 

@@ -152,11 +152,9 @@ fn rules(file: &str, device: &str, own: &[IpAddr], refuse_ipv6: bool) -> String 
         match rule.starts_with("FAMILY") {
             false if rule.is_empty() => {}
             false => line.push(rule.to_owned()),
-            true => {
-                line.extend(own.iter().map(|address| {
-                    rule.replace("FAMILY", family(address)).replace("OWN", &address.to_string())
-                }))
-            }
+            true => line.extend(
+                own.iter().map(|address| rule.replace("FAMILY", family(address)).replace("OWN", &address.to_string())),
+            ),
         }
     }
     line.join(" ")
@@ -175,8 +173,7 @@ pub fn unlock() -> io::Result<()> {
 /// Whether packets of marked sockets could be dropped on arrival: the kernel asks its tables without the mark whether
 /// they come by the interface by which it would answer.
 pub fn filters_strictly() -> bool {
-    let read =
-        |path: std::path::PathBuf| std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1");
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1");
     let folder = Path::new("/proc/sys/net/ipv4/conf");
     let strict = std::fs::read_dir(folder)
         .is_ok_and(|entries| entries.flatten().any(|interface| read(interface.path().join("rp_filter"))));
@@ -300,11 +297,7 @@ mod tests {
         let six = prefix("fd0f:e12e::1", 64);
         for (change, set, unset) in [
             (Change::Up { mtu: 1500 }, "ip link set dev fern0 mtu 1500 up", "ip link set dev fern0 down"),
-            (
-                Change::Address(four),
-                "ip address add 10.8.0.1/24 dev fern0",
-                "ip address del 10.8.0.1/24 dev fern0",
-            ),
+            (Change::Address(four), "ip address add 10.8.0.1/24 dev fern0", "ip address del 10.8.0.1/24 dev fern0"),
             (
                 Change::Address(six),
                 "ip address add fd0f:e12e::1/64 dev fern0 nodad",
@@ -336,12 +329,8 @@ mod tests {
         assert_eq!(["fern0", "fern7", "office", "a99999999"].map(table), [12345, 12352, 12345, 12345]);
         let own: [IpAddr; 2] = ["10.8.0.2".parse().unwrap(), "fd0f::2".parse().unwrap()];
         let text = rules(include_str!("client.nft"), "fern7", &own, true);
-        for part in [
-            "table inet fernvpn-fern7",
-            "ip daddr 10.8.0.2 drop;",
-            "ip6 saddr fd0f::2 return;",
-            "nfproto ipv6",
-        ] {
+        for part in ["table inet fernvpn-fern7", "ip daddr 10.8.0.2 drop;", "ip6 saddr fd0f::2 return;", "nfproto ipv6"]
+        {
             assert!(text.contains(part), "{text}");
         }
         assert!(
@@ -368,9 +357,7 @@ mod tests {
         let denied = explain(&address, io::Error::other("RTNETLINK answers: Permission denied"));
         assert!(denied.to_string().contains("disable_ipv6"));
         let route = Change::Route(prefix("10.0.0.0", 8));
-        assert!(
-            explain(&route, io::Error::other("RTNETLINK answers: File exists")).to_string().contains("route")
-        );
+        assert!(explain(&route, io::Error::other("RTNETLINK answers: File exists")).to_string().contains("route"));
         assert_eq!(explain(&route, io::Error::other("x")).to_string(), "x");
     }
 }

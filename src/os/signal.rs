@@ -117,10 +117,7 @@ mod tests {
     #[test]
     fn a_blocked_signal_waits_to_be_fetched() {
         if std::env::var_os("FERNVPN_TEST_SIGNAL").is_some() {
-            return assert_eq!(
-                [wait_and_see(), wait_and_see()],
-                [(Signal::Hangup, false), (Signal::Terminate, false)]
-            );
+            return assert_eq!([wait_and_see(), wait_and_see()], [(Signal::Hangup, false), (Signal::Terminate, false)]);
         }
         block().unwrap();
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())

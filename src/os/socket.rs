@@ -15,8 +15,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 pub use system::{
-    congestion_control, defer_accept, mark, receive_now, send_now, stop_listening, wait_readable,
-    wait_writable,
+    congestion_control, defer_accept, mark, receive_now, send_now, stop_listening, wait_readable, wait_writable,
 };
 
 /// What a carrier connection is tuned to. `TCP_NODELAY` is always on: without it small records wait 40 ms.
@@ -120,8 +119,7 @@ mod system {
     }
 
     pub(super) fn tune(stream: &TcpStream, tuning: &Tuning) -> io::Result<()> {
-        let user_timeout_ms =
-            tuning.user_timeout.map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+        let user_timeout_ms = tuning.user_timeout.map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
         // Name, value if wanted, where it goes, and what to do if the kernel refuses.
         for (name, value, level, option, remedy) in [
             ("TCP_NOTSENT_LOWAT", tuning.notsent_lowat_bytes, sys::IPPROTO_TCP, sys::TCP_NOTSENT_LOWAT, ""),
@@ -137,14 +135,11 @@ mod system {
             })?;
         }
         let Some(name) = &tuning.congestion_control else { return Ok(()) };
-        sys::set_option_bytes(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_CONGESTION, name.as_bytes()).map_err(
-            |error| {
-                let known = "sysctl net.ipv4.tcp_allowed_congestion_control lists what this user may choose";
-                let text =
-                    format!("cannot use the congestion control {name:?}: {}", crate::os::reason(&error));
-                io::Error::new(error.kind(), format!("{text} ({known}; `modprobe tcp_{name}` may add it)"))
-            },
-        )
+        sys::set_option_bytes(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_CONGESTION, name.as_bytes()).map_err(|error| {
+            let known = "sysctl net.ipv4.tcp_allowed_congestion_control lists what this user may choose";
+            let text = format!("cannot use the congestion control {name:?}: {}", crate::os::reason(&error));
+            io::Error::new(error.kind(), format!("{text} ({known}; `modprobe tcp_{name}` may add it)"))
+        })
     }
 }
 
@@ -245,8 +240,7 @@ mod tests {
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let near =
-            connect(listener.local_addr().unwrap(), Duration::from_secs(5), &Tuning::default()).unwrap();
+        let near = connect(listener.local_addr().unwrap(), Duration::from_secs(5), &Tuning::default()).unwrap();
         (near, listener.accept().unwrap().0)
     }
 
@@ -303,17 +297,13 @@ mod tests {
         drop(listener);
         let error = connect(address, Duration::from_secs(5), &Tuning::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-        assert!(
-            error.to_string().starts_with(&format!("cannot connect to {address}: Connection refused")),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with(&format!("cannot connect to {address}: Connection refused")), "{error}");
     }
 
     #[test]
     fn connecting_works_over_ipv6_where_there_is_any() {
         let Ok(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) else { return };
-        let stream =
-            connect(listener.local_addr().unwrap(), Duration::from_secs(5), &Tuning::default()).unwrap();
+        let stream = connect(listener.local_addr().unwrap(), Duration::from_secs(5), &Tuning::default()).unwrap();
         assert_eq!(stream.peer_addr().unwrap(), listener.local_addr().unwrap());
     }
 
@@ -323,8 +313,7 @@ mod tests {
         // A full backlog drops the SYN, as a firewall does.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let _queued: Vec<_> =
-            (0..200).map_while(|_| connect(address, SHORT, &Tuning::default()).ok()).collect();
+        let _queued: Vec<_> = (0..200).map_while(|_| connect(address, SHORT, &Tuning::default()).ok()).collect();
         let begin = Instant::now();
         let Err(error) = connect(address, SHORT, &Tuning::default()) else { return }; // a long backlog
         assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");

@@ -221,8 +221,8 @@ pub(super) fn wait_for<const N: usize>(
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // Rounded up: a wait of 0 for the last half millisecond would spin.
-        let timeout_ms = left
-            .map_or(-1, |left| c_int::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX));
+        let timeout_ms =
+            left.map_or(-1, |left| c_int::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX));
         // SAFETY: slice, of `struct pollfd` (size asserted); the descriptors in it are borrowed until we return.
         match check(unsafe { poll(fds.as_mut_ptr(), N as c_ulong, timeout_ms) }) {
             Ok(0) if timeout_ms == c_int::MAX => continue, // 24 days: the caller asked for more
@@ -291,23 +291,14 @@ pub(super) fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: u
     set_option_bytes(fd, level, name, &value.to_ne_bytes())
 }
 
-pub(super) fn set_option_bytes(
-    fd: BorrowedFd<'_>,
-    level: c_int,
-    name: c_int,
-    value: &[u8],
-) -> io::Result<()> {
+pub(super) fn set_option_bytes(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: &[u8]) -> io::Result<()> {
     let length = c_uint::try_from(value.len()).map_err(|_| ErrorKind::InvalidInput)?;
     // SAFETY: descriptor, slice; the kernel copies the value and asks for no alignment.
     check(unsafe { setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), length) }).map(drop)
 }
 
 /// The bytes of an option's value, as many as the kernel has, at most `N`.
-pub(super) fn option_bytes<const N: usize>(
-    fd: BorrowedFd<'_>,
-    level: c_int,
-    name: c_int,
-) -> io::Result<Vec<u8>> {
+pub(super) fn option_bytes<const N: usize>(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<Vec<u8>> {
     let mut value = [0u8; N];
     let mut length = c_uint::try_from(N).map_err(|_| ErrorKind::InvalidInput)?;
     // SAFETY: descriptor; `length` says how many bytes `value` has, and the kernel writes no more than that.
@@ -319,13 +310,8 @@ pub(super) fn option_bytes<const N: usize>(
 
 /// Sends `bytes` (at least one) and with them a copy of `fd`.
 pub(super) fn send_with_fd(stream: &UnixStream, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut control = FdMessage {
-        length: FD_MESSAGE_LENGTH,
-        level: SOL_SOCKET,
-        kind: SCM_RIGHTS,
-        fd: fd.as_raw_fd(),
-        padding: 0,
-    };
+    let mut control =
+        FdMessage { length: FD_MESSAGE_LENGTH, level: SOL_SOCKET, kind: SCM_RIGHTS, fd: fd.as_raw_fd(), padding: 0 };
     // The kernel only reads through this pointer; `iovec` is the same type for both directions.
     let mut vector = IoVec { base: bytes.as_ptr().cast_mut().cast(), length: bytes.len() };
     let message = message_of(&mut vector, &mut control, size_of::<FdMessage>());
@@ -335,10 +321,7 @@ pub(super) fn send_with_fd(stream: &UnixStream, bytes: &[u8], fd: BorrowedFd<'_>
 
 /// Receives bytes and the descriptor that came with them, if one did; it is closed on exec.
 /// Waits as long as the stream's read timeout says. 0 bytes: the other side is gone.
-pub(super) fn receive_with_fd(
-    stream: &UnixStream,
-    buffer: &mut [u8],
-) -> io::Result<(usize, Option<OwnedFd>)> {
+pub(super) fn receive_with_fd(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut control = FdMessage { length: 0, level: 0, kind: 0, fd: -1, padding: 0 };
     let mut vector = IoVec { base: buffer.as_mut_ptr().cast(), length: buffer.len() };
     let mut message = message_of(&mut vector, &mut control, FD_MESSAGE_LENGTH);

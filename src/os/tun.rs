@@ -102,8 +102,7 @@ mod system {
         if (1..=15).contains(&name.len()) && name.bytes().all(fine) && name != "." && name != ".." {
             return Ok(());
         }
-        let text =
-            format!("{name:?} cannot name a network device: 1 to 15 letters or digits, no blank, `/` or `:`");
+        let text = format!("{name:?} cannot name a network device: 1 to 15 letters or digits, no blank, `/` or `:`");
         Err(io::Error::new(ErrorKind::InvalidInput, text))
     }
 
@@ -128,9 +127,7 @@ mod system {
     /// Why the open file does not become a device.
     fn create_remedy(error: &io::Error) -> &'static str {
         match error.kind() {
-            ErrorKind::PermissionDenied => {
-                "it needs CAP_NET_ADMIN: run as root, or use --private or --no-tun"
-            }
+            ErrorKind::PermissionDenied => "it needs CAP_NET_ADMIN: run as root, or use --private or --no-tun",
             ErrorKind::ResourceBusy => {
                 "the device exists and is in use: stop the other fernvpn, or choose another --tun"
             }
@@ -199,10 +196,7 @@ mod system {
             assert!(create_remedy(&error(1)).contains("CAP_NET_ADMIN"));
             let busy = error(16);
             let text = cannot_create("fern0", &busy, create_remedy(&busy)).to_string();
-            assert!(
-                text.starts_with("cannot create the TUN device fern0: ") && text.contains("in use"),
-                "{text}"
-            );
+            assert!(text.starts_with("cannot create the TUN device fern0: ") && text.contains("in use"), "{text}");
         }
     }
 }
@@ -235,11 +229,7 @@ impl Tun {
     }
 
     /// Never called.
-    pub fn wait_readable(
-        &self,
-        _wake: &impl Sized,
-        _timeout: Option<std::time::Duration>,
-    ) -> std::io::Result<bool> {
+    pub fn wait_readable(&self, _wake: &impl Sized, _timeout: Option<std::time::Duration>) -> std::io::Result<bool> {
         match *self {}
     }
 }

@@ -145,8 +145,7 @@ mod tests {
         let drawn = bytes("0a070002 0a070001 00 11 012d");
         let found = pseudo_header(v4.0.parse().unwrap(), v4.1.parse().unwrap(), 17, 0x12d);
         assert_eq!(!found, naive_checksum(&drawn));
-        let drawn =
-            bytes("fd070000000000000000000000000002 fd070000000000000000000000000001 0001012d 0000003a");
+        let drawn = bytes("fd070000000000000000000000000002 fd070000000000000000000000000001 0001012d 0000003a");
         let found = pseudo_header(v6.0.parse().unwrap(), v6.1.parse().unwrap(), 58, 0x1_012d);
         assert_eq!(!found, naive_checksum(&drawn));
     }

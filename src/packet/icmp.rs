@@ -42,11 +42,7 @@ pub fn answer_echo(packet: &mut [u8]) -> bool {
         IpAddr::V6(_) => (40, 129, 8, 16),
     };
     let request = message.len() >= 8 && message[0] == request_type(header.source) && message[1] == 0;
-    if !request
-        || header.transport != fixed
-        || !ip::one_host(header.source)
-        || !ip::one_host(header.destination)
-    {
+    if !request || header.transport != fixed || !ip::one_host(header.source) || !ip::one_host(header.destination) {
         return false;
     }
     // The slices below lie inside the fixed header, which `verified` has found to be there.
@@ -254,13 +250,9 @@ mod tests {
     #[test]
     fn no_answer_goes_to_many_or_to_nobody() {
         let (v4, v6) = (addresses(&V4), addresses(&V6));
-        for (host, many) in [
-            (v4.1, "224.0.0.1"),
-            (v4.1, "255.255.255.255"),
-            (v4.1, "0.0.0.0"),
-            (v6.1, "ff02::1"),
-            (v6.1, "::"),
-        ] {
+        for (host, many) in
+            [(v4.1, "224.0.0.1"), (v4.1, "255.255.255.255"), (v4.1, "0.0.0.0"), (v6.1, "ff02::1"), (v6.1, "::")]
+        {
             let many: IpAddr = many.parse().unwrap();
             for (source, destination) in [(many, host), (host, many)] {
                 let mut packet = Vec::new();

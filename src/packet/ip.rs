@@ -104,8 +104,7 @@ pub fn addresses(packet: &[u8]) -> Result<(IpAddr, IpAddr), Malformed> {
         4 => {
             let ([version_ihl, _, length @ .., _, _, _, _, _, _, _, _], rest) =
                 packet.split_first_chunk::<12>().ok_or(Malformed::Truncated)?;
-            let ([s0, s1, s2, s3, d0, d1, d2, d3], _) =
-                rest.split_first_chunk::<8>().ok_or(Malformed::Truncated)?;
+            let ([s0, s1, s2, s3, d0, d1, d2, d3], _) = rest.split_first_chunk::<8>().ok_or(Malformed::Truncated)?;
             if usize::from(u16::from_be_bytes(*length)) != packet.len() {
                 return Err(Malformed::TotalLength);
             }
@@ -208,8 +207,7 @@ mod tests {
             let found = (header.protocol, header.transport, header.fragment);
             assert_eq!(found, (protocol, transport, fragment));
             assert_eq!(addresses(&packet), Ok((header.source, header.destination)));
-            let expected =
-                if packet[0] >> 4 == 4 { ("10.7.0.2", "10.7.0.1") } else { ("fd07::2", "fd07::1") };
+            let expected = if packet[0] >> 4 == 4 { ("10.7.0.2", "10.7.0.1") } else { ("fd07::2", "fd07::1") };
             assert_eq!((header.source.to_string(), header.destination.to_string()), {
                 (expected.0.to_owned(), expected.1.to_owned())
             });
@@ -267,9 +265,7 @@ mod tests {
 
     #[test]
     fn an_ipv4_fragment_is_one_by_flag_or_offset() {
-        for (field, fragment) in
-            [(0x4000u16, false), (0x8000, false), (0x2000, true), (1, true), (0x1fff, true)]
-        {
+        for (field, fragment) in [(0x4000u16, false), (0x8000, false), (0x2000, true), (1, true), (0x1fff, true)] {
             let mut packet = bytes(V4_OPTIONS);
             packet[6..8].copy_from_slice(&field.to_be_bytes());
             assert_eq!(parse(&packet).unwrap().fragment, fragment, "{field:#x}");

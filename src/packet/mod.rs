@@ -70,8 +70,7 @@ mod sample {
             4 => (12..20, naive_checksum(&packet[..transport])),
             _ => (8..40, 0),
         };
-        let pseudo =
-            [&packet[addresses], &[0, protocol], &length.to_be_bytes(), &packet[transport..]].concat();
+        let pseudo = [&packet[addresses], &[0, protocol], &length.to_be_bytes(), &packet[transport..]].concat();
         (network, naive_checksum(&pseudo)) == (0, 0)
     }
 

@@ -91,14 +91,7 @@ impl Offload {
     fn decode(bytes: &[u8; LENGTH], number: fn([u8; 2]) -> u16) -> Self {
         let [flags, gso_type, h0, h1, g0, g1, s0, s1, o0, o1] = *bytes;
         let (hdr_len, gso_size) = (number([h0, h1]), number([g0, g1]));
-        Self {
-            flags,
-            gso_type,
-            hdr_len,
-            gso_size,
-            csum_start: number([s0, s1]),
-            csum_offset: number([o0, o1]),
-        }
+        Self { flags, gso_type, hdr_len, gso_size, csum_start: number([s0, s1]), csum_offset: number([o0, o1]) }
     }
 
     fn encode(&self, bytes: fn(u16) -> [u8; 2]) -> [u8; LENGTH] {
@@ -293,8 +286,7 @@ fn tcp_header_length(transport: &[u8]) -> Result<usize, Refusal> {
 
 /// Length of a UDP header in bytes. Linux computes the segments' checksums from the UDP length, so it must be right.
 fn udp_header_length(transport: &[u8]) -> Result<usize, Refusal> {
-    let ([_, _, _, _, length @ .., _, _], _) =
-        transport.split_first_chunk::<8>().ok_or(Refusal::Transport)?;
+    let ([_, _, _, _, length @ .., _, _], _) = transport.split_first_chunk::<8>().ok_or(Refusal::Transport)?;
     if usize::from(u16::from_be_bytes(*length)) == transport.len() { Ok(8) } else { Err(Refusal::Transport) }
 }
 
@@ -338,14 +330,7 @@ mod tests {
 
     #[test]
     fn a_packet_that_asks_for_nothing_gets_an_empty_header() {
-        let header = Offload {
-            flags: DATA_VALID,
-            hdr_len: 1,
-            gso_size: 2,
-            csum_start: 3,
-            csum_offset: 4,
-            gso_type: 0,
-        };
+        let header = Offload { flags: DATA_VALID, hdr_len: 1, gso_size: 2, csum_start: 3, csum_offset: 4, gso_type: 0 };
         let mut fragment = bytes(TCP4);
         fragment[7] = 9;
         let checked = header.check(&fragment).unwrap();
@@ -372,9 +357,7 @@ mod tests {
             for flags in [4, 5, 8, 0x81] {
                 assert_eq!(refusal(Offload { flags, ..good }, &packet), Refusal::Flags(flags));
             }
-            for gso_type in
-                (1..=255).filter(|kind| *kind != good.gso_type && *kind | GSO_ECN != good.gso_type)
-            {
+            for gso_type in (1..=255).filter(|kind| *kind != good.gso_type && *kind | GSO_ECN != good.gso_type) {
                 assert_eq!(refusal(Offload { gso_type, ..good }, &packet), Refusal::Type(gso_type));
             }
             for gso_size in [0, if good.csum_offset == 16 { 7 } else { 0 }] {

@@ -41,8 +41,7 @@ pub fn segment(super_packet: &Checked<'_>, buffer: &mut Vec<u8>, mut each: impl 
     // Lengths and places below are those that `Offload::check` found inside the packet.
     let (headers, payload) = packet.split_at(payload);
     let chunks = payload.chunks(usize::from(offload.gso_size));
-    let (count, pseudo_header) =
-        (chunks.len(), checksum::pseudo_header(ip.source, ip.destination, ip.protocol, 0));
+    let (count, pseudo_header) = (chunks.len(), checksum::pseudo_header(ip.source, ip.destination, ip.protocol, 0));
     buffer.extend_from_slice(headers);
     for (index, chunk) in (0u16..).zip(chunks) {
         buffer.truncate(headers.len());
@@ -162,8 +161,7 @@ mod tests {
     /// A super-packet of some kind, its type, transport offset and headers' length.
     fn super_packet(kind: usize, payload: &[u8]) -> (Vec<u8>, u8, usize, usize) {
         const V4_OPTIONS: &str = "4600 0000 fffe 4000 40 00 0000 0a070002 0a070001 94040000";
-        const V6: &str =
-            "60000007 0000 00 40 fd070000000000000000000000000002 fd070000000000000000000000000001";
+        const V6: &str = "60000007 0000 00 40 fd070000000000000000000000000002 fd070000000000000000000000000001";
         const TCP: &str = "1234 01bb fffffff0 00000005 8099 01f4 0000 0000 0101080a0000000100000002";
         let (mut network, mut transport) = match kind {
             0 => (bytes(V4_OPTIONS), bytes(TCP)),

@@ -105,9 +105,7 @@ mod tests {
             assert_eq!(subnet(text).to_string(), text);
         }
         assert_eq!(subnet("1.2.3.4").prefix, 32);
-        for bad in
-            ["", "10.8.0.1/33", "10.8.0/24", "::1/129", "10.8.0.1/", "10.8.0.1/-1", "x/24", "10.8.0.1/24/1"]
-        {
+        for bad in ["", "10.8.0.1/33", "10.8.0/24", "::1/129", "10.8.0.1/", "10.8.0.1/-1", "x/24", "10.8.0.1/24/1"] {
             assert!(bad.parse::<Subnet>().is_err(), "{bad}");
         }
     }
@@ -117,16 +115,12 @@ mod tests {
         let net = subnet("10.8.0.1/24");
         assert!(net.contains("10.8.0.255".parse().unwrap()) && !net.contains("10.8.1.0".parse().unwrap()));
         assert!(!net.contains("::1".parse().unwrap()));
-        assert_eq!(
-            (net.network().to_string().as_str(), net.host(300).to_string().as_str()),
-            ("10.8.0.0", "10.8.0.44")
-        );
+        assert_eq!((net.network().to_string().as_str(), net.host(300).to_string().as_str()), ("10.8.0.0", "10.8.0.44"));
         assert!(subnet("0.0.0.0/0").contains("9.9.9.9".parse().unwrap()));
         assert!(subnet("::/0").contains("2001:db8::1".parse().unwrap()));
         assert_eq!(subnet("fd0f:e12e::1/64").host(2).to_string(), "fd0f:e12e::2");
         assert_eq!(
-            ["10.8.0.1/24", "10.0.0.0/30", "10.0.0.0/31", "10.0.0.0/32", "::1/128"]
-                .map(|t| subnet(t).hosts()),
+            ["10.8.0.1/24", "10.0.0.0/30", "10.0.0.0/31", "10.0.0.0/32", "::1/128"].map(|t| subnet(t).hosts()),
             [254, 2, 0, 0, 0]
         );
         assert_eq!(subnet("::/0").hosts(), (1 << 32) - 1);

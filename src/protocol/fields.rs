@@ -134,9 +134,7 @@ mod tests {
 
     #[test]
     fn forms_that_are_refused() {
-        for bad in
-            [&b"role"[..], b"role=client", b"=x\n", b"Role=x\n", b"a=\x00\n", b"a=\xe9\n", b"a=b\r\n", b"\n"]
-        {
+        for bad in [&b"role"[..], b"role=client", b"=x\n", b"Role=x\n", b"a=\x00\n", b"a=\xe9\n", b"a=b\r\n", b"\n"] {
             assert_eq!(Fields::parse(bad).err(), Some(FieldError::Form), "{bad:?}");
         }
         assert_eq!(Fields::parse(b"a=1\nb=2\na=1\n").err(), Some(FieldError::Twice("a".into())));
@@ -150,9 +148,7 @@ mod tests {
         };
         let bytes: [u8; 32] = std::array::from_fn(|i| (i * 9) as u8);
         assert_eq!(of(&hex(&bytes)), Ok(bytes));
-        for bad in
-            ["", "00", &"0".repeat(63), &"0".repeat(65), &"0".repeat(66), &"A".repeat(64), &"g".repeat(64)]
-        {
+        for bad in ["", "00", &"0".repeat(63), &"0".repeat(65), &"0".repeat(66), &"A".repeat(64), &"g".repeat(64)] {
             assert_eq!(of(bad), Err(FieldError::Value("nonce")), "{bad}");
         }
     }

@@ -125,12 +125,7 @@ pub struct FreshHello {
 
 /// The client begins: the frame to send, and the state that takes the answer. `step` is that of a ratcheted key;
 /// a static one has none.
-pub fn client_hello(
-    root: &Root,
-    step: Option<u64>,
-    offer: Offer,
-    fresh: FreshHello,
-) -> (Vec<u8>, AwaitServerHello) {
+pub fn client_hello(root: &Root, step: Option<u64>, offer: Offer, fresh: FreshHello) -> (Vec<u8>, AwaitServerHello) {
     let mut hello = String::new();
     fields::write(&mut hello, "versions", VERSION);
     fields::write(&mut hello, "role", "client");
@@ -407,12 +402,7 @@ fn limited(body: &[u8]) -> Result<&[u8], Refused> {
 }
 
 /// Opens a hello token and checks that its maker has the role that is due.
-fn open_hello<'a>(
-    root: &Root,
-    text: &'a mut [u8],
-    age: Option<Age>,
-    due: &str,
-) -> Result<(u64, Fields<'a>), Refused> {
+fn open_hello<'a>(root: &Root, text: &'a mut [u8], age: Option<Age>, due: &str) -> Result<(u64, Fields<'a>), Refused> {
     let opened = super::open_token(root.hello(), text, age).map_err(Refused::Token)?;
     let fields = Fields::parse(opened.message)?;
     match fields.required("role")? {

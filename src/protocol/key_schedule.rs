@@ -136,10 +136,7 @@ mod tests {
     use super::*;
 
     fn hex(text: &str) -> Vec<u8> {
-        text.as_bytes()
-            .chunks(2)
-            .map(|d| u8::from_str_radix(str::from_utf8(d).unwrap(), 16).unwrap())
-            .collect()
+        text.as_bytes().chunks(2).map(|d| u8::from_str_radix(str::from_utf8(d).unwrap(), 16).unwrap()).collect()
     }
 
     #[test]

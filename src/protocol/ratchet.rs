@@ -92,8 +92,7 @@ mod tests {
     #[test]
     fn no_step_follows_the_last() {
         let root = Root::new(Key::from_bytes(&[7; 32]));
-        let mut server =
-            ServerState { step: u64::MAX - 1, root: root.clone(), secret: Zeroizing::new([1; 32]) };
+        let mut server = ServerState { step: u64::MAX - 1, root: root.clone(), secret: Zeroizing::new([1; 32]) };
         let client = ClientState { step: u64::MAX - 1, root }.advance(&server.secret).unwrap();
         server = server.advance([2; 32]).unwrap();
         assert_eq!((server.step, client.step), (u64::MAX, u64::MAX));

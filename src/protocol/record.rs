@@ -90,8 +90,7 @@ pub(super) mod types {
 }
 
 impl Kind {
-    const ALL: [Kind; 6] =
-        [Kind::Packets, Kind::SuperPacket, Kind::Ping, Kind::Pong, Kind::Message, Kind::Close];
+    const ALL: [Kind; 6] = [Kind::Packets, Kind::SuperPacket, Kind::Ping, Kind::Pong, Kind::Message, Kind::Close];
 
     fn from_type(byte: u8) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| *kind as u8 == byte)
@@ -191,9 +190,7 @@ impl Direction {
     fn new(suite: Suite, secret: TrafficSecret) -> Direction {
         let key = secret.key();
         let cipher = match suite {
-            Suite::Aes256Gcm => {
-                Cipher::Aes256Gcm { aead: Box::new(Aes256Gcm::new((&*key).into())), iv: *secret.iv() }
-            }
+            Suite::Aes256Gcm => Cipher::Aes256Gcm { aead: Box::new(Aes256Gcm::new((&*key).into())), iv: *secret.iv() },
             Suite::Fernet => Cipher::Fernet(Box::new(Fernet::new(&Key::from_bytes(&key)))),
         };
         Direction { suite, secret, cipher, counter: 0, bytes: 0 }
@@ -293,8 +290,7 @@ impl Sealer {
             Cipher::Aes256Gcm { aead, iv } => {
                 frame[frame::HEADER] = kind;
                 let (message, tag) = frame[frame::HEADER..].split_at_mut(1 + n);
-                let computed =
-                    aead.encrypt_inout_detached(&nonce(iv, self.0.counter), &header, message.into());
+                let computed = aead.encrypt_inout_detached(&nonce(iv, self.0.counter), &header, message.into());
                 tag.copy_from_slice(&computed.expect("a record is shorter than AES-GCM's limit of 64 GiB"));
             }
             Cipher::Fernet(fernet) => {
@@ -372,8 +368,7 @@ impl Opener {
             Cipher::Fernet(fernet) => {
                 let message = super::open_token(fernet, body, None).map_err(Refused::Token)?.message;
                 let inside = message.len();
-                let (counter, message) =
-                    message.split_first_chunk_mut::<COUNTER>().ok_or(Refused::Length(inside))?;
+                let (counter, message) = message.split_first_chunk_mut::<COUNTER>().ok_or(Refused::Length(inside))?;
                 let (due, found) = (self.0.counter, u64::from_be_bytes(*counter));
                 if found != due {
                     return Err(Refused::Counter { due, found });
@@ -498,9 +493,7 @@ mod tests {
                 *tag = aead.encrypt_inout_detached(&nonce, &header, message.into()).unwrap().into();
                 body
             }
-            Cipher::Fernet(fernet) => {
-                fernet.seal(&[&counter.to_be_bytes()[..], message].concat(), 0, [3; 16])
-            }
+            Cipher::Fernet(fernet) => fernet.seal(&[&counter.to_be_bytes()[..], message].concat(), 0, [3; 16]),
         }
     }
 

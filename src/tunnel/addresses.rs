@@ -80,9 +80,7 @@ mod tests {
         let mut shared = pool(&["10.8.0.1/16", "fd0f::1/64"]);
         shared.lease("bob", &[]).unwrap();
         assert_eq!(shared.lease("alice", &[]).unwrap(), alone);
-        let (IpAddr::V4(v4), IpAddr::V6(v6)) = (alone[0].address, alone[1].address) else {
-            panic!("{alone:?}")
-        };
+        let (IpAddr::V4(v4), IpAddr::V6(v6)) = (alone[0].address, alone[1].address) else { panic!("{alone:?}") };
         assert_eq!(u64::from(v4.to_bits() & 0xffff), v6.to_bits() as u64 & 0xffff, "the same number in both");
         assert_eq!((alone[0].prefix, alone[1].prefix), (16, 64));
     }

@@ -28,11 +28,7 @@ const LONG_PATH: Duration = Duration::from_millis(5);
 
 /// How a carrier's socket is set up, at both ends.
 pub fn tuning() -> Tuning {
-    Tuning {
-        user_timeout: Some(Duration::from_secs(10)),
-        notsent_lowat_bytes: Some(256 * 1024),
-        ..Tuning::default()
-    }
+    Tuning { user_timeout: Some(Duration::from_secs(10)), notsent_lowat_bytes: Some(256 * 1024), ..Tuning::default() }
 }
 
 /// Chooses the congestion control of a carrier whose round trip the handshake has shown. The carrier's own control
@@ -130,13 +126,7 @@ pub struct FrameReader {
 impl FrameReader {
     /// A reader with room for a hello.
     pub fn new(socket: Arc<TcpStream>) -> FrameReader {
-        FrameReader {
-            socket,
-            buffer: vec![0; frame::HEADER + MAX_HELLO],
-            start: 0,
-            end: 0,
-            established: false,
-        }
+        FrameReader { socket, buffer: vec![0; frame::HEADER + MAX_HELLO], start: 0, end: 0, established: false }
     }
 
     /// The other side has authenticated: from now on it may have a large buffer.

@@ -194,12 +194,7 @@ impl Client {
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    fn attempt(
-        self: &Arc<Client>,
-        machine: &mut dyn Machine,
-        tasks: &mut Option<()>,
-        pumping: &mut bool,
-    ) -> Attempt {
+    fn attempt(self: &Arc<Client>, machine: &mut dyn Machine, tasks: &mut Option<()>, pumping: &mut bool) -> Attempt {
         let socket = match self.connect() {
             Ok(socket) => Arc::new(socket),
             Err(reason) => return Attempt::Failed(reason),
@@ -231,9 +226,8 @@ impl Client {
         let (addresses, suite) = (listed(&config.addresses), opener.suite());
         let (server, software) = (peer(&socket), &session.software);
         let milliseconds = session.round_trip.as_secs_f64() * 1e3;
-        let connected = format!(
-            "connected: {addresses} via {server} ({software}), suite {suite}, round trip {milliseconds:.2} ms"
-        );
+        let connected =
+            format!("connected: {addresses} via {server} ({software}), suite {suite}, round trip {milliseconds:.2} ms");
         // Where a command runs, stdout is that command's.
         if self.settings.command.is_empty() {
             print(&connected)
@@ -309,9 +303,7 @@ impl Client {
         let (frame, await_server_hello) = client_hello(&root, step, offer, fresh_hello());
         let asked = Instant::now();
         (&**socket).write_all(&frame).map_err(|error| failed(format!("cannot send: {error}")))?;
-        let body = reader
-            .frame_until(MAX_HELLO, asked + ANSWER_TIME)
-            .map_err(|reason| failed(unanswered(&reason)))?;
+        let body = reader.frame_until(MAX_HELLO, asked + ANSWER_TIME).map_err(|reason| failed(unanswered(&reason)))?;
         let round_trip = asked.elapsed();
         let agreed = await_server_hello.receive(body).map_err(|reason| failed(explained(&reason)))?;
         let Agreed { suite, capabilities, .. } = agreed;
@@ -329,29 +321,19 @@ impl Client {
         let body = reader
             .frame_until(suite.max_body(), Instant::now() + ANSWER_TIME)
             .map_err(|reason| failed(format!("the server did not finish the handshake: {reason}")))?;
-        let (config, sealer, opener) =
-            await_config.receive(body).map_err(|reason| failed(reason.to_string()))?;
+        let (config, sealer, opener) = await_config.receive(body).map_err(|reason| failed(reason.to_string()))?;
         let config = NetworkConfig::decode(&config)
             .map_err(|reason| failed(format!("the server's configuration makes no sense: {reason}")))?;
-        Ok(Session {
-            config,
-            sealer,
-            opener,
-            super_packets: capabilities.super_packets,
-            software,
-            round_trip,
-        })
+        Ok(Session { config, sealer, opener, super_packets: capabilities.super_packets, software, round_trip })
     }
 
     /// Starts the thread that reads the device. It goes on through all connections.
     fn start_pump(self: &Arc<Client>, device: &Arc<Tun>) -> bool {
         let (client, device) = (Arc::clone(self), Arc::clone(device));
         let thread = thread::Builder::new().name("device".into());
-        let started = thread
-            .spawn(move || device::pump(&device, &client.wake, |_| locked(&client.link).as_ref().cloned()));
-        started
-            .inspect_err(|error| log::error("tunnel", "no thread for the device", &[("reason", error)]))
-            .is_ok()
+        let started =
+            thread.spawn(move || device::pump(&device, &client.wake, |_| locked(&client.link).as_ref().cloned()));
+        started.inspect_err(|error| log::error("tunnel", "no thread for the device", &[("reason", error)])).is_ok()
     }
 
     /// Starts the thread that does what the command line asks for after the first connection.
@@ -364,9 +346,8 @@ impl Client {
         *locked(&self.replies) = Some(sender);
         let thread = thread::Builder::new().name("tasks".into());
         let started = thread.spawn(move || {
-            let done = client
-                .send_message(&outbound, &replies)
-                .and_then(|()| client.ping(&outbound, &config, &replies));
+            let done =
+                client.send_message(&outbound, &replies).and_then(|()| client.ping(&outbound, &config, &replies));
             client.expects_reply.store(false, Ordering::Relaxed);
             if let Err(reason) = &done {
                 log::error("tunnel", reason, &[]);
@@ -401,15 +382,9 @@ impl Client {
     }
 
     /// Pings the server through the tunnel, once a second.
-    fn ping(
-        &self,
-        outbound: &Arc<Outbound>,
-        config: &NetworkConfig,
-        replies: &Receiver<Reply>,
-    ) -> Result<(), String> {
+    fn ping(&self, outbound: &Arc<Outbound>, config: &NetworkConfig, replies: &Receiver<Reply>) -> Result<(), String> {
         let Some(count) = self.settings.pings else { return Ok(()) };
-        let pairs =
-            config.addresses.iter().flat_map(|own| config.server.iter().map(move |to| (own.address, *to)));
+        let pairs = config.addresses.iter().flat_map(|own| config.server.iter().map(move |to| (own.address, *to)));
         let pair = pairs.into_iter().find(|(own, to)| own.is_ipv4() == to.is_ipv4());
         let (own, to) = pair.ok_or("no tunnel address of the server to ping")?;
         self.expects_reply.store(true, Ordering::Relaxed);
@@ -419,14 +394,7 @@ impl Client {
                 break;
             }
             let mut packet = vec![0; 2];
-            icmp::echo_request(
-                own,
-                to,
-                self.identifier,
-                sequence,
-                b"fernvpn through the tunnel",
-                &mut packet,
-            );
+            icmp::echo_request(own, to, self.identifier, sequence, b"fernvpn through the tunnel", &mut packet);
             let length = u16::try_from(packet.len() - 2).unwrap_or_default();
             packet[..2].copy_from_slice(&length.to_be_bytes());
             let sent = Instant::now();
@@ -441,8 +409,7 @@ impl Client {
             }
         }
         let (sent, received) = (count, times.len());
-        let (least, most) =
-            times.iter().fold((f64::MAX, 0.0), |(a, b), t| (f64::min(a, *t), f64::max(b, *t)));
+        let (least, most) = times.iter().fold((f64::MAX, 0.0), |(a, b), t| (f64::min(a, *t), f64::max(b, *t)));
         if received == 0 {
             return Err(format!("{sent} pings sent through the tunnel, none answered"));
         }
@@ -532,9 +499,7 @@ impl Inside for FromServer<'_> {
             return Ok(());
         };
         match source_towards(server, self.client.mark) {
-            Some(now) if now != own.ip() => {
-                Err(format!("this machine's address is now {now}, no longer {}", own.ip()))
-            }
+            Some(now) if now != own.ip() => Err(format!("this machine's address is now {now}, no longer {}", own.ip())),
             _ => Ok(()),
         }
     }
@@ -550,8 +515,7 @@ impl FromServer<'_> {
 
 /// The address from which the kernel would now talk to `server`. Connecting a UDP socket sends nothing.
 fn source_towards(server: SocketAddr, mark: Option<u32>) -> Option<IpAddr> {
-    let any: IpAddr =
-        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).ok()?;
     mark.map_or(Ok(()), |mark| socket::mark(&socket, mark)).ok()?;
     socket.connect(server).ok()?;
@@ -560,9 +524,7 @@ fn source_towards(server: SocketAddr, mark: Option<u32>) -> Option<IpAddr> {
 
 fn advice(kind: ErrorKind) -> &'static str {
     match kind {
-        ErrorKind::ConnectionRefused => {
-            " (nothing listens there: is the server running, and is this its port?)"
-        }
+        ErrorKind::ConnectionRefused => " (nothing listens there: is the server running, and is this its port?)",
         ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => " (this machine has no way there)",
         ErrorKind::TimedOut => " (no machine there, or a firewall in between)",
         _ => "",

@@ -349,8 +349,7 @@ mod tests {
         let error = |peers| clients(peers).err().unwrap();
         assert!(error(vec![peer("a", 1), peer("b", 1)]).contains("a and b have the same key"));
         assert!(error(vec![peer("a", 1), peer("a", 2)]).contains("two peers are called a"));
-        let with_address =
-            |name, key| Peer { addresses: vec!["10.8.0.9".parse().unwrap()], ..peer(name, key) };
+        let with_address = |name, key| Peer { addresses: vec!["10.8.0.9".parse().unwrap()], ..peer(name, key) };
         assert!(error(vec![with_address("a", 1), with_address("b", 2)]).contains("taken"));
     }
 

@@ -159,12 +159,7 @@ pub fn run(
 }
 
 /// One record. A reason to end, or none.
-fn record(
-    body: &mut [u8],
-    opener: &mut Opener,
-    outbound: &Arc<Outbound>,
-    inside: &mut dyn Inside,
-) -> Option<End> {
+fn record(body: &mut [u8], opener: &mut Opener, outbound: &Arc<Outbound>, inside: &mut dyn Inside) -> Option<End> {
     let (kind, content) = match opener.open(body) {
         Ok(Opened::Content(kind, content)) => (kind, content),
         Ok(Opened::Rekey) => return None,
@@ -201,8 +196,7 @@ fn record(
 /// A peer's text without what could move a terminal's cursor, or turn what follows around.
 pub(super) fn printable(text: &str) -> String {
     let moves = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     text.chars().map(|c| if moves(c) { '\u{fffd}' } else { c }).collect()
 }
@@ -214,8 +208,7 @@ fn packets(mut content: &[u8], traffic: &Traffic, inside: &mut dyn Inside) -> Re
     }
     while let Some((length, rest)) = content.split_first_chunk::<2>() {
         let length = usize::from(u16::from_be_bytes(*length));
-        let (packet, rest) =
-            rest.split_at_checked(length).ok_or("a Packets record whose lengths do not add up")?;
+        let (packet, rest) = rest.split_at_checked(length).ok_or("a Packets record whose lengths do not add up")?;
         deliver(Offload::default(), packet, traffic, inside);
         content = rest;
     }

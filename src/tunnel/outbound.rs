@@ -135,13 +135,8 @@ impl Outbound {
             closed: false,
             failure: None,
         };
-        let outbound = Arc::new(Outbound {
-            socket,
-            super_packets,
-            traffic,
-            sending: Mutex::new(sending),
-            work: Condvar::new(),
-        });
+        let outbound =
+            Arc::new(Outbound { socket, super_packets, traffic, sending: Mutex::new(sending), work: Condvar::new() });
         outbound.advance(&mut locked(&outbound.sending));
         outbound
     }

@@ -69,11 +69,7 @@ impl Server {
     ///
     /// # Errors
     /// A sentence: a configuration that contradicts itself, or a thread or descriptor that cannot be had.
-    pub fn start(
-        settings: ServerSettings,
-        listeners: Vec<TcpListener>,
-        device: Option<Tun>,
-    ) -> Result<Server, String> {
+    pub fn start(settings: ServerSettings, listeners: Vec<TcpListener>, device: Option<Tun>) -> Result<Server, String> {
         let clients = Clients::new(&settings)?;
         clients.open_states(&settings)?;
         let offer = Offer {
@@ -95,14 +91,11 @@ impl Server {
             // Otherwise every client would refuse it, each time it connects.
             let config = shared.config_for(client).encode();
             if config.len() > MAX_CONTENT || NetworkConfig::decode(&config).is_err() {
-                return Err(
-                    "too many routes or resolvers to push: at most 1000 of each, and 64 KiB in all".into()
-                );
+                return Err("too many routes or resolvers to push: at most 1000 of each, and 64 KiB in all".into());
             }
         }
         let wake = Wake::new().map_err(|error| format!("cannot start: {error}"))?;
-        let server =
-            Server { shared, listeners: listeners.into_iter().map(Arc::new).collect(), wake: Arc::new(wake) };
+        let server = Server { shared, listeners: listeners.into_iter().map(Arc::new).collect(), wake: Arc::new(wake) };
         server.start_threads().map_err(|error| format!("cannot start a thread: {error}"))?;
         Ok(server)
     }
@@ -265,15 +258,10 @@ fn handshake(
     let now = clock::unix_seconds();
     let age = shared.settings.hello_max_age.map(|ttl| Age { now, ttl });
     let hello = ClientHello::receive(&root, body, age).map_err(|reason| named(&reason))?;
-    let number =
-        client.begin(&hello.nonce).ok_or_else(|| named(&"this hello was answered before: a replay"))?;
+    let number = client.begin(&hello.nonce).ok_or_else(|| named(&"this hello was answered before: a replay"))?;
     if hello.time.abs_diff(now) > CLOCK_DIFFERENCE {
         let (client, theirs) = (&client.name, clock::utc(hello.time));
-        CLOCKS.warning(
-            "tunnel",
-            "clocks differ (which does no harm)",
-            &[("client", client), ("theirs", &theirs)],
-        );
+        CLOCKS.warning("tunnel", "clocks differ (which does no harm)", &[("client", client), ("theirs", &theirs)]);
     }
 
     // ServerHello, or a reason for one who has the key.
@@ -438,8 +426,7 @@ impl Inside for FromClient<'_> {
 
     fn message(&mut self, text: &str) {
         MESSAGES.info("tunnel", "message", &[("client", &self.client.name), ("text", &text)]);
-        let mut answer =
-            format!("Hello, {}! Your {} bytes have arrived: {text}", self.client.name, text.len());
+        let mut answer = format!("Hello, {}! Your {} bytes have arrived: {text}", self.client.name, text.len());
         while answer.len() > MAX_MESSAGE {
             answer.pop();
         }

@@ -4,9 +4,7 @@
 
 use fernvpn::fernet::Key;
 use fernvpn::protocol::frame;
-use fernvpn::protocol::handshake::{
-    AwaitServerHello, Capabilities, ClientHello, FreshHello, Offer, client_hello,
-};
+use fernvpn::protocol::handshake::{AwaitServerHello, Capabilities, ClientHello, FreshHello, Offer, client_hello};
 use fernvpn::protocol::key_schedule::Root;
 use fernvpn::protocol::ratchet::{ClientState, ServerState};
 use fernvpn::protocol::record::{Fresh, HEADROOM, Kind, Opened, Opener, Sealer, Suite};
@@ -118,10 +116,7 @@ pub fn seal(sealer: &mut Sealer, kind: Kind, content: &[u8]) -> Vec<u8> {
 }
 
 /// What a record holds, or nothing for a Rekey.
-pub fn open(
-    opener: &mut Opener,
-    body: &[u8],
-) -> Result<Option<(Kind, Vec<u8>)>, fernvpn::protocol::record::Refused> {
+pub fn open(opener: &mut Opener, body: &[u8]) -> Result<Option<(Kind, Vec<u8>)>, fernvpn::protocol::record::Refused> {
     let mut body = body.to_vec();
     Ok(match opener.open(&mut body)? {
         Opened::Content(kind, content) => Some((kind, content.to_vec())),

@@ -449,8 +449,7 @@ impl RawServer {
         let (frame, next) = hello.answer(&offer, None, fresh_hello());
         socket.write_all(&frame).unwrap();
         let mut body = read_frame(&mut socket).unwrap();
-        let (frame, sealer, opener) =
-            next.unwrap().receive(&mut body).unwrap().configure(config, &mut fresh).unwrap();
+        let (frame, sealer, opener) = next.unwrap().receive(&mut body).unwrap().configure(config, &mut fresh).unwrap();
         socket.write_all(&frame).unwrap();
         Raw { socket, sealer, opener }
     }
