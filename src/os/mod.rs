@@ -53,3 +53,20 @@ pub fn reason(error: &io::Error) -> String {
 fn unsupported(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, format!("{what} needs Linux; here --no-tun works"))
 }
+
+/// Only Linux has it.
+#[cfg(not(target_os = "linux"))]
+pub mod nat {
+    use crate::packet::subnet::Subnet;
+
+    /// Never made.
+    pub struct Nat;
+
+    impl Nat {
+        /// # Errors
+        /// Always.
+        pub fn begin(_: &str, _: &[Subnet], _: Option<&str>) -> std::io::Result<Nat> {
+            Err(super::unsupported("nat"))
+        }
+    }
+}
