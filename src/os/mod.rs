@@ -66,7 +66,7 @@ pub mod nat {
         /// # Errors
         /// Always.
         pub fn begin(_: &str, _: &[Subnet], _: Option<&str>) -> std::io::Result<Nat> {
-            Err(super::unsupported("nat"))
+            Err(crate::os::unsupported("nat"))
         }
     }
 }
