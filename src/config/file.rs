@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn every_mistake_with_its_line() {
-        let text = "mtu = 1\n[server]\nlisten\nlsten = x\nmtu = 9\nmtu = 1400\nkeepalive =\nnat = auto\n[peer]\n\
+        let text = "mtu = 1\n[server]\nlisten\nlsten = x\nmtu = 9\nmtu = 1400\nkeepalive =\nnat = a/b\n[peer]\n\
                     key = secret\n[pear]\n[client]\n[peer]\nname = a b\nkey-file = none.key\n";
         let found = mistakes(text);
         for (line, part) in [
@@ -375,7 +375,7 @@ mod tests {
             (5, "576"),
             (6, "first in line 5"),
             (7, "no value"),
-            (8, "NAT"),
+            (8, "15 letters"),
             (9, "has no name"),
             (10, "not a key"),
             (11, "[pear]"),
