@@ -324,7 +324,7 @@ mod system {
     }
 
     /// The first setting that forbids namespaces to users, and how to permit them.
-    fn forbidding_setting(root: &str) -> Option<String> {
+    pub(super) fn forbidding_setting(root: &str) -> Option<String> {
         [
             ("kernel.unprivileged_userns_clone", "0", "1"),
             ("user.max_user_namespaces", "0", "10000"),
@@ -339,35 +339,6 @@ mod system {
         .map(|(name, forbids, permits)| {
             format!("the setting {name}={forbids} forbids it: `sudo sysctl {name}={permits}`, or run as root, or use --no-tun")
         })
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use super::*;
-
-        #[test]
-        fn the_setting_that_forbids_is_named() {
-            let root = std::env::temp_dir().join(format!("fernvpn-settings-{}", std::process::id()));
-            let at = root.to_str().unwrap();
-            fs::create_dir_all(root.join("kernel")).unwrap();
-            fs::create_dir_all(root.join("user")).unwrap();
-            assert_eq!(forbidding_setting(at), None);
-            fs::write(root.join("kernel/apparmor_restrict_unprivileged_userns"), "0\n").unwrap();
-            fs::write(root.join("user/max_user_namespaces"), "96365\n").unwrap();
-            assert_eq!(forbidding_setting(at), None);
-            fs::write(root.join("kernel/apparmor_restrict_unprivileged_userns"), "1\n").unwrap();
-            assert!(forbidding_setting(at).unwrap().contains("kernel.apparmor_restrict_unprivileged_userns=1"));
-            fs::write(root.join("user/max_user_namespaces"), "0\n").unwrap();
-            assert!(forbidding_setting(at).unwrap().contains("sysctl user.max_user_namespaces=10000"));
-            fs::remove_dir_all(root).unwrap();
-        }
-
-        #[test]
-        fn a_program_that_does_not_hold_is_an_error() {
-            let error = Namespace::create_by(Path::new("/bin/true"), "fern0", false, None).unwrap_err();
-            assert!(error.to_string().contains("ended before it answered"), "{error}");
-            assert!(Namespace::create_by(Path::new("/none/such"), "fern0", false, None).is_err());
-        }
     }
 }
 
@@ -417,3 +388,35 @@ pub fn hold() -> std::process::ExitCode {
 
 #[cfg(not(target_os = "linux"))]
 pub use hold as become_command;
+
+#[cfg(target_os = "linux")]
+#[cfg(test)]
+mod tests {
+    use super::system::*;
+    use std::fs;
+    use std::path::Path;
+
+    #[test]
+    fn the_setting_that_forbids_is_named() {
+        let root = std::env::temp_dir().join(format!("fernvpn-settings-{}", std::process::id()));
+        let at = root.to_str().unwrap();
+        fs::create_dir_all(root.join("kernel")).unwrap();
+        fs::create_dir_all(root.join("user")).unwrap();
+        assert_eq!(forbidding_setting(at), None);
+        fs::write(root.join("kernel/apparmor_restrict_unprivileged_userns"), "0\n").unwrap();
+        fs::write(root.join("user/max_user_namespaces"), "96365\n").unwrap();
+        assert_eq!(forbidding_setting(at), None);
+        fs::write(root.join("kernel/apparmor_restrict_unprivileged_userns"), "1\n").unwrap();
+        assert!(forbidding_setting(at).unwrap().contains("kernel.apparmor_restrict_unprivileged_userns=1"));
+        fs::write(root.join("user/max_user_namespaces"), "0\n").unwrap();
+        assert!(forbidding_setting(at).unwrap().contains("sysctl user.max_user_namespaces=10000"));
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_program_that_does_not_hold_is_an_error() {
+        let error = Namespace::create_by(Path::new("/bin/true"), "fern0", false, None).unwrap_err();
+        assert!(error.to_string().contains("ended before it answered"), "{error}");
+        assert!(Namespace::create_by(Path::new("/none/such"), "fern0", false, None).is_err());
+    }
+}

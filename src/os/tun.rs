@@ -97,7 +97,7 @@ mod system {
     }
 
     /// The kernel's rules (`dev_valid_name`), and only what can be printed.
-    fn check_name(name: &str) -> io::Result<()> {
+    pub(super) fn check_name(name: &str) -> io::Result<()> {
         let fine = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
         if (1..=15).contains(&name.len()) && name.bytes().all(fine) && name != "." && name != ".." {
             return Ok(());
@@ -106,13 +106,13 @@ mod system {
         Err(io::Error::new(ErrorKind::InvalidInput, text))
     }
 
-    fn cannot_create(name: &str, error: &io::Error, remedy: &str) -> io::Error {
+    pub(super) fn cannot_create(name: &str, error: &io::Error, remedy: &str) -> io::Error {
         let text = format!("cannot create the TUN device {name}: {}: {remedy}", reason(error));
         io::Error::new(error.kind(), text)
     }
 
     /// Why `/dev/net/tun` does not open.
-    fn open_remedy(error: &io::Error) -> &'static str {
+    pub(super) fn open_remedy(error: &io::Error) -> &'static str {
         match error.kind() {
             ErrorKind::NotFound => {
                 "there is no /dev/net/tun: `modprobe tun`, in a container pass the device in, or use --no-tun"
@@ -125,7 +125,7 @@ mod system {
     }
 
     /// Why the open file does not become a device.
-    fn create_remedy(error: &io::Error) -> &'static str {
+    pub(super) fn create_remedy(error: &io::Error) -> &'static str {
         match error.kind() {
             ErrorKind::PermissionDenied => "it needs CAP_NET_ADMIN: run as root, or use --private or --no-tun",
             ErrorKind::ResourceBusy => {
@@ -133,70 +133,6 @@ mod system {
             }
             ErrorKind::InvalidInput => "a device of this name and another kind exists: choose another --tun",
             _ => "the kernel refused; --no-tun works without a device",
-        }
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use super::*;
-        use crate::os::wake::Wake;
-        use std::os::unix::net::UnixDatagram;
-
-        fn pair() -> (Tun, UnixDatagram) {
-            let (near, far) = UnixDatagram::pair().unwrap();
-            (Tun::from_fd(near.into(), "test0", false).unwrap(), far)
-        }
-
-        #[test]
-        fn packets_stay_whole_both_ways() {
-            let (tun, kernel) = pair();
-            let mut buffer = [0; 100];
-            assert_eq!(tun.read_now(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
-            kernel.send(b"one").unwrap();
-            kernel.send(b"another").unwrap();
-            assert_eq!(tun.read_now(&mut buffer).unwrap(), 3);
-            assert_eq!(tun.read_now(&mut buffer).unwrap(), 7);
-            assert_eq!(tun.write(&[IoSlice::new(b"head"), IoSlice::new(b"er")]).unwrap(), 6);
-            assert_eq!(kernel.recv(&mut buffer).unwrap(), 6);
-            assert_eq!(&buffer[..6], b"header");
-        }
-
-        #[test]
-        fn a_wait_ends_with_a_packet_a_ring_or_in_time() {
-            let (tun, kernel) = pair();
-            let wake = Wake::new().unwrap();
-            assert!(!tun.wait_readable(&wake, Some(Duration::from_millis(10))).unwrap());
-            kernel.send(b"packet").unwrap();
-            assert!(tun.wait_readable(&wake, None).unwrap());
-            std::thread::scope(|scope| {
-                tun.read_now(&mut [0; 10]).unwrap();
-                let reader = scope.spawn(|| tun.wait_readable(&wake, None).unwrap());
-                std::thread::sleep(Duration::from_millis(10));
-                wake.ring();
-                assert!(!reader.join().unwrap());
-            });
-            kernel.send(b"packet").unwrap();
-            assert!(!tun.wait_readable(&wake, None).unwrap(), "rung is rung");
-        }
-
-        #[test]
-        fn names_are_checked_before_the_kernel_sees_them() {
-            for name in ["", "sixteen-bytes-16", "a/b", "a b", "a:b", ".", "..", "a\0", "f\u{e9}r", "a\n"] {
-                assert_eq!(Tun::create(name, false).unwrap_err().kind(), ErrorKind::InvalidInput, "{name:?}");
-            }
-            for name in ["f", "fifteen-bytes15", "fern%d", "a.b"] {
-                assert!(check_name(name).is_ok());
-            }
-        }
-
-        #[test]
-        fn errors_say_what_to_do() {
-            let error = |number| io::Error::from_raw_os_error(number);
-            assert!(open_remedy(&error(2)).contains("modprobe tun"));
-            assert!(create_remedy(&error(1)).contains("CAP_NET_ADMIN"));
-            let busy = error(16);
-            let text = cannot_create("fern0", &busy, create_remedy(&busy)).to_string();
-            assert!(text.starts_with("cannot create the TUN device fern0: ") && text.contains("in use"), "{text}");
         }
     }
 }
@@ -231,5 +167,72 @@ impl Tun {
     /// Never called.
     pub fn wait_readable(&self, _wake: &impl Sized, _timeout: Option<std::time::Duration>) -> std::io::Result<bool> {
         match *self {}
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[cfg(test)]
+mod tests {
+    use super::system::*;
+    use crate::os::wake::Wake;
+    use std::io::{self, ErrorKind, IoSlice};
+    use std::os::unix::net::UnixDatagram;
+    use std::time::Duration;
+
+    fn pair() -> (Tun, UnixDatagram) {
+        let (near, far) = UnixDatagram::pair().unwrap();
+        (Tun::from_fd(near.into(), "test0", false).unwrap(), far)
+    }
+
+    #[test]
+    fn packets_stay_whole_both_ways() {
+        let (tun, kernel) = pair();
+        let mut buffer = [0; 100];
+        assert_eq!(tun.read_now(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
+        kernel.send(b"one").unwrap();
+        kernel.send(b"another").unwrap();
+        assert_eq!(tun.read_now(&mut buffer).unwrap(), 3);
+        assert_eq!(tun.read_now(&mut buffer).unwrap(), 7);
+        assert_eq!(tun.write(&[IoSlice::new(b"head"), IoSlice::new(b"er")]).unwrap(), 6);
+        assert_eq!(kernel.recv(&mut buffer).unwrap(), 6);
+        assert_eq!(&buffer[..6], b"header");
+    }
+
+    #[test]
+    fn a_wait_ends_with_a_packet_a_ring_or_in_time() {
+        let (tun, kernel) = pair();
+        let wake = Wake::new().unwrap();
+        assert!(!tun.wait_readable(&wake, Some(Duration::from_millis(10))).unwrap());
+        kernel.send(b"packet").unwrap();
+        assert!(tun.wait_readable(&wake, None).unwrap());
+        std::thread::scope(|scope| {
+            tun.read_now(&mut [0; 10]).unwrap();
+            let reader = scope.spawn(|| tun.wait_readable(&wake, None).unwrap());
+            std::thread::sleep(Duration::from_millis(10));
+            wake.ring();
+            assert!(!reader.join().unwrap());
+        });
+        kernel.send(b"packet").unwrap();
+        assert!(!tun.wait_readable(&wake, None).unwrap(), "rung is rung");
+    }
+
+    #[test]
+    fn names_are_checked_before_the_kernel_sees_them() {
+        for name in ["", "sixteen-bytes-16", "a/b", "a b", "a:b", ".", "..", "a\0", "f\u{e9}r", "a\n"] {
+            assert_eq!(Tun::create(name, false).unwrap_err().kind(), ErrorKind::InvalidInput, "{name:?}");
+        }
+        for name in ["f", "fifteen-bytes15", "fern%d", "a.b"] {
+            assert!(check_name(name).is_ok());
+        }
+    }
+
+    #[test]
+    fn errors_say_what_to_do() {
+        let error = |number| io::Error::from_raw_os_error(number);
+        assert!(open_remedy(&error(2)).contains("modprobe tun"));
+        assert!(create_remedy(&error(1)).contains("CAP_NET_ADMIN"));
+        let busy = error(16);
+        let text = cannot_create("fern0", &busy, create_remedy(&busy)).to_string();
+        assert!(text.starts_with("cannot create the TUN device fern0: ") && text.contains("in use"), "{text}");
     }
 }
