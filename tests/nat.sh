@@ -28,6 +28,8 @@ clean_up() {
 }
 trap clean_up EXIT
 in_ns() { local ns=$1; shift; ip netns exec "$ns" "$@"; }
+parts=0
+part() { parts=$((parts + 1)); echo "== $*"; }
 die() { echo "!! $*"; exit 1; }
 until_ok() { local end=$((SECONDS + 15)); until "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || die "not in time: $*"; sleep 0.05; done; }
 
@@ -78,29 +80,29 @@ until_ok in_ns "$w" curl -sgm 3 'http://[::1]/'
 before=$(sysctls)
 
 for nat in auto out; do
-    echo "== nat = $nat: the web server is reached by IPv4 and IPv6"
+    part "nat = $nat: the web server is reached by IPv4 and IPv6"
     start_server $nat; start_client; reached
     in_ns "$s" nft list table inet fernvpn-nat-fern0 | grep -q 'maxseg size set rt mtu' || die 'no MSS clamping'
-    echo '== a slow or stopped nft holds up nobody'
+    part 'a slow or stopped nft holds up nobody'
     child=$(pgrep -P $server -x nft); kill -STOP "$child"; reached; kill -CONT "$child"
-    echo '== an orderly stop leaves the machine as it was'
+    part 'an orderly stop leaves the machine as it was'
     stop $client TERM; client=''; stop $server TERM; server=''
     none || die "left: $(tables)"
     [ "$(sysctls)" = "$before" ] || die "left: $(diff <(echo "$before") <(sysctls))"
-    echo '== after kill -9 no table is left, and the next start and stop put the sysctls back'
+    part 'after kill -9 no table is left, and the next start and stop put the sysctls back'
     start_server $nat; [ "$(sysctls)" != "$before" ] || die 'nothing was changed'
     stop $server KILL; server=''; until_ok none
     start_server $nat; stop $server TERM; server=''
     [ "$(sysctls)" = "$before" ] || die "left: $(diff <(echo "$before") <(sysctls))"
 done
 
-echo '== nat = in: nothing leaves by another device'
+part 'nat = in: nothing leaves by another device'
 start_server in; start_client
 ! fetch 198.51.100.2 || die 'it left'
 stop $client TERM; client=''; stop $server TERM; server=''
 
-echo '== nat = no: nothing is touched'
+part 'nat = no: nothing is touched'
 start_server no
 none && [ "$(sysctls)" = "$before" ] || die 'something was'
 stop $server TERM; server=''
-echo 'nat: passed'
+echo "nat: $parts passed, 0 failed"

@@ -183,7 +183,7 @@ expect 'a full tunnel: IPv4 and IPv6 through it, only the carrier outside'
 start before4 $r python3 "$dir/talk.py" talk 192.0.2.2 22
 start before6 $r python3 "$dir/talk.py" talk 2001:db8:c::2 22
 goes_on before4; goes_on before6
-server --push-routes 0.0.0.0/0,::/0
+server --nat no --push-routes 0.0.0.0/0,::/0
 client
 count_anew
 seen_as '10.8.0.*' $web4
@@ -288,7 +288,7 @@ ok
 
 stop server
 expect 'a tunnel without IPv6: IPv6 is refused at once and does not leak'
-server --push-routes 0.0.0.0/0 --address 10.8.0.1/24
+server --nat no --push-routes 0.0.0.0/0 --address 10.8.0.1/24
 client --routes none
 seen_as 2001:db8:c::2 $web6; ok 'it would leak'
 down
@@ -304,7 +304,7 @@ for name in before4 before6; do stop $name; done
 stop server
 
 expect 'the kill switch: nothing leaks while the server is away, nor after the client is killed'
-server --push-routes 0.0.0.0/0,::/0
+server --nat no --push-routes 0.0.0.0/0,::/0
 client --kill-switch
 count_anew
 seen_as '10.8.0.*' $web4
@@ -313,7 +313,7 @@ stop server KILL
 logged client 'connection lost' 10
 seen_as '' $web4; seen_as '' $web6; seen_as '' $web4 --interface eth0
 no_leak
-server --push-routes 0.0.0.0/0,::/0
+server --nat no --push-routes 0.0.0.0/0,::/0
 until_ok 15 in_ns $c curl -s --max-time 1 http://$web4:8000/
 seen_as '10.8.0.*' $web4
 no_leak
@@ -333,7 +333,7 @@ seen_as 192.0.2.2 $web4; ok 'an orderly stop ends it'
 
 stop server
 expect 'resolvers: by systemd-resolved, and a clear word where there is none'
-server --push-routes 0.0.0.0/0 --push-dns 10.8.0.1,fd0f:e12e::1
+server --nat no --push-routes 0.0.0.0/0 --push-dns 10.8.0.1,fd0f:e12e::1
 mkdir "$dir/bin"
 printf '#!/bin/sh\necho "$@" >>%s/resolvectl\n' "$dir" >"$dir/bin/resolvectl"
 chmod +x "$dir/bin/resolvectl"
@@ -430,7 +430,7 @@ PYTHON
     : >"$dir/loop.log"
     until_ok 10 grep -q 'got:$' "$dir/loop.log"
     count_anew
-    server --push-routes 0.0.0.0/0 --push-dns 10.8.0.1
+    server --nat no --push-routes 0.0.0.0/0 --push-dns 10.8.0.1
     : >"$dir/loop.log"
     until_ok 20 grep -q 'got:10.8.0' "$dir/loop.log"
     ! grep -q 'got:192' "$dir/loop.log" || die 'it got out another way'
