@@ -14,7 +14,7 @@ ADDRESS ?= 127.0.0.1:12345
 help: ## this list
 	@echo 'make ...'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
-	    printf '%-14s %s\n' "  $${target## }" "$$text"; done
+	    printf '%-15s %s\n' "  $${target## }" "$$text"; done
 
 .PHONY: build
 build: toolchain ## the program, optimised: target/release/fernvpn

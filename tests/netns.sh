@@ -429,3 +429,17 @@ stop alice; stop bob
 no_device $a && no_device $b || die 'a device is left'
 only_own_processes $a && only_own_processes $b || die 'a process is left'
 ok 'clients that are connecting again stop as well'
+
+expect 'a device that is taken away: the program that had it says so and ends, instead of going on half alive'
+up
+for name in alice server; do
+    case $name in alice) ns=$a ;; server) ns=$s ;; esac
+    quiet $ns ip link delete fern0
+    until_ok 5 bash -c "! kill -0 ${pids[$name]}"
+    ended=0; wait "${pids[$name]}" || ended=$?; unset "pids[$name]"
+    [ $ended = 1 ] || die "$name ended with status $ended"
+    logged $name '^fernvpn: .*cannot read from the device fern0' 1; tail -1 "$dir/$name.log"
+done
+logged server 'client disconnected.*client=alice.*the client leaves' 1
+logged bob 'connection lost.*the server stops' 5; ok 'status 1, and the other side was told'
+stop bob

@@ -374,6 +374,7 @@ mod files {
     use std::fs;
     use std::net::{SocketAddr, TcpListener};
     use std::path::{Path, PathBuf};
+    use std::time::{Duration, Instant};
 
     struct Folder(PathBuf);
 
@@ -533,7 +534,16 @@ mod files {
     fn a_storm_of_reconnections_stays_in_step() {
         let folder = Folder::new("storm");
         let (server, at) = folder.serve();
+        // A client that was stopped keeps its state until its last thread has ended.
+        let free = || {
+            let end = Instant::now() + Duration::from_secs(10);
+            while StateFile::open(&folder.path("client")).is_err() {
+                assert!(Instant::now() < end, "the client that was stopped still has its state");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
         for round in 0..30 {
+            free();
             let running = Running::start(folder.client(at, Suite::ALL[round % 2]), None);
             if round % 3 == 0 {
                 drop(running.stop()); // wherever it has come by now
@@ -542,6 +552,7 @@ mod files {
                 drop(running.stop());
             }
         }
+        free();
         let running = Running::start(folder.client(at, Suite::Aes256Gcm), None);
         running.connected();
         assert!(folder.kept("server").step > 20);

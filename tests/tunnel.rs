@@ -6,6 +6,7 @@
 mod loopback;
 
 use fernvpn::config::settings::{ClientSettings, ServerSettings};
+use fernvpn::os::tun::Tun;
 use fernvpn::packet::icmp;
 use fernvpn::packet::offload::{LENGTH, Offload};
 use fernvpn::protocol::record::{Kind, Suite};
@@ -807,6 +808,42 @@ fn a_server_says_why_it_refuses_a_client_with_a_key() {
     let once = ClientSettings { once: true, suites: vec![Suite::Aes256Gcm], ..client_settings(at, 0) };
     let reason = Running::start(once, None).end().unwrap_err();
     assert!(reason.contains("no common suite"), "{reason}");
+}
+
+#[test]
+fn handshakes_at_the_same_time_do_not_share_the_last_place() {
+    let (server, at) = serve(ServerSettings { max_clients: 2, ..settings(6) }, None);
+    // All have asked, and have been answered, before the first finishes.
+    let asked: Vec<_> = (0..6).map(|n| RawHello::new(n, PLAIN).ask(at)).collect();
+    let mut inside: Vec<_> = thread::scope(|scope| {
+        let finishing: Vec<_> = asked.into_iter().map(|one| scope.spawn(|| one.finish())).collect();
+        finishing.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(inside.len(), 2);
+    for (_, raw) in &mut inside {
+        raw.says_hello();
+    }
+    let connected = || server.clients().all().iter().filter(|client| client.connection().is_some()).count();
+    assert_eq!(connected(), 2);
+    // Their places are free again when they leave.
+    drop(inside);
+    eventually("both have left", || connected() == 0);
+    eventually("there is room", || {
+        let once = ClientSettings { once: true, pings: Some(1), ..client_settings(at, 5) };
+        Running::start(once, None).end().is_ok()
+    });
+}
+
+/// A directory reads as no device does: with an error.
+fn broken_device() -> Tun {
+    Tun::from_fd(std::fs::File::open("/").unwrap().into(), "broken", false).unwrap()
+}
+
+#[test]
+fn a_client_without_its_device_does_not_go_on_half_alive() {
+    let (_server, at) = serve(settings(1), None);
+    let reason = Running::start(client_settings(at, 0), Some(broken_device())).end().unwrap_err();
+    assert!(reason.starts_with("cannot read from the device broken"), "{reason}");
 }
 
 #[test]

@@ -82,10 +82,13 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
     }
     let signal = signal::wait();
-    log::info("tunnel", "stopping", &[("signal", &signal.name())]);
+    let failure = server.failure();
+    if failure.is_none() {
+        log::info("tunnel", "stopping", &[("signal", &signal.name())]);
+    }
     server.stop();
     drop((nat, interface));
-    Ok(ExitCode::SUCCESS)
+    failure.map_or(Ok(ExitCode::SUCCESS), |reason| Err(reason.into()))
 }
 
 /// Forwarding and NAT where the settings ask for it.

@@ -84,7 +84,7 @@ impl FromStr for Subnet {
             Some(prefix) => prefix
                 .parse()
                 .ok()
-                .filter(|bits| *bits <= longest)
+                .filter(|bits| *bits <= longest && prefix.bytes().all(|c| c.is_ascii_digit()))
                 .ok_or_else(|| format!("{text:?}: the prefix length must be 0 to {longest}"))?,
         };
         Ok(Subnet { address, prefix })
@@ -105,7 +105,17 @@ mod tests {
             assert_eq!(subnet(text).to_string(), text);
         }
         assert_eq!(subnet("1.2.3.4").prefix, 32);
-        for bad in ["", "10.8.0.1/33", "10.8.0/24", "::1/129", "10.8.0.1/", "10.8.0.1/-1", "x/24", "10.8.0.1/24/1"] {
+        for bad in [
+            "",
+            "10.8.0.1/33",
+            "10.8.0/24",
+            "::1/129",
+            "10.8.0.1/",
+            "10.8.0.1/-1",
+            "10.8.0.1/+24",
+            "x/24",
+            "10.8.0.1/24/1",
+        ] {
             assert!(bad.parse::<Subnet>().is_err(), "{bad}");
         }
     }

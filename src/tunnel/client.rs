@@ -79,7 +79,8 @@ pub struct Client {
     replies: Mutex<Option<SyncSender<Reply>>>,
     expects_reply: AtomicBool,
     identifier: u16,
-    failed: AtomicBool,
+    /// Why it ends, if it was not asked to.
+    failure: Mutex<Option<String>>,
 }
 
 /// What somebody in this program waits for.
@@ -124,7 +125,7 @@ impl Client {
             replies: Mutex::new(None),
             expects_reply: AtomicBool::new(false),
             identifier: u16::from_be_bytes(entropy::array()),
-            failed: AtomicBool::new(false),
+            failure: Mutex::default(),
         }))
     }
 
@@ -140,8 +141,7 @@ impl Client {
         loop {
             let began = Instant::now();
             let at_once = match self.attempt(machine, &mut tasks, &mut pumping) {
-                _ if self.failed.load(Ordering::Relaxed) => return Err("not all replies came".into()),
-                _ if self.is_stopped() => return Ok(()),
+                _ if self.is_stopped() => return self.outcome(),
                 Attempt::GiveUp(reason) => return Err(reason),
                 Attempt::Failed(reason) if self.settings.once => return Err(reason),
                 Attempt::Failed(reason) => {
@@ -163,7 +163,7 @@ impl Client {
                 }
             };
             if !at_once && self.sleep(jittered(pause)) {
-                return Ok(());
+                return self.outcome();
             }
             let longest = if lost_at.elapsed() < Duration::from_secs(60) { PAUSE[1] } else { PAUSE[2] };
             pause = (pause * 2).min(longest);
@@ -181,6 +181,16 @@ impl Client {
         if let Some(socket) = &*locked(&self.socket) {
             let _ = socket.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Stops because something is wrong that another connection would not help.
+    fn fail(&self, reason: String) {
+        *locked(&self.failure) = Some(reason); // before `run` can end
+        self.stop();
+    }
+
+    fn outcome(&self) -> Result<(), String> {
+        locked(&self.failure).take().map_or(Ok(()), Err)
     }
 
     fn is_stopped(&self) -> bool {
@@ -331,8 +341,10 @@ impl Client {
     fn start_pump(self: &Arc<Client>, device: &Arc<Tun>) -> bool {
         let (client, device) = (Arc::clone(self), Arc::clone(device));
         let thread = thread::Builder::new().name("device".into());
-        let started =
-            thread.spawn(move || device::pump(&device, &client.wake, |_| locked(&client.link).as_ref().cloned()));
+        let started = thread.spawn(move || {
+            device::pump(&device, &client.wake, |_| locked(&client.link).as_ref().cloned())
+                .unwrap_or_else(|reason| client.fail(reason));
+        });
         started.inspect_err(|error| log::error("tunnel", "no thread for the device", &[("reason", error)])).is_ok()
     }
 
@@ -355,9 +367,10 @@ impl Client {
             if !client.settings.once && !client.is_stopped() {
                 log::info("tunnel", "staying connected until Ctrl-C", &[]);
             }
-            if client.settings.once {
-                client.failed.store(done.is_err(), Ordering::Relaxed); // before `run` can end
-                client.stop();
+            match done {
+                _ if !client.settings.once => {}
+                Ok(()) => client.stop(),
+                Err(_) => client.fail("not all replies came".into()),
             }
         });
         if let Err(error) = started {

@@ -54,7 +54,11 @@ impl NetworkConfig {
     /// [`FieldError`] with the name of the field that is wrong.
     pub fn decode(content: &[u8]) -> Result<NetworkConfig, FieldError> {
         let fields = Fields::parse(content)?;
-        let number = |name| fields.required(name)?.parse::<u16>().map_err(|_| FieldError::Value(name));
+        let number = |name| {
+            let text = fields.required(name)?;
+            let digits = text.bytes().all(|c| c.is_ascii_digit()); // `parse` would take a sign
+            text.parse::<u16>().ok().filter(|_| digits).ok_or(FieldError::Value(name))
+        };
         let config = NetworkConfig {
             addresses: list(&fields, "addresses")?,
             server: list(&fields, "server")?,
@@ -110,7 +114,10 @@ mod tests {
         for (from, to, wrong) in [
             ("mtu=1500", "mtu=100", FieldError::Value("mtu")),
             ("mtu=1500", "mtu=99999", FieldError::Value("mtu")),
+            ("mtu=1500", "mtu=+1500", FieldError::Value("mtu")),
             ("keepalive=15", "keepalive=0", FieldError::Value("keepalive")),
+            ("keepalive=15", "keepalive=+15", FieldError::Value("keepalive")),
+            ("10.8.0.2/24", "10.8.0.2/+24", FieldError::Value("addresses")),
             ("0.0.0.0/0", "0.0.0.0/40", FieldError::Value("routes")),
             ("10.8.0.2/24", "10.8.0.2/7", FieldError::Value("addresses")),
             ("fd0f::2/64", "::1/64", FieldError::Value("addresses")),

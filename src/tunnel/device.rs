@@ -7,12 +7,11 @@
 
 use super::batch::{Batch, PACKET_AT};
 use super::outbound::{FRAME_ROOM, Outbound};
-use crate::os::log;
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
 use crate::packet::offload::{self, Checked, Offload};
 use crate::packet::{ip, segmentation};
-use std::io::{ErrorKind, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,7 +20,12 @@ const MAX_PACKET: usize = 65_535;
 
 /// Reads packets from the device until `wake` rings, and sends each to the peer that `route` names for its
 /// destination. Packets that are ready at the same time may share a record; nothing waits for more to come.
-pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outbound>>) {
+///
+/// # Errors
+/// A sentence: the device is gone or broken, and a tunnel without it would be half alive.
+pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outbound>>) -> Result<(), String> {
+    let failed =
+        |error: io::Error| format!("cannot read from the device {}, which may be gone: {error}", device.name());
     let header = if device.offload() { offload::LENGTH } else { 0 };
     let mut frame = vec![0; FRAME_ROOM];
     let mut batch = Batch::new();
@@ -40,22 +44,12 @@ pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outb
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 batch.flush();
-                match device.wait_readable(wake, None) {
-                    Ok(true) => {}
-                    Ok(false) => return,
-                    Err(error) => {
-                        return log::error("tunnel", "cannot wait for the device", &[("reason", &error)]);
-                    }
+                if !device.wait_readable(wake, None).map_err(failed)? {
+                    return Ok(());
                 }
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => {
-                return log::error(
-                    "tunnel",
-                    "cannot read from the device",
-                    &[("device", &device.name()), ("reason", &error)],
-                );
-            }
+            Err(error) => return Err(failed(error)),
         }
     }
 }

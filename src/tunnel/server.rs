@@ -17,6 +17,7 @@ use crate::config::settings::ServerSettings;
 use crate::fernet::Age;
 use crate::os::clock;
 use crate::os::log::{self, Seldom};
+use crate::os::signal::{self, Signal};
 use crate::os::socket;
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
@@ -41,6 +42,8 @@ const STACK: usize = 256 * 1024;
 /// A client's clock that differs by more than this is worth a line in the log.
 const CLOCK_DIFFERENCE: u64 = 300;
 
+/// One for all handshakes that fail: a flood of strangers fills no disk, but it can hide the line that tells why a
+/// real client was refused (the next line that gets through tells how many were kept back).
 static STRANGERS: Seldom = Seldom::new(10, Duration::from_secs(10));
 static CLOCKS: Seldom = Seldom::new(10, Duration::from_secs(10));
 static MESSAGES: Seldom = Seldom::new(10, Duration::from_secs(10));
@@ -62,6 +65,7 @@ struct Shared {
     connected: Mutex<usize>,
     fewer_connected: Condvar,
     stopping: AtomicBool,
+    failure: Mutex<Option<String>>,
 }
 
 impl Server {
@@ -86,6 +90,7 @@ impl Server {
             connected: Mutex::new(0),
             fewer_connected: Condvar::new(),
             stopping: AtomicBool::new(false),
+            failure: Mutex::default(),
         });
         for client in shared.clients.all() {
             // Otherwise every client would refuse it, each time it connects.
@@ -108,8 +113,11 @@ impl Server {
         if self.shared.device.is_some() {
             let (shared, wake) = (Arc::clone(&self.shared), Arc::clone(&self.wake));
             thread::Builder::new().name("device".into()).spawn(move || {
-                if let Some(device) = &shared.device {
-                    device::pump(device, &wake, |destination| shared.way_to(destination));
+                let Some(device) = &shared.device else { return };
+                if let Err(reason) = device::pump(device, &wake, |destination| shared.way_to(destination)) {
+                    *locked(&shared.failure) = Some(reason);
+                    // Who started the server waits for a signal, and stops it in order.
+                    let _ = signal::send(std::process::id(), Signal::Terminate);
                 }
             })?;
         }
@@ -119,6 +127,11 @@ impl Server {
     /// The clients.
     pub fn clients(&self) -> &Clients {
         &self.shared.clients
+    }
+
+    /// Why it cannot go on, if so: its device is gone.
+    pub fn failure(&self) -> Option<String> {
+        locked(&self.shared.failure).clone()
     }
 
     /// Stops: no new connections, Close to every client, and at most a second for them to go.
@@ -153,6 +166,11 @@ impl Shared {
     /// The way to the client that has this address, if it is connected.
     fn way_to(&self, destination: IpAddr) -> Option<Arc<Outbound>> {
         self.clients.owner(destination)?.connection().map(|connection| connection.outbound)
+    }
+
+    /// Whether one more is too many. Who is connected already only changes its connection.
+    fn is_full_for(&self, client: &Client, connected: usize) -> bool {
+        connected >= self.settings.max_clients && client.connection().is_none()
     }
 
     fn is_own(&self, address: IpAddr) -> bool {
@@ -265,8 +283,7 @@ fn handshake(
     }
 
     // ServerHello, or a reason for one who has the key.
-    let full = *locked(&shared.connected) >= shared.settings.max_clients && client.connection().is_none();
-    if full {
+    if shared.is_full_for(&client, *locked(&shared.connected)) {
         let _ = send(socket, &hello.refuse("the server is full", fresh()));
         let _ = named(&"the server is full (max-clients)");
         return Err(Silence::End);
@@ -321,11 +338,17 @@ fn session(
         let traffic = Arc::clone(&client.traffic);
         Connected { from, outbound: Outbound::new(Arc::clone(socket), sealer, super_packets, traffic, frame) }
     };
+    // Counted and finished in one, so that handshakes at the same time do not all take the last place.
+    let mut connected = locked(&shared.connected);
+    if shared.is_full_for(&client, *connected) {
+        return STRANGERS.warning("tunnel", "the server is full (max-clients)", &[("client", &client.name)]);
+    }
     let Ok((Connected { outbound, .. }, replaced)) = client.finish(number, connect) else {
         let fields: log::Fields = &[("client", &client.name), ("from", &from)];
         return log::warning("tunnel", "a handshake came too late: a newer one has finished", fields);
     };
-    *locked(&shared.connected) += 1;
+    *connected += 1;
+    drop(connected);
     let addresses = listed(&client.addresses);
     log::info(
         "tunnel",
