@@ -92,7 +92,7 @@ fn wipe(text: String) {
 /// A state file that this program alone may change.
 pub struct StateFile {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl StateFile {
@@ -112,8 +112,15 @@ impl StateFile {
                 Err(format!("another program uses {}: a ratcheted key belongs to one at a time", path.display()))
             }
             Err(TryLockError::Error(error)) => Err(cannot(&error)),
-            Ok(()) => Kept::read(&path).map(|kept| (StateFile { path, _lock: lock }, kept)),
+            Ok(()) => Kept::read(&path).map(|kept| (StateFile { path, lock }, kept)),
         }
+    }
+}
+
+/// Closing the file is not enough: a program that another thread is just starting has a copy of it for a moment.
+impl Drop for StateFile {
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
     }
 }
 
