@@ -391,7 +391,7 @@ def show(results, arguments):
             values = [round[column] for round in rounds if column in round]
             median = statistics.median(values)
             form = "{:.0f}" if max(values) >= 100 else "{:.2f}"
-            ratio = f" x{median / statistics.median(r[column] for r in first):.2f}" if first and column != "lost %" else ""
+            ratio = f" x{median / statistics.median(r[column] for r in first):.2f}" if first and column not in ("lost %", "cpu s/GB") else ""
             cells.append(f"{form.format(median)} ({form.format(min(values))}-{form.format(max(values))}){ratio}")
         print("| " + " | ".join([name, *cells]) + " |")
         first = first or rounds

@@ -386,7 +386,7 @@ fn receive(
     opener: &mut Opener,
 ) -> End {
     let keepalive = Duration::from_secs(shared.settings.keepalive.into());
-    let mut inside = FromClient { shared, client, outbound, batch: Batch::new(), scratch: Vec::new() };
+    let mut inside = FromClient { shared, client, outbound, batch: Batch::default(), scratch: Vec::new() };
     connection::run(reader, opener, outbound, Patience { keepalive, tick: keepalive }, &mut inside)
 }
 
@@ -453,11 +453,11 @@ impl Inside for FromClient<'_> {
         while answer.len() > MAX_MESSAGE {
             answer.pop();
         }
-        self.outbound.send_content(Kind::Message, answer.as_bytes());
+        self.outbound.send(Kind::Message, answer.as_bytes());
     }
 
     fn pause(&mut self) {
-        self.batch.rest();
+        self.batch.send_all();
     }
 }
 
