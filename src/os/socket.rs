@@ -15,7 +15,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 pub use system::{
-    congestion_control, defer_accept, mark, receive_now, send_now, stop_listening, wait_readable, wait_writable,
+    congestion_control, defer_accept, mark, path, receive_now, send_now, stop_listening, wait_readable, wait_writable,
 };
 
 /// What a carrier connection is tuned to. `TCP_NODELAY` is always on: without it small records wait 40 ms.
@@ -34,6 +34,17 @@ pub struct Tuning {
     pub send_buffer_bytes: Option<u32>,
     /// `SO_RCVBUF`, likewise.
     pub receive_buffer_bytes: Option<u32>,
+}
+
+/// What TCP has seen of a connection's path.
+#[derive(Clone, Copy, Debug)]
+pub struct Path {
+    /// The round trip now, smoothed.
+    pub round_trip: Duration,
+    /// The shortest of the last minutes: the path without queues.
+    pub shortest: Duration,
+    /// Segments sent again.
+    pub retransmitted: u32,
 }
 
 /// Sets the options on a socket that exists already, such as an accepted one.
@@ -98,6 +109,21 @@ mod system {
     pub fn congestion_control(stream: &TcpStream) -> io::Result<String> {
         let name = sys::option_bytes::<16>(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_CONGESTION)?;
         Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
+    }
+
+    /// What the kernel has seen of the path.
+    pub fn path(stream: &TcpStream) -> io::Result<Path> {
+        let info = sys::option_bytes::<152>(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_INFO)?;
+        let field = |at: usize| {
+            let bytes = info.get(at..).and_then(|bytes| bytes.first_chunk()).ok_or(ErrorKind::Unsupported)?;
+            Ok::<u32, io::Error>(u32::from_ne_bytes(*bytes))
+        };
+        // `struct tcp_info`: tcpi_rtt, tcpi_min_rtt (since Linux 4.6), both in microseconds, and tcpi_total_retrans.
+        Ok(Path {
+            round_trip: Duration::from_micros(field(68)?.into()),
+            shortest: Duration::from_micros(field(148)?.into()),
+            retransmitted: field(100)?,
+        })
     }
 
     /// Has a socket's packets take the way of this mark.
@@ -210,6 +236,11 @@ mod system {
     /// std does not say.
     pub fn congestion_control(_stream: &TcpStream) -> io::Result<String> {
         Ok("unknown".to_owned())
+    }
+
+    /// std does not say.
+    pub fn path(_stream: &TcpStream) -> io::Result<Path> {
+        Err(crate::os::unsupported("what TCP knows of its path"))
     }
 
     /// Only Linux has marks.

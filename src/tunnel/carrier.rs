@@ -25,27 +25,48 @@ const READ: usize = 256 * 1024;
 
 /// From this round trip on, a path counts as long.
 const LONG_PATH: Duration = Duration::from_millis(5);
+/// How often a long path is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+/// How long after a queue a loss may still come from it.
+const QUEUE_GONE: Duration = Duration::from_millis(500);
+/// Losses without a queue that make a path a lossy one.
+const UNEXPLAINED: u32 = 3;
 
 /// How a carrier's socket is set up, at both ends.
 pub fn tuning() -> Tuning {
-    Tuning { user_timeout: Some(Duration::from_secs(10)), notsent_lowat_bytes: Some(256 * 1024), ..Tuning::default() }
+    Tuning { user_timeout: Some(Duration::from_secs(10)), notsent_lowat_bytes: Some(env("F_LOWAT", 128) * 1024), ..Tuning::default() }
 }
 
-/// Chooses the congestion control of a carrier whose round trip the handshake has shown. The carrier's own control
-/// decides what a long path with loss carries: bbr keeps its rate where cubic takes each loss for a full queue; on a
-/// short path bbr's pacing only costs time. What this system does not have or allow leaves its default in place.
-pub fn suit(socket: &TcpStream, congestion: &Congestion, round_trip: Duration) {
-    let name = match congestion {
-        Congestion::System => return,
-        Congestion::Named(name) => name,
-        Congestion::Auto if round_trip >= LONG_PATH => "bbr",
-        Congestion::Auto => "cubic",
-    };
+/// Watches for losses that no queue explains.
+struct Watch {
+    looked: Instant,
+    /// When the round trip was last longer than the path alone makes it.
+    queued: Instant,
+    retransmitted: u32,
+    unexplained: u32,
+}
+
+impl Watch {
+    /// Whether enough was lost while no queue was full.
+    fn is_lossy(&mut self, path: &socket::Path) -> bool {
+        self.looked = Instant::now();
+        let lost = path.retransmitted.saturating_sub(self.retransmitted);
+        self.retransmitted = path.retransmitted;
+        if path.round_trip > path.shortest * 5 / 4 + Duration::from_millis(1) {
+            self.queued = self.looked;
+        } else if self.queued.elapsed() > QUEUE_GONE {
+            self.unexplained += lost;
+        }
+        self.unexplained >= UNEXPLAINED
+    }
+}
+
+fn control(socket: &TcpStream, name: &str, is_wish: bool) {
     let tuning = Tuning { congestion_control: Some(name.into()), ..Tuning::default() };
     match socket::prepare(socket, &tuning) {
         Ok(()) => log::debug("tunnel", "congestion control of the carrier", &[("name", &name)]),
-        Err(error) if *congestion == Congestion::Auto => log::debug("tunnel", &error.to_string(), &[]),
-        Err(error) => log::warning("tunnel", &error.to_string(), &[]),
+        Err(error) if is_wish => log::warning("tunnel", &error.to_string(), &[]),
+        Err(error) => log::debug("tunnel", &error.to_string(), &[]),
     }
 }
 
@@ -121,12 +142,34 @@ pub struct FrameReader {
     start: usize,
     end: usize,
     established: bool,
+    watch: Option<Watch>,
 }
 
 impl FrameReader {
     /// A reader with room for a hello.
     pub fn new(socket: Arc<TcpStream>) -> FrameReader {
-        FrameReader { socket, buffer: vec![0; frame::HEADER + MAX_HELLO], start: 0, end: 0, established: false }
+        FrameReader { socket, buffer: vec![0; frame::HEADER + MAX_HELLO], start: 0, end: 0, established: false, watch: None }
+    }
+
+    /// Suits the connection to its path. `round_trip` is the handshake's, for systems that do not tell.
+    pub fn suit(&mut self, congestion: &Congestion, round_trip: Duration) {
+        let now = Instant::now();
+        let round_trip = socket::path(&self.socket).map_or(round_trip, |path| path.shortest);
+        if round_trip < LONG_PATH {
+            let window = u128::from(env("F_RCV", 256)) * 1024 + round_trip.as_nanos() * 5 / 4;
+            let tuning = Tuning { receive_buffer_bytes: u32::try_from(window).ok(), ..Tuning::default() };
+            let _ = socket::prepare(&self.socket, &tuning);
+        }
+        match congestion {
+            Congestion::System => {}
+            Congestion::Named(name) => control(&self.socket, name, true),
+            Congestion::Auto => {
+                control(&self.socket, "cubic", false);
+                if round_trip >= LONG_PATH {
+                    self.watch = Some(Watch { looked: now, queued: now - QUEUE_GONE, retransmitted: 0, unexplained: 0 });
+                }
+            }
+        }
     }
 
     /// The other side has authenticated: from now on it may have a large buffer.
@@ -167,6 +210,14 @@ impl FrameReader {
     /// Those of the socket.
     pub fn fill(&mut self, timeout: Duration) -> io::Result<Filled> {
         self.make_room();
+        if let Some(watch) = &mut self.watch
+            && watch.looked.elapsed() >= LOOK
+            && let Ok(path) = socket::path(&self.socket)
+            && watch.is_lossy(&path)
+        {
+            self.watch = None;
+            control(&self.socket, "bbr", false);
+        }
         if !socket::wait_readable(&self.socket, timeout)? {
             return Ok(Filled::TimedOut);
         }
@@ -209,4 +260,9 @@ impl Drop for FrameReader {
     fn drop(&mut self) {
         READS.give(std::mem::take(&mut self.buffer));
     }
+}
+
+/// Experiment.
+pub fn env(name: &str, default: u32) -> u32 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }

@@ -326,7 +326,7 @@ impl Client {
             ))
         })?;
         (&**socket).write_all(&frame).map_err(|error| failed(format!("cannot send: {error}")))?;
-        carrier::suit(socket, &self.settings.congestion, round_trip);
+        reader.suit(&self.settings.congestion, round_trip);
         reader.establish();
         let body = reader
             .frame_until(suite.max_body(), Instant::now() + ANSWER_TIME)

@@ -103,12 +103,13 @@ impl Queue {
 
     /// Takes the record that is next, and says how many were dropped because they have waited for too long.
     pub fn pop(&mut self) -> (Option<Queued>, u64) {
+        static OLDMS: std::sync::LazyLock<Duration> = std::sync::LazyLock::new(|| Duration::from_millis(super::carrier::env("F_OLD", 1000).into()));
         let mut dropped = 0;
         while let Some(queued) = self.records.pop_front() {
             // Who had the queue for himself is not late for it.
             let alone = if self.records.is_empty() { queued.content as u64 } else { 0 };
             self.now = self.now.max(queued.start + alone);
-            if !queued.is_packets() || queued.since.elapsed() <= OLD {
+            if !queued.is_packets() || queued.since.elapsed() <= *OLDMS {
                 return (Some(queued), dropped);
             }
             FRAMES.give(queued.frame);
@@ -129,7 +130,8 @@ impl Queue {
     /// Puts packets in their place. If that is one record too many, it is the last one: the flow with most waiting.
     fn insert(&mut self, place: usize, record: Queued) -> u64 {
         self.records.insert(place, record);
-        if self.records.len() <= RECORDS {
+        static RECS: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| super::carrier::env("F_RECS", 64) as usize);
+        if self.records.len() <= *RECS {
             return 0;
         }
         // It is packets: they stand behind all else, and some were put in just now.

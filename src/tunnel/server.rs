@@ -311,7 +311,7 @@ fn handshake(
     let ready = await_finished.receive(body).map_err(|reason| named(&reason))?;
     let step = ratchet.map(|state| state.step);
     shared.clients.finish(&client, step).map_err(|reason| not_kept(&client, &reason))?;
-    carrier::suit(socket, &shared.settings.congestion, round_trip);
+    reader.suit(&shared.settings.congestion, round_trip);
     Ok(Authenticated { client, number, ready, super_packets })
 }
 
