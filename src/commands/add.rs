@@ -50,8 +50,8 @@ pub const REMOVE: Command = Command {
         command: false,
     },
     notes: "\
-Its section goes, with the comments in it and directly above it; all else stays. A running server cuts the client
-off with 'fernvpn reload'.",
+Its section goes, with the comments in it and directly above it; all else stays. A running server cuts the
+client off with 'fernvpn reload'.",
     run: remove,
 };
 
