@@ -64,10 +64,12 @@ pub enum Configuration {
 }
 
 /// Options that may stand several times in one section; their values form a list.
-const REPEATABLE: [&str; 8] = ["listen", "address", "key", "push-routes", "push-dns", "routes", "dns", "suites"];
+const REPEATABLE: [&str; 9] =
+    ["listen", "proxy-protocol-from", "address", "key", "push-routes", "push-dns", "routes", "dns", "suites"];
 
 const SERVER: &[&str] = &[
     "listen",
+    "proxy-protocol-from",
     "interface",
     "address",
     "mtu",

@@ -550,7 +550,7 @@ fn unanswered(reason: &NoFrame) -> String {
                          fernvpn server at all. The server's log says which";
     match reason {
         NoFrame::TimedOut => format!("connected, but no answer for {} s: {MEANS}", ANSWER_TIME.as_secs()),
-        NoFrame::BadLength(_) => format!("this is not a fernvpn server ({reason})"),
+        NoFrame::BadLength(_) | NoFrame::BadPreface(_) => format!("this is not a fernvpn server ({reason})"),
         _ => format!("connected, but closed without an answer ({reason}): {MEANS}"),
     }
 }
