@@ -326,6 +326,11 @@ fn the_printed_configuration_connects() {
         let to = ["--connect", address, "--no-tun", "--once", "--send", "it works"];
         let (status, stdout, stderr) = run(&[&["client", "-c", &client], &to[..]].concat(), "");
         assert!(status == 0 && stdout.contains(&format!("Hello, {name}!")), "{stdout}{stderr}");
+        let key = folder.0.join("bob.key").to_string_lossy().into_owned();
+        if !ratchet.is_empty() {
+            let (status, stdout, stderr) = run(&[&["client", "-k", &key, "--ratchet"], &to[..]].concat(), "");
+            assert!(status == 0 && stdout.contains("Hello, bob!"), "the same by options alone: {stdout}{stderr}");
+        }
     }
 }
 

@@ -28,7 +28,7 @@ pub const SERVER: Command = Command {
             Known::value("-c", "FILE", "configuration; options given here come before those in it"),
             Known::list("-k", "FILE", "key file; each key is one client, named by the comment after it"),
             Known::list("--listen", "ADDR:PORT", "where to listen; 127.0.0.1:12345"),
-            Known::list("--proxy-protocol-from", "NETS", "load balancers, which say whom they speak for (version 2)"),
+            Known::list("--proxy-protocol-from", "NETS", "load balancers, which tell by it who connects (v2)"),
             Known::list("--address", "A/PREFIX", "tunnel addresses; 10.8.0.1/24 and fd0f:e12e::1/64"),
             Known::value("--tun", "NAME", "the tunnel's device; fern0"),
             Known::flag("--no-tun", "no device: the server itself answers pings and messages"),
