@@ -26,7 +26,7 @@ fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let file = arguments.path("-c").ok_or_else(|| UsageError("which file? -c FILE names it".into()))?;
     let found = match super::configuration(&file)? {
         Configuration::Server(settings) => {
-            let clients = Clients::new(&settings, None).map_err(|reason| format!("{}: {reason}", file.display()))?;
+            let clients = Clients::new(&settings).map_err(|reason| format!("{}: {reason}", file.display()))?;
             let count = clients.all().len();
             format!("a server with {count} client{}", if count == 1 { "" } else { "s" })
         }

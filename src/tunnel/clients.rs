@@ -171,12 +171,19 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Makes clients of the configuration's peers and leases their addresses. `before` are those until now, if there are
-    /// any.
+    /// Makes clients of the configuration's peers and leases their addresses.
     ///
     /// # Errors
     /// A sentence: two peers with one name, key or address, or no address left.
-    pub fn new(settings: &ServerSettings, before: Option<&Clients>) -> Result<Clients, String> {
+    pub fn new(settings: &ServerSettings) -> Result<Clients, String> {
+        Clients::after(None, settings)
+    }
+
+    /// The same for a new configuration: with what those `before` have lived through, and their ratcheted keys.
+    ///
+    /// # Errors
+    /// As [`Clients::new`].
+    pub fn after(before: Option<&Clients>, settings: &ServerSettings) -> Result<Clients, String> {
         let mut pool = AddressPool::new(&settings.addresses);
         // Fixed addresses first, so that no lease takes them.
         let mut fixed = Vec::new();
@@ -354,7 +361,7 @@ mod tests {
     }
 
     fn clients(peers: Vec<Peer>) -> Result<Clients, String> {
-        Clients::new(&ServerSettings { peers, ..ServerSettings::default() }, None)
+        Clients::new(&ServerSettings { peers, ..ServerSettings::default() })
     }
 
     #[test]

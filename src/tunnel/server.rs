@@ -184,7 +184,7 @@ impl Drop for Server {
 
 impl Current {
     fn new(settings: ServerSettings, before: Option<&Clients>) -> Result<Current, String> {
-        let clients = Clients::new(&settings, before)?;
+        let clients = Clients::after(before, &settings)?;
         let offer = Offer {
             suites: settings.suites.clone(),
             capabilities: Capabilities { super_packets: true },
