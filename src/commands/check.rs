@@ -27,8 +27,8 @@ pub const CHECK: Command = Command {
 Every mistake is reported with its line and what would be right. Exit status 0 if there is none.
 
 --connect goes as far as the server's first answer and then hangs up. It changes nothing on this machine,
-disturbs no client that is connected with the same key, and leaves a ratcheted key at its step. As root it goes
-around a tunnel that is up on this machine, like the client itself.",
+disturbs no client that is connected with the same key, and leaves a ratcheted key at its step. As root it
+goes around a tunnel that is up on this machine, like the client itself.",
     run: check,
 };
 

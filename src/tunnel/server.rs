@@ -292,7 +292,7 @@ fn serve(shared: &Arc<Shared>, socket: TcpStream, from: SocketAddr) {
     }
     let mut reader = FrameReader::new(Arc::clone(&socket));
     let deadline = Instant::now() + HANDSHAKE_TIME;
-    let origin = origin(&shared.settings.balancers, from, &mut reader, deadline);
+    let origin = origin(&shared.current().settings.balancers, from, &mut reader, deadline);
     let from = *origin.as_ref().unwrap_or(&from);
     let outcome = origin.and_then(|from| handshake(shared, &socket, from, &mut reader, deadline));
     if let Err(Silence::Keep) = outcome {
