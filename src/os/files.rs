@@ -15,11 +15,13 @@ use std::path::{Path, PathBuf};
 
 use super::tried;
 
-/// The permission bits of an open file if users other than its owner can read it. (Asked of the open file, not of the
-/// path, which could name another one by now.)
+/// The permission bits of an open file if users can read it whom its owner need not know. A file of root's may be open
+/// to its group: that is how root hands a key to a service (`root:fernvpn`). (Asked of the open file, not of the path,
+/// which could name another one by now.)
 pub fn readable_by_others(file: &File) -> Option<u32> {
     let metadata = file.metadata().ok().filter(fs::Metadata::is_file)?;
-    Some(mode_of(&metadata)).filter(|mode| mode & 0o044 != 0)
+    let others = if is_roots(&metadata) { 0o004 } else { 0o044 };
+    Some(mode_of(&metadata)).filter(|mode| mode & others != 0)
 }
 
 /// Creates a file with a secret in it that only its owner can read. An existing file is left alone: it may hold
@@ -75,6 +77,11 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
 }
 
 #[cfg(unix)]
+fn is_roots(metadata: &fs::Metadata) -> bool {
+    std::os::unix::fs::MetadataExt::uid(metadata) == 0
+}
+
+#[cfg(unix)]
 fn mode_of(metadata: &fs::Metadata) -> u32 {
     use std::os::unix::fs::MetadataExt;
     metadata.mode() & 0o777
@@ -98,6 +105,11 @@ fn set_mode(file: &File, mode: u32) -> io::Result<()> {
 fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(not(unix))]
+fn is_roots(_metadata: &fs::Metadata) -> bool {
+    false
 }
 
 #[cfg(not(unix))]
@@ -170,7 +182,8 @@ mod tests {
         let folder = Folder::new("readers");
         let path = folder.0.join("key");
         create_secret(&path, "secret").unwrap();
-        for (bits, noticed) in [(0o600, None), (0o400, None), (0o640, Some(0o640)), (0o604, Some(0o604))] {
+        let by_group = if is_roots(&fs::metadata(&path).unwrap()) { None } else { Some(0o640) };
+        for (bits, noticed) in [(0o600, None), (0o400, None), (0o640, by_group), (0o604, Some(0o604))] {
             fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
             assert_eq!(readable_by_others(&File::open(&path).unwrap()), noticed, "{bits:o}");
         }
