@@ -32,6 +32,7 @@ pub const COMMANDS: &[&Command] = &[
     &server::SERVER,
     &client::CLIENT,
     &client::UNLOCK,
+    &device::CLEAN_UP,
     &check::CHECK,
     &reset::RESET,
 ];
