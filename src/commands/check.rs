@@ -27,7 +27,8 @@ fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let found = match super::configuration(&file)? {
         Configuration::Server(settings) => {
             let clients = Clients::new(&settings).map_err(|reason| format!("{}: {reason}", file.display()))?;
-            format!("a server with {} clients", clients.all().len())
+            let count = clients.all().len();
+            format!("a server with {count} client{}", if count == 1 { "" } else { "s" })
         }
         Configuration::Client(settings) => format!("a client of {}", settings.server),
     };

@@ -6,6 +6,7 @@
 //! | [`passphrase`] | (the key that `genkey --passphrase-file` derives) |
 #![forbid(unsafe_code)]
 
+pub mod add;
 pub mod check;
 pub mod client;
 pub mod device;
@@ -34,6 +35,8 @@ pub const COMMANDS: &[&Command] = &[
     &client::UNLOCK,
     &device::CLEAN_UP,
     &check::CHECK,
+    &add::ADD,
+    &add::REMOVE,
     &reset::RESET,
 ];
 
@@ -154,7 +157,7 @@ pub fn find(name: &str) -> Option<&'static Command> {
 pub fn overview() -> String {
     let mut text = String::from("usage: fernvpn COMMAND [ARGUMENTS]\n\n");
     for command in COMMANDS {
-        let _ = writeln!(text, "  {:<10} {}", command.name, command.summary);
+        let _ = writeln!(text, "  {:<13} {}", command.name, command.summary);
     }
     text + "\nfernvpn help COMMAND explains one of them; fernvpn --version prints the version.\n\
             Exit status: 0 done; 1 it failed or refused; 2 the command line is wrong.\n"

@@ -3,8 +3,8 @@
 use super::device::{self, Interface};
 use super::{Command, Failure};
 use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
+use crate::config::conflicts::conflicts;
 use crate::config::key_file::{self, NamedKey};
-use crate::config::options::check_addresses;
 use crate::config::settings::{self, Device, Peer, ServerSettings};
 use crate::os::nat::Nat;
 use crate::os::{log, notify, process, signal};
@@ -142,7 +142,6 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
     settings.device = device::chosen(arguments, &settings.device);
     settings.client_to_client |= arguments.has("--client-to-client");
     settings.verbose = arguments.has("--verbose");
-    check_addresses(&settings.addresses).map_err(UsageError)?;
     let mut keys = Vec::new();
     for file in arguments.paths("-k") {
         let (read, warning) = key_file::read(&file).map_err(|error| error.to_string())?;
@@ -156,7 +155,10 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
         let which = "which clients? -k FILE names a file with a key for each (fernvpn genkey), -c FILE a configuration";
         return Err(UsageError(which.into()).into());
     }
-    Ok(settings)
+    match conflicts(&settings).into_iter().next() {
+        Some(conflict) => Err(Failure::Reason(conflict.reason)),
+        None => Ok(settings),
+    }
 }
 
 /// Each key is one client, named by its comment, otherwise by its number.

@@ -189,6 +189,12 @@ pub fn has_ipv6(mtu: u16) -> bool {
     mtu >= 1280 && disabled.is_ok_and(|value| value.trim() == "0")
 }
 
+/// Whether there is a device of this name, as far as can be known.
+pub fn has_device(name: &str) -> bool {
+    let devices = Path::new("/sys/class/net");
+    !devices.exists() || devices.join(name).exists()
+}
+
 /// The changes made for one device. They are undone when it is dropped.
 #[derive(Debug)]
 pub struct Network {
