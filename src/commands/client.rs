@@ -7,7 +7,7 @@ use crate::config::key_file;
 use crate::config::settings::{ClientSettings, Device, Routes};
 use crate::config::state_file::Kept;
 use crate::os::tun::Tun;
-use crate::os::{log, network, process, signal};
+use crate::os::{log, network, notify, process, signal};
 use crate::tunnel::client::{Client, Machine};
 use crate::tunnel::config_record::NetworkConfig;
 use crate::tunnel::connection::MAX_MESSAGE;
@@ -143,6 +143,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
                 continue;
             }
             log::info("tunnel", "stopping", &[("signal", &signal.name())]);
+            notify::tell("STOPPING=1");
             stopped.stop();
             // A connection being made cannot be cut short.
             thread::sleep(STOP_TIME);
@@ -151,7 +152,10 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         }
     });
     let ended = match waiting {
-        Ok(_) => client.run(&mut host),
+        Ok(_) => {
+            notify::watch();
+            client.run(&mut host)
+        }
         Err(error) => Err(format!("cannot start a thread: {error}")),
     };
     if ended.is_err() && has_lock {

@@ -33,6 +33,7 @@ pub const COMMANDS: &[&Command] = &[
     &server::SERVER,
     &client::CLIENT,
     &client::UNLOCK,
+    &device::CLEAN_UP,
     &check::CHECK,
     &add::ADD,
     &add::REMOVE,

@@ -7,7 +7,7 @@ use crate::config::conflicts::conflicts;
 use crate::config::key_file::{self, NamedKey};
 use crate::config::settings::{self, Device, Peer, ServerSettings};
 use crate::os::nat::Nat;
-use crate::os::{log, process, signal};
+use crate::os::{log, notify, process, signal};
 use crate::tunnel::config_record::listed;
 use crate::tunnel::server::Server;
 use std::io::{self, Write};
@@ -82,11 +82,14 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let mut stdout = io::stdout().lock();
         let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
     }
+    notify::watch();
+    notify::tell("READY=1");
     let signal = signal::wait();
     let failure = server.failure();
     if failure.is_none() {
         log::info("tunnel", "stopping", &[("signal", &signal.name())]);
     }
+    notify::tell("STOPPING=1");
     server.stop();
     drop((nat, interface));
     failure.map_or(Ok(ExitCode::SUCCESS), |reason| Err(reason.into()))

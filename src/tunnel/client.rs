@@ -19,6 +19,7 @@ use crate::config::settings::{ClientSettings, Device};
 use crate::config::state_file::{Kept, StateFile, Store};
 use crate::os::log;
 use crate::os::network::MARK;
+use crate::os::notify::{self, Pulse};
 use crate::os::socket::{self, Tuning};
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
@@ -81,6 +82,8 @@ pub struct Client {
     identifier: u16,
     /// Why it ends, if it was not asked to.
     failure: Mutex<Option<String>>,
+    /// Of the thread that runs it.
+    pulse: Pulse,
 }
 
 /// What somebody in this program waits for.
@@ -130,6 +133,7 @@ impl Client {
             expects_reply: AtomicBool::new(false),
             identifier: u16::from_be_bytes(entropy::array()),
             failure: Mutex::default(),
+            pulse: Pulse::new("client"),
         }))
     }
 
@@ -169,6 +173,7 @@ impl Client {
         let mut tasks = Some(());
         let mut pumping = false;
         loop {
+            self.pulse.beat();
             let began = Instant::now();
             let at_once = match self.attempt(machine, &mut tasks, &mut pumping) {
                 _ if self.is_stopped() => return self.outcome(),
@@ -176,6 +181,8 @@ impl Client {
                 Attempt::Failed(reason) if self.settings.once => return Err(reason),
                 Attempt::Failed(reason) => {
                     log::warning("tunnel", "no connection", &[("reason", &reason)]);
+                    notify::status(format_args!("no connection: {reason}"));
+                    notify::tell("READY=1");
                     false
                 }
                 Attempt::Lost(end) if self.settings.once => {
@@ -184,6 +191,7 @@ impl Client {
                 Attempt::Lost(end) => {
                     let at_once = may_come_back_at_once(&end)?;
                     log::warning("tunnel", "connection lost, connecting again", &[("reason", &end)]);
+                    notify::status(format_args!("connection lost: {end}"));
                     // Only a session that held begins the pauses anew: a server that ends each at once meets growing ones.
                     let held = began.elapsed() >= HELD;
                     if held {
@@ -268,6 +276,8 @@ impl Client {
         let milliseconds = session.round_trip.as_secs_f64() * 1e3;
         let connected =
             format!("connected: {addresses} via {server} ({software}), suite {suite}, round trip {milliseconds:.2} ms");
+        notify::status(&connected);
+        notify::tell("READY=1");
         // Where a command runs, stdout is that command's.
         if self.settings.command.is_empty() {
             print(&connected)
@@ -551,6 +561,7 @@ impl Inside for FromServer<'_> {
     }
 
     fn pause(&mut self) {
+        self.client.pulse.beat();
         self.batch.rest();
     }
 

@@ -20,6 +20,7 @@ use crate::config::settings::ServerSettings;
 use crate::fernet::Age;
 use crate::os::clock;
 use crate::os::log::{self, Seldom};
+use crate::os::notify::{self, Pulse, TURN};
 use crate::os::signal::{self, Signal};
 use crate::os::socket;
 use crate::os::tun::Tun;
@@ -255,7 +256,12 @@ impl Shared {
 }
 
 fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
+    let pulse = Pulse::new("accept");
     loop {
+        pulse.beat();
+        if let Ok(false) = socket::wait_to_accept(listener, TURN) {
+            continue;
+        }
         match listener.accept() {
             Ok((socket, from)) => {
                 let server = Arc::clone(shared);
@@ -454,6 +460,7 @@ fn session(
     };
     let outbound = &connection.outbound;
     *connected += 1;
+    notify::status(format_args!("{connected} clients connected"));
     drop(connected);
     let addresses = listed(&client.addresses);
     log::info(
@@ -479,7 +486,10 @@ fn session(
         drain(socket);
     }
     outbound.abort();
-    *locked(&shared.connected) -= 1;
+    let mut connected = locked(&shared.connected);
+    *connected -= 1;
+    notify::status(format_args!("{connected} clients connected"));
+    drop(connected);
     shared.fewer_connected.notify_all();
     let fields: log::Fields = &[("client", &client.name), ("from", &from), ("reason", &end)];
     match end {
