@@ -58,6 +58,7 @@ test: build ## every test; as root also those in network namespaces
 	FERNVPN=$(PROGRAM) tests/netns.sh
 	FERNVPN=$(PROGRAM) tests/routing.sh
 	FERNVPN=$(PROGRAM) tests/nat.sh
+	FERNVPN=$(PROGRAM) tests/audit/planted.sh
 
 .PHONY: check
 check: toolchain ## format, lints and the links of the documentation; any warning is an error
@@ -68,6 +69,18 @@ check: toolchain ## format, lints and the links of the documentation; any warnin
 .PHONY: model
 model: ## does a tool find an attack on the protocol, and on variants with planted flaws? needs verifpal, and spin for the ratchet
 	python3 docs/model/check.py
+
+.PHONY: audit
+audit: build ## is the tree as docs/AUDIT.md says? crates, unsafe code, imports, budgets, vectors, limits, documents
+	FERNVPN=$(PROGRAM) python3 tests/audit/audit.py
+
+.PHONY: audit-test
+audit-test: build ## does make audit notice? plants violations in a copy of the tree
+	FERNVPN=$(PROGRAM) tests/audit/planted.sh
+
+.PHONY: repro
+repro: toolchain ## do two builds in different folders make the same bytes?
+	tests/audit/repro.sh
 
 .PHONY: bench
 bench: toolchain ## how fast is the trusted core?

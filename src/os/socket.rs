@@ -7,6 +7,7 @@
 //! ```text
 //! connect        a socket with its options set before the first packet: only then is the mark on the SYN too
 //! prepare        the same options for an accepted socket
+//! wait_to_accept when a connection waits
 //! stop_listening wakes the thread that accepts
 //! ```
 
@@ -15,7 +16,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 pub use system::{
-    congestion_control, defer_accept, mark, path, receive_now, send_now, stop_listening, wait_readable, wait_writable,
+    congestion_control, defer_accept, mark, path, receive_now, send_now, stop_listening, wait_readable, wait_to_accept,
+    wait_writable,
 };
 
 /// What a carrier connection is tuned to. `TCP_NODELAY` is always on: without it small records wait 40 ms.
@@ -34,6 +36,9 @@ pub struct Tuning {
     pub send_buffer_bytes: Option<u32>,
     /// `SO_RCVBUF`, likewise.
     pub receive_buffer_bytes: Option<u32>,
+    /// The shortest time after which something is sent again, if nothing else tells sooner that it was lost; the
+    /// receiver waits at most half of that for more to acknowledge. Linux has them since 6.15.
+    pub retransmit: Option<Duration>,
 }
 
 /// What TCP has seen of a connection's path.
@@ -45,6 +50,8 @@ pub struct Path {
     pub shortest: Duration,
     /// Segments sent again.
     pub retransmitted: u32,
+    /// Bytes that have arrived at the other end.
+    pub acknowledged: u64,
 }
 
 /// Sets the options on a socket that exists already, such as an accepted one.
@@ -78,6 +85,11 @@ mod system {
     /// Whether the socket takes data, or has an error to fetch; false after `timeout`.
     pub fn wait_writable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
         sys::wait_for([(stream.as_fd(), sys::POLLOUT)], Some(timeout)).map(|[ready]| ready)
+    }
+
+    /// Whether `accept` has something to tell; false after `timeout`. For the one thread that accepts.
+    pub fn wait_to_accept(listener: &TcpListener, timeout: Duration) -> io::Result<bool> {
+        sys::wait_for([(listener.as_fd(), sys::POLLIN)], Some(timeout)).map(|[ready]| ready)
     }
 
     /// What has arrived: `WouldBlock` if nothing has, 0 at the end.
@@ -114,15 +126,14 @@ mod system {
     /// What the kernel has seen of the path.
     pub fn path(stream: &TcpStream) -> io::Result<Path> {
         let info = sys::option_bytes::<152>(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_INFO)?;
-        let field = |at: usize| {
-            let bytes = info.get(at..).and_then(|bytes| bytes.first_chunk()).ok_or(ErrorKind::Unsupported)?;
-            Ok::<u32, io::Error>(u32::from_ne_bytes(*bytes))
-        };
-        // `struct tcp_info`: tcpi_rtt, tcpi_min_rtt (since Linux 4.6), both in microseconds, and tcpi_total_retrans.
+        let info = info.first_chunk::<152>().ok_or(ErrorKind::Unsupported)?;
+        let field = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+        // `struct tcp_info`: tcpi_rtt and tcpi_min_rtt in microseconds, tcpi_total_retrans, tcpi_bytes_acked (two words).
         Ok(Path {
-            round_trip: Duration::from_micros(field(68)?.into()),
-            shortest: Duration::from_micros(field(148)?.into()),
-            retransmitted: field(100)?,
+            round_trip: Duration::from_micros(field(68).into()),
+            shortest: Duration::from_micros(field(148).into()),
+            retransmitted: field(100),
+            acknowledged: u64::from(field(120)) | u64::from(field(124)) << 32,
         })
     }
 
@@ -145,6 +156,8 @@ mod system {
     }
 
     pub(super) fn tune(stream: &TcpStream, tuning: &Tuning) -> io::Result<()> {
+        let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        let (retransmit, acknowledge) = (tuning.retransmit.map(micros), tuning.retransmit.map(|time| micros(time / 2)));
         let user_timeout_ms = tuning.user_timeout.map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
         // Name, value if wanted, where it goes, and what to do if the kernel refuses.
         for (name, value, level, option, remedy) in [
@@ -153,6 +166,8 @@ mod system {
             ("SO_MARK", tuning.mark, sys::SOL_SOCKET, sys::SO_MARK, " (needs CAP_NET_ADMIN: run as root)"),
             ("SO_SNDBUF", tuning.send_buffer_bytes, sys::SOL_SOCKET, sys::SO_SNDBUF, ""),
             ("SO_RCVBUF", tuning.receive_buffer_bytes, sys::SOL_SOCKET, sys::SO_RCVBUF, ""),
+            ("TCP_RTO_MIN_US", retransmit, sys::IPPROTO_TCP, sys::TCP_RTO_MIN_US, ""),
+            ("TCP_DELACK_MAX_US", acknowledge, sys::IPPROTO_TCP, sys::TCP_DELACK_MAX_US, ""),
         ] {
             let Some(value) = value else { continue };
             sys::set_option(stream.as_fd(), level, option, value).map_err(|error| {
@@ -191,6 +206,11 @@ mod system {
             Err(error) if timed_out(&error) => Ok(false),
             other => other.map(|_| true),
         }
+    }
+
+    /// std cannot ask; `accept` itself waits.
+    pub fn wait_to_accept(_listener: &TcpListener, _timeout: Duration) -> io::Result<bool> {
+        Ok(true)
     }
 
     /// std cannot ask. Sending waits a little by itself, so that the caller's loop does not spin.
@@ -364,6 +384,7 @@ mod tests {
             send_buffer_bytes: Some(65_536),
             receive_buffer_bytes: Some(65_536),
             mark: None,
+            retransmit: None,
         };
         prepare(&near, &tuning).unwrap();
         let option = |level, name| sys::option_bytes::<16>(near.as_fd(), level, name).unwrap();

@@ -31,33 +31,58 @@ const LOOK: Duration = Duration::from_millis(5);
 const QUEUE_GONE: Duration = Duration::from_millis(500);
 /// Losses without a queue that make a path a lossy one.
 const UNEXPLAINED: u32 = 3;
+/// Bytes that a short path's receiver takes before it has passed them on: some super-packets, and what 10 Gbit/s bring
+/// in a round trip.
+const WINDOW: u128 = 256 * 1024;
+const WINDOW_RATE: u128 = 1_250_000_000;
+/// On a short path nothing is late that comes within this time. TCP's own least is 200 ms, for which everybody in the
+/// tunnel would wait.
+const RETRANSMIT: Duration = Duration::from_millis(25);
 
 /// How a carrier's socket is set up, at both ends.
 pub fn tuning() -> Tuning {
-    Tuning { user_timeout: Some(Duration::from_secs(10)), notsent_lowat_bytes: Some(env("F_LOWAT", 128) * 1024), ..Tuning::default() }
+    Tuning { user_timeout: Some(Duration::from_secs(10)), notsent_lowat_bytes: Some(128 * 1024), ..Tuning::default() }
 }
 
-/// Watches for losses that no queue explains.
+/// What a long path has shown. Its carrier begins on cubic, which goes well with TCP inside it: bbr, for which TCP
+/// inside is an application that never has enough to send, does not find out how much a path carries that has a queue.
+/// But cubic takes each loss for a full queue. So once something is lost while there is no queue, the carrier goes on
+/// with bbr, which keeps its rate. What bbr knows after a quiet time is nothing; then it begins anew.
 struct Watch {
     looked: Instant,
+    seen: socket::Path,
     /// When the round trip was last longer than the path alone makes it.
-    queued: Instant,
-    retransmitted: u32,
+    queued: Option<Instant>,
     unexplained: u32,
+    /// With bbr: the most bytes a second so far.
+    most: u64,
 }
 
 impl Watch {
-    /// Whether enough was lost while no queue was full.
-    fn is_lossy(&mut self, path: &socket::Path) -> bool {
+    fn new(seen: socket::Path) -> Watch {
+        Watch { looked: Instant::now(), seen, queued: None, unexplained: 0, most: 0 }
+    }
+
+    /// Whether bbr has to begin now.
+    fn wants_bbr(&mut self, path: socket::Path) -> bool {
+        let (passed, before) = (self.looked.elapsed(), std::mem::replace(&mut self.seen, path));
         self.looked = Instant::now();
-        let lost = path.retransmitted.saturating_sub(self.retransmitted);
-        self.retransmitted = path.retransmitted;
+        if self.unexplained >= UNEXPLAINED {
+            let milliseconds = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).max(1);
+            let rate = path.acknowledged.saturating_sub(before.acknowledged).saturating_mul(1000) / milliseconds;
+            self.most = self.most.max(rate);
+            return rate < self.most / 16;
+        }
         if path.round_trip > path.shortest * 5 / 4 + Duration::from_millis(1) {
-            self.queued = self.looked;
-        } else if self.queued.elapsed() > QUEUE_GONE {
-            self.unexplained += lost;
+            self.queued = Some(self.looked);
+        } else if self.queued.is_none_or(|queued| queued.elapsed() > QUEUE_GONE) {
+            self.unexplained += path.retransmitted.saturating_sub(before.retransmitted);
         }
         self.unexplained >= UNEXPLAINED
+    }
+
+    fn interval(&self) -> Duration {
+        if self.unexplained >= UNEXPLAINED { Duration::from_secs(1) } else { LOOK }
     }
 }
 
@@ -120,6 +145,8 @@ pub enum NoFrame {
     TimedOut,
     /// Its length is out of range.
     BadLength(BadLength),
+    /// What had to come before it is not right.
+    BadPreface(&'static str),
     /// The socket failed.
     Failed(io::Error),
 }
@@ -130,6 +157,7 @@ impl fmt::Display for NoFrame {
             NoFrame::End => write!(f, "the connection ended"),
             NoFrame::TimedOut => write!(f, "nothing came in time"),
             NoFrame::BadLength(reason) => write!(f, "{reason}"),
+            NoFrame::BadPreface(reason) => write!(f, "{reason}"),
             NoFrame::Failed(error) => write!(f, "{error}"),
         }
     }
@@ -148,26 +176,34 @@ pub struct FrameReader {
 impl FrameReader {
     /// A reader with room for a hello.
     pub fn new(socket: Arc<TcpStream>) -> FrameReader {
-        FrameReader { socket, buffer: vec![0; frame::HEADER + MAX_HELLO], start: 0, end: 0, established: false, watch: None }
+        FrameReader {
+            socket,
+            buffer: vec![0; frame::HEADER + MAX_HELLO],
+            start: 0,
+            end: 0,
+            established: false,
+            watch: None,
+        }
     }
 
     /// Suits the connection to its path. `round_trip` is the handshake's, for systems that do not tell.
     pub fn suit(&mut self, congestion: &Congestion, round_trip: Duration) {
-        let now = Instant::now();
-        let round_trip = socket::path(&self.socket).map_or(round_trip, |path| path.shortest);
-        if round_trip < LONG_PATH {
-            let window = u128::from(env("F_RCV", 256)) * 1024 + round_trip.as_nanos() * 5 / 4;
-            let tuning = Tuning { receive_buffer_bytes: u32::try_from(window).ok(), ..Tuning::default() };
-            let _ = socket::prepare(&self.socket, &tuning);
+        let path = socket::path(&self.socket);
+        let round_trip = path.as_ref().map_or(round_trip, |path| path.shortest);
+        let short = round_trip < LONG_PATH;
+        if short {
+            // What does not fit into a small window waits at the sender, where flows take turns.
+            let window = WINDOW + round_trip.as_nanos() * WINDOW_RATE / 1_000_000_000;
+            let receive_buffer_bytes = u32::try_from(window).ok();
+            let tuning = Tuning { receive_buffer_bytes, retransmit: Some(RETRANSMIT), ..Tuning::default() };
+            let _ = socket::prepare(&self.socket, &tuning); // an older kernel does without
         }
         match congestion {
             Congestion::System => {}
             Congestion::Named(name) => control(&self.socket, name, true),
             Congestion::Auto => {
                 control(&self.socket, "cubic", false);
-                if round_trip >= LONG_PATH {
-                    self.watch = Some(Watch { looked: now, queued: now - QUEUE_GONE, retransmitted: 0, unexplained: 0 });
-                }
+                self.watch = path.ok().filter(|_| !short).map(Watch::new);
             }
         }
     }
@@ -195,13 +231,36 @@ impl FrameReader {
     pub fn frame_until(&mut self, limit: usize, deadline: Instant) -> Result<&mut [u8], NoFrame> {
         // Looked at twice because a borrow that is returned cannot be given up in the loop.
         while frame::whole(&self.buffer[self.start..self.end], limit).map_err(NoFrame::BadLength)?.is_none() {
-            match self.fill(deadline.saturating_duration_since(Instant::now())).map_err(NoFrame::Failed)? {
-                Filled::Data => {}
-                Filled::End => return Err(NoFrame::End),
-                Filled::TimedOut => return Err(NoFrame::TimedOut),
-            }
+            self.more_until(deadline)?;
         }
         self.frame(limit).map_err(NoFrame::BadLength)?.ok_or(NoFrame::End)
+    }
+
+    /// What `parse` reads at the start, which is then done with. It returns how much that is, or none if it needs more,
+    /// and must not need more than a hello has.
+    ///
+    /// # Errors
+    /// [`NoFrame`].
+    pub fn preface_until<T>(
+        &mut self,
+        parse: impl Fn(&[u8]) -> Result<Option<(usize, T)>, &'static str>,
+        deadline: Instant,
+    ) -> Result<T, NoFrame> {
+        loop {
+            if let Some((length, read)) = parse(&self.buffer[self.start..self.end]).map_err(NoFrame::BadPreface)? {
+                self.start += length;
+                return Ok(read);
+            }
+            self.more_until(deadline)?;
+        }
+    }
+
+    fn more_until(&mut self, deadline: Instant) -> Result<(), NoFrame> {
+        match self.fill(deadline.saturating_duration_since(Instant::now())).map_err(NoFrame::Failed)? {
+            Filled::Data => Ok(()),
+            Filled::End => Err(NoFrame::End),
+            Filled::TimedOut => Err(NoFrame::TimedOut),
+        }
     }
 
     /// Waits for more data, at most `timeout`, and reads what there is.
@@ -211,11 +270,11 @@ impl FrameReader {
     pub fn fill(&mut self, timeout: Duration) -> io::Result<Filled> {
         self.make_room();
         if let Some(watch) = &mut self.watch
-            && watch.looked.elapsed() >= LOOK
+            && watch.looked.elapsed() >= watch.interval()
             && let Ok(path) = socket::path(&self.socket)
-            && watch.is_lossy(&path)
+            && watch.wants_bbr(path)
         {
-            self.watch = None;
+            control(&self.socket, "cubic", false); // bbr begins anew only if it comes after another one
             control(&self.socket, "bbr", false);
         }
         if !socket::wait_readable(&self.socket, timeout)? {
@@ -260,9 +319,4 @@ impl Drop for FrameReader {
     fn drop(&mut self) {
         READS.give(std::mem::take(&mut self.buffer));
     }
-}
-
-/// Experiment.
-pub fn env(name: &str, default: u32) -> u32 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }

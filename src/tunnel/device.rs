@@ -7,6 +7,7 @@
 
 use super::batch::{Batch, PACKET_AT};
 use super::outbound::{FRAMES, Outbound};
+use crate::os::notify::{Pulse, TURN};
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
 use crate::packet::offload::{self, Checked, Offload};
@@ -34,7 +35,9 @@ pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outb
     let mut frame = FRAMES.take();
     let mut batch = Batch::default();
     let mut ahead = 0;
+    let pulse = Pulse::new("device");
     loop {
+        pulse.beat();
         match device.read_now(&mut frame[PACKET_AT - header..PACKET_AT + MAX_PACKET]) {
             Ok(read) => {
                 let packet = &frame[PACKET_AT..PACKET_AT + read.saturating_sub(header)];
@@ -54,7 +57,7 @@ pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outb
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 ahead = 0;
-                if !batch.send_next() && !device.wait_readable(wake, None).map_err(failed)? {
+                if !batch.send_next() && !device.wait_readable(wake, Some(TURN)).map_err(failed)? {
                     return Ok(());
                 }
             }

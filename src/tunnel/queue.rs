@@ -22,13 +22,13 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Records that may wait: at 64 KiB each, what a fast path takes in a few milliseconds.
-pub const RECORDS: usize = 64;
+pub const RECORDS: usize = 32;
 /// Records beyond that for all that is not packets: an answer, a Ping, a Close.
 const SPARE: usize = 256;
 /// Content up to which packets join one record: as much as a super-packet has.
 const JOINED: usize = 60 * 1024;
 /// A packet that has waited for so long is of no use to anybody.
-const OLD: Duration = Duration::from_secs(1);
+const OLD: Duration = Duration::from_millis(250);
 /// Flows are told apart by a hash of so many values. Two with the same take one turn together.
 const FLOWS: usize = 256;
 /// How far a flow can be ahead of others: what fills the queue.
@@ -103,13 +103,12 @@ impl Queue {
 
     /// Takes the record that is next, and says how many were dropped because they have waited for too long.
     pub fn pop(&mut self) -> (Option<Queued>, u64) {
-        static OLDMS: std::sync::LazyLock<Duration> = std::sync::LazyLock::new(|| Duration::from_millis(super::carrier::env("F_OLD", 1000).into()));
         let mut dropped = 0;
         while let Some(queued) = self.records.pop_front() {
             // Who had the queue for himself is not late for it.
             let alone = if self.records.is_empty() { queued.content as u64 } else { 0 };
             self.now = self.now.max(queued.start + alone);
-            if !queued.is_packets() || queued.since.elapsed() <= *OLDMS {
+            if !queued.is_packets() || queued.since.elapsed() <= OLD {
                 return (Some(queued), dropped);
             }
             FRAMES.give(queued.frame);
@@ -130,8 +129,7 @@ impl Queue {
     /// Puts packets in their place. If that is one record too many, it is the last one: the flow with most waiting.
     fn insert(&mut self, place: usize, record: Queued) -> u64 {
         self.records.insert(place, record);
-        static RECS: std::sync::LazyLock<usize> = std::sync::LazyLock::new(|| super::carrier::env("F_RECS", 64) as usize);
-        if self.records.len() <= *RECS {
+        if self.records.len() <= RECORDS {
             return 0;
         }
         // It is packets: they stand behind all else, and some were put in just now.
@@ -152,5 +150,104 @@ impl Queued {
         room[..2].copy_from_slice(&length.to_be_bytes());
         room[2..].copy_from_slice(packet);
         self.content += 2 + packet.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A UDP packet of a flow, with a number in it.
+    fn packet(flow: u8, number: u16, length: usize) -> Vec<u8> {
+        let mut packet = vec![0; length.max(30)];
+        (packet[0], packet[9], packet[21]) = (0x45, 17, flow);
+        packet[28..30].copy_from_slice(&number.to_be_bytes());
+        packet
+    }
+
+    fn push_bulk(queue: &mut Queue, flow: u8, number: u16) -> u64 {
+        let mut frame = FRAMES.take();
+        let (packet, at) = (packet(flow, number, 60_000), HEADROOM + offload::LENGTH);
+        frame[at..at + packet.len()].copy_from_slice(&packet);
+        queue.push_super_packet(&mut frame, offload::LENGTH + packet.len())
+    }
+
+    /// All that waits, as (flow, number), packets that share a record one after the other.
+    fn drain(queue: &mut Queue) -> Vec<(u8, u16)> {
+        let mut all = Vec::new();
+        while let (Some(Queued { kind, frame, content, .. }), 0) = queue.pop() {
+            let mut content = &frame[HEADROOM..HEADROOM + content];
+            if kind == Kind::SuperPacket {
+                content = &content[offload::LENGTH - 2..];
+            }
+            while content.len() > 2 {
+                let length =
+                    if kind == Kind::Packets { usize::from(content[0]) << 8 | usize::from(content[1]) } else { 60_000 };
+                all.push((content[23], u16::from_be_bytes([content[30], content[31]])));
+                content = &content[2 + length..];
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn what_is_rare_passes_bulk_and_no_flow_is_out_of_order() {
+        let mut queue = Queue::default();
+        for number in 0..10 {
+            push_bulk(&mut queue, 1, number);
+        }
+        queue.pop();
+        for number in 0..3 {
+            queue.push_packet(&packet(2, number, 100));
+            queue.push_packet(&packet(1, 10 + number, 100));
+        }
+        let rare = [(2, 0), (2, 1), (2, 2)];
+        assert_eq!(drain(&mut queue), [&rare[..], &(1..13).map(|number| (1, number)).collect::<Vec<_>>()].concat());
+    }
+
+    #[test]
+    fn flows_take_turns_however_much_they_have() {
+        let mut queue = Queue::default();
+        for number in 0..6 {
+            push_bulk(&mut queue, 1, number);
+        }
+        for number in 0..3 {
+            push_bulk(&mut queue, 2, number);
+        }
+        let flows: Vec<_> = drain(&mut queue).into_iter().map(|(flow, _)| flow).collect();
+        assert_eq!(flows, [1, 2, 1, 2, 1, 2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn who_has_most_waiting_loses_and_begins_again_with_the_others() {
+        let mut queue = Queue::default();
+        let dropped: u64 = (0..1000).map(|number| push_bulk(&mut queue, 1, number)).sum();
+        assert_eq!(dropped, 1000 - RECORDS as u64);
+        assert_eq!((push_bulk(&mut queue, 2, 0), push_bulk(&mut queue, 2, 1)), (1, 1));
+        let (left, flood) = (drain(&mut queue), RECORDS as u16 - 2);
+        assert_eq!(left.iter().filter(|(flow, _)| *flow == 2).count(), 2, "not its own packets were dropped");
+        assert_eq!(
+            left.iter().filter(|(flow, _)| *flow == 1).map(|(_, n)| *n).collect::<Vec<_>>(),
+            (0..flood).collect::<Vec<_>>()
+        );
+        // What was dropped is not held against the flow for longer than the queue is long.
+        for number in 0..4 * RECORDS as u16 {
+            push_bulk(&mut queue, 2, number);
+            queue.pop();
+        }
+        push_bulk(&mut queue, 2, 0);
+        push_bulk(&mut queue, 2, 1);
+        push_bulk(&mut queue, 1, 0);
+        assert_eq!(drain(&mut queue), [(2, 0), (1, 0), (2, 1)]);
+    }
+
+    #[test]
+    fn what_is_no_packet_goes_first_and_is_bounded_too() {
+        let mut queue = Queue::default();
+        push_bulk(&mut queue, 1, 0);
+        let pongs = (0..1000u16).map(|number| queue.push(Kind::Pong, &number.to_be_bytes()));
+        assert_eq!(pongs.sum::<u64>() as usize, 1000 - (RECORDS + SPARE - 1));
+        let (first, _) = queue.pop();
+        assert!(first.is_some_and(|first| first.kind == Kind::Pong && first.frame[HEADROOM..HEADROOM + 2] == [0, 0]));
     }
 }
