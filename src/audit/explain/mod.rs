@@ -118,10 +118,12 @@ pub struct Value {
 pub struct Derived {
     /// The name of the key.
     pub key: String,
-    /// The name of the salt, or nothing.
+    /// The salt in Python: its name, or nothing.
     pub salt: &'static str,
     /// The label.
     pub label: &'static str,
+    /// The first half of the derivation: `HMAC(salt, key)`.
+    pub extract: [u8; 32],
 }
 
 /// Where keys, nonces and IVs of a lesson come from. Not from chance: everybody has to get the same ones.

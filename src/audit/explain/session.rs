@@ -14,6 +14,7 @@ use crate::protocol::handshake::{
 use crate::protocol::key_schedule::{Root, TrafficSecret, hkdf};
 use crate::protocol::ratchet::ServerState;
 use crate::protocol::record::{Fresh, HEADROOM, Kind, Opened, Opener, Sealer, Suite};
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use std::convert::Infallible;
 use std::error::Error;
@@ -215,13 +216,24 @@ pub(super) fn seal(sealer: &mut Sealer, kind: Kind, content: &[u8], fresh: Fresh
 
 // -------------------------------------------------------------------- steps
 
-/// Adds a derived value, and the Python line that derives it.
-fn derive(step: &mut Step, name: &str, made: [&'static str; 2], key: &str, bytes: &[u8]) {
-    let [salt, label] = made;
-    let written = if salt.is_empty() { "b\"\"" } else { salt };
-    step.python += &format!("{name} = derive({key}, {written}, b\"{label}\", {})\n", bytes.len());
-    let derived = Some(Derived { key: key.into(), salt, label });
+/// No salt.
+const NONE: (&str, &[u8]) = ("", &[]);
+
+/// Adds a derived value, and the Python line that derives it. `key` and `salt` are names and bytes.
+fn derive(
+    step: &mut Step,
+    name: &str,
+    key: (&str, &[u8]),
+    salt: (&'static str, &[u8]),
+    label: &'static str,
+    bytes: &[u8],
+) {
+    let written = if salt.0.is_empty() { "b\"\"" } else { salt.0 };
+    step.python += &format!("{name} = derive({}, {written}, b\"{label}\", {})\n", key.0, bytes.len());
     let meaning = prose(&format!("value {label}"));
+    let extract = Hmac::<Sha256>::new_from_slice(salt.1).expect("HMAC takes a key of any length").chain_update(key.1);
+    let extract = extract.finalize().into_bytes().into();
+    let derived = Some(Derived { key: key.0.into(), salt: written, label, extract });
     step.values.push(Value { meaning, python: name.into(), bytes: bytes.to_vec(), derived });
 }
 
@@ -245,11 +257,11 @@ fn key(root: &Root) -> Step {
     let mut step = Step::new("The key", "both", "2");
     let formula = format!("base64.urlsafe_b64decode(\"{}\")", root.key().to_text());
     given(&mut step, "K", &formula, root.key().bytes());
-    derive(&mut step, "id", ["", "id"], "K", &root.id());
+    derive(&mut step, "id", ("K", root.key().bytes()), NONE, "id", &root.id());
     // The hello key itself stays inside the core. The tokens, which Python makes again with these bytes, prove them.
     let mut hello = [0; 32];
     hkdf(root.key().bytes(), &[], b"fernvpn 1 hello", &mut hello);
-    derive(&mut step, "hello", ["", "hello"], "K", &hello);
+    derive(&mut step, "hello", ("K", root.key().bytes()), NONE, "hello", &hello);
     step
 }
 
@@ -289,20 +301,16 @@ fn key_schedule(suite: Suite, root: &Root, transcript: &[u8; 32]) -> Step {
     let formula = "hashlib.sha256(client_hello + server_hello).digest()";
     given(&mut step, "transcript", formula, transcript);
     for (side, secret) in SIDES.into_iter().zip(root.traffic_secrets(transcript)) {
-        derive(&mut step, side, ["transcript", side], "K", secret.bytes());
+        derive(&mut step, side, ("K", root.key().bytes()), ("transcript", transcript), side, secret.bytes());
         traffic_keys(&mut step, suite, side, &secret);
     }
     step
 }
 
 fn traffic_keys(step: &mut Step, suite: Suite, name: &str, secret: &TrafficSecret) {
-    let key = format!("{name}_key");
-    match suite {
-        Suite::Fernet => derive(step, &key, ["", "key"], name, &secret.key()[..]),
-        Suite::Aes256Gcm => {
-            derive(step, &key, ["", "key"], name, &secret.key()[..]);
-            derive(step, &format!("{name}_iv"), ["", "iv"], name, &secret.iv()[..]);
-        }
+    derive(step, &format!("{name}_key"), (name, secret.bytes()), NONE, "key", &secret.key()[..]);
+    if suite == Suite::Aes256Gcm {
+        derive(step, &format!("{name}_iv"), (name, secret.bytes()), NONE, "iv", &secret.iv()[..]);
     }
 }
 
@@ -312,8 +320,8 @@ fn next_key(state: &ServerState) -> Step {
     let formula = literal(&state.secret[..]);
     given(&mut step, "r", &formula, &state.secret[..]);
     let next = state.root.next(&state.secret);
-    derive(&mut step, "next_K", ["r", "next"], "K", next.key().bytes());
-    derive(&mut step, "next_id", ["", "id"], "next_K", &next.id());
+    derive(&mut step, "next_K", ("K", state.root.key().bytes()), ("r", &state.secret[..]), "next", next.key().bytes());
+    derive(&mut step, "next_id", ("next_K", next.key().bytes()), NONE, "id", &next.id());
     step
 }
 
@@ -346,6 +354,8 @@ impl Records {
         let (secret, which, counter) = &mut self.keys[side];
         let name = secret_name(side, *which);
         let mut step = Step::new(about, SIDES[side], "6");
+        let sections = [("Finished", "4.4"), ("Config", "4.5"), ("Close", "6.2"), ("Rekey", "7")];
+        step.section = sections.iter().find(|(name, _)| *name == step.name).map_or("6", |(_, section)| section);
         let frame_is = |fields| Layer::new("frame", format!("record{n}"), frame, fields);
         let (message, padded) = match self.suite {
             Suite::Aes256Gcm => {
@@ -382,7 +392,7 @@ impl Records {
         let which = self.keys[side].1 + 1;
         let (before, name) = (secret_name(side, which - 1), secret_name(side, which));
         let mut step = Step::new("The next traffic secret", "both", "7");
-        derive(&mut step, &name, ["", "rekey"], &before, secret.bytes());
+        derive(&mut step, &name, (&before, self.keys[side].0.bytes()), NONE, "rekey", secret.bytes());
         traffic_keys(&mut step, self.suite, &name, &secret);
         self.keys[side] = (secret, which, 0);
         step

@@ -6,7 +6,7 @@
 //!                                 00 00 01 54
 //! ```
 
-use super::{Lesson, Step, hex};
+use super::{Derived, Lesson, Step, hex};
 use std::fmt::Write;
 
 /// Columns of prose.
@@ -86,11 +86,12 @@ fn draw_step(out: &mut String, number: usize, step: &Step, paint: Paint) {
         out.push('\n');
     }
     for value in &step.values {
-        let made = match &value.derived {
-            Some(made) => format!(" = derive({}, {:?}, {:?}, {})", made.key, made.salt, made.label, value.bytes.len()),
-            None => String::new(),
-        };
-        let _ = writeln!(out, "{}{made}  {}", paint.with(BOLD, &value.python), paint.with(FAINT, value.meaning));
+        let _ = writeln!(out, "{}: {}", paint.with(BOLD, &value.python), paint.with(FAINT, value.meaning));
+        if let Some(Derived { key, salt, label, extract }) = &value.derived {
+            let _ = writeln!(out, "  = derive({key}, {salt}, \"{label}\", {})", value.bytes.len());
+            let _ =
+                writeln!(out, "{:<INDENT$}{}", format!("  HMAC({salt}, {key})"), paint.with(FIELDS[3], &hex(extract)));
+        }
         let _ = writeln!(out, "{:INDENT$}{}", "", paint.with(FIELDS[0], &hex(&value.bytes)));
     }
     if let Some(refusal) = &step.refusal {
