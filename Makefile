@@ -65,6 +65,10 @@ check: toolchain ## format, lints and the links of the documentation; any warnin
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
+.PHONY: lesson
+lesson: build ## every byte of a session explained, made by the program: docs/lesson/index.html
+	$(PROGRAM) explain --html docs/lesson/index.html
+
 .PHONY: model
 model: ## does a tool find an attack on the protocol, and on variants with planted flaws? needs verifpal, and spin for the ratchet
 	python3 docs/model/check.py
@@ -89,6 +93,7 @@ install: ## the program to PREFIX/bin, its documents to PREFIX/share/doc (after 
 	install -D -m 755 $(PROGRAM) '$(DESTDIR)$(PREFIX)/bin/fernvpn'
 	install -d '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
 	install -m 644 README.md LICENSE docs/*.md '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
+	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/lesson' docs/lesson/index.html
 
 .PHONY: uninstall
 uninstall: ## takes away what install put there

@@ -107,15 +107,15 @@ pub(super) fn records(suite: Suite, source: Source, truncated: &str) -> Result<C
     let mut steps = vec![
         marked(open("Flipped bit in a record", &[&flipped])?, at),
         marked(open("Flipped bit in a length", &[&longer])?, 3),
-        open("Dropped record", &[&second])?,
+        open("Dropped or reordered record", &[&second])?,
         open("Repeated record", &[&first, &first])?,
         open("Reflected record", &[&reflected])?,
         open("Shortened record", &[&shorter])?,
         open("Record after its Rekey", &[&first, &second, &step, &second])?,
     ];
     let half = &first[..first.len() / 2];
-    let whole = whole(half, suite.max_body())?.map_or(Err(truncated), Ok);
-    steps.push(case("Truncated record", "server", "6.2", half, layout, whole)?);
+    let whole = whole(half, suite.max_body())?.ok_or(truncated);
+    steps.push(case("Truncated record", "server", "6.2", half, "part of a frame", whole)?);
     Ok(Chapter {
         id: format!("refused-records-{suite}"),
         title: format!("Unhappy paths: records, {suite}"),

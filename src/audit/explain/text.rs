@@ -34,7 +34,8 @@ impl Paint {
 /// The whole lesson.
 pub fn draw(lesson: &Lesson, paint: Paint) -> String {
     let mut out = String::new();
-    for chapter in &lesson.chapters {
+    for (number, chapter) in lesson.chapters.iter().enumerate() {
+        out.push_str(if number > 0 { "\n\n" } else { "" });
         // Writing to a String cannot fail, here and below.
         let _ = writeln!(out, "{}\n", paint.with(BOLD, &chapter.title.to_uppercase()));
         wrap(&mut out, chapter.about);
@@ -79,7 +80,7 @@ fn draw_step(out: &mut String, number: usize, step: &Step, paint: Paint) {
             offset += field.length;
         }
         if let Some(at) = layer.changed {
-            let _ = writeln!(out, "byte {at} was changed");
+            let _ = writeln!(out, "{:INDENT$}byte {at} was changed", "");
         }
     }
     if !step.values.is_empty() {
