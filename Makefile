@@ -66,6 +66,10 @@ check: toolchain ## format, lints and the links of the documentation; any warnin
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
+.PHONY: documents
+documents: toolchain ## makes what man page and completions take from the program's own tables
+	FERNVPN_MAKE_DOCUMENTS=1 $(CARGO) test --quiet --locked --test documents
+
 .PHONY: model
 model: ## does a tool find an attack on the protocol, and on variants with planted flaws? needs verifpal, and spin for the ratchet
 	python3 docs/model/check.py
