@@ -15,7 +15,7 @@ use super::clients::{Client, Clients, Connected};
 use super::config_record::{NetworkConfig, listed};
 use super::connection::{self, End, Inside, MAX_MESSAGE, Patience, close};
 use super::outbound::{Outbound, count};
-use super::{device, fresh, fresh_hello, locked};
+use super::{device, fresh, fresh_hello, locked, proxy};
 use crate::config::settings::ServerSettings;
 use crate::fernet::Age;
 use crate::os::clock;
@@ -26,6 +26,7 @@ use crate::os::socket;
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
 use crate::packet::offload::{Checked, Offload};
+use crate::packet::subnet::Subnet;
 use crate::packet::{icmp, ip};
 use crate::protocol::handshake::{Capabilities, ClientHello, Offer, Ready, Refused, client_id};
 use crate::protocol::key_schedule::Id;
@@ -297,7 +298,9 @@ fn serve(shared: &Arc<Shared>, socket: TcpStream, from: SocketAddr) {
     }
     let mut reader = FrameReader::new(Arc::clone(&socket));
     let deadline = Instant::now() + HANDSHAKE_TIME;
-    let outcome = handshake(shared, &socket, from, &mut reader, deadline);
+    let origin = origin(&shared.current().settings.balancers, from, &mut reader, deadline);
+    let from = *origin.as_ref().unwrap_or(&from);
+    let outcome = origin.and_then(|from| handshake(shared, &socket, from, &mut reader, deadline));
     if let Err(Silence::Keep) = outcome {
         keep_silent(&socket, deadline);
     }
@@ -327,6 +330,36 @@ enum Silence {
     End,
 }
 
+/// Where a connection really comes from: a load balancer says whom it speaks for, before anything else.
+fn origin(
+    balancers: &[Subnet],
+    from: SocketAddr,
+    reader: &mut FrameReader,
+    deadline: Instant,
+) -> Result<SocketAddr, Silence> {
+    if !balancers.iter().any(|network| network.contains(from.ip())) {
+        return Ok(from);
+    }
+    let told = reader.preface_until(proxy::header, deadline).map_err(|reason| no_frame(from, &reason))?;
+    Ok(told.unwrap_or(from))
+}
+
+/// What a stranger sends is no handshake. It may be tried at will, so that it may not fill the log.
+fn refuse(from: SocketAddr, reason: &dyn std::fmt::Display) -> Silence {
+    STRANGERS.warning("tunnel", "handshake refused", &[("from", &from), ("reason", reason)]);
+    Silence::Keep
+}
+
+fn no_frame(from: SocketAddr, reason: &NoFrame) -> Silence {
+    match reason {
+        NoFrame::BadLength(_) | NoFrame::BadPreface(_) => refuse(from, &format_args!("not a hello: {reason}")),
+        _ => {
+            log::debug("tunnel", "no handshake", &[("from", &from), ("reason", reason)]);
+            Silence::End
+        }
+    }
+}
+
 fn handshake(
     shared: &Shared,
     socket: &Arc<TcpStream>,
@@ -335,17 +368,8 @@ fn handshake(
     deadline: Instant,
 ) -> Result<Authenticated, Silence> {
     socket::prepare(socket, &carrier::tuning()).map_err(|_| Silence::End)?;
-    let refuse = |reason: &dyn std::fmt::Display| {
-        STRANGERS.warning("tunnel", "handshake refused", &[("from", &from), ("reason", reason)]);
-        Silence::Keep
-    };
-    let no_frame = |reason: NoFrame| match reason {
-        NoFrame::BadLength(_) => refuse(&format_args!("not a hello: {reason}")),
-        _ => {
-            log::debug("tunnel", "no handshake", &[("from", &from), ("reason", &reason)]);
-            Silence::End
-        }
-    };
+    let refuse = |reason: &dyn std::fmt::Display| refuse(from, reason);
+    let no_frame = |reason| no_frame(from, &reason);
 
     let current = shared.current();
 
