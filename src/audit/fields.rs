@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A table says how bytes are shown and decides nothing: what is shown was accepted by the real code before, or is
-//! shown because it was refused. [`Tiles`] takes fields off the front of the bytes, so that none overlap and none are
+//! shown because it was refused. Fields are taken off the front of the bytes, so that none overlap and none are
 //! left out.
 
 use super::date;
