@@ -21,7 +21,7 @@ pub mod refusals;
 pub mod session;
 pub mod text;
 
-use super::fields::Field;
+use crate::audit::fields::Field;
 use crate::protocol::key_schedule::hkdf;
 use crate::protocol::record::Suite;
 use std::error::Error;
