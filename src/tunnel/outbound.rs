@@ -12,7 +12,7 @@
 //! ```
 
 use super::carrier::Pool;
-use super::queue::{self, Queue, Queued};
+use super::queue::{Queue, Queued};
 use super::{fresh, locked};
 use crate::os::{log, socket};
 use crate::protocol::limits::{MAX_CONTENT, REKEY_AFTER_SECONDS};
@@ -34,7 +34,7 @@ pub(super) const SMALL_STACK: usize = 128 * 1024;
 pub const FRAME_ROOM: usize = Suite::Fernet.frame_len(MAX_CONTENT);
 
 /// Frame buffers, shared.
-pub static FRAMES: Pool = Pool::new(FRAME_ROOM, queue::RECORDS);
+pub static FRAMES: Pool = Pool::new(FRAME_ROOM, 32);
 
 /// What a connection has carried. Packets are IP packets, a super-packet counts once; bytes are those of packets.
 #[derive(Debug, Default)]
