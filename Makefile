@@ -106,7 +106,7 @@ bench-tokens: toolchain ## how fast are tokens, next to Python's and another cra
 
 .PHONY: bench-tunnel
 bench-tunnel: build ## how fast is the tunnel, next to others? as root
-	$(CARGO) build --release --locked --example relay
+	$(CARGO) build --release --locked --example relay --example path
 	python3 benches/tunnel.py
 
 # Where each file goes, below PREFIX.

@@ -29,6 +29,8 @@ const LONG_PATH: Duration = Duration::from_millis(5);
 const LOOK: Duration = Duration::from_millis(5);
 /// How long after a queue a loss may still come from it.
 const QUEUE_GONE: Duration = Duration::from_millis(500);
+/// Losses with a queue after which bbr is not the right one.
+const OVERFLOWED: u32 = 64;
 /// Losses without a queue that make a path a lossy one.
 const UNEXPLAINED: u32 = 3;
 /// Bytes that a short path's receiver takes before it has passed them on: some super-packets, and what 10 Gbit/s bring
@@ -44,45 +46,67 @@ pub fn tuning() -> Tuning {
     Tuning { user_timeout: Some(Duration::from_secs(10)), notsent_lowat_bytes: Some(128 * 1024), ..Tuning::default() }
 }
 
-/// What a long path has shown. Its carrier begins on cubic, which goes well with TCP inside it: bbr, for which TCP
-/// inside is an application that never has enough to send, does not find out how much a path carries that has a queue.
-/// But cubic takes each loss for a full queue. So once something is lost while there is no queue, the carrier goes on
-/// with bbr, which keeps its rate. What bbr knows after a quiet time is nothing; then it begins anew.
+/// What a long path has shown, and with which congestion control its carrier goes on.
+///
+/// ```text
+///  bbr ── much is lost while a queue is full ──> cubic ── something is lost without a queue ──> bbr, for good
+/// ```
+///
+/// It begins with bbr, which keeps its rate where cubic takes each loss for a full queue: TCP inside the tunnel does not
+/// see the losses at all. But for bbr, TCP inside is an application that never has enough to send; it then never finds
+/// out how much the path carries, and fills its queue again and again. There cubic goes better.
 struct Watch {
     looked: Instant,
     seen: socket::Path,
-    /// When the round trip was last longer than the path alone makes it.
+    /// When the round trip was last so long that a queue explains it.
     queued: Option<Instant>,
+    cubic: bool,
+    overflowed: u32,
     unexplained: u32,
-    /// With bbr: the most bytes a second so far.
+    /// When and at how many bytes the rate was last measured, and the most bytes a second so far.
+    measured: (Instant, u64),
     most: u64,
 }
 
 impl Watch {
     fn new(seen: socket::Path) -> Watch {
-        Watch { looked: Instant::now(), seen, queued: None, unexplained: 0, most: 0 }
+        let looked = Instant::now();
+        let measured = (looked, seen.acknowledged);
+        Watch { looked, seen, queued: None, cubic: false, overflowed: 0, unexplained: 0, measured, most: 0 }
     }
 
-    /// Whether bbr has to begin now.
-    fn wants_bbr(&mut self, path: socket::Path) -> bool {
-        let (passed, before) = (self.looked.elapsed(), std::mem::replace(&mut self.seen, path));
-        self.looked = Instant::now();
-        if self.unexplained >= UNEXPLAINED {
-            let milliseconds = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).max(1);
-            let rate = path.acknowledged.saturating_sub(before.acknowledged).saturating_mul(1000) / milliseconds;
-            self.most = self.most.max(rate);
-            return rate < self.most / 16;
+    /// The congestion control to begin with now, if it is time for one.
+    fn look(&mut self, path: socket::Path) -> Option<&'static str> {
+        let now = Instant::now();
+        let lost = path.retransmitted.saturating_sub(self.seen.retransmitted);
+        (self.looked, self.seen) = (now, path);
+        let queued = path.round_trip > path.shortest * 3 / 2 + Duration::from_millis(1);
+        if queued {
+            self.queued = Some(now);
         }
-        if path.round_trip > path.shortest * 5 / 4 + Duration::from_millis(1) {
-            self.queued = Some(self.looked);
-        } else if self.queued.is_none_or(|queued| queued.elapsed() > QUEUE_GONE) {
-            self.unexplained += path.retransmitted.saturating_sub(before.retransmitted);
+        if self.cubic {
+            if self.queued.is_none_or(|queued| queued.elapsed() > QUEUE_GONE) {
+                self.unexplained += lost;
+            }
+            self.cubic = self.unexplained < UNEXPLAINED;
+            return (!self.cubic).then_some("bbr");
         }
-        self.unexplained >= UNEXPLAINED
-    }
-
-    fn interval(&self) -> Duration {
-        if self.unexplained >= UNEXPLAINED { Duration::from_secs(1) } else { LOOK }
+        if queued && self.unexplained == 0 {
+            self.overflowed += lost;
+            self.cubic = self.overflowed >= OVERFLOWED;
+            if self.cubic {
+                return Some("cubic");
+            }
+        }
+        // What bbr knows of the path after a quiet time is of that time. It begins anew.
+        let (at, bytes) = self.measured;
+        let milliseconds = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if milliseconds < 1000 {
+            return None;
+        }
+        let rate = path.acknowledged.saturating_sub(bytes).saturating_mul(1000) / milliseconds;
+        (self.measured, self.most) = ((now, path.acknowledged), self.most.max(rate));
+        (rate < self.most / 16).then_some("bbr")
     }
 }
 
@@ -202,7 +226,7 @@ impl FrameReader {
             Congestion::System => {}
             Congestion::Named(name) => control(&self.socket, name, true),
             Congestion::Auto => {
-                control(&self.socket, "cubic", false);
+                control(&self.socket, if short { "cubic" } else { "bbr" }, false);
                 self.watch = path.ok().filter(|_| !short).map(Watch::new);
             }
         }
@@ -270,12 +294,12 @@ impl FrameReader {
     pub fn fill(&mut self, timeout: Duration) -> io::Result<Filled> {
         self.make_room();
         if let Some(watch) = &mut self.watch
-            && watch.looked.elapsed() >= watch.interval()
+            && watch.looked.elapsed() >= LOOK
             && let Ok(path) = socket::path(&self.socket)
-            && watch.wants_bbr(path)
+            && let Some(name) = watch.look(path)
         {
             control(&self.socket, "cubic", false); // bbr begins anew only if it comes after another one
-            control(&self.socket, "bbr", false);
+            control(&self.socket, name, false);
         }
         if !socket::wait_readable(&self.socket, timeout)? {
             return Ok(Filled::TimedOut);

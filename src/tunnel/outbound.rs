@@ -34,7 +34,7 @@ pub(super) const SMALL_STACK: usize = 128 * 1024;
 pub const FRAME_ROOM: usize = Suite::Fernet.frame_len(MAX_CONTENT);
 
 /// Frame buffers, shared.
-pub static FRAMES: Pool = Pool::new(FRAME_ROOM, 32);
+pub static FRAMES: Pool = Pool::new(FRAME_ROOM, 64);
 
 /// What a connection has carried. Packets are IP packets, a super-packet counts once; bytes are those of packets.
 #[derive(Debug, Default)]

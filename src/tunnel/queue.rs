@@ -21,12 +21,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Bytes of memory that may wait: what a fast path takes in a few milliseconds and a long one in a round trip.
-const ROOM: usize = 32 * FRAME_ROOM;
+const ROOM: usize = 64 * FRAME_ROOM;
 /// Records that are not packets may be so many: an answer, a Ping, a Close.
 const OTHERS: usize = 256;
 /// A super-packet that is shorter is copied into a buffer of its own size. Many short ones wait where a connection is
 /// slow, and would each hold the room of the longest.
-const SHORT: usize = 16 * 1024;
+const SHORT: usize = 40 * 1024;
 /// Content up to which packets join one record: as much as a super-packet has.
 const JOINED: usize = 60 * 1024;
 /// A packet that has waited for so long is of no use to anybody.
