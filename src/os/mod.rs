@@ -6,6 +6,7 @@
 //! network    link, addresses, routes: each change with its undo beside it    command  `ip` and its like, shown
 //! nat        a server's forwarding and address translation
 //! namespace  a network of its own, which vanishes with the process           process  user, limits, core dumps
+//! control    a running instance is asked, by a Unix socket
 //! files      secrets read, created, replaced                                 log      lines on stderr
 //! entropy    random bytes        clock  the time of day                      sys      the only `unsafe`
 //! ```
@@ -19,6 +20,7 @@
 
 pub mod clock;
 pub mod command;
+pub mod control;
 pub mod entropy;
 pub mod files;
 pub mod log;

@@ -15,7 +15,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 pub use system::{
-    congestion_control, defer_accept, mark, receive_now, send_now, stop_listening, wait_readable, wait_writable,
+    condition, congestion_control, defer_accept, mark, receive_now, send_now, stop_listening, wait_readable,
+    wait_writable,
 };
 
 /// What a carrier connection is tuned to. `TCP_NODELAY` is always on: without it small records wait 40 ms.
@@ -34,6 +35,15 @@ pub struct Tuning {
     pub send_buffer_bytes: Option<u32>,
     /// `SO_RCVBUF`, likewise.
     pub receive_buffer_bytes: Option<u32>,
+}
+
+/// What the kernel knows of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Condition {
+    /// Smoothed, of the last segments.
+    pub round_trip: Duration,
+    /// Since the last data came from the peer.
+    pub silence: Duration,
 }
 
 /// Sets the options on a socket that exists already, such as an accepted one.
@@ -92,6 +102,21 @@ mod system {
     pub fn defer_accept(listener: &TcpListener, silent: Duration) -> io::Result<()> {
         let seconds = u32::try_from(silent.as_secs()).unwrap_or(u32::MAX);
         sys::set_option(listener.as_fd(), sys::IPPROTO_TCP, sys::TCP_DEFER_ACCEPT, seconds)
+    }
+
+    /// How a connection fares, for `status`.
+    pub fn condition(stream: &TcpStream) -> io::Result<Condition> {
+        // struct tcp_info: 8 bytes, then numbers of 32 bits: last_data_recv (ms) is the twelfth, rtt (us) the sixteenth.
+        let info = sys::option_bytes::<104>(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_INFO)?;
+        let number =
+            |at: usize| info.get(8 + 4 * at..).and_then(|rest| rest.first_chunk()).map(|n| u32::from_ne_bytes(*n));
+        match (number(15), number(11)) {
+            (Some(rtt), Some(silence)) => Ok(Condition {
+                round_trip: Duration::from_micros(rtt.into()),
+                silence: Duration::from_millis(silence.into()),
+            }),
+            _ => Err(ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     /// The name of the congestion control in use, for `status`.
@@ -205,6 +230,11 @@ mod system {
     /// Only Linux can; every connection is accepted at once.
     pub fn defer_accept(_listener: &TcpListener, _silent: Duration) -> io::Result<()> {
         Ok(())
+    }
+
+    /// std does not say.
+    pub fn condition(_stream: &TcpStream) -> io::Result<Condition> {
+        Err(ErrorKind::Unsupported.into())
     }
 
     /// std does not say.

@@ -20,6 +20,7 @@
 //! | [`clients`] | who may connect, and who is connected? |
 //! | [`steps`] | when does a ratcheted key move? |
 //! | [`admission`] | how many strangers are listened to? |
+//! | [`status`] | what is it doing, in numbers? |
 //! | [`server`], [`client`] | the two ends |
 #![forbid(unsafe_code)]
 
@@ -34,6 +35,7 @@ pub mod connection;
 pub mod device;
 pub mod outbound;
 pub mod server;
+pub mod status;
 pub mod steps;
 
 use crate::os::{clock, entropy};
