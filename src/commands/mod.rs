@@ -13,6 +13,7 @@ pub mod device;
 pub mod passphrase;
 pub mod reset;
 pub mod server;
+pub mod status;
 pub mod token;
 
 use crate::config::arguments::{Arguments, Syntax, UsageError};
@@ -33,6 +34,8 @@ pub const COMMANDS: &[&Command] = &[
     &server::SERVER,
     &client::CLIENT,
     &client::UNLOCK,
+    &status::STATUS,
+    &status::RELOAD,
     &check::CHECK,
     &add::ADD,
     &add::REMOVE,

@@ -136,6 +136,11 @@ impl Server {
         self.shared.current().clients.all().to_vec()
     }
 
+    /// The configuration that holds.
+    pub fn settings(&self) -> ServerSettings {
+        self.shared.current().settings.clone()
+    }
+
     /// What it is doing, as `text`, `json` or `prometheus`; nothing if it is another format.
     pub fn status(&self, format: &str) -> Option<String> {
         let (shared, current) = (&self.shared, self.shared.current());
