@@ -147,7 +147,10 @@ impl Running {
     fn take_up(&self) -> Result<String, String> {
         let mut machine = locked(&self.machine);
         let machine = machine.as_mut().ok_or("the server stops")?;
-        let mut new = settings(&self.arguments).map_err(|failure| failure.to_string())?;
+        let mut new = settings(&self.arguments).map_err(|failure| match failure {
+            Failure::Reason(reason) => reason,
+            other => other.to_string(),
+        })?;
         let old = self.server.settings();
         // What needs a restart stays as it is, and is said.
         let mut stays = Vec::new();
