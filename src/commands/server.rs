@@ -9,7 +9,7 @@ use crate::config::settings::{self, Device, Peer, ServerSettings};
 use crate::os::control::Control;
 use crate::os::nat::Nat;
 use crate::os::signal::Signal;
-use crate::os::{log, process, signal};
+use crate::os::{log, notify, process, signal};
 use crate::tunnel::config_record::listed;
 use crate::tunnel::server::Server;
 use crate::tunnel::{SOFTWARE, locked};
@@ -23,7 +23,7 @@ pub const SERVER: Command = Command {
     name: "server",
     summary: "runs the server",
     usage: "[-c FILE] [-k FILE ...] [--listen ADDR:PORT ...]
-         [--address A/PREFIX ...]
+         [--proxy-protocol-from NETS ...] [--address A/PREFIX ...]
          [--tun NAME | --no-tun | --private | --private-if-allowed] [--mtu BYTES] [--suite S ...]
          [--client-to-client] [--nat auto|no|DEV] [--push-routes NETS] [--push-dns ADDRS] [--keepalive SECS]
          [--max-clients N] [--hello-max-age SECS] [--congestion C] [--name NAME] [--verbose]",
@@ -32,6 +32,7 @@ pub const SERVER: Command = Command {
             Known::value("-c", "FILE", "configuration; options given here come before those in it"),
             Known::list("-k", "FILE", "key file; each key is one client, named by the comment after it"),
             Known::list("--listen", "ADDR:PORT", "where to listen; 127.0.0.1:12345"),
+            Known::list("--proxy-protocol-from", "NETS", "load balancers, which tell by it who connects (v2)"),
             Known::list("--address", "A/PREFIX", "tunnel addresses; 10.8.0.1/24 and fd0f:e12e::1/64"),
             Known::value("--tun", "NAME", "the tunnel's device; fern0"),
             Known::flag("--no-tun", "no device: the server itself answers pings and messages"),
@@ -97,6 +98,8 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let mut stdout = io::stdout().lock();
         let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
     }
+    notify::watch();
+    notify::tell("READY=1");
     let signal = loop {
         match signal::wait_and_see() {
             // What became of it is in the log. From a terminal, it says that the terminal is gone.
@@ -111,6 +114,7 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if failure.is_none() {
         log::info("tunnel", "stopping", &[("signal", &signal.name())]);
     }
+    notify::tell("STOPPING=1");
     running.server.stop();
     drop(machine);
     failure.map_or(Ok(ExitCode::SUCCESS), |reason| Err(reason.into()))
@@ -136,7 +140,9 @@ impl Running {
 
     /// Reads the configuration anew and takes it up, or says why not; then nothing has changed.
     fn reload(&self) -> Result<String, String> {
+        notify::tell("RELOADING=1");
         let done = self.take_up();
+        notify::tell("READY=1");
         match &done {
             Ok(what) => log::info("config", &format!("reloaded: {what}"), &[]),
             Err(reason) => log::error("config", "not reloaded, all is as before", &[("reason", reason)]),
@@ -228,6 +234,7 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
     };
     for (option, name) in [
         ("--listen", "listen"),
+        ("--proxy-protocol-from", "proxy-protocol-from"),
         ("--address", "address"),
         ("--tun", "interface"),
         ("--mtu", "mtu"),

@@ -21,6 +21,7 @@
 //! | [`steps`] | when does a ratcheted key move? |
 //! | [`admission`] | how many strangers are listened to? |
 //! | [`status`] | what is it doing, in numbers? |
+//! | [`proxy`] | who is behind the load balancer? |
 //! | [`server`], [`client`] | the two ends |
 #![forbid(unsafe_code)]
 
@@ -34,6 +35,7 @@ pub mod config_record;
 pub mod connection;
 pub mod device;
 pub mod outbound;
+pub mod proxy;
 pub mod server;
 pub mod status;
 pub mod steps;

@@ -16,11 +16,12 @@ use super::config_record::{NetworkConfig, listed};
 use super::connection::{self, End, Inside, MAX_MESSAGE, Patience, close};
 use super::outbound::{Outbound, count};
 use super::status::{Link, Peer, Refusal, Report, Since, Tally};
-use super::{device, fresh, fresh_hello, locked};
+use super::{device, fresh, fresh_hello, locked, proxy};
 use crate::config::settings::ServerSettings;
 use crate::fernet::Age;
 use crate::os::clock;
 use crate::os::log::{self, Seldom};
+use crate::os::notify::{self, Pulse, TURN};
 use crate::os::signal::{self, Signal};
 use crate::os::socket;
 use crate::os::tun::Tun;
@@ -307,7 +308,12 @@ impl Shared {
 }
 
 fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
+    let pulse = Pulse::new("accept");
     loop {
+        pulse.beat();
+        if let Ok(false) = socket::wait_to_accept(listener, TURN) {
+            continue;
+        }
         match listener.accept() {
             Ok((socket, from)) => {
                 let server = Arc::clone(shared);
@@ -345,7 +351,9 @@ fn serve(shared: &Arc<Shared>, socket: TcpStream, from: SocketAddr) {
     }
     let mut reader = FrameReader::new(Arc::clone(&socket));
     let deadline = Instant::now() + HANDSHAKE_TIME;
-    let outcome = handshake(shared, &socket, from, &mut reader, deadline);
+    let origin = origin(shared, from, &mut reader, deadline);
+    let from = *origin.as_ref().unwrap_or(&from);
+    let outcome = origin.and_then(|from| handshake(shared, &socket, from, &mut reader, deadline));
     if let Err(Silence::Keep) = outcome {
         keep_silent(&socket, deadline);
     }
@@ -375,6 +383,40 @@ enum Silence {
     End,
 }
 
+/// Where a connection really comes from: a load balancer says whom it speaks for, before anything else.
+fn origin(
+    shared: &Shared,
+    from: SocketAddr,
+    reader: &mut FrameReader,
+    deadline: Instant,
+) -> Result<SocketAddr, Silence> {
+    if !shared.current().settings.balancers.iter().any(|network| network.contains(from.ip())) {
+        return Ok(from);
+    }
+    let told = reader.preface_until(proxy::header, deadline).map_err(|reason| no_frame(shared, from, &reason))?;
+    Ok(told.unwrap_or(from))
+}
+
+/// What a stranger sends is no handshake. It may be tried at will, so that it may not fill the log.
+fn refuse(shared: &Shared, from: SocketAddr, refusal: Refusal, reason: &dyn std::fmt::Display) -> Silence {
+    shared.handshakes.refuse(refusal);
+    STRANGERS.warning("tunnel", "handshake refused", &[("from", &from), ("reason", reason)]);
+    Silence::Keep
+}
+
+fn no_frame(shared: &Shared, from: SocketAddr, reason: &NoFrame) -> Silence {
+    match reason {
+        NoFrame::BadLength(_) | NoFrame::BadPreface(_) => {
+            refuse(shared, from, Refusal::NoHello, &format_args!("not a hello: {reason}"))
+        }
+        _ => {
+            shared.handshakes.refuse(Refusal::Incomplete);
+            log::debug("tunnel", "no handshake", &[("from", &from), ("reason", reason)]);
+            Silence::End
+        }
+    }
+}
+
 fn handshake(
     shared: &Shared,
     socket: &Arc<TcpStream>,
@@ -383,19 +425,8 @@ fn handshake(
     deadline: Instant,
 ) -> Result<Authenticated, Silence> {
     socket::prepare(socket, &carrier::tuning()).map_err(|_| Silence::End)?;
-    let refuse = |refusal: Refusal, reason: &dyn std::fmt::Display| {
-        shared.handshakes.refuse(refusal);
-        STRANGERS.warning("tunnel", "handshake refused", &[("from", &from), ("reason", reason)]);
-        Silence::Keep
-    };
-    let no_frame = |reason: NoFrame| match reason {
-        NoFrame::BadLength(_) => refuse(Refusal::NoHello, &format_args!("not a hello: {reason}")),
-        _ => {
-            shared.handshakes.refuse(Refusal::Incomplete);
-            log::debug("tunnel", "no handshake", &[("from", &from), ("reason", &reason)]);
-            Silence::End
-        }
-    };
+    let refuse = |refusal, reason: &dyn std::fmt::Display| refuse(shared, from, refusal, reason);
+    let no_frame = |reason| no_frame(shared, from, &reason);
 
     let current = shared.current();
 
@@ -499,6 +530,7 @@ fn session(
     };
     let outbound = &connection.outbound;
     *connected += 1;
+    notify::status(format_args!("{connected} clients connected"));
     drop(connected);
     shared.handshakes.accept();
     let addresses = listed(&client.addresses);
@@ -525,7 +557,10 @@ fn session(
         drain(socket);
     }
     outbound.abort();
-    *locked(&shared.connected) -= 1;
+    let mut connected = locked(&shared.connected);
+    *connected -= 1;
+    notify::status(format_args!("{connected} clients connected"));
+    drop(connected);
     shared.fewer_connected.notify_all();
     let fields: log::Fields = &[("client", &client.name), ("from", &from), ("reason", &end)];
     match end {
