@@ -5,7 +5,7 @@
 //!                    └ ServerHello ─> Finished? ─> the client's connection from now on, Config ─> records
 //! ```
 //!
-//! What the configuration says is one value, [`Current`], which a reload replaces as a whole. Connections that fit the
+//! What the configuration says is one value, `Current`, which a reload replaces as a whole. Connections that fit the
 //! new one as well notice nothing; the others get a Close.
 
 use super::admission::{Admission, PLACES};

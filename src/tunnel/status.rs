@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Why a handshake did not become a session. The order is that of [`REFUSALS`].
+/// Why a handshake did not become a session. The order is that of `REFUSALS`.
 #[derive(Clone, Copy, Debug)]
 pub enum Refusal {
     /// What came was no hello.
