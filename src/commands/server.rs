@@ -62,8 +62,9 @@ pub const SERVER: Command = Command {
 Prints 'listening on ADDR:PORT' when it is ready, and logs to stderr. Ctrl-C or SIGTERM ends it: clients are
 told, and everything that was changed on this machine is changed back.
 
-SIGHUP, or fernvpn reload, reads all of this anew, and disturbs only the clients that it concerns. Where clients
-are forwarded (nat), hosts in private networks that are pushed may open connections to them; others may not.",
+SIGHUP, or fernvpn reload, reads all of this anew, and disturbs only the clients that it concerns. Where
+clients are forwarded (nat), hosts in private networks that are pushed may open connections to them; others
+may not.",
     run: server,
 };
 

@@ -18,19 +18,21 @@ pub const STATUS: Command = Command {
         command: false,
     },
     notes: "\
-NAME is that of the instance (--name; server or client otherwise). Without NAME, all that run here: as an array
-in JSON, as one set of metrics for Prometheus (for the node exporter's textfile collector, for example). It takes
-the user who runs the instance, or root. A client is an instance with one peer, its server.
+NAME is that of the instance (--name; server or client otherwise). Without NAME, all that run here: as an
+array in JSON, as one set of metrics for Prometheus (for the node exporter's textfile collector, for
+example). It takes the user who runs the instance, or root. A client is an instance with one peer, its
+server.
 
-Packets and bytes are those that the kernel counts on the tunnel's device: a super-packet of up to 64 KiB is one, with
-the bytes of its IP packet. 'sent' is from the device to the peer, and has in it what was dropped on the way (queue);
-'received' is what came from the peer and was passed on. What clients send each other does not pass the device.
+Packets and bytes are those that the kernel counts on the tunnel's device: a super-packet of up to 64 KiB is
+one, with the bytes of its IP packet. 'sent' is from the device to the peer, and has in it what was dropped
+on the way (queue); 'received' is what came from the peer and was passed on. What clients send each other
+does not pass the device.
 
-JSON: name, role (server or client), version, started (Unix time), uptime_seconds, device, listen, addresses,
-handshakes_accepted, handshakes_refused (by reason), unrouted_packets (from the device, with no peer to go to), peers:
-each with name, addresses, connected, from, suite, connected_since and last_heard (Unix time), round_trip_seconds,
-ratchet_step, received_packets, received_bytes, sent_packets, sent_bytes, dropped_packets (by reason: queue, malformed,
-source, destination). What there is not is null.",
+JSON: name, role (server or client), version, started (Unix time), uptime_seconds, device, listen,
+addresses, handshakes_accepted, handshakes_refused (by reason), unrouted_packets (from the device, with no
+peer to go to), peers: each with name, addresses, connected, from, suite, connected_since and last_heard
+(Unix time), round_trip_seconds, ratchet_step, received_packets, received_bytes, sent_packets, sent_bytes,
+dropped_packets (by reason: queue, malformed, source, destination). What there is not is null.",
     run: status,
 };
 
@@ -41,11 +43,12 @@ pub const RELOAD: Command = Command {
     usage: "[NAME]",
     syntax: Syntax { options: &[], operands: &[Operand { name: "NAME", optional: true }], command: false },
     notes: "\
-NAME is that of the instance; server. SIGHUP does the same. Clients that the change does not concern notice nothing.
-One whose key is gone is cut off; one that has to be told something new (addresses, routes, resolvers, mtu, keepalive)
-is told to connect again, which it does at once. With a mistake in the configuration nothing changes, and the exit
-status is 1. Options on the server's command line still come before those in the file, and key files are read anew.
-listen, interface, address, nat and name need a restart: the rest is taken up without them, which is said.",
+NAME is that of the instance; server. SIGHUP does the same. Clients that the change does not concern notice
+nothing. One whose key is gone is cut off; one that has to be told something new (addresses, routes,
+resolvers, mtu, keepalive) is told to connect again, which it does at once. With a mistake in the
+configuration nothing changes, and the exit status is 1. Options on the server's command line still come
+before those in the file, and key files are read anew. listen, interface, address, nat and name need a
+restart: the rest is taken up without them, which is said.",
     run: reload,
 };
 
