@@ -67,6 +67,10 @@ check: toolchain ## format, lints and the links of the documentation; any warnin
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
+.PHONY: lesson
+lesson: build ## every byte of a session explained, made by the program: docs/lesson/index.html
+	$(PROGRAM) explain --html docs/lesson/index.html
+
 .PHONY: documents
 documents: toolchain ## makes what man page and completions take from the program's own tables
 	FERNVPN_MAKE_DOCUMENTS=1 $(CARGO) test --quiet --locked --test documents
@@ -127,6 +131,7 @@ install: ## program, units, man pages, completions and documents, to PREFIX (aft
 	sed -i 's|/usr/bin/fernvpn|$(PREFIX)/bin/fernvpn|' '$(DESTDIR)$(PREFIX)'/lib/systemd/system/fernvpn-*@.service
 	install -d '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/examples'
 	install -m 644 README.md LICENSE docs/*.md '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
+	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/lesson' docs/lesson/index.html
 	install -m 644 packaging/examples/* '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/examples'
 
 .PHONY: uninstall

@@ -146,7 +146,7 @@ impl Server {
     pub fn status(&self, format: &str) -> Option<String> {
         let (shared, current) = (&self.shared, self.shared.current());
         let link = |connected: Arc<Connected>| {
-            Link::of(&connected.socket, connected.from, connected.outbound.suite(), connected.since)
+            Link::of(&connected.socket, connected.from, connected.outbound.suite, connected.since)
         };
         let peer = |client: &Arc<Client>| Peer {
             name: client.name.clone(),
@@ -488,7 +488,7 @@ fn handshake(
     let ready = await_finished.receive(body).map_err(|reason| named(Refusal::Finished, &reason))?;
     let step = ratchet.map(|state| state.step);
     current.clients.finish(&client, step).map_err(|reason| not_kept(shared, &client, &reason))?;
-    carrier::suit(socket, &current.settings.congestion, round_trip);
+    reader.suit(&current.settings.congestion, round_trip);
     Ok(Authenticated { current, client, key: id, number, ready, super_packets })
 }
 
@@ -577,7 +577,8 @@ fn receive(
     reader: &mut FrameReader,
     opener: &mut Opener,
 ) -> End {
-    let mut inside = FromClient { shared, current: None, client, outbound, batch: Batch::new(), scratch: Vec::new() };
+    let mut inside =
+        FromClient { shared, current: None, client, outbound, batch: Batch::default(), scratch: Vec::new() };
     connection::run(reader, opener, outbound, Patience { keepalive, tick: keepalive }, &mut inside)
 }
 
@@ -633,11 +634,11 @@ impl Inside for FromClient<'_> {
         while answer.len() > MAX_MESSAGE {
             answer.pop();
         }
-        self.outbound.send_content(Kind::Message, answer.as_bytes());
+        self.outbound.send(Kind::Message, answer.as_bytes());
     }
 
     fn pause(&mut self) {
-        self.batch.rest();
+        self.batch.send_all();
         self.current = None;
     }
 }

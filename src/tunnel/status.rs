@@ -136,13 +136,13 @@ pub struct Link {
 impl Link {
     /// Of a connection made at `since`.
     pub fn of(socket: &TcpStream, from: SocketAddr, suite: Suite, since: Since) -> Link {
-        let condition = socket::condition(socket).ok();
+        let path = socket::path(socket).ok();
         Link {
             from,
             suite,
             since,
-            silence: condition.map(|condition| condition.silence),
-            round_trip: condition.map(|condition| condition.round_trip),
+            silence: path.map(|path| path.silence),
+            round_trip: path.map(|path| path.round_trip),
         }
     }
 }
