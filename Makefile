@@ -59,6 +59,7 @@ test: build ## every test; as root also those in network namespaces
 	FERNVPN=$(PROGRAM) tests/routing.sh
 	FERNVPN=$(PROGRAM) tests/nat.sh
 	FERNVPN=$(PROGRAM) tests/audit/planted.sh
+	FERNVPN=$(PROGRAM) python3 tests/lab/test.py
 
 .PHONY: check
 check: toolchain ## format, lints and the links of the documentation; any warning is an error
@@ -82,6 +83,10 @@ fuzz: toolchain ## every property of fuzz/, guided by coverage: FUZZ_SECONDS eac
 .PHONY: model
 model: ## does a tool find an attack on the protocol, and on variants with planted flaws? needs verifpal, and spin for the ratchet
 	python3 docs/model/check.py
+
+.PHONY: lab
+lab: ## attack the protocol: a client, a server, and you in the middle (docs/LAB.md); needs no root and no Rust
+	@python3 tests/lab/lab.py
 
 .PHONY: audit
 audit: build ## is the tree as docs/AUDIT.md says? crates, unsafe code, imports, budgets, vectors, limits, documents

@@ -5,6 +5,8 @@ mod program;
 
 use program::*;
 use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
 use std::path::Path;
 
 const A: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
@@ -105,7 +107,7 @@ fn forty_more_and_the_same_for_clients() {
          congestion = Bbr                       ! auto nor system
          routes = 10.0.0.0/8                    ! it belongs into [peer]
          kill-switch = yes                      ! it belongs into [client]
-         frobnicate = yes                       ! there are listen, interface
+         frobnicate = yes                       ! there are listen, proxy
          [server]                               ! line 2 began one
          [peer]                                 ! this [peer] has no name
          key = KEY_A, KEY_B
@@ -310,7 +312,7 @@ fn several_at_once_lose_nobody() {
 fn the_printed_configuration_connects() {
     let folder = Folder::new("connects");
     let file = folder.file("s.conf", "[server]\n");
-    let mut server: Option<(Server, String)>;
+    let mut server: Option<(Running, String)>;
     for (name, ratchet) in [("alice", &[][..]), ("bob", &["--ratchet"])] {
         let (_, printed, _) = run(&[&["add-client", name, "-c", &file], ratchet].concat(), "");
         assert!(printed.contains("# replace this"), "{printed}");
@@ -320,9 +322,83 @@ fn the_printed_configuration_connects() {
             folder.file(&format!("{name}.key"), &key[1..]);
         }
         server = None; // the one before ends, and with it its hold on the state
-        let (_, address) = server.insert(Server::start(&["-c", &file, "--no-tun", "--listen", "127.0.0.1:0"]));
+        let (_, address) = server.insert(serve(&file));
         let to = ["--connect", address, "--no-tun", "--once", "--send", "it works"];
         let (status, stdout, stderr) = run(&[&["client", "-c", &client], &to[..]].concat(), "");
         assert!(status == 0 && stdout.contains(&format!("Hello, {name}!")), "{stdout}{stderr}");
+        let key = folder.0.join("bob.key").to_string_lossy().into_owned();
+        if !ratchet.is_empty() {
+            let (status, stdout, stderr) = run(&[&["client", "-k", &key, "--ratchet"], &to[..]].concat(), "");
+            assert!(status == 0 && stdout.contains("Hello, bob!"), "the same by options alone: {stdout}{stderr}");
+        }
     }
+}
+
+/// A server with this configuration, and where it listens.
+fn serve(file: &str) -> (Running, String) {
+    Running::start(&["server", "-c", file, "--no-tun", "--listen", "127.0.0.1:0"], "listening on ", log(file))
+}
+
+fn log(of: &str) -> fs::File {
+    fs::File::create(format!("{of}.log")).expect("a log")
+}
+
+/// `check --connect` tells the way, the server and the key apart, and disturbs nobody.
+#[test]
+fn the_server_is_asked_and_nothing_else_happens() {
+    let folder = Folder::new("ask");
+    folder.file("a.key", A);
+    folder.file("moves.key", C);
+    folder.file("theirs.key", C);
+    let of_server =
+        format!("[server]\n[peer]\nname = a\nkey = {A}\n[peer]\nname = c\nkey-file = theirs.key\nratchet = yes\n");
+    let file = folder.file("s.conf", of_server);
+    let (_server, address) = serve(&file);
+    let ask = |server: &str, key: &str| {
+        let file = folder.file("c.conf", format!("[client]\nserver = {server}\n{key}\n"));
+        run(&["check", "-c", &file, "--connect"], "")
+    };
+
+    // All is well, beside the same client connected, whose connection stays.
+    let arguments = ["client", "-k", &folder.file("a.key", A), "--connect", &address, "--no-tun"];
+    let _connected = Running::start(&arguments, "connected: ", log(&folder.file("a.conf", "")));
+    for key in ["key-file = a.key", "key-file = moves.key\nratchet = yes"] {
+        let state = [folder.text("moves.key"), folder.text("theirs.key")];
+        let (status, stdout, stderr) = ask(&address, key);
+        assert!(status == 0 && stdout.contains(&format!("is there ({address}, fernvpn/")), "{stdout}{stderr}");
+        assert!(stdout.contains("knows this key: suite aes-256-gcm"), "{stdout}");
+        assert_eq!([folder.text("moves.key"), folder.text("theirs.key")], state, "no ratchet has moved");
+    }
+    assert_eq!(folder.text("s.conf.log").matches("client connected").count(), 1, "no session has begun");
+
+    // And what goes wrong.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let web = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = |listener: &TcpListener| listener.local_addr().expect("an address").to_string();
+    let (free, web_at) = (TcpListener::bind("127.0.0.1:0").map(|port| at(&port)).expect("a port"), at(&web));
+    std::thread::spawn(move || {
+        let (mut socket, _) = web.accept().expect("a connection");
+        socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("written");
+    });
+    std::thread::scope(|scope| {
+        for (server, key, says) in [
+            (&*free, A, "there is no way to the server: cannot connect"),
+            (&*free, A, "nothing listens there"),
+            ("no-such-name.invalid:1", A, "cannot find no-such-name.invalid:1"),
+            (&*address, B, "the way to the server is free, but"),
+            (&*address, B, "a server says nothing to a key that it does not know"),
+            (&*at(&silent), A, "connected, but no answer for 5 s"),
+            (&*web_at, A, "this is not a fernvpn server"),
+        ] {
+            let name = format!("{}.conf", says.replace(|c: char| !c.is_ascii_alphanumeric(), ""));
+            let file = folder.file(&name, format!("[client]\nserver = {server}\nkey = {key}\n"));
+            scope.spawn(move || {
+                let (status, stdout, stderr) = run(&["check", "-c", &file, "--connect"], "");
+                assert_eq!((status, stdout.as_str()), (1, ""), "{stderr}");
+                assert!(stderr.contains(says), "{says}: {stderr}");
+            });
+        }
+    });
+    let (status, _, stderr) = run(&["check", "-c", &file, "--connect"], "");
+    assert!(status == 2 && stderr.contains("--connect is for a client's"), "{stderr}");
 }

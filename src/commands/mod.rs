@@ -33,6 +33,7 @@ pub const COMMANDS: &[&Command] = &[
     &server::SERVER,
     &client::CLIENT,
     &client::UNLOCK,
+    &device::CLEAN_UP,
     &check::CHECK,
     &add::ADD,
     &add::REMOVE,
@@ -165,6 +166,22 @@ pub fn overview() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_line_has_what_a_file_has() {
+        for (command, options) in [(&server::SERVER, file::SERVER), (&client::CLIENT, file::CLIENT)] {
+            for option in options {
+                let written = match *option {
+                    "interface" => "--tun".to_owned(),
+                    "suites" => "--suite".to_owned(),
+                    "server" => "--connect".to_owned(),
+                    "key" | "key-file" => "-k".to_owned(),
+                    same => format!("--{same}"),
+                };
+                assert!(command.syntax.options.iter().any(|known| known.name == written), "{written}");
+            }
+        }
+    }
 
     #[test]
     fn every_option_is_in_the_usage_and_explained() {

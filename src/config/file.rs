@@ -64,10 +64,13 @@ pub enum Configuration {
 }
 
 /// Options that may stand several times in one section; their values form a list.
-const REPEATABLE: [&str; 8] = ["listen", "address", "key", "push-routes", "push-dns", "routes", "dns", "suites"];
+const REPEATABLE: [&str; 9] =
+    ["listen", "proxy-protocol-from", "address", "key", "push-routes", "push-dns", "routes", "dns", "suites"];
 
-const SERVER: &[&str] = &[
+/// Options of `[server]`. The command line has all of them.
+pub const SERVER: &[&str] = &[
     "listen",
+    "proxy-protocol-from",
     "interface",
     "address",
     "mtu",
@@ -83,7 +86,8 @@ const SERVER: &[&str] = &[
     "name",
 ];
 const PEER: &[&str] = &["name", "key", "key-file", "address", "routes", "ratchet"];
-const CLIENT: &[&str] = &[
+/// Options of `[client]`, likewise.
+pub const CLIENT: &[&str] = &[
     "server",
     "key",
     "key-file",

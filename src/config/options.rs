@@ -20,6 +20,7 @@ impl ServerSettings {
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         match name {
             "listen" => self.listen = listen_addresses(value)?,
+            "proxy-protocol-from" => self.balancers = list(value, network)?,
             "interface" => self.device = Device::Tun(device_name(value)?),
             "address" => self.addresses = list(value, str::parse)?,
             "mtu" => self.mtu = number(value, 576, 65_535)?,

@@ -49,7 +49,8 @@ pub(super) fn prepare(argv: &[&str]) -> io::Result<Command> {
     let path = std::env::var("PATH").ok().filter(|path| !path.is_empty());
     let path = path.map_or(SYSTEM_PATH.to_owned(), |path| format!("{path}:{SYSTEM_PATH}"));
     let mut command = Command::new(program);
-    command.args(arguments).env("PATH", path).env("LC_ALL", "C");
+    // Only this process speaks to systemd for the service (`notify`).
+    command.args(arguments).env("PATH", path).env("LC_ALL", "C").env_remove("NOTIFY_SOCKET");
     Ok(command)
 }
 

@@ -20,6 +20,7 @@
 //! | [`clients`] | who may connect, and who is connected? |
 //! | [`steps`] | when does a ratcheted key move? |
 //! | [`admission`] | how many strangers are listened to? |
+//! | [`proxy`] | who is behind the load balancer? |
 //! | [`server`], [`client`] | the two ends |
 #![forbid(unsafe_code)]
 
@@ -33,6 +34,7 @@ pub mod config_record;
 pub mod connection;
 pub mod device;
 pub mod outbound;
+pub mod proxy;
 pub mod server;
 pub mod steps;
 

@@ -22,6 +22,10 @@ impl Folder {
         mode(&file, 0o600);
         file.to_str().expect("UTF-8").to_string()
     }
+
+    pub fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.0.join(name)).expect("text")
+    }
 }
 
 impl Drop for Folder {
@@ -63,28 +67,27 @@ pub fn run(arguments: &[&str], stdin: impl AsRef<[u8]>) -> (i32, String, String)
     (status.code().expect("not killed"), text(stdout), text(stderr))
 }
 
-/// A server's process, killed at the end.
-pub struct Server(Child);
+/// The program, running. Killed at the end.
+pub struct Running(Child);
 
-impl Server {
-    /// The server, and where it listens.
-    pub fn start(arguments: &[&str]) -> (Server, String) {
+impl Running {
+    /// Starts it, with its log to `log`, and waits for its first line, of which `begin` is the beginning; the rest is
+    /// returned.
+    pub fn start(arguments: &[&str], begin: &str, log: impl Into<Stdio>) -> (Running, String) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_fernvpn"))
-            .arg("server")
             .args(arguments)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("the program");
         let mut line = String::new();
-        let stdout = child.stdout.take().expect("stdout");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        let address = line.trim().strip_prefix("listening on ").expect("it listens").to_owned();
-        (Server(child), address)
+        BufReader::new(child.stdout.as_mut().expect("stdout")).read_line(&mut line).expect("a line");
+        let rest = line.trim().strip_prefix(begin).unwrap_or_else(|| panic!("not {begin:?}: {line}")).to_owned();
+        (Running(child), rest)
     }
 }
 
-impl Drop for Server {
+impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill().and_then(|()| self.0.wait());
     }
