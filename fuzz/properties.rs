@@ -24,6 +24,7 @@ use fernvpn::protocol::frame;
 use fernvpn::protocol::handshake::{Capabilities, ClientHello, FreshHello, Offer, client_hello as begin};
 use fernvpn::protocol::key_schedule::Root;
 use fernvpn::protocol::limits::{MAX_CONTENT, MAX_HELLO};
+use fernvpn::protocol::ratchet::ClientState;
 use fernvpn::protocol::record::{Fresh, HEADROOM, Kind, Opened, Opener, Sealer, Suite};
 use fernvpn::tunnel::config_record::NetworkConfig;
 use std::convert::Infallible;
@@ -225,7 +226,11 @@ pub fn server_hello(data: &[u8]) {
     assert_eq!(field(data, "refused"), None);
     assert_eq!(field(data, "step").map(|step| step.parse().expect("a number")), step);
     let mut kept = None;
-    let Ok(_) = agreed.finish(|next| Ok::<(), Infallible>(kept = Some(next.step)), &mut fresh);
+    let keep = |next: &ClientState| {
+        kept = Some(next.step);
+        Ok::<(), Infallible>(())
+    };
+    let Ok(_) = agreed.finish(keep, &mut fresh);
     assert_eq!(kept, step.map(|step| step + 1), "a ratcheted key moves one step, a static one none");
 }
 
