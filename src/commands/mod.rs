@@ -10,6 +10,7 @@ pub mod add;
 pub mod check;
 pub mod client;
 pub mod device;
+pub mod explain;
 pub mod passphrase;
 pub mod reset;
 pub mod server;
@@ -30,6 +31,7 @@ pub const COMMANDS: &[&Command] = &[
     &token::DECRYPT,
     &token::ROTATE,
     &token::INSPECT,
+    &explain::EXPLAIN,
     &server::SERVER,
     &client::CLIENT,
     &client::UNLOCK,
