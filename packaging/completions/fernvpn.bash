@@ -13,7 +13,7 @@ _fernvpn() {
             if declare -F _command_offset >/dev/null; then
                 _command_offset $((at + 1))
             else
-                mapfile -t COMPREPLY < <(compgen -c -f -- "$word")
+                mapfile -t COMPREPLY < <(compgen "$([ $((at + 1)) = "$COMP_CWORD" ] && echo -c || echo -f)" -- "$word")
             fi
             return
         fi
@@ -34,6 +34,7 @@ _fernvpn() {
         'server -c') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         'server -k') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         'server --listen') :; return ;;
+        'server --proxy-protocol-from') :; return ;;
         'server --address') :; return ;;
         'server --tun') :; return ;;
         'server --mtu') :; return ;;
@@ -73,11 +74,11 @@ _fernvpn() {
         decrypt) options='-k --ttl --now --help' ;;
         rotate) options='-k --help' ;;
         inspect) options='-k --ttl --now --help' ;;
-        server) options='-c -k --listen --address --tun --no-tun --private --private-if-allowed --mtu --suite --client-to-client --push-routes --nat --push-dns --keepalive --max-clients --hello-max-age --congestion --name --verbose --help' ;;
-        client) options='-c -k --connect --tun --no-tun --private --private-if-allowed --namespace --routes --dns --kill-switch --suite --send --ping --count --once --congestion --name --verbose --help' ;;
+        server) options='-c -k --listen --proxy-protocol-from --address --tun --no-tun --private --private-if-allowed --mtu --suite --client-to-client --push-routes --nat --push-dns --keepalive --max-clients --hello-max-age --congestion --name --verbose --help' ;;
+        client) options='-c -k --ratchet --connect --tun --no-tun --private --private-if-allowed --namespace --routes --dns --kill-switch --suite --send --ping --count --once --congestion --name --verbose --help' ;;
         unlock) options=' --help' ;;
         clean-up) options='-c --tun --help' ;;
-        check) options='-c --help' ;;
+        check) options='-c --connect --help' ;;
         add-client) options='-c --address --server --ratchet --help' ;;
         remove-client) options='-c --help' ;;
         reset-client) options='-c --help' ;;
