@@ -10,9 +10,11 @@ pub mod add;
 pub mod check;
 pub mod client;
 pub mod device;
+pub mod explain;
 pub mod passphrase;
 pub mod reset;
 pub mod server;
+pub mod status;
 pub mod token;
 
 use crate::config::arguments::{Arguments, Syntax, UsageError};
@@ -30,9 +32,12 @@ pub const COMMANDS: &[&Command] = &[
     &token::DECRYPT,
     &token::ROTATE,
     &token::INSPECT,
+    &explain::EXPLAIN,
     &server::SERVER,
     &client::CLIENT,
     &client::UNLOCK,
+    &status::STATUS,
+    &status::RELOAD,
     &device::CLEAN_UP,
     &check::CHECK,
     &add::ADD,
