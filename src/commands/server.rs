@@ -67,6 +67,10 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let settings = settings(arguments)?;
     device::raise_limits(settings.max_clients);
     let listeners = listen(&settings)?;
+    // A private network is changed from outside, which needs more.
+    if !matches!(settings.device, Device::Private { .. }) {
+        process::keep_network_rights_only().map_err(|error| error.to_string())?;
+    }
     let mut opened = device::open(&settings.device)?;
     if let Some((interface, _)) = &mut opened {
         interface.set_up(settings.mtu, &settings.addresses, &routes(&settings))?;
