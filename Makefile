@@ -90,6 +90,15 @@ lesson: build ## every byte of a session explained, made by the program: docs/le
 documents: toolchain ## makes what man page and completions take from the program's own tables
 	FERNVPN_MAKE_DOCUMENTS=1 $(CARGO) test --quiet --locked --test documents
 
+# Clients at once, and seconds for each flood of strangers.
+SCALE ?= 10000
+FLOOD_SECONDS ?= 10
+
+.PHONY: scale
+scale: toolchain ## many clients at once, and floods: memory, mappings, handshakes a second, slowdown
+	ulimit -n "$$(ulimit -H -n)"; FERNVPN_SCALE=$(SCALE) FERNVPN_FLOOD=$(FLOOD_SECONDS) \
+	    $(CARGO) test --release --locked --test scale -- --nocapture --test-threads 1
+
 .PHONY: model
 model: ## does a tool find an attack on the protocol, and on variants with planted flaws? needs verifpal, and spin for the ratchet
 	python3 docs/model/check.py
