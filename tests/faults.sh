@@ -468,7 +468,7 @@ for side in server client; do for program in ip nft; do
         else
             set -- server -k "$dir/server.key" --listen 0.0.0.0:12345 --push-routes 0.0.0.0/0 --nat eth0
         fi
-        start tried $ns env PATH="$dir/bin:$PATH" FAIL=$program FAIL_AT=$at FAIL_COUNT="$dir/count" "$fernvpn" "$@"
+        start tried $ns env PATH="$dir/bin:$PATH" FAIL=$program FAIL_AT=$at FAIL_COUNT="$dir/count" "$fernvpn" "$@" >/dev/null
         until_ok 30 bash -c "! kill -0 ${pids[tried]} || grep -q '^listening on' '$dir/tried.log'"
         stop tried
         [ "$(wc -l <"$dir/count")" -ge "$at" ] || break
