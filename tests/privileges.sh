@@ -70,7 +70,7 @@ for name in alice bob; do "$fernvpn" genkey >"$dir/$name.key"; done
 ip netns add $ns
 ip -n $ns link set dev lo up
 ip -n $ns link add name up0 type veth peer name up1
-ip netns exec $ns "$fernvpn" server -k "$dir/server.key" --listen 127.0.0.1:12345 --push-routes 0.0.0.0/0 --nat up0 >"$dir/server.log" 2>&1 &
+ip netns exec $ns "$fernvpn" server -k "$dir/server.key" --listen 127.0.0.1:12345 --push-routes 0.0.0.0/0 --nat up0 --name $ns >"$dir/server.log" 2>&1 &
 server=$!
 until_ok 10 grep -q '^listening on' "$dir/server.log"
 
@@ -106,6 +106,13 @@ ip netns exec $ns "$fernvpn" client -k "$dir/alice.key" --connect 127.0.0.1:1234
 grep -q 'Hello, alice' "$dir/client.log"; ok
 [ "$(in_memory $server "$dir/alice.key")" -ge 1 ] || die 'the search finds nothing at all'
 ok "the search finds a key that is in use, $(in_memory $server "$dir/alice.key") times"
+
+expect 'a client that is removed leaves no key in memory'
+echo "$(<"$dir/bob.key")  # bob" >"$dir/server.key"
+ip netns exec $ns "$fernvpn" reload $ns
+[ "$(in_memory $server "$dir/alice.key")" = 0 ] || die "the removed key stands there $(in_memory $server "$dir/alice.key") times"
+[ "$(in_memory $server "$dir/bob.key")" -ge 1 ] || die 'the other key is gone too'
+ok
 
 expect 'an orderly stop needs no more rights: nothing is left'
 kill -TERM $server
