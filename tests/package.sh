@@ -211,7 +211,7 @@ if in_machine $a test -x /usr/bin/resolvectl; then
     in_machine $a ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
     run $a systemctl restart systemd-resolved
 fi
-run $b systemctl mask --now systemd-resolved
+[ ! $resolved ] || run $b systemctl mask --now systemd-resolved
 echo 'nameserver 10.99.0.2' | in_machine $b tee /etc/resolv.conf >"$dir/quiet"
 in_machine $a sh -c 'umask 027; cat >/etc/fernvpn/home.conf; echo kill-switch = yes >>/etc/fernvpn/home.conf' <"$dir/alice.conf"
 # A ratcheted key moves, so it is where the service may write.
