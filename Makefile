@@ -62,6 +62,8 @@ test: build ## every test; as root also those in network namespaces
 	FERNVPN=$(PROGRAM) tests/privileges.sh
 	FERNVPN=$(PROGRAM) tests/reload.sh
 	FERNVPN=$(PROGRAM) tests/status.sh
+	FERNVPN=$(PROGRAM) tests/crash.sh
+	FERNVPN=$(PROGRAM) tests/package.sh
 	FERNVPN=$(PROGRAM) tests/audit/planted.sh
 	FERNVPN=$(PROGRAM) python3 tests/lab/test.py
 
