@@ -29,14 +29,11 @@ const LONG_PATH: Duration = Duration::from_millis(5);
 const LOOK: Duration = Duration::from_millis(5);
 /// How long after a queue a loss may still come from it.
 const QUEUE_GONE: Duration = Duration::from_millis(500);
-/// Losses with a queue after which bbr is not the right one.
-const OVERFLOWED: u32 = 64;
-/// Losses without a queue that make a path a lossy one.
-const UNEXPLAINED: u32 = 3;
+/// The congestion controls of a long path after its first, after how many losses, and whether those with a queue.
+const STEPS: [(&str, u32, bool); 2] = [("cubic", 64, true), ("bbr", 3, false)];
 /// Bytes that a short path's receiver takes before it has passed them on: some super-packets, and what 10 Gbit/s bring
 /// in a round trip.
 const WINDOW: u128 = 256 * 1024;
-const WINDOW_RATE: u128 = 1_250_000_000;
 /// On a short path nothing is late that comes within this time. TCP's own least is 200 ms, for which everybody in the
 /// tunnel would wait.
 const RETRANSMIT: Duration = Duration::from_millis(25);
@@ -57,65 +54,59 @@ pub fn tuning() -> Tuning {
 /// out how much the path carries, and fills its queue again and again. There cubic goes better.
 struct Watch {
     looked: Instant,
-    seen: socket::Path,
+    retransmitted: u32,
     /// When the round trip was last so long that a queue explains it.
     queued: Option<Instant>,
-    cubic: bool,
-    overflowed: u32,
-    unexplained: u32,
+    /// How many of the steps above are done, and losses that count for the next.
+    step: usize,
+    losses: u32,
     /// When and at how many bytes the rate was last measured, and the most bytes a second so far.
     measured: (Instant, u64),
     most: u64,
 }
 
 impl Watch {
-    fn new(seen: socket::Path) -> Watch {
-        let looked = Instant::now();
-        let measured = (looked, seen.acknowledged);
-        Watch { looked, seen, queued: None, cubic: false, overflowed: 0, unexplained: 0, measured, most: 0 }
+    fn new(path: &socket::Path) -> Watch {
+        let (looked, retransmitted, measured) =
+            (Instant::now(), path.retransmitted, (Instant::now(), path.acknowledged));
+        Watch { looked, retransmitted, queued: None, step: 0, losses: 0, measured, most: 0 }
     }
 
     /// The congestion control to begin with now, if it is time for one.
-    fn look(&mut self, path: socket::Path) -> Option<&'static str> {
-        let now = Instant::now();
-        let lost = path.retransmitted.saturating_sub(self.seen.retransmitted);
-        (self.looked, self.seen) = (now, path);
+    fn look(&mut self, path: &socket::Path) -> Option<&'static str> {
+        self.looked = Instant::now();
+        let lost = path.retransmitted.saturating_sub(self.retransmitted);
+        self.retransmitted = path.retransmitted;
         let queued = path.round_trip > path.shortest * 3 / 2 + Duration::from_millis(1);
-        if queued {
-            self.queued = Some(now);
-        }
-        if self.cubic {
-            if self.queued.is_none_or(|queued| queued.elapsed() > QUEUE_GONE) {
-                self.unexplained += lost;
-            }
-            self.cubic = self.unexplained < UNEXPLAINED;
-            return (!self.cubic).then_some("bbr");
-        }
-        if queued && self.unexplained == 0 {
-            self.overflowed += lost;
-            self.cubic = self.overflowed >= OVERFLOWED;
-            if self.cubic {
-                return Some("cubic");
+        self.queued = if queued { Some(self.looked) } else { self.queued };
+        if let Some((next, losses, with_queue)) = STEPS.get(self.step) {
+            let counts = if *with_queue { queued } else { self.queued.is_none_or(|at| at.elapsed() > QUEUE_GONE) };
+            self.losses += if counts { lost } else { 0 };
+            if self.losses >= *losses {
+                (self.step, self.losses) = (self.step + 1, 0);
+                return Some(next);
             }
         }
         // What bbr knows of the path after a quiet time is of that time. It begins anew.
         let (at, bytes) = self.measured;
-        let milliseconds = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if milliseconds < 1000 {
+        let seconds = at.elapsed().as_secs();
+        if self.step == 1 || seconds == 0 {
             return None;
         }
-        let rate = path.acknowledged.saturating_sub(bytes).saturating_mul(1000) / milliseconds;
-        (self.measured, self.most) = ((now, path.acknowledged), self.most.max(rate));
+        let rate = path.acknowledged.saturating_sub(bytes) / seconds;
+        (self.measured, self.most) = ((self.looked, path.acknowledged), self.most.max(rate));
         (rate < self.most / 16).then_some("bbr")
     }
 }
 
+/// Sets the congestion control. What this system does not have or allow leaves its default in place, with a warning if
+/// somebody wished for it.
 fn control(socket: &TcpStream, name: &str, is_wish: bool) {
     let tuning = Tuning { congestion_control: Some(name.into()), ..Tuning::default() };
-    match socket::prepare(socket, &tuning) {
-        Ok(()) => log::debug("tunnel", "congestion control of the carrier", &[("name", &name)]),
-        Err(error) if is_wish => log::warning("tunnel", &error.to_string(), &[]),
-        Err(error) => log::debug("tunnel", &error.to_string(), &[]),
+    if let Err(error) = socket::prepare(socket, &tuning)
+        && is_wish
+    {
+        log::warning("tunnel", &error.to_string(), &[]);
     }
 }
 
@@ -217,8 +208,7 @@ impl FrameReader {
         let short = round_trip < LONG_PATH;
         if short {
             // What does not fit into a small window waits at the sender, where flows take turns.
-            let window = WINDOW + round_trip.as_nanos() * WINDOW_RATE / 1_000_000_000;
-            let receive_buffer_bytes = u32::try_from(window).ok();
+            let receive_buffer_bytes = u32::try_from(WINDOW + round_trip.as_nanos() * 5 / 4).ok();
             let tuning = Tuning { receive_buffer_bytes, retransmit: Some(RETRANSMIT), ..Tuning::default() };
             let _ = socket::prepare(&self.socket, &tuning); // an older kernel does without
         }
@@ -227,7 +217,7 @@ impl FrameReader {
             Congestion::Named(name) => control(&self.socket, name, true),
             Congestion::Auto => {
                 control(&self.socket, if short { "cubic" } else { "bbr" }, false);
-                self.watch = path.ok().filter(|_| !short).map(Watch::new);
+                self.watch = path.ok().filter(|_| !short).as_ref().map(Watch::new);
             }
         }
     }
@@ -296,7 +286,7 @@ impl FrameReader {
         if let Some(watch) = &mut self.watch
             && watch.looked.elapsed() >= LOOK
             && let Ok(path) = socket::path(&self.socket)
-            && let Some(name) = watch.look(path)
+            && let Some(name) = watch.look(&path)
         {
             control(&self.socket, "cubic", false); // bbr begins anew only if it comes after another one
             control(&self.socket, name, false);

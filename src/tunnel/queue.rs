@@ -33,8 +33,6 @@ const JOINED: usize = 60 * 1024;
 const OLD: Duration = Duration::from_millis(500);
 /// Flows are told apart by a hash of so many values. Two with the same take one turn together.
 const FLOWS: usize = 256;
-/// How far a flow can be ahead of others: what fills the queue.
-const AHEAD: u64 = ROOM as u64;
 
 /// A record not sealed yet: its content, in a buffer in which it can be sealed.
 pub struct Queued {
@@ -52,7 +50,7 @@ pub struct Queued {
 #[derive(Default)]
 pub struct Queue {
     records: VecDeque<Queued>,
-    /// Bytes of the buffers of those that are packets.
+    /// Bytes of their buffers.
     held: usize,
     finish: Vec<u64>,
     now: u64,
@@ -90,13 +88,7 @@ impl Queue {
     pub fn push_super_packet(&mut self, frame: &mut Vec<u8>, content: usize) -> u64 {
         debug_assert_eq!(frame.len(), FRAME_ROOM, "room for any frame");
         let (start, place) = self.place(&frame[HEADROOM + offload::LENGTH..HEADROOM + content]);
-        let frame = if content < SHORT {
-            let mut own = vec![0; Suite::Fernet.frame_len(content)];
-            own[..HEADROOM + content].copy_from_slice(&frame[..HEADROOM + content]);
-            own
-        } else {
-            std::mem::replace(frame, FRAMES.take())
-        };
+        let frame = if content < SHORT { exact(frame, content) } else { std::mem::replace(frame, FRAMES.take()) };
         self.insert(place, Queued { kind: Kind::SuperPacket, frame, content, since: Instant::now(), start })
     }
 
@@ -106,10 +98,8 @@ impl Queue {
         if place >= OTHERS {
             return 1;
         }
-        let mut frame = vec![0; Suite::Fernet.frame_len(content.len())];
-        frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
-        self.records.insert(place, Queued { kind, frame, content: content.len(), since: Instant::now(), start: 0 });
-        0
+        let frame = exact(&[&[0; HEADROOM], content].concat(), content.len());
+        self.insert(place, Queued { kind, frame, content: content.len(), since: Instant::now(), start: 0 })
     }
 
     /// Takes the record that is next, and says how many were dropped because they have waited for too long.
@@ -119,11 +109,8 @@ impl Queue {
             // Who had the queue for himself is not late for it.
             let alone = if self.records.is_empty() { queued.content as u64 } else { 0 };
             self.now = self.now.max(queued.start + alone);
-            if !queued.is_packets() {
-                return (Some(queued), dropped);
-            }
             self.held -= queued.frame.len();
-            if queued.since.elapsed() <= OLD {
+            if !queued.is_packets() || queued.since.elapsed() <= OLD {
                 return (Some(queued), dropped);
             }
             FRAMES.give(queued.frame);
@@ -136,12 +123,12 @@ impl Queue {
     fn place(&mut self, packet: &[u8]) -> (u64, usize) {
         self.finish.resize(FLOWS, 0);
         let finish = &mut self.finish[ip::flow(packet) % FLOWS];
-        let start = (*finish).clamp(self.now, self.now.saturating_add(AHEAD));
+        let start = (*finish).clamp(self.now, self.now.saturating_add(ROOM as u64));
         *finish = start.saturating_add(packet.len() as u64);
         (start, self.records.partition_point(|queued| queued.start <= start))
     }
 
-    /// Puts packets in their place. If all is too much then, the last go: of the flow with most waiting.
+    /// Puts a record in its place. If all is too much then, the last go: packets of the flow with most waiting.
     fn insert(&mut self, place: usize, record: Queued) -> u64 {
         self.held += record.frame.len();
         self.records.insert(place, record);
@@ -155,6 +142,13 @@ impl Queue {
         }
         dropped
     }
+}
+
+/// A buffer just large enough for a record with this content, which stands in `frame`.
+fn exact(frame: &[u8], content: usize) -> Vec<u8> {
+    let mut own = frame[..HEADROOM + content].to_vec();
+    own.resize(Suite::Fernet.frame_len(content), 0);
+    own
 }
 
 impl Queued {
