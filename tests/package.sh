@@ -39,7 +39,11 @@ clean_up() {
     fi
     for pid in "${machines[@]}" "${jobs[@]}"; do kill -KILL "$pid"; done
     wait
-    for ns in $a $b $s $r $w; do ip netns del $ns; find "$groups/$ns" -depth -type d -exec rmdir {} \;; done
+    for ns in $a $b $s $r $w; do
+        ip netns del $ns
+        # As soon as the kernel has ended all that was in it.
+        for _ in {1..50}; do find "$groups/$ns" -depth -type d -exec rmdir {} \;; [ -d "$groups/$ns" ] || break; sleep 0.1; done
+    done
     umount "$dir/machines"
     rm -rf "$dir"
     if [ $status = 0 ]; then echo "package: $passed passed, 0 failed"; else echo "package: $passed passed, 1 failed (status $status)"; fi
