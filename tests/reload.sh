@@ -23,6 +23,7 @@ clean_up() {
     exec 2>/dev/null
     if [ $status != 0 ]; then tail -n 30 "$dir/server.log"; echo "reload: $parts passed, 1 failed"; fi
     for ns in "$c" "$s"; do ip netns pids "$ns" | xargs -r kill -KILL; done
+    for pid in "${pids[@]}"; do pkill -KILL -P "$pid"; done # a command outlives its client
     kill -KILL "${pids[@]}"
     wait
     for ns in "$c" "$s"; do ip netns del "$ns"; done
