@@ -77,6 +77,7 @@ const SERVER: &[&str] = &[
     "max-clients",
     "hello-max-age",
     "congestion",
+    "keylog",
     "name",
 ];
 const PEER: &[&str] = &["name", "key", "key-file", "address", "routes", "ratchet"];
@@ -91,6 +92,7 @@ const CLIENT: &[&str] = &[
     "ratchet",
     "suites",
     "congestion",
+    "keylog",
     "name",
 ];
 
@@ -110,7 +112,7 @@ pub fn read(path: &Path) -> Result<(Configuration, Vec<String>), Mistakes> {
     Ok((configuration, warning.into_iter().collect()))
 }
 
-/// `folder` is where the names of key files begin.
+/// `folder` is where the names of files begin.
 fn parse(text: &str, folder: &Path) -> Result<Configuration, Vec<Mistake>> {
     let mut reading = Reading { mistakes: Vec::new(), folder };
     let sections = reading.sections(text);
@@ -226,6 +228,7 @@ impl Reading<'_> {
         if let Err(reason) = check_addresses(&settings.addresses) {
             self.wrong(section.line, reason);
         }
+        settings.keylog = settings.keylog.map(|file| self.folder.join(file));
         for section in peers {
             if let Some(peer) = self.peer(section) {
                 settings.peers.push(peer);
@@ -285,6 +288,7 @@ impl Reading<'_> {
         if of("server").is_none() {
             self.wrong(section.line, "this [client] has no server = HOST:PORT");
         }
+        settings.keylog = settings.keylog.map(|file| self.folder.join(file));
         Some(settings)
     }
 

@@ -11,6 +11,7 @@ use super::carrier::{self, FrameReader, NoFrame};
 use super::clients::{Client, Clients, Connected};
 use super::config_record::{NetworkConfig, listed};
 use super::connection::{self, End, Inside, MAX_MESSAGE, Patience, close};
+use super::key_log::KeyLog;
 use super::outbound::{Outbound, count};
 use super::{device, fresh, fresh_hello, locked};
 use crate::config::settings::ServerSettings;
@@ -62,6 +63,7 @@ struct Shared {
     device: Option<Tun>,
     admission: Admission,
     offer: Offer,
+    key_log: Option<KeyLog>,
     connected: Mutex<usize>,
     fewer_connected: Condvar,
     stopping: AtomicBool,
@@ -76,6 +78,7 @@ impl Server {
     pub fn start(settings: ServerSettings, listeners: Vec<TcpListener>, device: Option<Tun>) -> Result<Server, String> {
         let clients = Clients::new(&settings)?;
         clients.open_states(&settings)?;
+        let key_log = KeyLog::open(settings.keylog.as_deref()).map_err(|error| error.to_string())?;
         let offer = Offer {
             suites: settings.suites.clone(),
             capabilities: Capabilities { super_packets: true },
@@ -87,6 +90,7 @@ impl Server {
             device,
             admission: Admission::new(PLACES),
             offer,
+            key_log,
             connected: Mutex::new(0),
             fewer_connected: Condvar::new(),
             stopping: AtomicBool::new(false),
@@ -334,6 +338,9 @@ fn session(
         return log::error("tunnel", "too many routes for one Config", &[("client", &client.name)]);
     };
     let suite = sealer.suite();
+    if let Some(key_log) = &shared.key_log {
+        key_log.add(&client.name, suite, opener.secret(), sealer.secret());
+    }
     let connect = || {
         let traffic = Arc::clone(&client.traffic);
         Connected { from, outbound: Outbound::new(Arc::clone(socket), sealer, super_packets, traffic, frame) }
