@@ -6,6 +6,7 @@
 //! | [`passphrase`] | (the key that `genkey --passphrase-file` derives) |
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod check;
 pub mod client;
 pub mod device;
@@ -29,6 +30,7 @@ pub const COMMANDS: &[&Command] = &[
     &token::DECRYPT,
     &token::ROTATE,
     &token::INSPECT,
+    &capture::CAPTURE,
     &server::SERVER,
     &client::CLIENT,
     &client::UNLOCK,

@@ -30,7 +30,11 @@ impl KeyLog {
         let Some(path) = path else { return Ok(None) };
         let file = files::write_secret(path, true)?;
         let shown = path.display();
-        log::warning("tunnel", "KEY LOG: WHOEVER HAS THIS FILE READS EVERY SESSION OF THIS PROGRAM", &[("file", &shown)]);
+        log::warning(
+            "tunnel",
+            "KEY LOG: WHOEVER HAS THIS FILE READS EVERY SESSION OF THIS PROGRAM",
+            &[("file", &shown)],
+        );
         if let Some(mode) = files::readable_by_others(&file) {
             let mode = format!("{mode:03o}");
             log::warning("tunnel", "other users of this machine can read the key log (chmod 600)", &[("mode", &mode)]);
