@@ -98,7 +98,12 @@ impl Session {
             *direction = Direction { fresh: true, aligned: segment.syn, missed, ..Direction::default() };
         }
         let first = segment.sequence.wrapping_add(segment.syn.into());
-        direction.stream.get_or_insert_with(|| Stream::new(first)).add(first, segment.payload, segment.fin);
+        direction.stream.get_or_insert_with(|| Stream::new(first)).add(
+            report.time,
+            first,
+            segment.payload,
+            segment.fin,
+        );
         for side in [side, 1 - side] {
             self.pieces(side, false, keys, report)?;
         }
@@ -129,6 +134,7 @@ impl Session {
     fn pieces(&mut self, side: usize, give_up: bool, keys: &mut Keys, report: &mut Report) -> io::Result<()> {
         while let Some(piece) = self.directions[side].stream.as_mut().and_then(|stream| stream.next(give_up)) {
             let direction = &mut self.directions[side];
+            report.time = direction.stream.as_ref().map_or(report.time, |stream| stream.time);
             match piece {
                 Piece::Bytes(bytes) => {
                     direction.buffer.extend(bytes);
@@ -182,7 +188,8 @@ impl Session {
         let (body, fresh) = (&frame[frame::HEADER..], std::mem::take(&mut direction.fresh));
         let by_client = self.client.unwrap_or(side) == side;
         let id = if by_client { 8 } else { 0 };
-        if fresh && body.len() <= MAX_HELLO && body.get(id..).is_some_and(is_token) {
+        let due = fresh && (direction.aligned || self.line.is_none());
+        if due && body.len() <= MAX_HELLO && body.get(id..).is_some_and(is_token) {
             direction.missed = 0;
             self.begin(if by_client { side } else { 1 - side }, report)?;
             let name = if by_client { "ClientHello" } else { "ServerHello" };
@@ -222,6 +229,7 @@ impl Session {
                         }
                         Ok(record)
                     }
+                    None if keys.lines.is_empty() => Err(String::new()),
                     None => Err("no line of the key log opens it".into()),
                 }
             }

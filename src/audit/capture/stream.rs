@@ -10,9 +10,9 @@
 
 use std::collections::BTreeMap;
 
-/// Segments behind a hole that is acknowledged, before it is taken for one of the capture: as many as TCP itself
-/// wants to see (RFC 5681) before it takes a segment for lost.
-const PATIENCE: usize = 3;
+/// Segments that are held behind a hole which is acknowledged, before it is taken for one of the capture: a capture may
+/// itself have changed the order.
+const PATIENCE: usize = 64;
 /// Where the first byte stands: so that a number before it has a place as well.
 const START: u64 = 1 << 32;
 
@@ -23,9 +23,12 @@ pub struct Stream {
     first: u32,
     position: u64,
     acknowledged: u64,
-    held: BTreeMap<u64, Vec<u8>>,
+    /// By place, with their times.
+    held: BTreeMap<u64, (u64, Vec<u8>)>,
     /// Bytes in `held`.
     bytes: usize,
+    /// When the last piece was complete.
+    pub time: u64,
     end: Option<u64>,
 }
 
@@ -43,7 +46,7 @@ pub enum Piece {
 impl Stream {
     /// A stream that begins with the byte of this sequence number.
     pub fn new(first: u32) -> Stream {
-        Stream { first, position: START, acknowledged: START, held: BTreeMap::new(), bytes: 0, end: None }
+        Stream { first, position: START, acknowledged: START, held: BTreeMap::new(), bytes: 0, time: 0, end: None }
     }
 
     /// Whether it begins there.
@@ -57,7 +60,7 @@ impl Stream {
     }
 
     /// Adds what a segment says.
-    pub fn add(&mut self, sequence: u32, payload: &[u8], fin: bool) {
+    pub fn add(&mut self, time: u64, sequence: u32, payload: &[u8], fin: bool) {
         let at = self.place(sequence);
         let end = at + payload.len() as u64;
         if fin && end >= self.position {
@@ -65,10 +68,10 @@ impl Stream {
         }
         if !payload.is_empty()
             && end > self.position
-            && self.held.get(&at).is_none_or(|held| held.len() < payload.len())
+            && self.held.get(&at).is_none_or(|(_, held)| held.len() < payload.len())
         {
             self.bytes += payload.len();
-            self.bytes -= self.held.insert(at, payload.to_vec()).map_or(0, |old| old.len());
+            self.bytes -= self.held.insert(at, (time, payload.to_vec())).map_or(0, |(_, old)| old.len());
         }
     }
 
@@ -85,10 +88,11 @@ impl Stream {
                 let never = self.acknowledged >= at && self.held.len() >= PATIENCE;
                 return (give_up || never).then(|| self.skip_to(at));
             }
-            let mut bytes = first.remove();
+            let (time, mut bytes) = first.remove();
             self.bytes -= bytes.len();
             let told = usize::try_from(self.position - at).unwrap_or(usize::MAX);
             if told < bytes.len() {
+                self.time = self.time.max(time);
                 bytes.drain(..told);
                 self.position += bytes.len() as u64;
                 return Some(Piece::Bytes(bytes));
