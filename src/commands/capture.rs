@@ -3,6 +3,7 @@
 use super::{Command, Failure};
 use crate::audit::capture::inner::Writer;
 use crate::audit::capture::report::{Counts, Report};
+use crate::audit::capture::search::{Keys, WORK};
 use crate::audit::capture::{capture, key_log};
 use crate::config::arguments::{Arguments, Known, Operand, Syntax, UsageError};
 use crate::config::key_file;
@@ -70,6 +71,6 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let inner = inner.map(Writer::new).transpose().map_err(cannot_write)?;
     let (whole, verbose) = (arguments.has("--whole"), arguments.has("--verbose"));
     let mut report = Report { time: 0, out: &mut out, inner, whole, verbose, counts: Counts::default() };
-    let read = capture(BufReader::new(input), lines, &mut report).map_err(cannot_write)?;
+    let read = capture(BufReader::new(input), Keys { lines, work: WORK }, &mut report).map_err(cannot_write)?;
     read.map(|()| ExitCode::SUCCESS).map_err(|reason| format!("{shown}, {reason}").into())
 }

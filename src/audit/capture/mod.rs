@@ -18,7 +18,7 @@
 //! | [`inner`] | which packets were inside, in a form that other programs read? |
 //!
 //! Everything in the file may have been made up. What is kept in memory is bounded ([`MAX_HELD`], [`MAX_CONNECTIONS`]),
-//! and so is the work of trying keys ([`search::WORK`]).
+//! and so is the work of trying keys ([`Keys::work`]).
 
 pub mod file;
 pub mod inner;
@@ -30,7 +30,7 @@ pub mod session;
 pub mod stream;
 
 use file::{Reader, Reading};
-use key_log::Line;
+
 use link::{NoSegment, Segment};
 use report::Report;
 use search::Keys;
@@ -56,8 +56,8 @@ struct Connections {
 ///
 /// # Errors
 /// Those of the report's outputs; inside, why the file could not be read to its end.
-pub fn capture(input: impl Read, lines: Vec<Line>, report: &mut Report) -> io::Result<Reading<()>> {
-    let mut connections = Connections { keys: Keys::new(lines), open: HashMap::new(), held: 0, segments: 0 };
+pub fn capture(input: impl Read, keys: Keys, report: &mut Report) -> io::Result<Reading<()>> {
+    let mut connections = Connections { keys, open: HashMap::new(), held: 0, segments: 0 };
     let mut passed_over = BTreeMap::new();
     let mut reader = match Reader::new(input) {
         Ok(reader) => reader,

@@ -13,8 +13,7 @@ use super::key_log::Line;
 use crate::protocol::key_schedule::TrafficSecret;
 use crate::protocol::record::{Opened, Opener, Refused, Suite, types};
 
-/// Bytes that all searches of a capture together may try to open, half a minute's work; each takes at most an eighth of
-/// what is left.
+/// Enough for all searches of a capture: half a minute's work.
 pub const WORK: u64 = 1 << 36;
 /// What each attempt costs besides, as much as so many bytes more.
 const ATTEMPT: u64 = 512;
@@ -80,15 +79,11 @@ impl Keyed {
 pub struct Keys {
     /// Its lines.
     pub lines: Vec<Line>,
-    work: u64,
+    /// Bytes that may still be tried. A search takes at most an eighth of them.
+    pub work: u64,
 }
 
 impl Keys {
-    /// The keys of these lines.
-    pub fn new(lines: Vec<Line>) -> Keys {
-        Keys { lines, work: WORK }
-    }
-
     /// The beginnings of all directions that this one may be: line and sender, as far as they are known.
     pub fn beginnings(&self, line: Option<usize>, sender: Option<usize>) -> Vec<Keyed> {
         let mut all = Vec::new();
