@@ -58,6 +58,8 @@ test: build ## every test; as root also those in network namespaces
 	FERNVPN=$(PROGRAM) tests/netns.sh
 	FERNVPN=$(PROGRAM) tests/routing.sh
 	FERNVPN=$(PROGRAM) tests/nat.sh
+	FERNVPN=$(PROGRAM) tests/audit/planted.sh
+	FERNVPN=$(PROGRAM) python3 tests/lab/test.py
 
 .PHONY: check
 check: toolchain ## format, lints and the links of the documentation; any warning is an error
@@ -65,9 +67,33 @@ check: toolchain ## format, lints and the links of the documentation; any warnin
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
+.PHONY: lesson
+lesson: build ## every byte of a session explained, made by the program: docs/lesson/index.html
+	$(PROGRAM) explain --html docs/lesson/index.html
+
+.PHONY: documents
+documents: toolchain ## makes what man page and completions take from the program's own tables
+	FERNVPN_MAKE_DOCUMENTS=1 $(CARGO) test --quiet --locked --test documents
+
 .PHONY: model
 model: ## does a tool find an attack on the protocol, and on variants with planted flaws? needs verifpal, and spin for the ratchet
 	python3 docs/model/check.py
+
+.PHONY: lab
+lab: ## attack the protocol: a client, a server, and you in the middle (docs/LAB.md); needs no root and no Rust
+	@python3 tests/lab/lab.py
+
+.PHONY: audit
+audit: build ## is the tree as docs/AUDIT.md says? crates, unsafe code, imports, budgets, vectors, limits, documents
+	FERNVPN=$(PROGRAM) python3 tests/audit/audit.py
+
+.PHONY: audit-test
+audit-test: build ## does make audit notice? plants violations in a copy of the tree
+	FERNVPN=$(PROGRAM) tests/audit/planted.sh
+
+.PHONY: repro
+repro: toolchain ## do two builds in different folders make the same bytes?
+	tests/audit/repro.sh
 
 .PHONY: bench
 bench: toolchain ## how fast is the trusted core?
@@ -83,17 +109,41 @@ bench-tunnel: build ## how fast is the tunnel, next to others? as root
 	$(CARGO) build --release --locked --example relay
 	python3 benches/tunnel.py
 
+# Where each file goes, below PREFIX.
+INSTALLED := \
+    packaging/man/fernvpn.8:share/man/man8/fernvpn.8 \
+    packaging/man/fernvpn.conf.5:share/man/man5/fernvpn.conf.5 \
+    packaging/completions/fernvpn.bash:share/bash-completion/completions/fernvpn \
+    packaging/completions/_fernvpn:share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)/_fernvpn \
+    packaging/completions/fernvpn.fish:share/fish/vendor_completions.d/fernvpn.fish \
+    packaging/systemd/fernvpn-server@.service:lib/systemd/system/fernvpn-server@.service \
+    packaging/systemd/fernvpn-client@.service:lib/systemd/system/fernvpn-client@.service \
+    packaging/systemd/sysusers.conf:lib/sysusers.d/fernvpn.conf \
+    packaging/systemd/polkit.rules:share/polkit-1/rules.d/fernvpn.rules
+
 .PHONY: install
-install: ## the program to PREFIX/bin, its documents to PREFIX/share/doc (after make build; takes DESTDIR)
+install: ## program, units, man pages, completions and documents, to PREFIX (after make build; takes DESTDIR)
 	@[ -x $(PROGRAM) ] || { echo 'there is no $(PROGRAM) yet: make build' >&2; exit 1; }
 	install -D -m 755 $(PROGRAM) '$(DESTDIR)$(PREFIX)/bin/fernvpn'
-	install -d '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
+	@for pair in $(INSTALLED); do \
+	    echo "install -D -m 644 $${pair%%:*} '$(DESTDIR)$(PREFIX)/$${pair##*:}'"; \
+	    install -D -m 644 "$${pair%%:*}" '$(DESTDIR)$(PREFIX)'/"$${pair##*:}" || exit 1; done
+	sed -i 's|/usr/bin/fernvpn|$(PREFIX)/bin/fernvpn|' '$(DESTDIR)$(PREFIX)'/lib/systemd/system/fernvpn-*@.service
+	install -d '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/examples'
 	install -m 644 README.md LICENSE docs/*.md '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
+	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/lesson' docs/lesson/index.html
+	install -m 644 packaging/examples/* '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/examples'
 
 .PHONY: uninstall
 uninstall: ## takes away what install put there
 	rm -f '$(DESTDIR)$(PREFIX)/bin/fernvpn'
+	@for pair in $(INSTALLED); do \
+	    echo "rm -f '$(DESTDIR)$(PREFIX)/$${pair##*:}'"; rm -f '$(DESTDIR)$(PREFIX)'/"$${pair##*:}"; done
 	rm -rf '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
+
+.PHONY: deb
+deb: build ## a package for Debian: target/fernvpn_VERSION_ARCHITECTURE.deb
+	packaging/deb
 
 .PHONY: clean
 clean: ## removes what was built; keeps fernvpn.key

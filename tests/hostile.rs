@@ -4,6 +4,7 @@
 
 mod loopback;
 
+use fernvpn::config::settings::ServerSettings;
 use fernvpn::os::process::raise_open_files;
 use fernvpn::protocol::frame;
 use fernvpn::protocol::key_schedule::Root;
@@ -97,8 +98,19 @@ fn whatever_is_wrong_there_is_no_answer_and_the_end_comes_at_the_deadline() {
     let replayed = RawHello::new(0, PLAIN);
     shapes.push(shape("a replay", &replayed.frame[..]));
     let _first = replayed.ask(at);
+    let hello = || RawHello::new(0, PLAIN).frame;
+    shapes.push(shape("a PROXY header where none is believed", [PROXY_HEADER, &hello()].concat()));
+    let (_server, balanced) = serve(behind_balancer(), None);
+    let from_balancer = [
+        shape("no PROXY header", hello()),
+        shape("half a PROXY header", &PROXY_HEADER[..20]),
+        shape("a PROXY header of version 1", [b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 443\r\n", &hello()[..]].concat()),
+        shape("a PROXY header, then garbage", [PROXY_HEADER, &[b'A'; 600]].concat()),
+        shape("two PROXY headers", [PROXY_HEADER, PROXY_HEADER, &hello()].concat()),
+    ];
+    let plain = shapes.iter().map(|shape| (at, shape));
     thread::scope(|scope| {
-        for shape in &shapes {
+        for (at, shape) in plain.chain(from_balancer.iter().map(|shape| (balanced, shape))) {
             scope.spawn(move || {
                 let (took, answered) = outlast(at, shape);
                 assert_eq!(answered, 0, "{}", shape.name);
@@ -119,6 +131,28 @@ fn whatever_is_wrong_there_is_no_answer_and_the_end_comes_at_the_deadline() {
             assert!(begun.elapsed() >= HANDSHAKE_TIME - Duration::from_millis(200));
         });
     });
+}
+
+/// For 192.0.2.7:50000, and with something more that is for others.
+const PROXY_HEADER: &[u8] =
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x10\xc0\0\x02\x07\xc0\0\x02\x01\xc3\x50\x01\xbb\x04\0\x01x";
+
+fn behind_balancer() -> ServerSettings {
+    ServerSettings { balancers: vec!["127.0.0.1/32".parse().unwrap()], ..settings(1) }
+}
+
+#[test]
+fn a_client_comes_in_behind_a_load_balancer() {
+    let (_server, at) = serve(behind_balancer(), None);
+    let mut hello = RawHello::new(0, PLAIN);
+    hello.frame = [PROXY_HEADER, &hello.frame].concat();
+    hello.ask(at).finish().expect("a Config").1.says_hello();
+    // The balancer's own looking after the server is no stranger's attempt.
+    let mut health = TcpStream::connect(at).unwrap();
+    health.write_all(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0").unwrap();
+    health.shutdown(Shutdown::Write).unwrap();
+    health.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(health.read(&mut [0]).unwrap(), 0);
 }
 
 #[test]

@@ -506,7 +506,7 @@ mod files {
         assert!(is_ahead(&folder));
         let error = connect(at);
         assert!(error.contains("cannot keep the ratcheted key"), "{error}");
-        assert!(server.clients().all()[0].connection().is_none());
+        assert!(server.clients()[0].connection().is_none());
         fs::remove_dir_all(blocked).unwrap();
         let running = Running::start(folder.client(at, Suite::Aes256Gcm), None);
         running.connected();

@@ -5,8 +5,9 @@ use super::{Command, Failure};
 use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
 use crate::config::key_file;
 use crate::config::settings::{ClientSettings, Device, Routes};
+use crate::config::state_file::Kept;
 use crate::os::tun::Tun;
-use crate::os::{log, network, process, signal};
+use crate::os::{log, network, notify, process, signal};
 use crate::tunnel::client::{Client, Machine};
 use crate::tunnel::config_record::NetworkConfig;
 use crate::tunnel::connection::MAX_MESSAGE;
@@ -20,7 +21,7 @@ use std::time::Duration;
 pub const CLIENT: Command = Command {
     name: "client",
     summary: "runs the client",
-    usage: "[-c FILE] [-k FILE] [--connect HOST:PORT]
+    usage: "[-c FILE] [-k FILE [--ratchet]] [--connect HOST:PORT]
          [--tun NAME | --no-tun | --private | --private-if-allowed]
          [--routes pushed|none|NETS] [--dns pushed|none|ADDRS] [--kill-switch]
          [--suite S ...] [--send TEXT] [--ping [--count N]] [--once]
@@ -30,6 +31,7 @@ pub const CLIENT: Command = Command {
         options: &[
             Known::value("-c", "FILE", "configuration; options given here come before those in it"),
             Known::value("-k", "FILE", "key file; its first key is used"),
+            Known::flag("--ratchet", "the key in that file moves on with each session; the server says so too"),
             Known::value("--connect", "HOST:PORT", "the server; 127.0.0.1:12345"),
             Known::value("--tun", "NAME", "the tunnel's device; fern0"),
             Known::flag("--no-tun", "no device: for --send and --ping, and to answer pings"),
@@ -143,6 +145,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
                 continue;
             }
             log::info("tunnel", "stopping", &[("signal", &signal.name())]);
+            notify::tell("STOPPING=1");
             stopped.stop();
             // A connection being made cannot be cut short.
             thread::sleep(STOP_TIME);
@@ -151,7 +154,10 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         }
     });
     let ended = match waiting {
-        Ok(_) => client.run(&mut host),
+        Ok(_) => {
+            notify::watch();
+            client.run(&mut host)
+        }
         Err(error) => Err(format!("cannot start a thread: {error}")),
     };
     if ended.is_err() && has_lock {
@@ -164,20 +170,24 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
 }
 
 fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
-    let key = match arguments.path("-k") {
+    let (file, ratchet) = (arguments.path("-k"), arguments.has("--ratchet"));
+    let key = match &file {
+        Some(file) if ratchet => Some(Kept::read(file)?.key),
         Some(file) => {
-            let (keys, warning) = key_file::read(&file).map_err(|error| error.to_string())?;
+            let (keys, warning) = key_file::read(file).map_err(|error| error.to_string())?;
             if let Some(warning) = warning {
                 log::warning("config", &warning, &[]);
             }
             keys.into_iter().next().map(|named| named.key)
         }
+        None if ratchet => return Err(UsageError("--ratchet belongs to -k FILE".into()).into()),
         None => None,
     };
+    let ratchet = file.filter(|_| ratchet);
     let mut settings = match (arguments.path("-c"), key) {
         (Some(file), None) => super::configured_client(&file)?,
-        (Some(file), Some(key)) => ClientSettings { key, ratchet: None, ..super::configured_client(&file)? },
-        (None, Some(key)) => ClientSettings::new("127.0.0.1:12345", key),
+        (Some(file), Some(key)) => ClientSettings { key, ratchet, ..super::configured_client(&file)? },
+        (None, Some(key)) => ClientSettings { ratchet, ..ClientSettings::new("127.0.0.1:12345", key) },
         (None, None) => {
             let which = "which key? -k FILE names the file that holds it, -c FILE a configuration";
             return Err(UsageError(which.into()).into());

@@ -1,5 +1,9 @@
 //! The device of a server or client, opened and set up as its settings say.
 
+use super::{Command, Failure};
+use crate::config::arguments::{Arguments, Known, Syntax};
+use crate::config::file::Configuration;
+use crate::config::options::DEVICE;
 use crate::config::settings::Device;
 use crate::os::namespace::Namespace;
 use crate::os::network::{self, Change, Network, Place};
@@ -7,6 +11,36 @@ use crate::os::tun::Tun;
 use crate::os::{log, process};
 use crate::packet::subnet::Subnet;
 use std::net::{IpAddr, Ipv6Addr};
+use std::process::ExitCode;
+
+/// The command that cleans up after a crash.
+pub const CLEAN_UP: Command = Command {
+    name: "clean-up",
+    summary: "removes what a killed server or client has left on this machine",
+    usage: "[-c FILE] [--tun NAME]",
+    syntax: Syntax {
+        options: &[Known::value("-c", "FILE", "its configuration"), Known::value("--tun", "NAME", "its device; fern0")],
+        operands: &[],
+        command: false,
+    },
+    notes: "\
+The next start with the same device does the same; this is for when there is none. It refuses while a
+fernvpn has the device. It does not end a kill switch: 'fernvpn unlock' does. It needs root.",
+    run: clean_up,
+};
+
+fn clean_up(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let configured = match arguments.path("-c") {
+        None => Device::Tun(DEVICE.into()),
+        Some(file) => match super::configuration(&file)? {
+            Configuration::Server(settings) => settings.device,
+            Configuration::Client(settings) => settings.device,
+        },
+    };
+    let device = arguments.text("--tun")?.map_or(configured, |name| Device::Tun(name.into()));
+    open(&device)?; // which clears, and closes it again
+    Ok(ExitCode::SUCCESS)
+}
 
 /// A device and the changes made for it, which go when this goes.
 pub struct Interface {
@@ -14,7 +48,8 @@ pub struct Interface {
     made: Vec<Change>,
 }
 
-/// Opens the device, or none if the settings say so.
+/// Opens the device, or none if the settings say so. Whoever has just opened a device of this name knows that what is
+/// left of an earlier one is nobody's, and clears it.
 ///
 /// # Errors
 /// A sentence: what does not work, and what to do.
@@ -32,6 +67,7 @@ pub fn open(device: &Device) -> Result<Option<(Interface, Tun)>, String> {
         },
     };
     let network = Network::new(place, tun.name());
+    network.clear();
     Ok(Some((Interface { network, made: Vec::new() }, tun)))
 }
 
@@ -60,9 +96,6 @@ impl Interface {
     ) -> Result<(), String> {
         if self.private().is_some() {
             return self.set_up(mtu, addresses, routes);
-        }
-        if self.made.is_empty() {
-            self.network.clear();
         }
         let carries_ipv6 = addresses.iter().any(|own| own.address.is_ipv6());
         // Most of IPv4 by a tunnel without IPv6: then no IPv6 at all, rather than past the tunnel.
@@ -133,10 +166,10 @@ impl Interface {
 }
 
 /// The device that the command line asks for: `--tun NAME`, `--no-tun`, `--private`, `--private-if-allowed`, `--namespace`.
-pub fn chosen(arguments: &crate::config::arguments::Arguments, configured: &Device) -> Device {
+pub fn chosen(arguments: &Arguments, configured: &Device) -> Device {
     let name = || match configured {
         Device::Tun(name) | Device::Private { name, .. } => name.clone(),
-        Device::None => crate::config::options::DEVICE.into(),
+        Device::None => DEVICE.into(),
     };
     let namespace = arguments.values("--namespace").next().map(|name| name.to_string_lossy().into_owned());
     let or_none = arguments.has("--private-if-allowed");

@@ -6,10 +6,12 @@
 //! | [`passphrase`] | (the key that `genkey --passphrase-file` derives) |
 #![forbid(unsafe_code)]
 
+pub mod add;
 pub mod capture;
 pub mod check;
 pub mod client;
 pub mod device;
+pub mod explain;
 pub mod passphrase;
 pub mod reset;
 pub mod server;
@@ -30,11 +32,15 @@ pub const COMMANDS: &[&Command] = &[
     &token::DECRYPT,
     &token::ROTATE,
     &token::INSPECT,
+    &explain::EXPLAIN,
     &capture::CAPTURE,
     &server::SERVER,
     &client::CLIENT,
     &client::UNLOCK,
+    &device::CLEAN_UP,
     &check::CHECK,
+    &add::ADD,
+    &add::REMOVE,
     &reset::RESET,
 ];
 
@@ -155,7 +161,7 @@ pub fn find(name: &str) -> Option<&'static Command> {
 pub fn overview() -> String {
     let mut text = String::from("usage: fernvpn COMMAND [ARGUMENTS]\n\n");
     for command in COMMANDS {
-        let _ = writeln!(text, "  {:<10} {}", command.name, command.summary);
+        let _ = writeln!(text, "  {:<13} {}", command.name, command.summary);
     }
     text + "\nfernvpn help COMMAND explains one of them; fernvpn --version prints the version.\n\
             Exit status: 0 done; 1 it failed or refused; 2 the command line is wrong.\n"
@@ -164,6 +170,22 @@ pub fn overview() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_line_has_what_a_file_has() {
+        for (command, options) in [(&server::SERVER, file::SERVER), (&client::CLIENT, file::CLIENT)] {
+            for option in options {
+                let written = match *option {
+                    "interface" => "--tun".to_owned(),
+                    "suites" => "--suite".to_owned(),
+                    "server" => "--connect".to_owned(),
+                    "key" | "key-file" => "-k".to_owned(),
+                    same => format!("--{same}"),
+                };
+                assert!(command.syntax.options.iter().any(|known| known.name == written), "{written}");
+            }
+        }
+    }
 
     #[test]
     fn every_option_is_in_the_usage_and_explained() {

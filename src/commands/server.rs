@@ -3,11 +3,11 @@
 use super::device::{self, Interface};
 use super::{Command, Failure};
 use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
+use crate::config::conflicts::conflicts;
 use crate::config::key_file::{self, NamedKey};
-use crate::config::options::check_addresses;
 use crate::config::settings::{self, Device, Peer, ServerSettings};
 use crate::os::nat::Nat;
-use crate::os::{log, process, signal};
+use crate::os::{log, notify, process, signal};
 use crate::tunnel::config_record::listed;
 use crate::tunnel::server::Server;
 use std::io::{self, Write};
@@ -19,7 +19,7 @@ pub const SERVER: Command = Command {
     name: "server",
     summary: "runs the server",
     usage: "[-c FILE] [-k FILE ...] [--listen ADDR:PORT ...]
-         [--address A/PREFIX ...]
+         [--proxy-protocol-from NETS ...] [--address A/PREFIX ...]
          [--tun NAME | --no-tun | --private | --private-if-allowed] [--mtu BYTES] [--suite S ...]
          [--client-to-client] [--nat auto|no|DEV] [--push-routes NETS] [--push-dns ADDRS] [--keepalive SECS]
          [--max-clients N] [--hello-max-age SECS] [--congestion C] [--keylog FILE]
@@ -29,6 +29,7 @@ pub const SERVER: Command = Command {
             Known::value("-c", "FILE", "configuration; options given here come before those in it"),
             Known::list("-k", "FILE", "key file; each key is one client, named by the comment after it"),
             Known::list("--listen", "ADDR:PORT", "where to listen; 127.0.0.1:12345"),
+            Known::list("--proxy-protocol-from", "NETS", "load balancers, which tell by it who connects (v2)"),
             Known::list("--address", "A/PREFIX", "tunnel addresses; 10.8.0.1/24 and fd0f:e12e::1/64"),
             Known::value("--tun", "NAME", "the tunnel's device; fern0"),
             Known::flag("--no-tun", "no device: the server itself answers pings and messages"),
@@ -83,11 +84,14 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let mut stdout = io::stdout().lock();
         let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
     }
+    notify::watch();
+    notify::tell("READY=1");
     let signal = signal::wait();
     let failure = server.failure();
     if failure.is_none() {
         log::info("tunnel", "stopping", &[("signal", &signal.name())]);
     }
+    notify::tell("STOPPING=1");
     server.stop();
     drop((nat, interface));
     failure.map_or(Ok(ExitCode::SUCCESS), |reason| Err(reason.into()))
@@ -121,6 +125,7 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
     };
     for (option, name) in [
         ("--listen", "listen"),
+        ("--proxy-protocol-from", "proxy-protocol-from"),
         ("--address", "address"),
         ("--tun", "interface"),
         ("--mtu", "mtu"),
@@ -142,7 +147,6 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
     settings.device = device::chosen(arguments, &settings.device);
     settings.client_to_client |= arguments.has("--client-to-client");
     settings.verbose = arguments.has("--verbose");
-    check_addresses(&settings.addresses).map_err(UsageError)?;
     let mut keys = Vec::new();
     for file in arguments.paths("-k") {
         let (read, warning) = key_file::read(&file).map_err(|error| error.to_string())?;
@@ -156,7 +160,10 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
         let which = "which clients? -k FILE names a file with a key for each (fernvpn genkey), -c FILE a configuration";
         return Err(UsageError(which.into()).into());
     }
-    Ok(settings)
+    match conflicts(&settings).into_iter().next() {
+        Some(conflict) => Err(Failure::Reason(conflict.reason)),
+        None => Ok(settings),
+    }
 }
 
 /// Each key is one client, named by its comment, otherwise by its number.

@@ -11,11 +11,14 @@
 //! Every mistake is reported, not only the first, each with its line and what would be right.
 
 use super::arguments::nearest;
+use super::conflicts::{Place, conflicts};
 use super::key_file;
-use super::options::check_addresses;
-use super::settings::{ClientSettings, Peer, ServerSettings};
+use super::options::yes_or_no;
+use super::settings::{ClientSettings, Nat, Peer, ServerSettings};
 use super::state_file::Kept;
 use crate::fernet::Key;
+use crate::os::network;
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -61,10 +64,13 @@ pub enum Configuration {
 }
 
 /// Options that may stand several times in one section; their values form a list.
-const REPEATABLE: [&str; 8] = ["listen", "address", "key", "push-routes", "push-dns", "routes", "dns", "suites"];
+const REPEATABLE: [&str; 9] =
+    ["listen", "proxy-protocol-from", "address", "key", "push-routes", "push-dns", "routes", "dns", "suites"];
 
-const SERVER: &[&str] = &[
+/// Options of `[server]`. The command line has all of them.
+pub const SERVER: &[&str] = &[
     "listen",
+    "proxy-protocol-from",
     "interface",
     "address",
     "mtu",
@@ -81,7 +87,8 @@ const SERVER: &[&str] = &[
     "name",
 ];
 const PEER: &[&str] = &["name", "key", "key-file", "address", "routes", "ratchet"];
-const CLIENT: &[&str] = &[
+/// Options of `[client]`, likewise.
+pub const CLIENT: &[&str] = &[
     "server",
     "key",
     "key-file",
@@ -96,49 +103,87 @@ const CLIENT: &[&str] = &[
     "name",
 ];
 
+/// A configuration, with warnings that stand in nobody's way.
+pub type Read = (Configuration, Vec<String>);
+
 /// Reads a configuration file.
 ///
 /// # Errors
 /// [`Mistakes`], all of them.
-pub fn read(path: &Path) -> Result<(Configuration, Vec<String>), Mistakes> {
-    let file = path.display().to_string();
-    let whole = |reason| vec![Mistake { line: None, reason }];
-    let (bytes, warning) =
-        key_file::read_secret(path).map_err(|reason| Mistakes { file: file.clone(), list: whole(reason) })?;
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Mistakes { file: file.clone(), list: whole("this is not UTF-8 text".into()) })?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let configuration = parse(&text, folder).map_err(|list| Mistakes { file, list })?;
-    Ok((configuration, warning.into_iter().collect()))
+pub fn read(path: &Path) -> Result<Read, Mistakes> {
+    let (text, warning) = read_text(path)?;
+    let (configuration, warnings) = parse(&text, path)?;
+    Ok((configuration, warning.into_iter().chain(warnings).collect()))
 }
 
-/// `folder` is where the names of files begin.
-fn parse(text: &str, folder: &Path) -> Result<Configuration, Vec<Mistake>> {
-    let mut reading = Reading { mistakes: Vec::new(), folder };
+/// The text of a configuration file, and a warning if it is too open.
+///
+/// # Errors
+/// That it cannot be read, or is no text.
+pub fn read_text(path: &Path) -> Result<(String, Option<String>), Mistakes> {
+    let wrong = |line, reason| Mistakes { file: path.display().to_string(), list: vec![Mistake { line, reason }] };
+    let (bytes, warning) = key_file::read_secret(path).map_err(|reason| wrong(None, reason))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        wrong(Some(line), "this is not UTF-8 text (an editor on Windows may have saved UTF-16)".into())
+    })?;
+    Ok((text, warning))
+}
+
+/// Reads the text of the configuration file `path`, in whose folder the names of key files begin.
+///
+/// # Errors
+/// [`Mistakes`], all of them.
+pub fn parse(text: &str, path: &Path) -> Result<Read, Mistakes> {
+    let mut reading =
+        Reading { mistakes: Vec::new(), warnings: Vec::new(), folder: path.parent().unwrap_or(Path::new(".")) };
     let sections = reading.sections(text);
     let configuration = reading.configuration(&sections);
     reading.mistakes.sort_by_key(|mistake| mistake.line.unwrap_or(usize::MAX));
     match configuration {
-        Some(configuration) if reading.mistakes.is_empty() => Ok(configuration),
-        _ => Err(reading.mistakes),
+        Some(configuration) if reading.mistakes.is_empty() => Ok((configuration, reading.warnings)),
+        _ => Err(Mistakes { file: path.display().to_string(), list: reading.mistakes }),
     }
 }
 
-struct Section {
-    name: String,
-    line: usize,
-    options: Vec<Setting>,
+/// The sections of a text, right or not.
+pub(super) fn sections(text: &str) -> Vec<Section> {
+    Reading { mistakes: Vec::new(), warnings: Vec::new(), folder: Path::new("") }.sections(text)
 }
 
-/// An option with all its values, joined by commas.
-struct Setting {
-    name: String,
-    line: usize,
-    value: String,
+pub(super) struct Section {
+    pub(super) name: String,
+    /// Of its name in brackets.
+    pub(super) line: usize,
+    pub(super) options: Vec<Setting>,
+}
+
+/// One line of a section.
+pub(super) struct Setting {
+    pub(super) name: String,
+    pub(super) line: usize,
+    pub(super) value: String,
+}
+
+/// Where the items of a section's options stand.
+struct Lines<'a> {
+    section: usize,
+    items: Vec<(&'a str, usize)>,
+}
+
+impl Lines<'_> {
+    /// The line of an option's item, or if it does not stand there, as a default or a key in a file does not, the nearest.
+    fn of(&self, option: &str, item: usize) -> usize {
+        let line = |option: &str, item| self.items.iter().filter(|(name, _)| *name == option).nth(item);
+        let found = line(option, item).or_else(|| line("key-file", 0).filter(|_| option == "key"));
+        found.map_or(self.section, |(_, line)| *line)
+    }
 }
 
 struct Reading<'a> {
     mistakes: Vec<Mistake>,
+    warnings: Vec<String>,
     folder: &'a Path,
 }
 
@@ -150,7 +195,8 @@ impl Reading<'_> {
     /// The form: sections and options.
     fn sections(&mut self, text: &str) -> Vec<Section> {
         let mut sections: Vec<Section> = Vec::new();
-        for (number, line) in (1..).zip(text.lines()) {
+        // Some editors begin a file with this mark.
+        for (number, line) in (1..).zip(text.strip_prefix('\u{feff}').unwrap_or(text).lines()) {
             let line = line.split_once('#').map_or(line, |(before, _)| before).trim();
             if line.is_empty() {
                 continue;
@@ -159,11 +205,11 @@ impl Reading<'_> {
                 sections.push(Section { name: name.trim().into(), line: number, options: Vec::new() });
                 continue;
             }
-            let Some((name, value)) = line.split_once('=') else {
+            let (name, value) = line.split_once('=').map_or(("", ""), |(name, value)| (name.trim(), value.trim()));
+            if name.is_empty() {
                 self.wrong(number, "this is neither [section] nor name = value");
                 continue;
-            };
-            let (name, value) = (name.trim(), value.trim());
+            }
             let Some(section) = sections.last_mut() else {
                 self.wrong(number, format!("'{name}' stands before any section; begin with [server] or [client]"));
                 continue;
@@ -172,13 +218,12 @@ impl Reading<'_> {
                 self.wrong(number, format!("{name} has no value"));
                 continue;
             }
-            match section.options.iter_mut().find(|option| option.name == name) {
-                None => section.options.push(Setting { name: name.into(), line: number, value: value.into() }),
-                Some(option) if REPEATABLE.contains(&name) => option.value = format!("{},{value}", option.value),
-                Some(Setting { line: first, .. }) => {
-                    let first = *first;
-                    self.wrong(number, format!("{name} stands twice in this section, first in line {first}"));
+            match section.options.iter().find(|option| option.name == name) {
+                Some(Setting { line, .. }) if !REPEATABLE.contains(&name) => {
+                    let reason = format!("{name} stands twice in this section, first in line {line}");
+                    self.wrong(number, reason);
                 }
+                _ => section.options.push(Setting { name: name.into(), line: number, value: value.into() }),
             }
         }
         sections
@@ -218,117 +263,153 @@ impl Reading<'_> {
 
     fn server<'s>(&mut self, section: &Section, peers: impl Iterator<Item = &'s Section>) -> Option<ServerSettings> {
         let mut settings = ServerSettings::default();
-        for option in &section.options {
-            let name = option.name.as_str();
-            let set = known(name, SERVER, "[server]").and_then(|()| settings.set(name, &option.value));
-            if let Err(reason) = set {
-                self.wrong(option.line, reason);
-            }
-        }
-        if let Err(reason) = check_addresses(&settings.addresses) {
-            self.wrong(section.line, reason);
+        let own = self.set(section, SERVER, |name, value| settings.set(name, value));
+        let is_wrong = |option: &Setting| !own.items.contains(&("address", option.line));
+        if section.options.iter().any(|option| option.name == "address" && is_wrong(option)) {
+            settings.addresses.clear(); // one mistake is enough: no peer's address is outside of what is not known
         }
         settings.keylog = settings.keylog.map(|file| self.folder.join(file));
+        let mut lines = Vec::new();
         for section in peers {
-            if let Some(peer) = self.peer(section) {
-                settings.peers.push(peer);
-            }
+            let (peer, of_peer) = self.peer(section);
+            settings.peers.push(peer);
+            lines.push(of_peer);
+        }
+        let line = |(peer, option, item): Place| peer.map_or(&own, |peer| &lines[peer]).of(option, item);
+        for conflict in conflicts(&settings) {
+            let first = conflict.first.map_or(String::new(), |first| format!(", in line {}", line(first)));
+            self.wrong(line(conflict.at), conflict.reason + &first);
+        }
+        if let Nat::By(device) = &settings.nat
+            && !network::has_device(device)
+        {
+            self.warnings.push(format!("nat = {device}: this machine has no such device now"));
         }
         Some(settings)
     }
 
-    fn peer(&mut self, section: &Section) -> Option<Peer> {
+    fn peer<'s>(&mut self, section: &'s Section) -> (Peer, Lines<'s>) {
         let mut peer =
             Peer { name: String::new(), keys: Vec::new(), addresses: Vec::new(), routes: Vec::new(), ratchet: None };
-        peer.ratchet = self.ratchet(section);
-        for option in &section.options {
-            let set = match option.name.as_str() {
-                "ratchet" => Ok(()),
-                "key-file" if peer.ratchet.is_some() => Ok(()),
-                "key" => keys(&option.value).map(|keys| peer.keys.extend(keys)),
-                "key-file" => self.key_file(&option.value).map(|keys| peer.keys.extend(keys)),
-                name => known(name, PEER, "[peer]").and_then(|()| peer.set(name, &option.value)),
-            };
-            if let Err(reason) = set {
-                self.wrong(option.line, reason);
-            }
-        }
-        for (missing, name) in [(peer.name.is_empty(), "name"), (peer.keys.is_empty(), "key")] {
-            let given = section.options.iter().any(|option| option.name.starts_with(name));
-            if missing && !given {
-                self.wrong(section.line, format!("this [peer] has no {name}"));
-            }
-        }
-        Some(peer)
+        let mut keys = KeyOptions::new(section, self.folder);
+        let lines = self.set(section, PEER, |name, value| match keys.set(name, value) {
+            Some(done) => done,
+            None => peer.set(name, value),
+        });
+        self.has(section, "name");
+        self.has(section, "key");
+        self.warnings.append(&mut keys.warnings);
+        peer.keys = [keys.inline, keys.filed].concat();
+        peer.ratchet = keys.state;
+        (peer, lines)
     }
 
     fn client(&mut self, section: &Section) -> Option<ClientSettings> {
-        let of = |name: &str| section.options.iter().find(|option| option.name == name);
-        let ratchet = self.ratchet(section);
-        let key = match (of("key"), of("key-file")) {
-            _ if ratchet.is_some() => Ok(Vec::new()), // the state file's, read when it is taken
-            (Some(option), None) => keys(&option.value).map_err(|reason| (option.line, reason)),
-            (None, Some(option)) => self.key_file(&option.value).map_err(|reason| (option.line, reason)),
-            (None, None) => Err((section.line, "this [client] has no key and no key-file".into())),
-            (Some(_), Some(option)) => Err((option.line, "key and key-file exclude each other".into())),
-        };
-        let key = key.map_err(|(line, reason)| self.wrong(line, reason)).ok().and_then(|keys| keys.into_iter().next());
         // A stand-in, so that the other mistakes are found too. It is used neither with a mistake nor with a ratchet.
-        let mut settings = ClientSettings::new("", key.unwrap_or_else(|| Key::from_bytes(&[0; 32])));
-        settings.ratchet = ratchet;
-        for option in &section.options {
-            let set = match option.name.as_str() {
-                "key" | "key-file" | "ratchet" => Ok(()),
-                name => known(name, CLIENT, "[client]").and_then(|()| settings.set(name, &option.value)),
-            };
-            if let Err(reason) = set {
-                self.wrong(option.line, reason);
-            }
+        let mut settings = ClientSettings::new("", Key::from_bytes(&[0; 32]));
+        let mut keys = KeyOptions::new(section, self.folder);
+        self.set(section, CLIENT, |name, value| match keys.set(name, value) {
+            Some(done) => done,
+            None => settings.set(name, value),
+        });
+        self.has(section, "server");
+        self.has(section, "key");
+        let mut given = section.options.iter().filter(|option| option.name.starts_with("key"));
+        if let (Some(first), Some(second)) = (given.next(), given.next()) {
+            self.wrong(second.line, format!("a client has one key, and line {} names one already", first.line));
         }
-        if of("server").is_none() {
-            self.wrong(section.line, "this [client] has no server = HOST:PORT");
-        }
+        self.warnings.append(&mut keys.warnings);
         settings.keylog = settings.keylog.map(|file| self.folder.join(file));
+        settings.key = keys.inline.into_iter().chain(keys.filed).next().unwrap_or(settings.key);
+        settings.ratchet = keys.state;
         Some(settings)
     }
 
-    /// With `ratchet = yes`, the key file, which is the state: readable, and the only place of the key.
-    fn ratchet(&mut self, section: &Section) -> Option<PathBuf> {
-        let of = |name: &str| section.options.iter().find(|option| option.name == name);
-        let option = of("ratchet").filter(|option| option.value != "no")?;
-        let path = of("key-file").map(|file| self.folder.join(&file.value));
-        let state = match (&path, of("key")) {
-            _ if option.value != "yes" => Err(format!("'{}' is neither yes nor no", option.value)),
-            (Some(path), None) => Kept::read(path).map(|_| ()),
-            _ => Err("a ratcheted key needs a key-file of its own, and no key: the file is its state".into()),
-        };
-        match state {
-            Ok(()) => path,
-            Err(reason) => {
-                self.wrong(option.line, reason);
-                None
+    /// Sets the options of a section, line by line, so that each mistake has its own. The lines of a list are joined.
+    fn set<'s>(
+        &mut self,
+        section: &'s Section,
+        options: &[&'static str],
+        mut set: impl FnMut(&str, &str) -> Result<(), String>,
+    ) -> Lines<'s> {
+        let mut lines = Lines { section: section.line, items: Vec::new() };
+        let mut lists: HashMap<&str, String> = HashMap::new();
+        for Setting { name, line, value } in &section.options {
+            let joined = lists.get(name.as_str()).map_or(value.clone(), |before| format!("{before},{value}"));
+            match known(name, options, &section.name).and_then(|()| set(name, &joined)) {
+                Ok(()) => {
+                    lines.items.extend(value.split(',').map(|_| (name.as_str(), *line)));
+                    lists.insert(name, joined);
+                }
+                Err(reason) => self.wrong(*line, reason),
             }
         }
+        lines
     }
 
-    fn key_file(&self, name: &str) -> Result<Vec<Key>, String> {
-        let (keys, _) = key_file::read(&self.folder.join(name)).map_err(|error| error.to_string())?;
-        Ok(keys.into_iter().map(|named| named.key).collect())
+    /// A section without this option (or for a key, with neither of both) is a mistake.
+    fn has(&mut self, section: &Section, name: &str) {
+        if !section.options.iter().any(|option| option.name.starts_with(name)) {
+            self.wrong(section.line, format!("this [{}] has no {name}", section.name));
+        }
     }
 }
 
-/// The reason never holds any of the text.
-fn keys(value: &str) -> Result<Vec<Key>, String> {
-    let parse = |text: &str| Key::parse(text.trim()).map_err(|e| format!("{e} (fernvpn genkey prints one)"));
-    value.split(',').map(parse).collect()
+/// The options about keys, which a peer has as well as a client.
+struct KeyOptions<'a> {
+    folder: &'a Path,
+    ratcheted: bool,
+    inline: Vec<Key>,
+    filed: Vec<Key>,
+    state: Option<PathBuf>,
+    warnings: Vec<String>,
+}
+
+impl KeyOptions<'_> {
+    fn new<'a>(section: &Section, folder: &'a Path) -> KeyOptions<'a> {
+        let ratcheted = section.options.iter().any(|option| option.name == "ratchet" && option.value == "yes");
+        KeyOptions { folder, ratcheted, inline: Vec::new(), filed: Vec::new(), state: None, warnings: Vec::new() }
+    }
+
+    /// Sets an option, if it is one about keys. A reason never holds any of the text.
+    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
+        let path = self.folder.join(value);
+        Some(match name {
+            "ratchet" => yes_or_no(value).map(drop),
+            "key" if self.ratcheted => {
+                Err("a ratcheted key moves: it stands in a key-file of its own, never here".into())
+            }
+            "key" => {
+                let parse =
+                    |text: &str| Key::parse(text.trim()).map_err(|e| format!("{e} (fernvpn genkey prints one)"));
+                value.split(',').map(parse).collect::<Result<_, _>>().map(|keys| self.inline = keys)
+            }
+            "key-file" if self.ratcheted => Kept::read(&path).map(|_| self.state = Some(path)),
+            "key-file" => match key_file::read(&path) {
+                Ok((keys, warning)) => {
+                    self.filed = keys.into_iter().map(|named| named.key).collect();
+                    self.warnings.extend(warning);
+                    Ok(())
+                }
+                Err(error) => Err(error.to_string()),
+            },
+            _ => return None,
+        })
+    }
 }
 
 fn known(name: &str, options: &[&'static str], section: &str) -> Result<(), String> {
     if options.contains(&name) {
         return Ok(());
     }
-    let hint = nearest(name, options.iter().copied()).map_or(String::new(), |known| format!("; did you mean {known}?"));
-    Err(format!("unknown option '{name}' in {section}{hint}"))
+    let elsewhere = [("server", SERVER), ("peer", PEER), ("client", CLIENT)];
+    let hint =
+        match (elsewhere.iter().find(|(_, options)| options.contains(&name)), nearest(name, options.iter().copied())) {
+            (Some((other, _)), _) => format!("; it belongs into [{other}]"),
+            (None, Some(near)) => format!("; did you mean {near}?"),
+            (None, None) => format!("; there are {}", options.join(", ")),
+        };
+    Err(format!("unknown option '{name}' in [{section}]{hint}"))
 }
 
 #[cfg(test)]
@@ -338,7 +419,7 @@ mod tests {
     const KEY: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
 
     fn mistakes(text: &str) -> Vec<(usize, String)> {
-        let list = parse(text, Path::new("/")).unwrap_err();
+        let list = parse(text, Path::new("/f")).unwrap_err().list;
         list.into_iter().map(|mistake| (mistake.line.unwrap_or(0), mistake.reason)).collect()
     }
 
@@ -350,7 +431,7 @@ mod tests {
              [peer]\nname = bob\nkey = {}\nroutes = 192.168.0.0/24, 192.168.1.0/24\n",
             KEY.replace('c', "d")
         );
-        let Ok(Configuration::Server(server)) = parse(&text, Path::new("/")) else { panic!("{text}") };
+        let Ok((Configuration::Server(server), _)) = parse(&text, Path::new("/f")) else { panic!("{text}") };
         assert_eq!(server.listen.len(), 2);
         assert_eq!(server.addresses[0].to_string(), "10.9.0.1/16");
         assert!(server.client_to_client);
@@ -362,7 +443,7 @@ mod tests {
     #[test]
     fn a_whole_client() {
         let text = format!("[client]\nserver = vpn.example.org:443\nkey = {KEY}\nroutes = none\nkill-switch = no\n");
-        let Ok(Configuration::Client(client)) = parse(&text, Path::new("/")) else { panic!("{text}") };
+        let Ok((Configuration::Client(client), _)) = parse(&text, Path::new("/f")) else { panic!("{text}") };
         assert_eq!(client.server, "vpn.example.org:443");
         assert_eq!(client.key.to_text(), KEY);
     }

@@ -3,7 +3,9 @@
 //! | file | question |
 //! |---|---|
 //! | [`arguments`] | what does the command line say? |
+//! | [`edit`] | how is a client put into a configuration, or taken out? |
 //! | [`mod@file`] | what does the configuration file say? |
+//! | [`conflicts`] | which options contradict each other? |
 //! | [`key_file`] | which keys are in this file? |
 //! | [`options`] | what does one option set? |
 //! | [`state_file`] | where does a ratcheted key stand? |
@@ -11,6 +13,8 @@
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+pub mod conflicts;
+pub mod edit;
 pub mod file;
 pub mod key_file;
 pub mod options;

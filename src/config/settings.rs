@@ -69,6 +69,8 @@ pub struct ServerSettings {
     pub name: String,
     /// Where to listen.
     pub listen: Vec<SocketAddr>,
+    /// Load balancers, which say by the PROXY protocol whom they speak for.
+    pub balancers: Vec<Subnet>,
     /// The tunnel's device.
     pub device: Device,
     /// The server's tunnel addresses, with their networks.
@@ -152,6 +154,7 @@ impl Default for ServerSettings {
         ServerSettings {
             name: "server".into(),
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 12345))],
+            balancers: Vec::new(),
             device: Device::Tun("fern0".into()),
             addresses: vec![
                 Subnet { address: IpAddr::from([10, 8, 0, 1]), prefix: 24 },

@@ -47,7 +47,8 @@ impl Kept {
         let wrong = |reason: String| format!("state file {}: {reason}", file.display());
         let mut text = key_file::read_secret(file).map_err(wrong)?.0;
         let kept = if text.starts_with(b"key=") {
-            Kept::parse(&text).ok_or("it is damaged; fernvpn reset-client makes a new key".into())
+            Kept::parse(&text)
+                .ok_or("it is damaged; both sides need a new key (fernvpn genkey) as all that is in their files".into())
         } else {
             match key_file::parse(&text).as_deref() {
                 Ok([only]) => Ok(Kept { key: only.key.clone(), step: 0, secret: None }),
@@ -107,6 +108,7 @@ impl StateFile {
         let cannot = |reason: &dyn std::fmt::Display| format!("cannot lock {}: {reason}", lock_path.display());
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
         let lock = lock.map_err(|error| cannot(&error))?;
+        files::give(&lock, &path); // a command of root's must not keep the service of another user out
         match lock.try_lock() {
             Err(TryLockError::WouldBlock) => {
                 Err(format!("another program uses {}: a ratcheted key belongs to one at a time", path.display()))

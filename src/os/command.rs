@@ -4,9 +4,14 @@
 //! the program as they are. What the program says on stderr becomes the error.
 
 use std::io::{self, ErrorKind};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::log;
+
+/// Longest that a command may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which Debian package has a program.
 const PACKAGES: &[(&str, &str)] = &[
@@ -30,7 +35,7 @@ pub fn run(argv: &[&str]) -> io::Result<()> {
 /// Runs `argv` where it may have nothing to do; shows it, and is true, if it did something.
 pub fn attempt(argv: &[&str]) -> bool {
     let Ok(mut command) = prepare(argv) else { return false };
-    let did = command.stdin(Stdio::null()).output().is_ok_and(|output| output.status.success());
+    let did = output(&mut command).is_ok_and(|output| output.status.success());
     if did {
         log::command(&line(&command));
     }
@@ -44,7 +49,8 @@ pub(super) fn prepare(argv: &[&str]) -> io::Result<Command> {
     let path = std::env::var("PATH").ok().filter(|path| !path.is_empty());
     let path = path.map_or(SYSTEM_PATH.to_owned(), |path| format!("{path}:{SYSTEM_PATH}"));
     let mut command = Command::new(program);
-    command.args(arguments).env("PATH", path).env("LC_ALL", "C");
+    // Only this process speaks to systemd for the service (`notify`).
+    command.args(arguments).env("PATH", path).env("LC_ALL", "C").env_remove("NOTIFY_SOCKET");
     Ok(command)
 }
 
@@ -52,7 +58,7 @@ pub(super) fn prepare(argv: &[&str]) -> io::Result<Command> {
 pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()> {
     let shown = line(command);
     log::command(&format!("{place}{shown}"));
-    let output = command.stdin(Stdio::null()).output().map_err(|error| {
+    let output = output(command).map_err(|error| {
         let program = command.get_program();
         let package =
             PACKAGES.iter().find(|(name, _)| *name == program).filter(|_| error.kind() == ErrorKind::NotFound);
@@ -60,6 +66,7 @@ pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()>
             Some((name, package)) => {
                 format!("{shown} failed: there is no program {name}: apt install {package}")
             }
+            None if error.kind() == ErrorKind::TimedOut => format!("{shown} failed: {error}"),
             None => format!("{shown} failed: cannot start it: {}", super::reason(&error)),
         };
         io::Error::new(error.kind(), text)
@@ -76,6 +83,22 @@ pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()>
         .collect();
     let why = if said.is_empty() { output.status.to_string() } else { said.join("; ") };
     Err(io::Error::other(format!("{shown} failed: {why}")))
+}
+
+/// Runs a command to its end, but not for ever: one that hangs must not hold the tunnel up.
+fn output(command: &mut Command) -> io::Result<Output> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let begun = Instant::now();
+    while child.try_wait()?.is_none() {
+        if begun.elapsed() > PATIENCE {
+            child.kill()?;
+            child.wait()?;
+            let text = format!("it did not end within {} s, and was ended", PATIENCE.as_secs());
+            return Err(io::Error::new(ErrorKind::TimedOut, text));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    child.wait_with_output()
 }
 
 /// As a person would type it: words with anything but plain characters in single quotes.
@@ -108,6 +131,8 @@ mod tests {
         assert!(error.to_string().ends_with("failed: no such device"), "{error}");
         let error = run(&["sh", "-c", "exit 3"]).unwrap_err();
         assert!(error.to_string().ends_with("failed: exit status: 3"), "{error}");
+        let error = run(&["sleep", "1000"]).unwrap_err();
+        assert!(error.to_string().ends_with("sleep 1000 failed: it did not end within 10 s, and was ended"), "{error}");
         let error = run(&["fernvpn-none-such"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }

@@ -5,29 +5,35 @@
 //! create_secret       mode 0600, never over an existing file, on disk when it returns
 //! write_secret        mode 0600, from the start or from the end, for what grows
 //! replace_atomically  write beside it, fsync, rename, fsync of the folder: the durable step of ratcheted keys
+//! rewrite             the same for a configuration, whose mode stays
+//! lock_folder         for who reads a file there to replace it
 //! ```
 //!
-//! What it does not do: lock (whoever owns a state file does), or erase what a disk or a backup still holds of an
-//! old file. Elsewhere than on Unix there are no modes here, and no fsync of folders.
+//! A file keeps its owner when root replaces it, and a new secret of root's belongs to the owner of its folder: a
+//! service of another user has to get at both. What it does not do: erase what a disk or a backup still holds of an old
+//! file. Elsewhere than on Unix there are no modes and owners here, and no fsync of folders.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use super::tried;
+use super::{process, tried};
 
 /// The permission bits of an open file if users other than its owner can read it. (Asked of the open file, not of the
-/// path, which could name another one by now.)
+/// path, which could name another one by now.) A group that may read a file of root's is one that root chose: a service's.
 pub fn readable_by_others(file: &File) -> Option<u32> {
     let metadata = file.metadata().ok().filter(fs::Metadata::is_file)?;
-    Some(mode_of(&metadata)).filter(|mode| mode & 0o044 != 0)
+    let others = if owner_of(&metadata).0 == 0 { 0o004 } else { 0o044 };
+    Some(mode_of(&metadata) & 0o777).filter(|mode| mode & others != 0)
 }
 
 /// Creates a file with a secret in it that only its owner can read. An existing file is left alone: it may hold
 /// the only copy of a key.
 pub fn create_secret(path: &Path, text: &str) -> io::Result<()> {
     let shown = path.display();
-    write_new(path, text.as_bytes(), 0o600).and_then(|()| sync_folder(path)).map_err(|error| match error.kind() {
+    let owner = fs::metadata(folder_of(path)).ok().filter(|_| process::is_root()).map(|folder| owner_of(&folder));
+    let written = write_new(path, text.as_bytes(), 0o600, owner).and_then(|()| sync_folder(path));
+    written.map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => io::Error::new(
             ErrorKind::AlreadyExists,
             format!("{shown} exists already and is left as it is: move it away, or choose another name"),
@@ -50,11 +56,12 @@ pub fn replace_atomically(path: &Path, contents: &[u8], mode: u32) -> io::Result
     // A symbolic link stays one: the file it points to is replaced.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let temporary = beside(&target).map_err(cannot)?;
+    let owner = fs::metadata(&target).ok().map(|old| owner_of(&old));
     // The name is always the same, so that what a crash left behind, perhaps a key, does not outlive the next
     // call. Removed rather than opened: somebody could have put a link there.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(cannot(error)),
-        _ => write_new(&temporary, contents, mode).map_err(cannot)?,
+        _ => write_new(&temporary, contents, mode, owner).map_err(cannot)?,
     }
     let renamed = fs::rename(&temporary, &target).and_then(|()| sync_folder(&target));
     renamed.map_err(|error| {
@@ -63,10 +70,34 @@ pub fn replace_atomically(path: &Path, contents: &[u8], mode: u32) -> io::Result
     })
 }
 
+/// The same with the mode that the file has.
+pub fn rewrite(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let metadata = fs::metadata(path).map_err(|error| tried(format_args!("cannot read {}", path.display()), &error))?;
+    replace_atomically(path, contents, mode_of(&metadata))
+}
+
+/// Waits until no other fernvpn is about to change files in the folder of `path`, and keeps them from it until the
+/// result is dropped. (The folder, because a file that is replaced takes its locks along.)
+pub fn lock_folder(path: &Path) -> io::Result<File> {
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = File::open(folder_of(&target)).and_then(|folder| folder.lock().map(|()| folder));
+    folder.map_err(|error| tried(format_args!("cannot lock the folder of {}", path.display()), &error))
+}
+
+/// Gives a file to the owner of another one, if this process may.
+pub fn give(file: &File, like: &Path) {
+    if let (Ok(now), Ok(like)) = (file.metadata(), fs::metadata(like)) {
+        let _ = set_owner(file, &now, owner_of(&like));
+    }
+}
+
 /// A new file, whole and on disk, or none.
-fn write_new(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+fn write_new(path: &Path, contents: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
     let mut file = open_new(path)?;
-    let written = set_mode(&file, mode).and_then(|()| file.write_all(contents)).and_then(|()| file.sync_all());
+    let owned = file.metadata().and_then(|now| set_owner(&file, &now, owner.unwrap_or(owner_of(&now))));
+    // The mode after the owner, which takes bits of it away.
+    let written = owned.and_then(|()| set_mode(&file, mode)).and_then(|()| file.write_all(contents));
+    let written = written.and_then(|()| file.sync_all());
     if written.is_err() {
         let _ = fs::remove_file(path); // ours: created three lines above
     }
@@ -82,10 +113,31 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(temporary))
 }
 
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}
+
 #[cfg(unix)]
 fn mode_of(metadata: &fs::Metadata) -> u32 {
     use std::os::unix::fs::MetadataExt;
-    metadata.mode() & 0o777
+    metadata.mode() & 0o7777
+}
+
+/// User and group.
+#[cfg(unix)]
+fn owner_of(metadata: &fs::Metadata) -> (u32, u32) {
+    use std::os::unix::fs::MetadataExt;
+    (metadata.uid(), metadata.gid())
+}
+
+/// Root may, others only where nothing changes.
+#[cfg(unix)]
+fn set_owner(file: &File, now: &fs::Metadata, owner: (u32, u32)) -> io::Result<()> {
+    if owner_of(now) == owner {
+        return Ok(());
+    }
+    std::os::unix::fs::fchown(file, Some(owner.0), Some(owner.1))
 }
 
 /// Created for its owner only; others are let in, if at all, by `set_mode` (the umask has no say in that).
@@ -110,13 +162,22 @@ fn set_mode(file: &File, mode: u32) -> io::Result<()> {
 /// A new name in a folder is durable when the folder is.
 #[cfg(unix)]
 fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(folder_of(path))?.sync_all()
 }
 
 #[cfg(not(unix))]
 fn mode_of(_metadata: &fs::Metadata) -> u32 {
     0
+}
+
+#[cfg(not(unix))]
+fn owner_of(_metadata: &fs::Metadata) -> (u32, u32) {
+    (1, 1)
+}
+
+#[cfg(not(unix))]
+fn set_owner(_file: &File, _now: &fs::Metadata, _owner: (u32, u32)) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(not(unix))]
@@ -182,7 +243,8 @@ mod tests {
         let folder = Folder::new("readers");
         let path = folder.0.join("key");
         create_secret(&path, "secret").unwrap();
-        for (bits, noticed) in [(0o600, None), (0o400, None), (0o640, Some(0o640)), (0o604, Some(0o604))] {
+        let of_group = (!process::is_root()).then_some(0o640); // root's groups are chosen
+        for (bits, noticed) in [(0o600, None), (0o400, None), (0o640, of_group), (0o604, Some(0o604))] {
             fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
             assert_eq!(readable_by_others(&File::open(&path).unwrap()), noticed, "{bits:o}");
         }

@@ -175,7 +175,7 @@ fn quoted(value: &str) -> String {
 }
 
 /// A text is ours, but may have the words of an error in it that are not.
-fn without_controls(text: &str) -> String {
+pub(super) fn without_controls(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for character in text.chars() {
         // Blanks in other scripts, controls and marks that reorder a line are what `escape_debug` rewrites.

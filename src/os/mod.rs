@@ -7,7 +7,8 @@
 //! nat        a server's forwarding and address translation
 //! namespace  a network of its own, which vanishes with the process           process  user, limits, core dumps
 //! files      secrets read, created, replaced                                 log      lines on stderr
-//! entropy    random bytes        clock  the time of day                      sys      the only `unsafe`
+//! entropy    random bytes        clock  the time of day                      notify   what systemd is told
+//! sys        the only `unsafe`
 //! ```
 //!
 //! This is the one room that knows which system it runs on. Each noun has the same functions everywhere; what
@@ -26,6 +27,7 @@ pub mod namespace;
 #[cfg(target_os = "linux")]
 pub mod nat;
 pub mod network;
+pub mod notify;
 pub mod process;
 pub mod signal;
 pub mod socket;

@@ -102,7 +102,8 @@ impl Change {
             Change::Firewall { own, refuse_ipv6 } => {
                 format!("nft '{}", rules(include_str!("client.nft"), device, own, *refuse_ipv6))
             }
-            Change::ValidMark => "sysctl -q -w net.ipv4.conf.all.src_valid_mark=1".into(),
+            // A table without rules remembers that it was 0, as long as the kernel does: see `clear`.
+            Change::ValidMark => format!("nft add table inet fernvpn-{device}-mark && {VALID_MARK}=1"),
             Change::Resolvers(list) => {
                 let list = list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
                 format!("resolvectl dns {device} {list} && resolvectl domain {device} ~.")
@@ -119,11 +120,13 @@ impl Change {
             Change::Steered(prefix) => format!("ip route del {prefix} dev {device} table {}", table(device)),
             Change::Rule { ipv6 } => format!("ip {} rule del {}", family(*ipv6), rule(device)),
             Change::Firewall { .. } => format!("nft delete table inet fernvpn-{device}"),
-            Change::ValidMark => "sysctl -q -w net.ipv4.conf.all.src_valid_mark=0".into(),
+            Change::ValidMark => format!("{VALID_MARK}=0 && nft delete table inet fernvpn-{device}-mark"),
             Change::Resolvers(_) => format!("resolvectl revert {device}"),
         }
     }
 }
+
+const VALID_MARK: &str = "sysctl -q -w net.ipv4.conf.all.src_valid_mark";
 
 fn family(ipv6: bool) -> &'static str {
     if ipv6 { "-6" } else { "-4" }
@@ -186,6 +189,12 @@ pub fn has_ipv6(mtu: u16) -> bool {
     mtu >= 1280 && disabled.is_ok_and(|value| value.trim() == "0")
 }
 
+/// Whether there is a device of this name, as far as can be known.
+pub fn has_device(name: &str) -> bool {
+    let devices = Path::new("/sys/class/net");
+    !devices.exists() || devices.join(name).exists()
+}
+
 /// The changes made for one device. They are undone when it is dropped.
 #[derive(Debug)]
 pub struct Network {
@@ -205,13 +214,21 @@ impl Network {
         &self.place
     }
 
-    /// Clears what a client with this device has left when it was killed.
+    /// Clears what a client with this device has left on the host when it was killed.
     pub fn clear(&self) {
+        if matches!(self.place, Place::Private(_)) {
+            return;
+        }
         let table = table(&self.device).to_string();
         for family in ["-4", "-6"] {
             while command::attempt(&["ip", family, "rule", "del", "priority", &table, "table", &table]) {}
         }
         command::attempt(&["nft", "delete", "table", "inet", &format!("fernvpn-{}", self.device)]);
+        if command::attempt(&["nft", "list", "table", "inet", &format!("fernvpn-{}-mark", self.device)])
+            && let Err(error) = self.run(&Change::ValidMark.unset(&self.device))
+        {
+            log::warning("os", "not undone", &[("reason", &error)]);
+        }
     }
 
     /// Makes a change. What fails leaves nothing to undo.

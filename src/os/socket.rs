@@ -7,6 +7,7 @@
 //! ```text
 //! connect        a socket with its options set before the first packet: only then is the mark on the SYN too
 //! prepare        the same options for an accepted socket
+//! wait_to_accept when a connection waits
 //! stop_listening wakes the thread that accepts
 //! ```
 
@@ -15,7 +16,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 pub use system::{
-    congestion_control, defer_accept, mark, receive_now, send_now, stop_listening, wait_readable, wait_writable,
+    congestion_control, defer_accept, mark, receive_now, send_now, stop_listening, wait_readable, wait_to_accept,
+    wait_writable,
 };
 
 /// What a carrier connection is tuned to. `TCP_NODELAY` is always on: without it small records wait 40 ms.
@@ -67,6 +69,11 @@ mod system {
     /// Whether the socket takes data, or has an error to fetch; false after `timeout`.
     pub fn wait_writable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
         sys::wait_for([(stream.as_fd(), sys::POLLOUT)], Some(timeout)).map(|[ready]| ready)
+    }
+
+    /// Whether `accept` has something to tell; false after `timeout`. For the one thread that accepts.
+    pub fn wait_to_accept(listener: &TcpListener, timeout: Duration) -> io::Result<bool> {
+        sys::wait_for([(listener.as_fd(), sys::POLLIN)], Some(timeout)).map(|[ready]| ready)
     }
 
     /// What has arrived: `WouldBlock` if nothing has, 0 at the end.
@@ -165,6 +172,11 @@ mod system {
             Err(error) if timed_out(&error) => Ok(false),
             other => other.map(|_| true),
         }
+    }
+
+    /// std cannot ask; `accept` itself waits.
+    pub fn wait_to_accept(_listener: &TcpListener, _timeout: Duration) -> io::Result<bool> {
+        Ok(true)
     }
 
     /// std cannot ask. Sending waits a little by itself, so that the caller's loop does not spin.

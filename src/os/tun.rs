@@ -82,11 +82,11 @@ mod system {
             (&self.file).write_vectored(parts)
         }
 
-        /// True when a packet waits; false when `wake` has something to read or is closed, or `timeout` is over.
-        /// `wake` wins, so that a flood of packets cannot keep a thread from stopping.
+        /// True when a packet may wait: one does, or `timeout` is over. False when `wake` has something to read or is
+        /// closed, which wins, so that a flood of packets cannot keep a thread from stopping.
         pub fn wait_readable(&self, wake: &impl AsFd, timeout: Option<Duration>) -> io::Result<bool> {
             let watched = [(self.file.as_fd(), sys::POLLIN), (wake.as_fd(), sys::POLLIN)];
-            sys::wait_for(watched, timeout).map(|[packet, woken]| packet && !woken)
+            sys::wait_for(watched, timeout).map(|[_, woken]| !woken)
         }
     }
 
@@ -202,7 +202,7 @@ mod tests {
     fn a_wait_ends_with_a_packet_a_ring_or_in_time() {
         let (tun, kernel) = pair();
         let wake = Wake::new().unwrap();
-        assert!(!tun.wait_readable(&wake, Some(Duration::from_millis(10))).unwrap());
+        assert!(tun.wait_readable(&wake, Some(Duration::from_millis(10))).unwrap());
         kernel.send(b"packet").unwrap();
         assert!(tun.wait_readable(&wake, None).unwrap());
         std::thread::scope(|scope| {

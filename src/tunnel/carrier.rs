@@ -99,6 +99,8 @@ pub enum NoFrame {
     TimedOut,
     /// Its length is out of range.
     BadLength(BadLength),
+    /// What had to come before it is not right.
+    BadPreface(&'static str),
     /// The socket failed.
     Failed(io::Error),
 }
@@ -109,6 +111,7 @@ impl fmt::Display for NoFrame {
             NoFrame::End => write!(f, "the connection ended"),
             NoFrame::TimedOut => write!(f, "nothing came in time"),
             NoFrame::BadLength(reason) => write!(f, "{reason}"),
+            NoFrame::BadPreface(reason) => write!(f, "{reason}"),
             NoFrame::Failed(error) => write!(f, "{error}"),
         }
     }
@@ -152,13 +155,36 @@ impl FrameReader {
     pub fn frame_until(&mut self, limit: usize, deadline: Instant) -> Result<&mut [u8], NoFrame> {
         // Looked at twice because a borrow that is returned cannot be given up in the loop.
         while frame::whole(&self.buffer[self.start..self.end], limit).map_err(NoFrame::BadLength)?.is_none() {
-            match self.fill(deadline.saturating_duration_since(Instant::now())).map_err(NoFrame::Failed)? {
-                Filled::Data => {}
-                Filled::End => return Err(NoFrame::End),
-                Filled::TimedOut => return Err(NoFrame::TimedOut),
-            }
+            self.more_until(deadline)?;
         }
         self.frame(limit).map_err(NoFrame::BadLength)?.ok_or(NoFrame::End)
+    }
+
+    /// What `parse` reads at the start, which is then done with. It returns how much that is, or none if it needs more,
+    /// and must not need more than a hello has.
+    ///
+    /// # Errors
+    /// [`NoFrame`].
+    pub fn preface_until<T>(
+        &mut self,
+        parse: impl Fn(&[u8]) -> Result<Option<(usize, T)>, &'static str>,
+        deadline: Instant,
+    ) -> Result<T, NoFrame> {
+        loop {
+            if let Some((length, read)) = parse(&self.buffer[self.start..self.end]).map_err(NoFrame::BadPreface)? {
+                self.start += length;
+                return Ok(read);
+            }
+            self.more_until(deadline)?;
+        }
+    }
+
+    fn more_until(&mut self, deadline: Instant) -> Result<(), NoFrame> {
+        match self.fill(deadline.saturating_duration_since(Instant::now())).map_err(NoFrame::Failed)? {
+            Filled::Data => Ok(()),
+            Filled::End => Err(NoFrame::End),
+            Filled::TimedOut => Err(NoFrame::TimedOut),
+        }
     }
 
     /// Waits for more data, at most `timeout`, and reads what there is.

@@ -18,12 +18,13 @@ use super::steps::ClientKey;
 use super::{device, fresh, fresh_hello, locked};
 use crate::config::settings::{ClientSettings, Device};
 use crate::config::state_file::{Kept, StateFile, Store};
-use crate::os::entropy;
 use crate::os::log;
 use crate::os::network::MARK;
+use crate::os::notify::{self, Pulse};
 use crate::os::socket::{self, Tuning};
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
+use crate::os::{clock, entropy};
 use crate::packet::offload::Checked;
 use crate::packet::{icmp, ip};
 use crate::protocol::handshake::{Agreed, Capabilities, Offer, Refused, client_hello};
@@ -83,6 +84,8 @@ pub struct Client {
     identifier: u16,
     /// Why it ends, if it was not asked to.
     failure: Mutex<Option<String>>,
+    /// Of the thread that runs it.
+    pulse: Pulse,
 }
 
 /// What somebody in this program waits for.
@@ -114,6 +117,10 @@ impl Client {
                 ClientKey::new(kept, Some(Box::new(file) as Box<dyn Store>))
             }
         };
+        Client::with_key(settings, key)
+    }
+
+    fn with_key(settings: ClientSettings, key: ClientKey) -> io::Result<Arc<Client>> {
         Ok(Arc::new(Client {
             mark: matches!(settings.device, Device::Tun(_)).then_some(MARK),
             server: Mutex::new((Vec::new(), Instant::now())),
@@ -129,7 +136,34 @@ impl Client {
             expects_reply: AtomicBool::new(false),
             identifier: u16::from_be_bytes(entropy::array()),
             failure: Mutex::default(),
+            pulse: Pulse::new("client"),
         }))
+    }
+
+    /// Asks the server for its hello and goes no further. It proves that the way is free, the server there and the key
+    /// known; no session begins and none is replaced, and a ratcheted key stays where it is. Says what was learnt.
+    ///
+    /// # Errors
+    /// A sentence: whether it is the way, the server or the key, as far as this side can tell.
+    pub fn ask(settings: ClientSettings) -> Result<String, String> {
+        let name = settings.server.clone();
+        let key = match &settings.ratchet {
+            None => ClientKey::new(Kept { key: settings.key.clone(), step: 0, secret: None }, None),
+            Some(path) => ClientKey::new(Kept::read(path)?, Some(Box::new(Untouched))),
+        };
+        let client = Client::with_key(settings, key).map_err(|error| error.to_string())?;
+        let socket = client.connect().map_err(|reason| format!("there is no way to the server: {reason}"))?;
+        let socket = Arc::new(socket);
+        let (agreed, round_trip) = client
+            .greet(&socket, &mut FrameReader::new(Arc::clone(&socket)))
+            .map_err(|reason| format!("the way to the server is free, but {reason}"))?;
+        let (at, software, suite) = (peer(&socket), &agreed.software, agreed.suite);
+        let apart = agreed.time.abs_diff(clock::unix_seconds());
+        let milliseconds = round_trip.as_secs_f64() * 1e3;
+        Ok(format!(
+            "{name} is there ({at}, {software}) and knows this key: suite {suite}, round trip {milliseconds:.2} ms, clocks \
+             {apart} s apart"
+        ))
     }
 
     /// Connects and stays connected until [`Client::stop`], or until what `once` asks for is done.
@@ -142,6 +176,7 @@ impl Client {
         let mut tasks = Some(());
         let mut pumping = false;
         loop {
+            self.pulse.beat();
             let began = Instant::now();
             let at_once = match self.attempt(machine, &mut tasks, &mut pumping) {
                 _ if self.is_stopped() => return self.outcome(),
@@ -149,6 +184,8 @@ impl Client {
                 Attempt::Failed(reason) if self.settings.once => return Err(reason),
                 Attempt::Failed(reason) => {
                     log::warning("tunnel", "no connection", &[("reason", &reason)]);
+                    notify::status(format_args!("no connection: {reason}"));
+                    notify::tell("READY=1");
                     false
                 }
                 Attempt::Lost(end) if self.settings.once => {
@@ -157,6 +194,7 @@ impl Client {
                 Attempt::Lost(end) => {
                     let at_once = may_come_back_at_once(&end)?;
                     log::warning("tunnel", "connection lost, connecting again", &[("reason", &end)]);
+                    notify::status(format_args!("connection lost: {end}"));
                     // Only a session that held begins the pauses anew: a server that ends each at once meets growing ones.
                     let held = began.elapsed() >= HELD;
                     if held {
@@ -241,6 +279,8 @@ impl Client {
         let milliseconds = session.round_trip.as_secs_f64() * 1e3;
         let connected =
             format!("connected: {addresses} via {server} ({software}), suite {suite}, round trip {milliseconds:.2} ms");
+        notify::status(&connected);
+        notify::tell("READY=1");
         // Where a command runs, stdout is that command's.
         if self.settings.command.is_empty() {
             print(&connected)
@@ -277,7 +317,11 @@ impl Client {
         let (known, at) = &mut *locked(&self.server);
         if known.is_empty() {
             let name = &self.settings.server;
-            let found = name.to_socket_addrs().map_err(|error| format!("cannot find {name}: {error}"))?;
+            let found = name.to_socket_addrs().map_err(|error| {
+                format!(
+                    "cannot find {name}: {error} (is this the right name, and does this machine's resolver answer?)"
+                )
+            })?;
             (*known, *at) = (found.collect(), Instant::now());
         }
         Ok(())
@@ -303,22 +347,28 @@ impl Client {
         Err(reason)
     }
 
-    fn handshake(&self, socket: &Arc<TcpStream>, reader: &mut FrameReader) -> Result<Session, Attempt> {
-        let server = peer(socket);
-        let failed = |reason: String| Attempt::Failed(format!("{server}: {reason}"));
+    /// ClientHello and ServerHello: what both agree on, and how long the answer took.
+    fn greet(&self, socket: &TcpStream, reader: &mut FrameReader) -> Result<(Agreed, Duration), String> {
+        let failed = |reason: String| format!("{}: {reason}", peer(socket));
         let offer = Offer {
             suites: self.settings.suites.clone(),
             capabilities: Capabilities { super_packets: true },
             software: super::SOFTWARE.into(),
         };
-        // ClientHello, ServerHello.
         let (root, step) = locked(&self.key).current();
         let (frame, await_server_hello) = client_hello(&root, step, offer, fresh_hello());
         let asked = Instant::now();
-        (&**socket).write_all(&frame).map_err(|error| failed(format!("cannot send: {error}")))?;
+        (&*socket).write_all(&frame).map_err(|error| failed(format!("cannot send: {error}")))?;
         let body = reader.frame_until(MAX_HELLO, asked + ANSWER_TIME).map_err(|reason| failed(unanswered(&reason)))?;
         let round_trip = asked.elapsed();
         let agreed = await_server_hello.receive(body).map_err(|reason| failed(explained(&reason)))?;
+        Ok((agreed, round_trip))
+    }
+
+    fn handshake(&self, socket: &Arc<TcpStream>, reader: &mut FrameReader) -> Result<Session, Attempt> {
+        let server = peer(socket);
+        let failed = |reason: String| Attempt::Failed(format!("{server}: {reason}"));
+        let (agreed, round_trip) = self.greet(socket, reader).map_err(Attempt::Failed)?;
         let Agreed { suite, capabilities, .. } = agreed;
         let software = agreed.software.clone();
         // Finished, Config.
@@ -463,6 +513,15 @@ fn wait_for_echo(replies: &Receiver<Reply>, due: u16, deadline: Instant) -> Opti
     }
 }
 
+/// The state of a ratcheted key that is only looked at.
+struct Untouched;
+
+impl Store for Untouched {
+    fn save(&mut self, _: &Kept) -> Result<(), String> {
+        Err("this state is not to be changed".into())
+    }
+}
+
 /// What a handshake has led to.
 struct Session {
     config: NetworkConfig,
@@ -508,6 +567,7 @@ impl Inside for FromServer<'_> {
     }
 
     fn pause(&mut self) {
+        self.client.pulse.beat();
         self.batch.rest();
     }
 
@@ -546,17 +606,19 @@ fn advice(kind: ErrorKind) -> &'static str {
         ErrorKind::ConnectionRefused => " (nothing listens there: is the server running, and is this its port?)",
         ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => " (this machine has no way there)",
         ErrorKind::TimedOut => " (no machine there, or a firewall in between)",
+        ErrorKind::PermissionDenied => " (a firewall on this machine forbids it; a kill switch ends by fernvpn unlock)",
         _ => "",
     }
 }
 
 /// What can be known when there was a connection and no answer.
 fn unanswered(reason: &NoFrame) -> String {
-    const MEANS: &str = "a server says nothing to a key that it does not know; or this is another server, or no \
-                         fernvpn server at all. The server's log says which";
+    const MEANS: &str = "a server says nothing to a key that it does not know (removed, another server's, or an earlier \
+                         step of a ratcheted one) nor, with hello-max-age, to a wrong clock; or this is no fernvpn \
+                         server. The server's log says which";
     match reason {
         NoFrame::TimedOut => format!("connected, but no answer for {} s: {MEANS}", ANSWER_TIME.as_secs()),
-        NoFrame::BadLength(_) => format!("this is not a fernvpn server ({reason})"),
+        NoFrame::BadLength(_) | NoFrame::BadPreface(_) => format!("this is not a fernvpn server ({reason})"),
         _ => format!("connected, but closed without an answer ({reason}): {MEANS}"),
     }
 }

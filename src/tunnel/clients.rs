@@ -5,6 +5,9 @@
 //!  by address  ─> client               for a packet: exact addresses first, then networks behind clients. Whoever
 //!                                      gets what is sent to an address, and nobody else, may send from it
 //! ```
+//!
+//! A reload makes all of this anew. What a client of the same name has lived through goes over: its connection, its
+//! traffic, the hellos it was answered. The state of a ratcheted key goes over with its file.
 
 use super::addresses::AddressPool;
 use super::locked;
@@ -16,8 +19,10 @@ use crate::packet::subnet::Subnet;
 use crate::protocol::key_schedule::{Id, Root};
 use crate::protocol::ratchet::ServerState;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Instant;
 
 /// Answered hellos that are remembered for each client.
 const REMEMBERED: usize = 64;
@@ -32,10 +37,14 @@ pub struct Client {
     pub routes: Vec<Subnet>,
     /// What it has sent and received since the server started.
     pub traffic: Arc<Traffic>,
-    /// Its ratcheted key, once [`Clients::open_states`] has run.
-    steps: OnceLock<Mutex<ServerSteps>>,
-    state: Mutex<State>,
+    /// The file of its ratcheted key, if it has one, and the key once [`Clients::open_states`] has run.
+    ratchet: Option<PathBuf>,
+    steps: OnceLock<Steps>,
+    state: Arc<Mutex<State>>,
 }
+
+/// A ratcheted key.
+type Steps = Arc<Mutex<ServerSteps>>;
 
 #[derive(Default)]
 struct State {
@@ -44,29 +53,38 @@ struct State {
     /// Handshakes begun, and the number of the newest that has finished.
     begun: u64,
     finished: u64,
-    connection: Option<Connected>,
+    connection: Option<Arc<Connected>>,
     /// The connection before that one, which may still be waiting for its end.
     replaced: Weak<Outbound>,
 }
 
 /// A client's connection.
-#[derive(Clone)]
 pub struct Connected {
     /// Where it comes from.
     pub from: SocketAddr,
     /// The way to it.
     pub outbound: Arc<Outbound>,
+    /// Its socket, for what the kernel knows of it.
+    pub socket: Arc<TcpStream>,
+    /// The id of the key that it was made with.
+    pub key: Id,
+    /// When it was made.
+    pub since: Instant,
 }
 
 impl Client {
-    fn new(peer: &Peer, addresses: Vec<Subnet>) -> Client {
+    /// `before` are the clients until now.
+    fn new(peer: &Peer, addresses: Vec<Subnet>, before: &[Arc<Client>]) -> Client {
+        let same = before.iter().find(|client| client.name == peer.name);
+        let ratcheted = before.iter().find(|client| peer.ratchet.is_some() && client.ratchet == peer.ratchet);
         Client {
             name: peer.name.clone(),
             addresses,
             routes: peer.routes.clone(),
-            traffic: Arc::default(),
-            steps: OnceLock::new(),
-            state: Mutex::default(),
+            traffic: same.map(|client| Arc::clone(&client.traffic)).unwrap_or_default(),
+            ratchet: peer.ratchet.clone(),
+            steps: ratcheted.map(|client| client.steps.clone()).unwrap_or_default(),
+            state: same.map(|client| Arc::clone(&client.state)).unwrap_or_default(),
         }
     }
 
@@ -94,14 +112,14 @@ impl Client {
         &self,
         number: u64,
         connect: impl FnOnce() -> Connected,
-    ) -> Result<(Connected, Option<Connected>), Superseded> {
+    ) -> Result<(Arc<Connected>, Option<Arc<Connected>>), Superseded> {
         let mut state = locked(&self.state);
         if number <= state.finished {
             return Err(Superseded);
         }
         state.finished = number;
-        let connected = connect();
-        let replaced = state.connection.replace(connected.clone());
+        let connected = Arc::new(connect());
+        let replaced = state.connection.replace(Arc::clone(&connected));
         if let Some(replaced) = &replaced {
             let earlier = std::mem::replace(&mut state.replaced, Arc::downgrade(&replaced.outbound));
             if let Some(earlier) = earlier.upgrade() {
@@ -120,8 +138,18 @@ impl Client {
     }
 
     /// The connection, if there is one.
-    pub fn connection(&self) -> Option<Connected> {
+    pub fn connection(&self) -> Option<Arc<Connected>> {
         locked(&self.state).connection.clone()
+    }
+
+    /// The way to it, if there is one.
+    pub fn way(&self) -> Option<Arc<Outbound>> {
+        locked(&self.state).connection.as_ref().map(|connected| Arc::clone(&connected.outbound))
+    }
+
+    /// The step of its ratcheted key, if it has one.
+    pub fn step(&self) -> Option<u64> {
+        self.steps.get().map(|steps| locked(steps).step())
     }
 }
 
@@ -133,8 +161,9 @@ pub struct Superseded;
 pub struct Clients {
     all: Vec<Arc<Client>>,
     by_id: HashMap<Id, (Arc<Client>, Root)>,
-    /// The same for ratcheted keys, whose ids change.
-    ratcheted: Mutex<HashMap<Id, Arc<Client>>>,
+    /// The same for ratcheted keys, whose ids change. Shared with the clients before a reload, by which a handshake
+    /// may still be under way.
+    ratcheted: Arc<Mutex<HashMap<Id, Steps>>>,
     by_address: HashMap<IpAddr, Arc<Client>>,
     networks: Vec<(Subnet, Arc<Client>)>,
     /// The tunnel's own networks.
@@ -147,6 +176,14 @@ impl Clients {
     /// # Errors
     /// A sentence: two peers with one name, key or address, or no address left.
     pub fn new(settings: &ServerSettings) -> Result<Clients, String> {
+        Clients::after(None, settings)
+    }
+
+    /// The same for a new configuration: with what those `before` have lived through, and their ratcheted keys.
+    ///
+    /// # Errors
+    /// As [`Clients::new`].
+    pub fn after(before: Option<&Clients>, settings: &ServerSettings) -> Result<Clients, String> {
         let mut pool = AddressPool::new(&settings.addresses);
         // Fixed addresses first, so that no lease takes them.
         let mut fixed = Vec::new();
@@ -161,14 +198,15 @@ impl Clients {
         let mut clients = Clients {
             all: Vec::new(),
             by_id: HashMap::new(),
-            ratcheted: Mutex::default(),
+            ratcheted: before.map(|before| Arc::clone(&before.ratcheted)).unwrap_or_default(),
             by_address: HashMap::new(),
             networks: Vec::new(),
             tunnel: settings.addresses.clone(),
         };
         for (peer, mut addresses) in settings.peers.iter().zip(fixed) {
             addresses.extend(pool.lease(&peer.name, &addresses)?);
-            clients.add(peer, Arc::new(Client::new(peer, addresses)))?;
+            let before = before.map_or(&[][..], Clients::all);
+            clients.add(peer, Arc::new(Client::new(peer, addresses, before)))?;
         }
         // The longest prefix first, so that the first that contains an address is the right one.
         clients.networks.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix));
@@ -190,24 +228,41 @@ impl Clients {
         Ok(())
     }
 
-    /// Takes the state files of ratcheted keys. They are this program's until the clients are dropped.
+    /// Takes the state files of ratcheted keys that are new. They are this program's until the clients are dropped.
     ///
     /// # Errors
     /// A sentence: a file that cannot be had, read or written, or two clients with one key.
-    pub fn open_states(&self, settings: &ServerSettings) -> Result<(), String> {
-        for (peer, client) in settings.peers.iter().zip(&self.all) {
-            let Some(path) = &peer.ratchet else { continue };
-            let (file, kept) = StateFile::open(path)?;
-            let steps = ServerSteps::open(&kept, Box::new(file))?;
-            for id in steps.ids() {
-                let other = locked(&self.ratcheted).insert(id, Arc::clone(client));
-                if let Some(other) = other.as_ref().or(self.by_id.get(&id).map(|(other, _)| other)) {
+    pub fn open_states(&self) -> Result<(), String> {
+        let mut seen: HashMap<Id, &Client> = HashMap::new();
+        for client in &self.all {
+            let Some(path) = &client.ratchet else { continue };
+            if client.steps.get().is_none() {
+                let (file, kept) = StateFile::open(path)?;
+                let _ = client.steps.set(Arc::new(Mutex::new(ServerSteps::open(&kept, Box::new(file))?)));
+            }
+            for id in client.steps.get().iter().flat_map(|steps| locked(steps).ids().collect::<Vec<_>>()) {
+                let other = seen.insert(id, client).or(self.by_id.get(&id).map(|(other, _)| &**other));
+                if let Some(other) = other.filter(|other| other.name != client.name) {
                     return Err(same_key(other, client));
                 }
             }
-            let _ = client.steps.set(Mutex::new(steps));
         }
         Ok(())
+    }
+
+    /// From now on ids find the ratcheted keys of these clients, and no others.
+    pub fn enrol(&self) {
+        let mut own = HashSet::new();
+        for steps in self.all.iter().filter_map(|client| client.steps.get()) {
+            own.insert(Arc::as_ptr(steps));
+            let key = locked(steps);
+            locked(&self.ratcheted).extend(key.ids().map(|id| (id, Arc::clone(steps))));
+        }
+        locked(&self.ratcheted).retain(|_, steps| own.contains(&Arc::as_ptr(steps)));
+    }
+
+    fn with_steps(&self, steps: &Steps) -> Option<&Arc<Client>> {
+        self.all.iter().find(|client| client.steps.get().is_some_and(|own| Arc::ptr_eq(own, steps)))
     }
 
     /// All of them, in the configuration's order.
@@ -220,9 +275,17 @@ impl Clients {
         if let Some((client, root)) = self.by_id.get(id) {
             return Some((Arc::clone(client), Some(root.clone())));
         }
-        let client = locked(&self.ratcheted).get(id).cloned()?;
-        let root = client.steps.get().and_then(|steps| locked(steps).root(*id));
-        Some((client, root))
+        let steps = locked(&self.ratcheted).get(id).cloned()?;
+        let root = locked(&steps).root(*id);
+        self.with_steps(&steps).map(|client| (Arc::clone(client), root))
+    }
+
+    /// The client to which the key of a connection belongs now. `then` is whose it was when the connection was made.
+    pub fn holder(&self, then: &Client, key: &Id) -> Option<&Arc<Client>> {
+        match then.steps.get() {
+            Some(steps) => self.with_steps(steps),
+            None => self.by_id.get(key).map(|(client, _)| client),
+        }
     }
 
     /// The state of a ratcheted key that answers an authentic hello with this id; none for a static key.
@@ -246,13 +309,15 @@ impl Clients {
         client: &Arc<Client>,
         act: impl FnOnce(&mut ServerSteps) -> Result<T, String>,
     ) -> Result<Option<T>, String> {
-        let Some(steps) = client.steps.get() else { return Ok(None) };
-        let mut steps = locked(steps);
+        let Some(shared) = client.steps.get() else { return Ok(None) };
+        let mut steps = locked(shared);
         let before: Vec<Id> = steps.ids().collect();
         let done = act(&mut steps)?;
         let mut ratcheted = locked(&self.ratcheted);
-        before.iter().for_each(|id| _ = ratcheted.remove(id));
-        ratcheted.extend(steps.ids().map(|id| (id, Arc::clone(client))));
+        // Of a client that a reload has removed meanwhile there are none, and none come back.
+        if before.iter().filter(|id| ratcheted.remove(*id).is_some()).count() > 0 {
+            ratcheted.extend(steps.ids().map(|id| (id, Arc::clone(shared))));
+        }
         Ok(Some(done))
     }
 
@@ -267,8 +332,7 @@ impl Clients {
 
     /// Whether a packet with this source may come from the client.
     pub fn may_send(&self, client: &Client, source: IpAddr) -> bool {
-        client.addresses.iter().any(|own| own.address == source)
-            || self.owner(source).is_some_and(|owner| owner.name == client.name)
+        self.owner(source).is_some_and(|owner| owner.name == client.name)
     }
 
     /// Whether an address belongs to the tunnel's networks, and so never to the world behind the device.

@@ -7,6 +7,7 @@
 
 use super::batch::{Batch, PACKET_AT};
 use super::outbound::{FRAME_ROOM, Outbound};
+use crate::os::notify::{Pulse, TURN};
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
 use crate::packet::offload::{self, Checked, Offload};
@@ -29,7 +30,9 @@ pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outb
     let header = if device.offload() { offload::LENGTH } else { 0 };
     let mut frame = vec![0; FRAME_ROOM];
     let mut batch = Batch::new();
+    let pulse = Pulse::new("device");
     loop {
+        pulse.beat();
         match device.read_now(&mut frame[PACKET_AT - header..PACKET_AT + MAX_PACKET]) {
             Ok(read) => {
                 let packet = &frame[PACKET_AT..PACKET_AT + read.saturating_sub(header)];
@@ -44,7 +47,7 @@ pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outb
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 batch.flush();
-                if !device.wait_readable(wake, None).map_err(failed)? {
+                if !device.wait_readable(wake, Some(TURN)).map_err(failed)? {
                     return Ok(());
                 }
             }

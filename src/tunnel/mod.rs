@@ -21,6 +21,7 @@
 //! | [`key_log`] | what opens a recording of this session? |
 //! | [`steps`] | when does a ratcheted key move? |
 //! | [`admission`] | how many strangers are listened to? |
+//! | [`proxy`] | who is behind the load balancer? |
 //! | [`server`], [`client`] | the two ends |
 #![forbid(unsafe_code)]
 
@@ -35,6 +36,7 @@ pub mod connection;
 pub mod device;
 pub mod key_log;
 pub mod outbound;
+pub mod proxy;
 pub mod server;
 pub mod steps;
 

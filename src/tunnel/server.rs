@@ -4,6 +4,9 @@
 //!  accept ─> thread: ClientHello? ─ no ─> silence until the deadline
 //!                    └ ServerHello ─> Finished? ─> the client's connection from now on, Config ─> records
 //! ```
+//!
+//! What the configuration says is one value, [`Current`], which a reload replaces as a whole. Connections that fit the
+//! new one as well notice nothing; the others get a Close.
 
 use super::admission::{Admission, PLACES};
 use super::batch::Batch;
@@ -13,24 +16,27 @@ use super::config_record::{NetworkConfig, listed};
 use super::connection::{self, End, Inside, MAX_MESSAGE, Patience, close};
 use super::key_log::KeyLog;
 use super::outbound::{Outbound, count};
-use super::{device, fresh, fresh_hello, locked};
+use super::{device, fresh, fresh_hello, locked, proxy};
 use crate::config::settings::ServerSettings;
 use crate::fernet::Age;
 use crate::os::clock;
 use crate::os::log::{self, Seldom};
+use crate::os::notify::{self, Pulse, TURN};
 use crate::os::signal::{self, Signal};
 use crate::os::socket;
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
 use crate::packet::offload::{Checked, Offload};
+use crate::packet::subnet::Subnet;
 use crate::packet::{icmp, ip};
 use crate::protocol::handshake::{Capabilities, ClientHello, Offer, Ready, Refused, client_id};
+use crate::protocol::key_schedule::Id;
 use crate::protocol::limits::{MAX_CONTENT, MAX_HELLO};
 use crate::protocol::record::{Kind, Opener};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -58,16 +64,22 @@ pub struct Server {
 }
 
 struct Shared {
-    settings: ServerSettings,
-    clients: Clients,
+    current: RwLock<Arc<Current>>,
     device: Option<Tun>,
     admission: Admission,
-    offer: Offer,
     key_log: Option<KeyLog>,
     connected: Mutex<usize>,
     fewer_connected: Condvar,
     stopping: AtomicBool,
     failure: Mutex<Option<String>>,
+    reloading: Mutex<()>,
+}
+
+/// What the configuration says now.
+pub struct Current {
+    settings: ServerSettings,
+    clients: Clients,
+    offer: Offer,
 }
 
 impl Server {
@@ -76,33 +88,19 @@ impl Server {
     /// # Errors
     /// A sentence: a configuration that contradicts itself, or a thread or descriptor that cannot be had.
     pub fn start(settings: ServerSettings, listeners: Vec<TcpListener>, device: Option<Tun>) -> Result<Server, String> {
-        let clients = Clients::new(&settings)?;
-        clients.open_states(&settings)?;
         let key_log = KeyLog::open(settings.keylog.as_deref()).map_err(|error| error.to_string())?;
-        let offer = Offer {
-            suites: settings.suites.clone(),
-            capabilities: Capabilities { super_packets: true },
-            software: super::SOFTWARE.into(),
-        };
+        let current = Current::new(settings, None)?;
         let shared = Arc::new(Shared {
-            settings,
-            clients,
+            current: RwLock::new(Arc::new(current)),
             device,
             admission: Admission::new(PLACES),
-            offer,
             key_log,
             connected: Mutex::new(0),
             fewer_connected: Condvar::new(),
             stopping: AtomicBool::new(false),
             failure: Mutex::default(),
+            reloading: Mutex::default(),
         });
-        for client in shared.clients.all() {
-            // Otherwise every client would refuse it, each time it connects.
-            let config = shared.config_for(client).encode();
-            if config.len() > MAX_CONTENT || NetworkConfig::decode(&config).is_err() {
-                return Err("too many routes or resolvers to push: at most 1000 of each, and 64 KiB in all".into());
-            }
-        }
         let wake = Wake::new().map_err(|error| format!("cannot start: {error}"))?;
         let server = Server { shared, listeners: listeners.into_iter().map(Arc::new).collect(), wake: Arc::new(wake) };
         server.start_threads().map_err(|error| format!("cannot start a thread: {error}"))?;
@@ -128,9 +126,33 @@ impl Server {
         Ok(())
     }
 
-    /// The clients.
-    pub fn clients(&self) -> &Clients {
-        &self.shared.clients
+    /// The clients, as they are now.
+    pub fn clients(&self) -> Vec<Arc<Client>> {
+        self.shared.current().clients.all().to_vec()
+    }
+
+    /// Takes up a new configuration, of which what is in use by whoever started the server must be the same (listeners,
+    /// device, addresses). Returns what was done, in words. Clients to whom it says nothing new notice nothing.
+    ///
+    /// # Errors
+    /// A sentence. Then nothing has changed.
+    pub fn reload(&self, settings: ServerSettings) -> Result<String, String> {
+        let _alone = locked(&self.shared.reloading);
+        let old = self.shared.current();
+        let new = Arc::new(Current::new(settings, Some(&old.clients))?);
+        *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
+        // Whoever finishes a handshake by the old one from now on looks again afterwards.
+        let (mut removed, mut changed) = (0, 0);
+        for client in old.clients.all() {
+            let Some(connection) = client.connection() else { continue };
+            match new.judge(&old, client, &connection) {
+                Ok(()) => {}
+                Err(close::REMOVED) => removed += 1,
+                Err(_) => changed += 1,
+            }
+        }
+        let clients = new.clients.all().len();
+        Ok(format!("{clients} clients; cut off, since their key is gone: {removed}; told to connect again: {changed}"))
     }
 
     /// Why it cannot go on, if so: its device is gone.
@@ -145,9 +167,9 @@ impl Server {
             let _ = socket::stop_listening(listener);
         }
         self.shared.admission.end_all();
-        for client in self.shared.clients.all() {
-            if let Some(connection) = client.connection() {
-                connection.outbound.close(close::STOPPING, STOPS);
+        for client in self.clients() {
+            if let Some(way) = client.way() {
+                way.close(close::STOPPING, STOPS);
             }
         }
         self.wake.ring();
@@ -166,10 +188,52 @@ impl Drop for Server {
     }
 }
 
-impl Shared {
-    /// The way to the client that has this address, if it is connected.
-    fn way_to(&self, destination: IpAddr) -> Option<Arc<Outbound>> {
-        self.clients.owner(destination)?.connection().map(|connection| connection.outbound)
+impl Current {
+    fn new(settings: ServerSettings, before: Option<&Clients>) -> Result<Current, String> {
+        let clients = Clients::after(before, &settings)?;
+        let offer = Offer {
+            suites: settings.suites.clone(),
+            capabilities: Capabilities { super_packets: true },
+            software: super::SOFTWARE.into(),
+        };
+        let current = Current { settings, clients, offer };
+        for client in current.clients.all() {
+            // Otherwise every client would refuse it, each time it connects.
+            let config = current.config_for(client).encode();
+            if config.len() > MAX_CONTENT || NetworkConfig::decode(&config).is_err() {
+                return Err("too many routes or resolvers to push: at most 1000 of each, and 64 KiB in all".into());
+            }
+        }
+        current.clients.open_states()?;
+        current.clients.enrol();
+        Ok(current)
+    }
+
+    fn config_for(&self, client: &Client) -> NetworkConfig {
+        NetworkConfig {
+            addresses: client.addresses.clone(),
+            server: self.settings.addresses.iter().map(|own| own.address).collect(),
+            mtu: self.settings.mtu,
+            routes: self.settings.push_routes.clone(),
+            dns: self.settings.push_dns.clone(),
+            keepalive: Duration::from_secs(self.settings.keepalive.into()),
+        }
+    }
+
+    /// Ends a connection that was made, or would be made, by an older configuration unless it fits this one as well: its
+    /// key must be somebody's, and it must have been told what it would be told now.
+    ///
+    /// # Errors
+    /// The code of the Close.
+    fn judge(&self, then: &Current, client: &Client, connection: &Connected) -> Result<(), u8> {
+        let (code, words) = match self.clients.holder(client, &connection.key) {
+            Some(now) if now.name == client.name && self.config_for(now) == then.config_for(client) => return Ok(()),
+            Some(_) => (close::CONFIGURED, "the server's configuration has changed"),
+            None => (close::REMOVED, "this key was removed"),
+        };
+        connection.outbound.close(code, words);
+        log::info("tunnel", words, &[("client", &client.name), ("from", &connection.from)]);
+        Err(code)
     }
 
     /// Whether one more is too many. Who is connected already only changes its connection.
@@ -182,8 +246,26 @@ impl Shared {
     }
 }
 
+impl Shared {
+    fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The way to the client that has this address, if it is connected.
+    fn way_to(&self, destination: IpAddr) -> Option<Arc<Outbound>> {
+        // Not cloned: this is for one packet, and a reload can wait so long.
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.clients.owner(destination)?.way()
+    }
+}
+
 fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
+    let pulse = Pulse::new("accept");
     loop {
+        pulse.beat();
+        if let Ok(false) = socket::wait_to_accept(listener, TURN) {
+            continue;
+        }
         match listener.accept() {
             Ok((socket, from)) => {
                 let server = Arc::clone(shared);
@@ -220,7 +302,9 @@ fn serve(shared: &Arc<Shared>, socket: TcpStream, from: SocketAddr) {
     }
     let mut reader = FrameReader::new(Arc::clone(&socket));
     let deadline = Instant::now() + HANDSHAKE_TIME;
-    let outcome = handshake(shared, &socket, from, &mut reader, deadline);
+    let origin = origin(&shared.current().settings.balancers, from, &mut reader, deadline);
+    let from = *origin.as_ref().unwrap_or(&from);
+    let outcome = origin.and_then(|from| handshake(shared, &socket, from, &mut reader, deadline));
     if let Err(Silence::Keep) = outcome {
         keep_silent(&socket, deadline);
     }
@@ -233,7 +317,10 @@ fn serve(shared: &Arc<Shared>, socket: TcpStream, from: SocketAddr) {
 
 /// What a connection is after Finished.
 struct Authenticated {
+    /// The configuration by which it began.
+    current: Arc<Current>,
     client: Arc<Client>,
+    key: Id,
     number: u64,
     ready: Ready,
     super_packets: bool,
@@ -247,6 +334,36 @@ enum Silence {
     End,
 }
 
+/// Where a connection really comes from: a load balancer says whom it speaks for, before anything else.
+fn origin(
+    balancers: &[Subnet],
+    from: SocketAddr,
+    reader: &mut FrameReader,
+    deadline: Instant,
+) -> Result<SocketAddr, Silence> {
+    if !balancers.iter().any(|network| network.contains(from.ip())) {
+        return Ok(from);
+    }
+    let told = reader.preface_until(proxy::header, deadline).map_err(|reason| no_frame(from, &reason))?;
+    Ok(told.unwrap_or(from))
+}
+
+/// What a stranger sends is no handshake. It may be tried at will, so that it may not fill the log.
+fn refuse(from: SocketAddr, reason: &dyn std::fmt::Display) -> Silence {
+    STRANGERS.warning("tunnel", "handshake refused", &[("from", &from), ("reason", reason)]);
+    Silence::Keep
+}
+
+fn no_frame(from: SocketAddr, reason: &NoFrame) -> Silence {
+    match reason {
+        NoFrame::BadLength(_) | NoFrame::BadPreface(_) => refuse(from, &format_args!("not a hello: {reason}")),
+        _ => {
+            log::debug("tunnel", "no handshake", &[("from", &from), ("reason", reason)]);
+            Silence::End
+        }
+    }
+}
+
 fn handshake(
     shared: &Shared,
     socket: &Arc<TcpStream>,
@@ -255,22 +372,15 @@ fn handshake(
     deadline: Instant,
 ) -> Result<Authenticated, Silence> {
     socket::prepare(socket, &carrier::tuning()).map_err(|_| Silence::End)?;
-    let refuse = |reason: &dyn std::fmt::Display| {
-        STRANGERS.warning("tunnel", "handshake refused", &[("from", &from), ("reason", reason)]);
-        Silence::Keep
-    };
-    let no_frame = |reason: NoFrame| match reason {
-        NoFrame::BadLength(_) => refuse(&format_args!("not a hello: {reason}")),
-        _ => {
-            log::debug("tunnel", "no handshake", &[("from", &from), ("reason", &reason)]);
-            Silence::End
-        }
-    };
+    let refuse = |reason: &dyn std::fmt::Display| refuse(from, reason);
+    let no_frame = |reason| no_frame(from, &reason);
+
+    let current = shared.current();
 
     // ClientHello: the id, then the token, then whether it is new.
     let body = reader.frame_until(MAX_HELLO, deadline).map_err(no_frame)?;
     let id = client_id(body).ok_or_else(|| refuse(&Refused::Length(body.len())))?;
-    let (client, root) = shared.clients.by_id(&id).ok_or_else(|| {
+    let (client, root) = current.clients.by_id(&id).ok_or_else(|| {
         refuse(&"no client has this key: it was removed, or belongs to another server, or this is no fernvpn client")
     })?;
     let named = |reason: &dyn std::fmt::Display| refuse(&format_args!("client {}: {reason}", client.name));
@@ -278,7 +388,7 @@ fn handshake(
         named(&"an earlier step of its ratcheted key: a recording, or a copy or backup in use (fernvpn reset-client)")
     })?;
     let now = clock::unix_seconds();
-    let age = shared.settings.hello_max_age.map(|ttl| Age { now, ttl });
+    let age = current.settings.hello_max_age.map(|ttl| Age { now, ttl });
     let hello = ClientHello::receive(&root, body, age).map_err(|reason| named(&reason))?;
     let number = client.begin(&hello.nonce).ok_or_else(|| named(&"this hello was answered before: a replay"))?;
     if hello.time.abs_diff(now) > CLOCK_DIFFERENCE {
@@ -287,19 +397,19 @@ fn handshake(
     }
 
     // ServerHello, or a reason for one who has the key.
-    if shared.is_full_for(&client, *locked(&shared.connected)) {
+    if current.is_full_for(&client, *locked(&shared.connected)) {
         let _ = send(socket, &hello.refuse("the server is full", fresh()));
         let _ = named(&"the server is full (max-clients)");
         return Err(Silence::End);
     }
-    let ratchet = match shared.clients.meet(&client, id) {
+    let ratchet = match current.clients.meet(&client, id) {
         Ok(ratchet) => ratchet,
         Err(reason) => {
             let _ = send(socket, &hello.refuse("the server cannot keep the ratcheted key's step", fresh()));
             return Err(not_kept(&client, &reason));
         }
     };
-    let (frame, answer) = hello.answer(&shared.offer, ratchet.as_ref(), fresh_hello());
+    let (frame, answer) = hello.answer(&current.offer, ratchet.as_ref(), fresh_hello());
     let answered = Instant::now();
     send(socket, &frame).map_err(|_| Silence::End)?;
     let await_finished = answer.map_err(|reason| {
@@ -314,9 +424,9 @@ fn handshake(
     let super_packets = await_finished.capabilities.super_packets;
     let ready = await_finished.receive(body).map_err(|reason| named(&reason))?;
     let step = ratchet.map(|state| state.step);
-    shared.clients.finish(&client, step).map_err(|reason| not_kept(&client, &reason))?;
-    carrier::suit(socket, &shared.settings.congestion, round_trip);
-    Ok(Authenticated { client, number, ready, super_packets })
+    current.clients.finish(&client, step).map_err(|reason| not_kept(&client, &reason))?;
+    carrier::suit(socket, &current.settings.congestion, round_trip);
+    Ok(Authenticated { current, client, key: id, number, ready, super_packets })
 }
 
 /// Without a durable step there is no session: better none than one that is not ratcheted.
@@ -328,12 +438,12 @@ fn not_kept(client: &Client, reason: &dyn std::fmt::Display) -> Silence {
 /// A session from Finished to its end.
 fn session(
     shared: &Arc<Shared>,
-    Authenticated { client, number, ready, super_packets }: Authenticated,
+    Authenticated { current, client, key, number, ready, super_packets }: Authenticated,
     from: SocketAddr,
     socket: &Arc<TcpStream>,
     reader: &mut FrameReader,
 ) {
-    let config = shared.config_for(&client).encode();
+    let config = current.config_for(&client).encode();
     let Ok((frame, sealer, mut opener)) = ready.configure(&config, &mut fresh) else {
         return log::error("tunnel", "too many routes for one Config", &[("client", &client.name)]);
     };
@@ -343,18 +453,21 @@ fn session(
     }
     let connect = || {
         let traffic = Arc::clone(&client.traffic);
-        Connected { from, outbound: Outbound::new(Arc::clone(socket), sealer, super_packets, traffic, frame) }
+        let outbound = Outbound::new(Arc::clone(socket), sealer, super_packets, traffic, frame);
+        Connected { from, outbound, socket: Arc::clone(socket), key, since: Instant::now() }
     };
     // Counted and finished in one, so that handshakes at the same time do not all take the last place.
     let mut connected = locked(&shared.connected);
-    if shared.is_full_for(&client, *connected) {
+    if current.is_full_for(&client, *connected) {
         return STRANGERS.warning("tunnel", "the server is full (max-clients)", &[("client", &client.name)]);
     }
-    let Ok((Connected { outbound, .. }, replaced)) = client.finish(number, connect) else {
+    let Ok((connection, replaced)) = client.finish(number, connect) else {
         let fields: log::Fields = &[("client", &client.name), ("from", &from)];
         return log::warning("tunnel", "a handshake came too late: a newer one has finished", fields);
     };
+    let outbound = &connection.outbound;
     *connected += 1;
+    notify::status(format_args!("{connected} clients connected"));
     drop(connected);
     let addresses = listed(&client.addresses);
     log::info(
@@ -370,13 +483,20 @@ fn session(
         // `stop` may have asked this client for its connection before there was one.
         outbound.close(close::STOPPING, STOPS);
     }
-    let end = receive(shared, &client, &outbound, reader, &mut opener);
-    client.end(&outbound);
+    // So may a reload, in vain.
+    let _ = shared.current().judge(&current, &client, &connection);
+    let keepalive = Duration::from_secs(current.settings.keepalive.into());
+    drop(current);
+    let end = receive(shared, &client, outbound, keepalive, reader, &mut opener);
+    client.end(outbound);
     if matches!(end, End::Left) {
         drain(socket);
     }
     outbound.abort();
-    *locked(&shared.connected) -= 1;
+    let mut connected = locked(&shared.connected);
+    *connected -= 1;
+    notify::status(format_args!("{connected} clients connected"));
+    drop(connected);
     shared.fewer_connected.notify_all();
     let fields: log::Fields = &[("client", &client.name), ("from", &from), ("reason", &end)];
     match end {
@@ -389,30 +509,19 @@ fn receive(
     shared: &Arc<Shared>,
     client: &Arc<Client>,
     outbound: &Arc<Outbound>,
+    keepalive: Duration,
     reader: &mut FrameReader,
     opener: &mut Opener,
 ) -> End {
-    let keepalive = Duration::from_secs(shared.settings.keepalive.into());
-    let mut inside = FromClient { shared, client, outbound, batch: Batch::new(), scratch: Vec::new() };
+    let mut inside = FromClient { shared, current: None, client, outbound, batch: Batch::new(), scratch: Vec::new() };
     connection::run(reader, opener, outbound, Patience { keepalive, tick: keepalive }, &mut inside)
-}
-
-impl Shared {
-    fn config_for(&self, client: &Client) -> NetworkConfig {
-        NetworkConfig {
-            addresses: client.addresses.clone(),
-            server: self.settings.addresses.iter().map(|own| own.address).collect(),
-            mtu: self.settings.mtu,
-            routes: self.settings.push_routes.clone(),
-            dns: self.settings.push_dns.clone(),
-            keepalive: Duration::from_secs(self.settings.keepalive.into()),
-        }
-    }
 }
 
 /// What a client's records lead to.
 struct FromClient<'a> {
     shared: &'a Shared,
+    /// The configuration, for what arrives together; an idle connection keeps no old one.
+    current: Option<Arc<Current>>,
     client: &'a Client,
     outbound: &'a Arc<Outbound>,
     batch: Batch,
@@ -423,35 +532,35 @@ impl Inside for FromClient<'_> {
     /// Routes a packet: only with the client's own source, and to nobody it may not reach.
     fn parcel(&mut self, parcel: &Checked) {
         let traffic = &self.client.traffic;
+        let current = self.current.get_or_insert_with(|| self.shared.current());
         let Ok((source, destination)) = ip::addresses(parcel.packet()) else { return };
-        if !self.shared.clients.may_send(self.client, source) {
+        let Current { settings, clients, .. } = &**current;
+        if !clients.may_send(self.client, source) {
             return count(&traffic.dropped_source);
         }
-        count(&traffic.packets_in);
-        traffic.bytes_in.fetch_add(parcel.packet().len() as u64, Ordering::Relaxed);
-        let shared = self.shared;
-        match (&shared.device, shared.clients.owner(destination)) {
+        match (&self.shared.device, clients.owner(destination)) {
             // Another client, if they may talk to each other.
-            (_, Some(owner)) => match owner.connection() {
-                Some(to) if shared.settings.client_to_client && owner.name != self.client.name => {
-                    self.batch.push(&to.outbound, parcel);
+            (_, Some(owner)) => match owner.way() {
+                Some(to) if settings.client_to_client && owner.name != self.client.name => {
+                    self.batch.push(&to, parcel);
                 }
-                _ => count(&traffic.dropped_destination),
+                _ => return count(&traffic.dropped_destination),
             },
             // The kernel: the server itself, or a host in the world behind it. Never an address of the tunnel that
             // nobody has, nor one at which whatever listens on this machine would hear it.
             (Some(device), None)
-                if shared.is_own(destination)
-                    || !shared.clients.is_inside(destination) && ip::one_host(destination) =>
+                if current.is_own(destination) || !clients.is_inside(destination) && ip::one_host(destination) =>
             {
                 device::deliver(device, parcel, &mut self.scratch);
             }
             // Without a device, the server answers pings itself.
-            (None, None) if shared.is_own(destination) => {
+            (None, None) if current.is_own(destination) => {
                 answer_echo(parcel, &mut self.scratch, &mut self.batch, self.outbound);
             }
-            _ => count(&traffic.dropped_destination),
+            _ => return count(&traffic.dropped_destination),
         }
+        count(&traffic.packets_in);
+        traffic.bytes_in.fetch_add(parcel.packet().len() as u64, Ordering::Relaxed);
     }
 
     fn message(&mut self, text: &str) {
@@ -465,6 +574,7 @@ impl Inside for FromClient<'_> {
 
     fn pause(&mut self) {
         self.batch.rest();
+        self.current = None;
     }
 }
 

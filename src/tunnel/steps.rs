@@ -45,6 +45,11 @@ impl ServerSteps {
         Ok(ServerSteps { state, store, past: VecDeque::new() })
     }
 
+    /// How many steps the key has made.
+    pub fn step(&self) -> u64 {
+        self.state.step
+    }
+
     /// The ids that belong to this client: of `K`, of `K'`, and of a few keys before.
     pub fn ids(&self) -> impl Iterator<Item = Id> {
         let next = self.state.root.next(&self.state.secret).id();

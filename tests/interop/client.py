@@ -1,6 +1,6 @@
 """A client of docs/PROTOCOL.md: says hello, sends a Message, pings, and leaves.
 
-python3 client.py -k KEYFILE --connect HOST:PORT [--suite SUITE] [--send TEXT] [--ping N] [--rekey]
+python3 client.py -k KEYFILE --connect HOST:PORT [--suite SUITE] [--send TEXT]... [--ping N] [--rekey]
 """
 
 import argparse
@@ -13,7 +13,7 @@ from ipaddress import ip_address, ip_interface
 
 from fernvpn_peer import (CLOSE, CONFIG, FINISHED, HANDSHAKE_SECONDS, HELLO_LIMIT, MESSAGE, PACKETS, PING, PONG,
                           RECORD_LIMIT, REKEY, Ended, Frames, Session, derive, frame, open_token, read_fields,
-                          read_keys, seal_token, traffic_secrets, write_fields)
+                          read_keys, require, seal_token, traffic_secrets, write_fields)
 from packets import REPLY, REQUEST, read_echo, read_packets, write_echo, write_packets
 
 
@@ -30,17 +30,13 @@ def handshake(sock, K, suites):
 
     server_hello = frames.read(HELLO_LIMIT, deadline)                               # 4.3 ServerHello
     fields = read_fields(open_token(hello, server_hello))
-    if fields.get("role") != "server":
-        raise Ended("our own hello was reflected")
-    if fields.get("client-nonce") != nonce:
-        raise Ended("the ServerHello answers another hello")
-    if "refused" in fields:
-        raise Ended("the server refuses: " + fields["refused"])
+    require(fields.get("role") == "server", "our own hello was reflected")
+    require(fields.get("client-nonce") == nonce, "the ServerHello answers another hello")
+    require("refused" not in fields, "the server refuses: " + fields.get("refused", ""))
     suite = fields["suite"]
-    if fields["version"] != "1" or suite not in suites or fields.get("capabilities") or "step" in fields:
-        raise Ended("the server chose something that we did not offer")
-    if not re.fullmatch("[0-9a-f]{64}", fields["nonce"]):
-        raise Ended("the server's nonce is not 64 lower-case hexadecimal digits")
+    require(fields["version"] == "1" and suite in suites, "the server chose something that we did not offer")
+    require(not fields.get("capabilities") and "step" not in fields, "the server chose something that we did not offer")
+    require(re.fullmatch("[0-9a-f]{64}", fields["nonce"]), "the server's nonce is not 64 lower-case hexadecimal digits")
 
     client, server = traffic_secrets(K, client_hello, server_hello)                 # section 5
     session = Session(frames, suite, client, server)
@@ -50,9 +46,12 @@ def handshake(sock, K, suites):
     return session, {"suite": suite, **config}
 
 
-def send_message(session, text):
-    session.send(MESSAGE, text.encode("utf-8"))
-    print("answer:", wait_for(session, MESSAGE).decode("utf-8"), flush=True)
+def send_messages(session, texts):
+    """All of them, then waits for as many answers."""
+    for text in texts:
+        session.send(MESSAGE, text.encode("utf-8"))
+    for _ in texts:
+        print("answer:", wait_for(session, MESSAGE).decode("utf-8"), flush=True)
 
 
 def ping(session, config, count):
@@ -64,8 +63,7 @@ def ping(session, config, count):
         session.send(PING, rest[:8])
         session.send(PACKETS, write_packets(
             [write_echo(REQUEST, own[target.version], target, rest) for target in targets]))
-        if wait_for(session, PONG) != rest[:8]:
-            raise Ended("the Pong is not that of our Ping")
+        require(wait_for(session, PONG) == rest[:8], "the Pong is not that of our Ping")
         missing = {(REPLY, target, own[target.version], rest) for target in targets}
         while missing:
             missing -= {read_echo(packet) for packet in read_packets(wait_for(session, PACKETS))}
@@ -88,7 +86,7 @@ def main():
     parser.add_argument("-k", required=True, metavar="KEYFILE")
     parser.add_argument("--connect", required=True, metavar="HOST:PORT")
     parser.add_argument("--suite", action="append", choices=RECORD_LIMIT)
-    parser.add_argument("--send", metavar="TEXT")
+    parser.add_argument("--send", action="append", default=[], metavar="TEXT")
     parser.add_argument("--ping", type=int, default=0, metavar="N")
     parser.add_argument("--rekey", action="store_true", help="do a Rekey, then send and ping once more")
     options = parser.parse_args()
@@ -101,8 +99,7 @@ def main():
         for round in range(1 + options.rekey):
             if round == 1:
                 session.send(REKEY)                                                 # section 7
-            if options.send is not None:
-                send_message(session, options.send)
+            send_messages(session, options.send)
             ping(session, config, options.ping)
         session.send(CLOSE, b"\x00" + b"leaving")                                   # 6.2 Close
         while sock.recv(65536):                                                     # until the server ends TCP
@@ -110,7 +107,8 @@ def main():
         print("closed", flush=True)
 
 
-try:
-    main()
-except (KeyError, OSError, ValueError) as reason:
-    sys.exit(f"client.py: {reason}")
+if __name__ == "__main__":
+    try:
+        main()
+    except (KeyError, OSError, ValueError) as reason:
+        sys.exit(f"client.py: {reason}")

@@ -26,6 +26,12 @@ class Ended(ValueError):
     """The connection has to end, and why."""
 
 
+def require(holds, why):
+    """A check. Where it does not hold, the connection has to end."""
+    if not holds:
+        raise Ended(why)
+
+
 # 1. Notation, and 2. Keys
 def derive(k, salt, label, n):
     prk = hmac.digest(salt, k, "sha256")
@@ -45,8 +51,7 @@ def seal_token(key, message):
 
 def open_token(key, token):
     """No time-to-live: timestamps are not checked. Fernet overlooks a second spelling of a token; we do not."""
-    if base64.urlsafe_b64encode(base64.urlsafe_b64decode(token)) != token:
-        raise Ended("this is not the base64url of a token")
+    require(base64.urlsafe_b64encode(base64.urlsafe_b64decode(token)) == token, "this is not how a token is written")
     try:
         return Fernet(base64.urlsafe_b64encode(key)).decrypt(token)
     except InvalidToken:
@@ -68,16 +73,14 @@ class Frames:
         while len(self.buffer) < size:
             self.sock.settimeout(max(deadline - time.monotonic(), 0.001))
             received = self.sock.recv(65536)        # on TimeoutError, self.buffer keeps what there is
-            if not received:
-                raise Ended("truncation: the stream ended without a Close")
+            require(received, "truncation: the stream ended without a Close")
             self.buffer += received
 
     def read(self, limit, deadline):
         """The body of the next frame."""
         self.fill(4, deadline)
         (n,) = struct.unpack(">I", self.buffer[:4])
-        if not 1 <= n <= limit:
-            raise Ended(f"a frame of {n} bytes is out of range")
+        require(1 <= n <= limit, f"a frame of {n} bytes is out of range")
         self.fill(4 + n, deadline)
         body, self.buffer = self.buffer[4:4 + n], self.buffer[4 + n:]
         return body
@@ -89,11 +92,9 @@ def write_fields(fields):
 
 
 def read_fields(message):
-    if not re.fullmatch(rb"([a-z0-9-]+=[ -~]*\n)*", message):
-        raise Ended("these are no fields")
+    require(re.fullmatch(rb"([a-z0-9-]+=[ -~]*\n)*", message), "these are no fields")
     pairs = [line.split("=", 1) for line in message.decode("ascii").split("\n")[:-1]]
-    if len(dict(pairs)) != len(pairs):
-        raise Ended("a name stands twice")
+    require(len(dict(pairs)) == len(pairs), "a name stands twice")
     return dict(pairs)
 
 
@@ -119,8 +120,7 @@ class Direction:
 
     def count(self, content):
         self.counter, self.content_bytes = self.counter + 1, self.content_bytes + len(content)
-        if self.counter > 2**32 or self.content_bytes > 2**36:
-            raise Ended("this key has been used for too much")      # section 7
+        require(self.counter <= 2**32 and self.content_bytes <= 2**36, "a key has been used for too much")  # section 7
 
     def nonce(self):
         return bytes(a ^ b for a, b in zip(self.iv, struct.pack(">IQ", 0, self.counter)))
@@ -140,8 +140,7 @@ class Direction:
         """The type and the content of the next record."""
         if self.suite == "fernet":
             message = open_token(self.key, body)
-            if message[:8] != struct.pack(">Q", self.counter):
-                raise Ended("a record has another counter than the one that is due")
+            require(message[:8] == struct.pack(">Q", self.counter), "a record has another counter than is due")
             message = message[8:]
         else:
             try:
@@ -172,8 +171,8 @@ class Session:
     def read_record(self, deadline, types):
         """The next record; only these types are allowed now."""
         type, content = self.receiving.open(self.frames.read(RECORD_LIMIT[self.receiving.suite], deadline))
-        if type not in types or len(content) not in LENGTHS[type]:
-            raise Ended(f"a record of type {type} with {len(content)} bytes is not allowed here")
+        require(type in types and len(content) in LENGTHS[type],
+                f"a record of type {type} with {len(content)} bytes is not allowed here")
         return type, content
 
     def read(self):

@@ -3,7 +3,7 @@
 import struct
 from ipaddress import ip_address
 
-from fernvpn_peer import Ended
+from fernvpn_peer import require
 
 REQUEST, REPLY = 0, 1
 TYPES = {4: (8, 0), 6: (128, 129)}      # IP version: type of a request, type of a reply
@@ -17,12 +17,10 @@ def read_packets(content):
     packets = []
     while content:
         length = int.from_bytes(content[:2], "big")
-        if len(content) < 2 + length:
-            raise Ended("a packet is longer than its record")
+        require(len(content) >= 2 + length, "a packet is longer than its record")
         packets.append(content[2:2 + length])
         content = content[2 + length:]
-    if not packets:
-        raise Ended("a Packets record without packets")
+    require(packets, "a Packets record without packets")
     return packets
 
 

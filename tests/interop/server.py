@@ -13,7 +13,7 @@ from collections import deque
 from ipaddress import ip_interface
 
 from fernvpn_peer import (CLOSE, FINISHED, CONFIG, HANDSHAKE_SECONDS, HELLO_LIMIT, MESSAGE, PACKETS, RECORD_LIMIT,
-                          REKEY, Ended, Frames, Session, derive, frame, open_token, read_fields, read_keys,
+                          REKEY, Ended, Frames, Session, derive, frame, open_token, read_fields, read_keys, require,
                           seal_token, traffic_secrets, write_fields)
 from packets import REPLY, REQUEST, read_echo, read_packets, write_echo, write_packets
 
@@ -36,17 +36,13 @@ def handshake(sock, clients, suites):
     try:
         client_hello = frames.read(HELLO_LIMIT, deadline)                           # 4.2 ClientHello
         client = clients.get(client_hello[:8])
-        if client is None:
-            raise Ended("nobody has this id")
+        require(client, "nobody has this id")
         hello = derive(client.K, b"", b"hello", 32)                                 # section 2
         fields = read_fields(open_token(hello, client_hello[8:]))
         print("ClientHello:", fields, flush=True)
-        if fields.get("role") != "client":
-            raise Ended("a hello was reflected")
-        if not re.fullmatch("[0-9a-f]{64}", fields["nonce"]):
-            raise Ended("the nonce is not 64 lower-case hexadecimal digits")
-        if fields["nonce"] in client.nonces:
-            raise Ended("a hello was replayed")
+        require(fields.get("role") == "client", "a hello was reflected")
+        require(re.fullmatch("[0-9a-f]{64}", fields["nonce"]), "the nonce is not 64 lower-case hexadecimal digits")
+        require(fields["nonce"] not in client.nonces, "a hello was replayed")
         offered_suites, offered_versions = fields["suites"].split(","), fields["versions"].split(",")
     except (KeyError, ValueError) as reason:
         print("not answered:", reason, flush=True)
@@ -66,8 +62,7 @@ def handshake(sock, clients, suites):
         answer |= {"nonce": os.urandom(32).hex(), "suite": common[0], "capabilities": "", "software": "server.py"}
     server_hello = seal_token(hello, write_fields(answer))
     sock.sendall(frame(server_hello))
-    if "refused" in answer:
-        raise Ended("refused: " + answer["refused"])
+    require("refused" not in answer, "refused: " + answer.get("refused", ""))
 
     client_secret, server_secret = traffic_secrets(client.K, client_hello, server_hello)    # section 5
     session = Session(frames, common[0], server_secret, client_secret)
@@ -99,11 +94,13 @@ def answer_packets(client, packets):
     replies = []
     for packet in packets:
         kind, source, target, rest = read_echo(packet) or (None, None, None, None)
-        from_client = source in [interface.ip for interface in client.interfaces]
-        if kind == REQUEST and from_client and target in [own.ip for own in SERVER]:
-            replies.append(write_echo(REPLY, target, source, rest))
-        else:
-            print(f"dropped a packet of {len(packet)} bytes", flush=True)
+        try:
+            require(kind == REQUEST and target in [own.ip for own in SERVER], "no echo request to this server")
+            require(source in [own.ip for own in client.interfaces], f"{source} is not the client's address")
+        except Ended as reason:
+            print(f"dropped a packet of {len(packet)} bytes: {reason}", flush=True)
+            continue
+        replies.append(write_echo(REPLY, target, source, rest))
     return replies
 
 
@@ -148,7 +145,8 @@ def main():
                     print("ended:", reason, flush=True)
 
 
-try:
-    main()
-except KeyboardInterrupt:
-    sys.exit()
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit()

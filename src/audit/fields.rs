@@ -1,0 +1,216 @@
+//! Which field does a byte belong to, and what does it mean? The layouts of PROTOCOL.md as tables, in `fields.txt`.
+//!
+//! ```text
+//!  bytes    00 00 01 54 | b9 ff 34 cc 22 94 fa e3 | 67 41 41 …
+//!  fields   length      | id                      | token            each byte in exactly one field
+//! ```
+//!
+//! A table says how bytes are shown and decides nothing: what is shown was accepted by the real code before, or is
+//! shown because it was refused. Fields are taken off the front of the bytes, so that none overlap and none are
+//! left out.
+
+use super::date;
+use crate::fernet::token::MAC;
+use crate::protocol::record::Suite;
+use std::borrow::Cow;
+
+/// One field of some bytes.
+#[derive(Clone, Debug)]
+pub struct Field {
+    /// What it is called.
+    pub name: Cow<'static, str>,
+    /// Length in bytes, never 0.
+    pub length: usize,
+    /// What its bytes say, or nothing.
+    pub value: String,
+    /// Where it is specified: a section of PROTOCOL.md, or another document.
+    pub section: &'static str,
+    /// What it is for.
+    pub meaning: &'static str,
+}
+
+/// The types of records, from 1 on.
+const TYPES: [&str; 9] = ["Finished", "Config", "Packets", "SuperPacket", "Ping", "Pong", "Rekey", "Message", "Close"];
+
+/// The fields of a frame with the layout of this name: `client hello`, `token frame` (a ServerHello, or a record of the
+/// suite `fernet`) or `aes-256-gcm frame`.
+pub fn frame(name: &str, frame: &[u8]) -> Vec<Field> {
+    Tiles::of(frame, |tiles| tiles.rows(name))
+}
+
+/// The fields of a token's bytes, after base64url.
+pub fn token(raw: &[u8]) -> Vec<Field> {
+    Tiles::of(raw, |tiles| {
+        tiles.rows("token");
+        let mut number = 0;
+        while tiles.rest.len() > MAC {
+            tiles.rows("token block");
+            number += 1;
+            tiles.last(|block| block.name = format!("ciphertext {number}").into());
+        }
+        tiles.rows("token end");
+    })
+}
+
+/// The fields of the message in a hello token, with its padding.
+pub fn hello_message(padded: &[u8]) -> Vec<Field> {
+    Tiles::of(padded, |tiles| {
+        tiles.part(unpadded(padded), Tiles::lines);
+        tiles.rows("padding");
+    })
+}
+
+/// The fields of the message of a record, with the padding that it has in the suite `fernet`.
+pub fn record_message(suite: Suite, padded: &[u8]) -> Vec<Field> {
+    Tiles::of(padded, |tiles| match suite {
+        Suite::Aes256Gcm => tiles.record(),
+        Suite::Fernet => {
+            tiles.part(unpadded(padded), |tiles| {
+                tiles.rows("counter");
+                tiles.record();
+            });
+            tiles.rows("padding");
+        }
+    })
+}
+
+/// Length without the padding, of which the last byte says how long it is.
+pub fn unpadded(padded: &[u8]) -> usize {
+    padded.len().saturating_sub(padded.last().copied().unwrap_or(0).into())
+}
+
+/// One row of a layout.
+struct Row {
+    name: &'static str,
+    length: Length,
+    show: &'static str,
+    section: &'static str,
+    meaning: &'static str,
+}
+
+enum Length {
+    Bytes(usize),
+    AllBut(usize),
+}
+
+/// The rows of the layout with this name.
+fn layout(name: &str) -> impl Iterator<Item = Row> {
+    let head = format!("[{name}]");
+    let rows = include_str!("fields.txt").lines().skip_while(move |line| *line != head).skip(1);
+    rows.take_while(|line| !line.is_empty()).filter_map(|line| {
+        let mut cells = line.splitn(5, " | ");
+        let (name, length, show) = (cells.next()?, cells.next()?, cells.next()?);
+        let length = match length.strip_prefix('*') {
+            Some(but) => Length::AllBut(but.trim_start_matches('-').parse().unwrap_or(0)),
+            None => Length::Bytes(length.parse().unwrap_or(0)),
+        };
+        Some(Row { name, length, show, section: cells.next()?, meaning: cells.next()? })
+    })
+}
+
+/// Bytes that are cut into fields from the front.
+struct Tiles<'a> {
+    rest: &'a [u8],
+    fields: Vec<Field>,
+}
+
+impl<'a> Tiles<'a> {
+    /// The fields of all of `bytes`. What `cut` leaves over is a field that says so.
+    fn of(bytes: &'a [u8], cut: impl FnOnce(&mut Tiles<'a>)) -> Vec<Field> {
+        let mut tiles = Tiles { rest: bytes, fields: Vec::new() };
+        cut(&mut tiles);
+        tiles.rows("left over");
+        tiles.fields
+    }
+
+    /// The next `length` bytes as a whole of their own: what takes all that is left stops at their end.
+    fn part(&mut self, length: usize, cut: impl FnOnce(&mut Tiles<'a>)) {
+        let (part, after) = self.rest.split_at(length.min(self.rest.len()));
+        self.fields.extend(Tiles::of(part, cut));
+        self.rest = after;
+    }
+
+    /// The fields of a layout. One without bytes is none.
+    fn rows(&mut self, name: &str) {
+        for row in layout(name) {
+            let length = match row.length {
+                Length::Bytes(length) => length.min(self.rest.len()),
+                Length::AllBut(after) => self.rest.len().saturating_sub(after),
+            };
+            self.row(&row, length);
+        }
+    }
+
+    fn row(&mut self, row: &Row, length: usize) {
+        let (bytes, after) = self.rest.split_at(length);
+        let Row { name, section, meaning, .. } = *row;
+        if length > 0 {
+            self.fields.push(Field { name: name.into(), length, value: shown(bytes, row.show), section, meaning });
+        }
+        self.rest = after;
+    }
+
+    fn last(&mut self, change: impl FnOnce(&mut Field)) {
+        self.fields.last_mut().map(change);
+    }
+
+    /// Lines of `name=value`, each a field with its line feed.
+    fn lines(&mut self) {
+        for line in self.rest.split_inclusive(|byte| *byte == b'\n') {
+            let name = line.split(|byte| *byte == b'=').next().unwrap_or_default();
+            // The last row is for names that are not known.
+            let row = layout("lines").find(|row| [name, b"unknown"].contains(&row.name.as_bytes()));
+            row.iter().for_each(|row| self.row(row, line.len()));
+        }
+    }
+
+    /// A record's type and content.
+    fn record(&mut self) {
+        let kind = self.rest.first().copied().unwrap_or(0);
+        self.rows("type");
+        match kind {
+            2 => self.lines(),
+            3 => {
+                while let Some((length, _)) = self.rest.split_first_chunk::<2>() {
+                    let length = u16::from_be_bytes(*length).into();
+                    self.rows("packet length");
+                    self.part(length, Tiles::packet);
+                }
+            }
+            4 => {
+                self.rows("4");
+                self.packet();
+            }
+            kind => self.rows(&kind.to_string()),
+        }
+    }
+
+    /// An IP packet; its headers, if they are plain.
+    fn packet(&mut self) {
+        if let [0x45, _, _, _, _, _, _, _, _, protocol @ (1 | 6), ..] = self.rest {
+            self.rows("IPv4");
+            self.rows(&format!("protocol {protocol}"));
+        }
+        self.rows("packet");
+    }
+}
+
+/// The name of a type of records.
+pub fn name_of(kind: u8) -> &'static str {
+    TYPES.get(usize::from(kind).wrapping_sub(1)).copied().unwrap_or("unknown")
+}
+
+/// What bytes say.
+fn shown(bytes: &[u8], show: &str) -> String {
+    let number = bytes.iter().fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
+    match (show, bytes) {
+        ("number", _) => number.to_string(),
+        ("time", _) => format!("{number}: {}", date::utc(number)),
+        ("type", [kind]) => format!("{kind}: {}", name_of(*kind)),
+        ("address", [a, b, c, d]) => format!("{a}.{b}.{c}.{d}"),
+        ("text", _) if bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\n')) => {
+            String::from_utf8_lossy(bytes).trim_end_matches('\n').to_owned()
+        }
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,213 @@
+//! `fernvpn add-client`, `fernvpn remove-client`
+
+use super::{Command, Failure};
+use crate::config::arguments::{Arguments, Known, Operand, Syntax, UsageError};
+use crate::config::edit;
+use crate::config::file::{self, Configuration};
+use crate::config::settings::{ClientSettings, Peer, ServerSettings};
+use crate::fernet::Key;
+use crate::os::{entropy, files};
+use crate::tunnel::clients::Clients;
+use crate::tunnel::config_record::listed;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Puts a client in.
+pub const ADD: Command = Command {
+    name: "add-client",
+    summary: "adds a client with a new key to a server's configuration",
+    usage: "NAME -c FILE [--address A ...] [--server HOST:PORT] [--ratchet]",
+    syntax: Syntax {
+        options: &[
+            Known::value("-c", "FILE", "the server's configuration"),
+            Known::list("--address", "A", "a fixed tunnel address; leased if there is none"),
+            Known::value("--server", "HOST:PORT", "by which clients reach the server, for the client's configuration"),
+            Known::flag("--ratchet", "a key that moves on with each session"),
+        ],
+        operands: &[Operand { name: "NAME", optional: false }],
+        command: false,
+    },
+    notes: "\
+Prints the client's configuration, key included: bring it to the client by a safe way, and keep no copy. The
+server's configuration is replaced as a whole, or not at all if anything is wrong; all that was in it stays. A
+running server takes it up by 'fernvpn reload'.
+
+With --ratchet the server keeps the key in a file of its own: in /var/lib/fernvpn if the configuration is in
+/etc/fernvpn, otherwise beside it.",
+    run: add,
+};
+
+/// Takes one out.
+pub const REMOVE: Command = Command {
+    name: "remove-client",
+    summary: "takes a client out of a server's configuration",
+    usage: "NAME -c FILE",
+    syntax: Syntax {
+        options: &[Known::value("-c", "FILE", "the server's configuration")],
+        operands: &[Operand { name: "NAME", optional: false }],
+        command: false,
+    },
+    notes: "\
+Its section goes, with the comments in it and directly above it; all else stays. A running server cuts the
+client off with 'fernvpn reload'.",
+    run: remove,
+};
+
+/// A server's configuration that is about to be changed, which nobody else does meanwhile.
+struct Change {
+    name: String,
+    file: PathBuf,
+    text: String,
+    settings: ServerSettings,
+    _lock: fs::File,
+}
+
+impl Change {
+    fn begin(arguments: &Arguments) -> Result<Change, Failure> {
+        let file = arguments.path("-c").ok_or_else(|| UsageError("which server? -c FILE names it".into()))?;
+        let file = std::path::absolute(&file).unwrap_or(file);
+        let lock = files::lock_folder(&file).map_err(|error| error.to_string())?;
+        let (text, _) = file::read_text(&file).map_err(|mistakes| mistakes.to_string())?;
+        let settings = super::configured_server(&file)?;
+        let name = arguments.operands().first().map(|name| name.to_string_lossy()).unwrap_or_default().into_owned();
+        Ok(Change { name, file, text, settings, _lock: lock })
+    }
+
+    /// Puts the new text in place. If it is not written, nothing has changed.
+    fn write(&self, text: &str, done: &str) -> Result<(), String> {
+        files::rewrite(&self.file, text.as_bytes()).map_err(|error| error.to_string())?;
+        eprintln!(
+            "{done} {}; a running server takes it up by: fernvpn reload {}",
+            self.file.display(),
+            self.instance()
+        );
+        Ok(())
+    }
+
+    /// The instance's name: with the Debian layout, that of the file.
+    fn instance(&self) -> String {
+        match self.file.file_stem() {
+            Some(stem) if self.is_installed() => stem.to_string_lossy().into_owned(),
+            _ => self.settings.name.clone(),
+        }
+    }
+
+    fn is_installed(&self) -> bool {
+        self.file.parent() == Some(Path::new("/etc/fernvpn"))
+    }
+
+    /// Where the state of a ratcheted key goes: a service may not write beside its configuration.
+    fn state_file(&self) -> PathBuf {
+        let stem = self.file.file_stem().unwrap_or_default().to_string_lossy();
+        let name = format!("{stem}-{}.key", self.name);
+        if self.is_installed() { Path::new("/var/lib/fernvpn").join(name) } else { self.file.with_file_name(name) }
+    }
+}
+
+fn add(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let mut client = ClientSettings::new("", Key::from_bytes(&entropy::array()));
+    let server = arguments.text("--server")?;
+    if let Some(server) = server {
+        client.set("server", server).map_err(|reason| UsageError(format!("--server: {reason}")))?;
+    }
+    let change = Change::begin(arguments)?;
+    let mut peer = Peer { name: String::new(), keys: vec![], addresses: vec![], routes: vec![], ratchet: None };
+    peer.set("name", &change.name).map_err(UsageError)?;
+    if let Some(addresses) = super::joined(arguments, "--address")? {
+        peer.set("address", &addresses).map_err(|reason| UsageError(format!("--address: {reason}")))?;
+    }
+    peer.ratchet = arguments.has("--ratchet").then(|| change.state_file());
+    let key = client.key.to_text();
+    let text = edit::with_section(&change.text, &section(&change, &peer, &key));
+    if let Some(state) = &peer.ratchet {
+        files::create_secret(state, &format!("{key}\n")).map_err(|error| error.to_string())?;
+    }
+    let fits = fits(&change, &text);
+    if let (Err(_), Some(state)) = (&fits, &peer.ratchet) {
+        let _ = fs::remove_file(state); // ours: created a moment ago
+    }
+    let addresses = fits?;
+    change.write(&text, &format!("added {} to", peer.name))?;
+    let text = configuration(&change, &peer, &key, server, &addresses);
+    io::stdout().write_all(text.as_bytes()).map_err(|error| {
+        let remedy = format!("fernvpn remove-client {} and add it again", peer.name);
+        format!("the client is added, but its configuration could not be printed ({error}): {remedy}")
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The section of a new client.
+fn section(change: &Change, peer: &Peer, key: &str) -> String {
+    let mut section = format!("[peer]\nname = {}\n", peer.name);
+    section += &match &peer.ratchet {
+        None => format!("key = {key}\n"),
+        // A name without a folder begins in the configuration's.
+        Some(state) if state.parent() == change.file.parent() => {
+            format!("key-file = {}\nratchet = yes\n", state.file_name().unwrap_or_default().to_string_lossy())
+        }
+        Some(state) => format!("key-file = {}\nratchet = yes\n", state.display()),
+    };
+    if !peer.addresses.is_empty() {
+        section += &format!("address = {}\n", listed(&peer.addresses));
+    }
+    section
+}
+
+/// The new client's addresses, if the text is a configuration in which every other client keeps its own.
+fn fits(change: &Change, text: &str) -> Result<String, String> {
+    let cannot = |reason: &str| format!("cannot add {}: {reason}", change.name);
+    let settings = match file::parse(text, &change.file) {
+        Ok((Configuration::Server(settings), _)) => settings,
+        Ok(_) => return Err(cannot("this is no server's configuration")),
+        // Without the new section there was no mistake, so all are about what is in it.
+        Err(mistakes) => {
+            let reasons: Vec<String> = mistakes.list.into_iter().map(|mistake| mistake.reason).collect();
+            return Err(cannot(&reasons.join("; ")));
+        }
+    };
+    let before = Clients::new(&change.settings)?;
+    let after = Clients::new(&settings).map_err(|reason| cannot(&reason))?;
+    for (old, new) in before.all().iter().zip(after.all()) {
+        if let Some(lost) = old.addresses.iter().find(|own| !new.addresses.contains(own)) {
+            return Err(cannot(&format!("address {} is leased to {} now", lost.address, old.name)));
+        }
+    }
+    Ok(after.all().last().map(|client| listed(&client.addresses)).unwrap_or_default())
+}
+
+/// What the client needs, to be saved as it is.
+fn configuration(change: &Change, peer: &Peer, key: &str, server: Option<&str>, addresses: &str) -> String {
+    let name = &peer.name;
+    let listen = change.settings.listen.iter().find(|address| !address.ip().is_unspecified());
+    let replace = "# replace this by the name or address at which clients reach the server";
+    let server = match (server, listen, change.settings.listen.first()) {
+        (Some(server), ..) => server.to_owned(),
+        (None, Some(address), _) if !address.ip().is_loopback() => address.to_string(),
+        (None, Some(address), _) => format!("{address}   {replace}"),
+        (None, None, any) => format!("SERVER:{}   {replace}", any.map_or(0, |address| address.port())),
+    };
+    let head =
+        format!("# {name}, {addresses}. For the client's user alone (mode 0600).\n[client]\nserver = {server}\n");
+    match &peer.ratchet {
+        None => format!("{head}key = {key}\n"),
+        Some(_) => format!(
+            "{head}key-file = {name}.key\nratchet = yes\n\n\
+             # The key moves, so it needs that file of its own, in a folder in which the client may write. Put this line\n\
+             # into it, without the '#', then take it away here, and keep no copy:\n#{key}\n"
+        ),
+    }
+}
+
+fn remove(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let change = Change::begin(arguments)?;
+    let text = edit::without_peer(&change.text, &change.name)
+        .ok_or_else(|| format!("{} has no peer {}", change.file.display(), change.name))?;
+    change.write(&text, &format!("removed {} from", change.name))?;
+    let state = change.settings.peers.into_iter().find(|peer| peer.name == change.name).and_then(|peer| peer.ratchet);
+    if let Some(state) = state {
+        eprintln!("its ratcheted key is of no use any more; after the reload: rm {}", state.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,62 @@
+//! `fernvpn explain`: a lesson that the program gives about itself.
+
+use super::{Command, Failure};
+use crate::audit::explain::text::Paint;
+use crate::audit::explain::{self, html, text};
+use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
+use crate::protocol::record::Suite;
+use crate::tunnel::connection::End;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+/// `fernvpn explain`
+pub const EXPLAIN: Command = Command {
+    name: "explain",
+    summary: "shows a complete session, every byte of it explained",
+    usage: "[--html FILE] [--suite SUITE] [--seed NAME]",
+    syntax: Syntax {
+        options: &[
+            Known::value("--html", "FILE", "write one page for a browser to FILE instead"),
+            Known::value("--suite", "SUITE", "aes-256-gcm or fernet alone"),
+            Known::value("--seed", "NAME", "keys and random bytes that belong to NAME, for a class"),
+        ],
+        operands: &[],
+        command: false,
+    },
+    notes: "\
+Runs both ends in memory, with fixed keys, time and randomness, through the code that runs in a server and a
+client: from the key and the hellos to Close, with a static and with a ratcheted key, and then everything that
+must be refused. Touches no network and needs no right. The page is the same with steps to fold, bytes to
+point at, and Python lines that recompute each value; it loads nothing from anywhere.
+
+Never use one of these keys: everybody can derive them.",
+    run: explain,
+};
+
+fn explain(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let suites = match arguments.text("--suite")? {
+        None => Suite::ALL.to_vec(),
+        Some(name) => {
+            let suite = Suite::parse(name)
+                .ok_or_else(|| UsageError(format!("there is no suite '{name}'; there are aes-256-gcm and fernet")));
+            vec![suite?]
+        }
+    };
+    let lesson = explain::lesson(&suites, arguments.text("--seed")?, &End::Truncated.to_string())
+        .map_err(|error| format!("the two ends do not understand each other, this program is broken: {error}"))?;
+    if let Some(file) = arguments.path("--html") {
+        std::fs::write(&file, html::page(&lesson))
+            .map_err(|error| format!("cannot write {}: {}", file.display(), crate::os::reason(&error)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut stdout = io::stdout().lock();
+    let coloured = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let written = stdout.write_all(text::draw(&lesson, Paint(coloured)).as_bytes()).and_then(|()| stdout.flush());
+    match written {
+        // Whoever reads the first page and leaves has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to stdout: {}", crate::os::reason(&error)).into())
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

@@ -1,0 +1,162 @@
+//! Which options contradict each other, though each one alone is right?
+//!
+//! What may stand only once (a name, a key, an address, a network behind a client) is looked for in the whole
+//! configuration; addresses have to lie in the tunnel's networks, and these apart from each other. Each conflict says
+//! where it is, so that a file's reader can name the line.
+
+use super::settings::{Device, Nat, ServerSettings};
+use super::state_file::Kept;
+use crate::packet::subnet::Subnet;
+use crate::protocol::key_schedule::Root;
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+/// Smallest MTU with IPv6, RFC 8200 section 5.
+const MIN_MTU_OF_IPV6: u16 = 1280;
+
+/// Where something stands: in which peer (`None`: in the server itself), which option, and which of its items.
+pub type Place = (Option<usize>, &'static str, usize);
+
+/// Two options that contradict each other, or one that contradicts a default.
+#[derive(Debug)]
+pub struct Conflict {
+    /// The later one.
+    pub at: Place,
+    /// The earlier one, if it is one that was given.
+    pub first: Option<Place>,
+    /// What is wrong, and what would be right.
+    pub reason: String,
+}
+
+/// All conflicts of a server's settings.
+pub fn conflicts(settings: &ServerSettings) -> Vec<Conflict> {
+    let mut found = Found { settings, conflicts: Vec::new(), seen: HashMap::new() };
+    for (item, address) in settings.listen.iter().enumerate() {
+        found.once((None, "listen", item), address.to_string(), |_| format!("{address} stands twice"));
+    }
+    for (item, own) in settings.addresses.iter().enumerate() {
+        found.address_of_server(item, own);
+    }
+    if settings.mtu < MIN_MTU_OF_IPV6 && settings.addresses.iter().any(|own| own.address.is_ipv6()) {
+        let reason = "IPv6 needs an mtu of at least 1280; with a smaller one give IPv4 addresses only (address = ...)";
+        found.wrong((None, "mtu", 0), reason.into());
+    }
+    if let (Nat::By(uplink), Device::Tun(device)) = (&settings.nat, &settings.device)
+        && uplink == device
+    {
+        let reason = format!("{device} is the tunnel itself; nat takes the device by which this machine goes out");
+        found.wrong((None, "nat", 0), reason);
+    }
+    for (number, peer) in settings.peers.iter().enumerate() {
+        let at = |option, item| (Some(number), option, item);
+        if !peer.name.is_empty() {
+            found.once(at("name", 0), peer.name.clone(), |_| format!("two peers are called {}", peer.name));
+        }
+        let kept = peer.ratchet.as_ref().and_then(|file| Kept::read(file).ok()).map(|kept| kept.key);
+        for (item, key) in peer.keys.iter().cloned().chain(kept).enumerate() {
+            let id = Root::new(key).id().map(|byte| format!("{byte:02x}")).concat();
+            found.once(at("key", item), id, |other| format!("{other} has the same key; each client needs its own"));
+        }
+        for (item, address) in peer.addresses.iter().enumerate() {
+            found.address_of_peer(at("address", item), *address);
+        }
+        for (item, route) in peer.routes.iter().enumerate() {
+            let inside = |own: &&Subnet| own.contains(route.address) && own.prefix <= route.prefix;
+            if let Some(own) = settings.addresses.iter().find(inside) {
+                let reason = format!("{route} lies in {own}, the tunnel's own network; here stands what is behind it");
+                found.wrong(at("routes", item), reason);
+            }
+            found.once(at("routes", item), route.to_string(), |other| format!("{route} is behind {other} already"));
+        }
+    }
+    found.conflicts
+}
+
+struct Found<'a> {
+    settings: &'a ServerSettings,
+    conflicts: Vec<Conflict>,
+    seen: HashMap<(&'static str, String), Place>,
+}
+
+impl Found<'_> {
+    fn wrong(&mut self, at: Place, reason: String) {
+        self.conflicts.push(Conflict { at, first: None, reason });
+    }
+
+    /// For what belongs to one alone. `reason` is told whose it is already.
+    fn once(&mut self, at: Place, thing: String, reason: impl FnOnce(&str) -> String) {
+        let first = *self.seen.entry((at.1, thing)).or_insert(at);
+        if first != at {
+            let owner = match first.0.map(|peer| self.settings.peers[peer].name.as_str()) {
+                None => "the server",
+                Some("") => "another peer",
+                Some(name) => name,
+            };
+            self.conflicts.push(Conflict { at, first: Some(first), reason: reason(owner) });
+        }
+    }
+
+    fn address_of_server(&mut self, item: usize, own: &Subnet) {
+        let at = (None, "address", item);
+        let overlaps = |other: &Subnet| other.contains(own.address) || own.contains(other.address);
+        if own.hosts() == 0 || is_networks(own, own.address) {
+            let right = "give the server's own address in a network, such as 10.8.0.1/24";
+            self.wrong(at, format!("address {own} leaves no room for clients: {right}"));
+        } else if !own.is_tunnels() {
+            let reason = "a tunnel's network has a prefix of at least 8 bits (IPv4) or 32 (IPv6), and ordinary addresses; \
+                          whatever else clients are to send here is for push-routes";
+            self.wrong(at, format!("address {own}: {reason}"));
+        } else if let Some(first) = self.settings.addresses[..item].iter().position(overlaps) {
+            let reason = format!("address {own} lies in the same network as another one");
+            self.conflicts.push(Conflict { at, first: Some((None, "address", first)), reason });
+        }
+        self.seen.entry(("address", own.address.to_string())).or_insert(at);
+    }
+
+    fn address_of_peer(&mut self, at: Place, address: IpAddr) {
+        let networks = &self.settings.addresses;
+        match networks.iter().find(|own| own.contains(address)) {
+            None if networks.is_empty() => {} // they are wrong themselves, which is said already
+            None => {
+                let networks = networks.iter().map(Subnet::to_string).collect::<Vec<_>>().join(", ");
+                self.wrong(at, format!("address {address} is not in the tunnel's networks ({networks})"));
+            }
+            Some(own) if is_networks(own, address) => {
+                self.wrong(at, format!("address {address} belongs to the network {own} as a whole, and to no client"));
+            }
+            Some(_) => {}
+        }
+        self.once(at, address.to_string(), |other| format!("address {address} is taken already, by {other}"));
+    }
+}
+
+/// Whether an address means all of its network: the first, and in IPv4 the last.
+fn is_networks(network: &Subnet, address: IpAddr) -> bool {
+    address == network.network() || address.is_ipv4() && address == network.host(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_need_room_and_networks_of_their_own() {
+        let count = |text: &str| {
+            let addresses = text.split(',').map(|own| own.parse().unwrap()).collect();
+            conflicts(&ServerSettings { addresses, ..ServerSettings::default() }).len()
+        };
+        assert_eq!(count("10.8.0.1/24,10.9.0.1/24,fd0f::1/64"), 0);
+        for bad in [
+            "10.8.0.1/32",
+            "10.8.0.0/24",
+            "10.8.0.255/24",
+            "10.8.0.1/24,10.8.0.2/16",
+            "fd0f::/64",
+            "10.8.0.1/7",
+            "fd0f::1/31",
+            "127.0.0.1/8",
+        ] {
+            assert_eq!(count(bad), 1, "{bad}");
+        }
+    }
+}

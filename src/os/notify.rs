@@ -1,0 +1,159 @@
+//! What does systemd know of this service? What it is told here, by datagrams to `NOTIFY_SOCKET` (sd_notify(3)).
+//!
+//! ```text
+//! READY=1       a server listens; a client has made its first attempt, so that a server that is away fails no boot
+//! STATUS=...    a line for people, in `systemctl status`
+//! RELOADING=1   until the next READY=1
+//! STOPPING=1    an orderly stop has begun
+//! WATCHDOG=1    every thread that the tunnel hangs on has turned since the last one
+//! ```
+//!
+//! A thread that panics ends the process, so what the watchdog is for are threads that stand still: that wait for a
+//! lock, a program or a kernel for ever. Those that accept, that read the device, and the one that keeps a client
+//! connected have a [`Pulse`] each. They wait no longer than [`TURN`] where they have nothing to do. What only one of
+//! a server's clients hangs on is not watched.
+//!
+//! Without systemd nothing of this happens.
+
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use super::log;
+
+/// How long a watched thread that has nothing to do may wait.
+pub const TURN: Duration = Duration::from_secs(10);
+
+static PULSES: Mutex<Vec<Weak<Beat>>> = Mutex::new(Vec::new());
+
+struct Beat {
+    turned: AtomicBool,
+    name: &'static str,
+}
+
+/// A thread that must not stand still. It is watched until this is dropped.
+pub struct Pulse(Arc<Beat>);
+
+impl Pulse {
+    /// From now on a thread for `name` is watched.
+    pub fn new(name: &'static str) -> Pulse {
+        let beat = Arc::new(Beat { turned: AtomicBool::new(true), name });
+        pulses().push(Arc::downgrade(&beat));
+        Pulse(beat)
+    }
+
+    /// It has turned once more.
+    pub fn beat(&self) {
+        self.0.turned.store(true, Ordering::Relaxed);
+    }
+}
+
+fn pulses() -> std::sync::MutexGuard<'static, Vec<Weak<Beat>>> {
+    PULSES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Who has not turned since this was asked the last time.
+fn still() -> Vec<&'static str> {
+    let mut still = Vec::new();
+    pulses().retain(|pulse| {
+        let Some(beat) = pulse.upgrade() else { return false };
+        if !beat.turned.swap(false, Ordering::Relaxed) {
+            still.push(beat.name);
+        }
+        true
+    });
+    still
+}
+
+/// Starts the watchdog, if systemd asks this process for one: it looks twice in each of systemd's intervals.
+pub fn watch() {
+    let variable = |name| std::env::var(name).ok();
+    let for_another = variable("WATCHDOG_PID").is_some_and(|pid| pid != std::process::id().to_string());
+    let interval = variable("WATCHDOG_USEC").and_then(|time| time.parse().ok()).map(Duration::from_micros);
+    let Some(interval) = interval.filter(|_| !for_another) else { return };
+    let thread = thread::Builder::new().name("watchdog".into());
+    let started = thread.spawn(move || {
+        loop {
+            thread::sleep(interval / 2);
+            match still().as_slice() {
+                [] => tell("WATCHDOG=1"),
+                still => log::error("os", "a thread stands still", &[("threads", &still.join(","))]),
+            }
+        }
+    });
+    if let Err(error) = started {
+        log::warning("os", "no thread for the watchdog, which will end this service", &[("reason", &error)]);
+    }
+}
+
+/// What `systemctl status` shows.
+pub fn status(text: impl Display) {
+    tell(&format!("STATUS={}", log::without_controls(&text.to_string())));
+}
+
+/// Tells systemd, if it wants to know.
+pub fn tell(state: &str) {
+    if let Some(socket) = std::env::var_os("NOTIFY_SOCKET")
+        && let Err(error) = send(&socket, state)
+    {
+        log::warning("os", "cannot tell systemd", &[("what", &state), ("reason", &error)]);
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn send(socket: &std::ffi::OsStr, state: &str) -> std::io::Result<()> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let address = match socket.as_encoded_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(socket),
+    };
+    let sender = UnixDatagram::unbound()?;
+    // A systemd that is busy holds up no packets for long.
+    sender.set_write_timeout(Some(Duration::from_secs(1)))?;
+    sender.send_to_addr(state.as_bytes(), &address?).map(drop)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn send(_: &std::ffi::OsStr, _: &str) -> std::io::Result<()> {
+    Err(super::unsupported("systemd"))
+}
+
+#[cfg(target_os = "linux")]
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    #[test]
+    fn sockets_with_a_path_and_with_an_abstract_name_are_told() {
+        let name = format!("fernvpn-notify-{}", std::process::id());
+        let path = std::env::temp_dir().join(&name);
+        let mut buffer = [0; 100];
+        for (address, variable) in [
+            (SocketAddr::from_pathname(&path).unwrap(), path.display().to_string()),
+            (SocketAddr::from_abstract_name(&name).unwrap(), format!("@{name}")),
+        ] {
+            let systemd = UnixDatagram::bind_addr(&address).unwrap();
+            send(variable.as_ref(), "READY=1\nSTATUS=fine").unwrap();
+            let read = systemd.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..read], b"READY=1\nSTATUS=fine");
+        }
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn who_stands_still_is_named_and_who_has_ended_is_not() {
+        let (first, second) = (Pulse::new("test-first"), Pulse::new("test-second"));
+        let ours = || still().into_iter().filter(|name| name.starts_with("test-")).collect::<Vec<_>>();
+        assert!(ours().is_empty());
+        assert_eq!(ours(), ["test-first", "test-second"]);
+        second.beat();
+        assert_eq!(ours(), ["test-first"]);
+        drop(first);
+        assert_eq!(ours(), ["test-second"]);
+    }
+}
