@@ -16,11 +16,11 @@ use std::process::ExitCode;
 pub const CAPTURE: Command = Command {
     name: "capture",
     summary: "decrypts a recorded session",
-    usage: "[--keylog FILE ...] IN.pcap [--inner OUT.pcapng [--whole]] [--verbose]",
+    usage: "[--keylog FILE ...] IN.pcap [--inner OUT.pcap [--whole]] [--verbose]",
     syntax: Syntax {
         options: &[
             Known::list("--keylog", "FILE", "what a server or client with --keylog wrote; without: an outline"),
-            Known::value("--inner", "OUT.pcapng", "write the packets that were inside, for Wireshark and others"),
+            Known::value("--inner", "OUT.pcap", "write the packets that were inside, for Wireshark and others"),
             Known::flag("--whole", "super-packets as they crossed, checksums not complete; otherwise in segments"),
             Known::flag("--verbose", "every field and every byte of each record"),
         ],
@@ -35,7 +35,7 @@ IN.pcap is pcap or pcapng ('-': from stdin), as tcpdump, tshark and Wireshark wr
 key.record: after how many Rekeys, and the number of the record under that key. The time is that of the packet
 with which the record was complete. Packets of the capture may be lost, out of order, repeated or cut short, and
 the capture may begin late: what can still be opened is, and every hole is told. Fragments of IP are not put
-together. The packets inside are as secret as the key log: OUT.pcapng is made for its owner only.
+together. The packets inside are as secret as the key log: OUT.pcap is made for its owner only.
 
 Exit status 1 if the file is broken; what comes before that place is printed all the same.",
     run,
