@@ -297,7 +297,7 @@ impl Client {
             socket: &socket,
             own: config.addresses.iter().map(|own| own.address).collect(),
             device,
-            batch: Batch::new(),
+            batch: Batch::default(),
             scratch: Vec::new(),
         };
         let end = connection::run(&mut reader, &mut opener, &outbound, patience, &mut inside);
@@ -379,7 +379,7 @@ impl Client {
             ))
         })?;
         (&**socket).write_all(&frame).map_err(|error| failed(format!("cannot send: {error}")))?;
-        carrier::suit(socket, &self.settings.congestion, round_trip);
+        reader.suit(&self.settings.congestion, round_trip);
         reader.establish();
         let body = reader
             .frame_until(suite.max_body(), Instant::now() + ANSWER_TIME)
@@ -436,7 +436,7 @@ impl Client {
 
     fn send_message(&self, outbound: &Arc<Outbound>, replies: &Receiver<Reply>) -> Result<(), String> {
         let Some(text) = &self.settings.send else { return Ok(()) };
-        outbound.send_content(Kind::Message, text.as_bytes());
+        outbound.send(Kind::Message, text.as_bytes());
         let deadline = Instant::now() + REPLY_TIME;
         loop {
             match replies.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -462,12 +462,11 @@ impl Client {
             if sequence > 1 && self.sleep(Duration::from_secs(1)) {
                 break;
             }
-            let mut packet = vec![0; 2];
+            let mut packet = Vec::new();
             icmp::echo_request(own, to, self.identifier, sequence, b"fernvpn through the tunnel", &mut packet);
-            let length = u16::try_from(packet.len() - 2).unwrap_or_default();
-            packet[..2].copy_from_slice(&length.to_be_bytes());
             let sent = Instant::now();
-            outbound.send_content(Kind::Packets, &packet);
+            outbound.queue(&packet);
+            outbound.send_all();
             match wait_for_echo(replies, sequence, sent + REPLY_TIME) {
                 Some(()) => {
                     let time = sent.elapsed().as_secs_f64() * 1e3;
@@ -568,7 +567,7 @@ impl Inside for FromServer<'_> {
 
     fn pause(&mut self) {
         self.client.pulse.beat();
-        self.batch.rest();
+        self.batch.send_all();
     }
 
     /// A machine that has moved to another network keeps a connection that goes nowhere: the kernel would now choose

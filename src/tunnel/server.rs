@@ -425,7 +425,7 @@ fn handshake(
     let ready = await_finished.receive(body).map_err(|reason| named(&reason))?;
     let step = ratchet.map(|state| state.step);
     current.clients.finish(&client, step).map_err(|reason| not_kept(&client, &reason))?;
-    carrier::suit(socket, &current.settings.congestion, round_trip);
+    reader.suit(&current.settings.congestion, round_trip);
     Ok(Authenticated { current, client, key: id, number, ready, super_packets })
 }
 
@@ -513,7 +513,8 @@ fn receive(
     reader: &mut FrameReader,
     opener: &mut Opener,
 ) -> End {
-    let mut inside = FromClient { shared, current: None, client, outbound, batch: Batch::new(), scratch: Vec::new() };
+    let mut inside =
+        FromClient { shared, current: None, client, outbound, batch: Batch::default(), scratch: Vec::new() };
     connection::run(reader, opener, outbound, Patience { keepalive, tick: keepalive }, &mut inside)
 }
 
@@ -569,11 +570,11 @@ impl Inside for FromClient<'_> {
         while answer.len() > MAX_MESSAGE {
             answer.pop();
         }
-        self.outbound.send_content(Kind::Message, answer.as_bytes());
+        self.outbound.send(Kind::Message, answer.as_bytes());
     }
 
     fn pause(&mut self) {
-        self.batch.rest();
+        self.batch.send_all();
         self.current = None;
     }
 }
