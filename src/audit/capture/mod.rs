@@ -8,7 +8,7 @@
 //!
 //! | file | question |
 //! |---|---|
-//! | [`file`] | which packets are in this file? |
+//! | [`mod@file`] | which packets are in this file? |
 //! | [`link`] | which TCP segment is in this packet? |
 //! | [`stream`] | in which order were these bytes said? |
 //! | [`session`] | which frames are these, and what do they hold? |
