@@ -28,14 +28,14 @@ pub const CAPTURE: Command = Command {
         command: false,
     },
     notes: "\
-IN.pcap is pcap or pcapng ('-': from stdin), as tcpdump, tshark and Wireshark write it. One line for each frame:
+IN.pcap is pcap or pcapng, as tcpdump, tshark and Wireshark write it; '-' reads stdin. A line for each frame:
 
   time  session  > by the client, < by the server  kind  bytes of the frame  key.record  what is inside
 
 key.record: after how many Rekeys, and the number of the record under that key. The time is that of the packet
 with which the record was complete. Packets of the capture may be lost, out of order, repeated or cut short,
-and the capture may begin late: what can still be opened is, and every hole is told. Fragments of IP are not put
-together. The packets inside are as secret as the key log: OUT.pcap (a pcapng) is for its owner only.
+and the capture may begin late: what can still be opened is, and every hole is told. Fragments of IP are not
+put together. The packets inside are as secret as the key log: OUT.pcap (a pcapng) is for its owner only.
 
 Exit status 1 if the file is broken; what comes before that place is printed all the same.",
     run,
