@@ -15,6 +15,7 @@ pub mod explain;
 pub mod passphrase;
 pub mod reset;
 pub mod server;
+pub mod status;
 pub mod token;
 
 use crate::config::arguments::{Arguments, Syntax, UsageError};
@@ -37,6 +38,8 @@ pub const COMMANDS: &[&Command] = &[
     &server::SERVER,
     &client::CLIENT,
     &client::UNLOCK,
+    &status::STATUS,
+    &status::RELOAD,
     &device::CLEAN_UP,
     &check::CHECK,
     &add::ADD,

@@ -22,6 +22,7 @@
 //! | [`key_log`] | what opens a recording of this session? |
 //! | [`steps`] | when does a ratcheted key move? |
 //! | [`admission`] | how many strangers are listened to? |
+//! | [`status`] | what is it doing, in numbers? |
 //! | [`proxy`] | who is behind the load balancer? |
 //! | [`server`], [`client`] | the two ends |
 #![forbid(unsafe_code)]
@@ -40,6 +41,7 @@ pub mod outbound;
 pub mod proxy;
 pub mod queue;
 pub mod server;
+pub mod status;
 pub mod steps;
 
 use crate::os::{clock, entropy};

@@ -126,6 +126,7 @@ def recorded():
 
 def crates_are_recorded():
     """The tree that cargo resolves, for every platform, is the one in crates.txt, with the checksums of Cargo.lock."""
+    require(not (ROOT / ".cargo").exists(), ".cargo in this tree could replace crates and change the build")
     tree = run("cargo", "tree", "--locked", "--edges", "normal,build", "--target", "all", "--prefix", "none")
     require(tree.returncode == 0, tree.stderr.strip())
     found = {tuple(line.split()[:2]) for line in tree.stdout.splitlines() if line and not line.startswith("fernvpn ")}
