@@ -87,6 +87,7 @@ PYTHON
 compare() { python3 "$dir/compare.py" "$fernvpn" "$name" "$s" "$c" || die 'they do not agree'; }
 # bulk ARGUMENT...: iperf3 from the client to the server.
 bulk() {
+    : >"$dir/iperf.log" # an older one would say that it listens
     in_ns "$s" iperf3 -s -1 --forceflush >"$dir/iperf.log" 2>&1 &
     local iperf=$!
     until_ok grep -q listening "$dir/iperf.log"
