@@ -58,6 +58,7 @@ test: build ## every test; as root also those in network namespaces
 	FERNVPN=$(PROGRAM) tests/netns.sh
 	FERNVPN=$(PROGRAM) tests/routing.sh
 	FERNVPN=$(PROGRAM) tests/nat.sh
+	FERNVPN=$(PROGRAM) tests/balancer.sh
 	FERNVPN=$(PROGRAM) tests/audit/planted.sh
 	FERNVPN=$(PROGRAM) python3 tests/lab/test.py
 

@@ -125,20 +125,22 @@ mod system {
         Ok(stream)
     }
 
+    const MARK_REMEDY: &str =
+        " (needs CAP_NET_ADMIN: run as root; without root there are --private, --no-tun, and -- COMMAND)";
+
     pub(super) fn tune(stream: &TcpStream, tuning: &Tuning) -> io::Result<()> {
         let user_timeout_ms = tuning.user_timeout.map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
         // Name, value if wanted, where it goes, and what to do if the kernel refuses.
         for (name, value, level, option, remedy) in [
             ("TCP_NOTSENT_LOWAT", tuning.notsent_lowat_bytes, sys::IPPROTO_TCP, sys::TCP_NOTSENT_LOWAT, ""),
             ("TCP_USER_TIMEOUT", user_timeout_ms, sys::IPPROTO_TCP, sys::TCP_USER_TIMEOUT, ""),
-            ("SO_MARK", tuning.mark, sys::SOL_SOCKET, sys::SO_MARK, " (needs CAP_NET_ADMIN: run as root)"),
+            ("SO_MARK", tuning.mark, sys::SOL_SOCKET, sys::SO_MARK, MARK_REMEDY),
             ("SO_SNDBUF", tuning.send_buffer_bytes, sys::SOL_SOCKET, sys::SO_SNDBUF, ""),
             ("SO_RCVBUF", tuning.receive_buffer_bytes, sys::SOL_SOCKET, sys::SO_RCVBUF, ""),
         ] {
             let Some(value) = value else { continue };
             sys::set_option(stream.as_fd(), level, option, value).map_err(|error| {
-                let text = format!("cannot set {name} to {value}: {}{remedy}", crate::os::reason(&error));
-                io::Error::new(error.kind(), text)
+                io::Error::other(format!("cannot set {name} to {value}: {}{remedy}", crate::os::reason(&error)))
             })?;
         }
         let Some(name) = &tuning.congestion_control else { return Ok(()) };

@@ -17,7 +17,7 @@ use super::connection::{self, End, Inside, MAX_MESSAGE, Patience, close};
 use super::outbound::{Outbound, count};
 use super::{device, fresh, fresh_hello, locked, proxy};
 use crate::config::settings::ServerSettings;
-use crate::fernet::Age;
+use crate::fernet::{Age, Refusal};
 use crate::os::clock;
 use crate::os::log::{self, Seldom};
 use crate::os::notify::{self, Pulse, TURN};
@@ -385,7 +385,12 @@ fn handshake(
     })?;
     let now = clock::unix_seconds();
     let age = current.settings.hello_max_age.map(|ttl| Age { now, ttl });
-    let hello = ClientHello::receive(&root, body, age).map_err(|reason| named(&reason))?;
+    let hello = ClientHello::receive(&root, body, age).map_err(|reason| match reason {
+        Refused::Token(Refusal::Expired | Refusal::Future) => {
+            named(&format_args!("{reason} (see hello-max-age, and the clocks of both sides: timedatectl)"))
+        }
+        _ => named(&reason),
+    })?;
     let number = client.begin(&hello.nonce).ok_or_else(|| named(&"this hello was answered before: a replay"))?;
     if hello.time.abs_diff(now) > CLOCK_DIFFERENCE {
         let (client, theirs) = (&client.name, clock::utc(hello.time));
