@@ -68,6 +68,19 @@ check: toolchain ## format, lints and the links of the documentation; any warnin
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
+# Seconds for each fuzz target, and which.
+FUZZ_SECONDS ?= 60
+FUZZ ?= $(basename $(notdir $(wildcard fuzz/targets/*.rs)))
+
+.PHONY: fuzz
+fuzz: toolchain ## every property of fuzz/, guided by coverage: FUZZ_SECONDS each; needs cargo-fuzz
+	@cargo fuzz --version >/dev/null || { echo 'cargo-fuzz is missing: cargo install cargo-fuzz' >&2; exit 1; }
+	set -e; for target in $(FUZZ); do echo "== $$target"; mkdir -p fuzz/corpus/$$target fuzz/regressions/$$target; \
+	    RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --release --fuzz-dir fuzz $$target fuzz/corpus/$$target fuzz/seeds/$$target \
+	        fuzz/regressions/$$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=60 -rss_limit_mb=1024 -max_len=8192 \
+	        -print_final_stats=1 2>&1 | tee fuzz/corpus/$$target.log | grep -E 'stat::|DONE|ERROR|panicked|Test unit' || true; \
+	    grep -q '^Done ' fuzz/corpus/$$target.log || { tail -n 40 fuzz/corpus/$$target.log; exit 1; }; done
+
 .PHONY: lesson
 lesson: build ## every byte of a session explained, made by the program: docs/lesson/index.html
 	$(PROGRAM) explain --html docs/lesson/index.html

@@ -1,37 +1,55 @@
 #!/usr/bin/env python3
 """How fast is the tunnel, next to others? As root: make bench-tunnel.
 
-Two network namespaces joined by a veth pair; the VPN's two ends, iperf3's two ends and ping share this machine's
-processors, so every figure tells what a VPN costs, not what a network gives:
+Two network namespaces; the VPN's two ends, iperf3's two ends and ping share this machine's processors, so that every
+figure tells what a VPN costs, not what a network gives:
 
-    [ client: fern0/tun 10.77.0.2 ] veth 10.99.0.2 ======= 10.99.0.1 veth [ server: 10.77.0.1, iperf3 -s ]
+    [ client: device of the VPN 10.77.0.2 ] outer 10.99.0.2 ===== 10.99.0.1 outer [ server: 10.77.0.1, iperf3 -s ]
+
+What is between them is one of these:
+
+    lan      a veth pair, segmentation offload and all
+    loss     the same without offload; 1 % of the packets is lost, both ways
+    wan      20 ms round trip, and 1 % loss both ways (benches/path.rs)
+    narrow   20 ms round trip, 200 Mbit/s with a queue of 512 KB (benches/path.rs)
 
 Rounds are interleaved (every VPN once, then every VPN again), and the table shows medians with the least and the
-most, because machines drift. `relay` is the same structure without cipher and checks; openvpn and wireguard-go take
-part if they are installed.
+most, because machines drift. `none` is the path without a VPN, `relay` is fernvpn's structure without cipher and checks;
+openvpn, wireguard-go, tinc and fastd take part if they are installed. `--keep FILE` adds the rounds to those that are in
+the file already, so that a long comparison can be made in pieces.
+
+`clients` is another question: fifty clients with a stream each, next to one client with one.
 """
 
-import argparse, json, os, pathlib, re, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, contextlib, json, os, pathlib, re, shutil, statistics, subprocess, sys, tempfile, time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TARGET = ROOT / "target/release"
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 SERVER, CLIENT = f"fernbench{os.getpid()}s", f"fernbench{os.getpid()}c"
 INSIDE = "10.77.0.1"
 TICKS = os.sysconf("SC_CLK_TCK")
+PATHS = {"lan": None, "loss": None, "wan": [20, 1], "narrow": [20, 0, 200, 512_000]}
+TESTS = {
+    "lan": "tcp1 tcp1-R tcp4 tcp4-R udp200 ping loaded",
+    "loss": "tcp1 loaded",
+    "wan": "tcp1 loaded",
+    "narrow": "tcp1 ping loaded",
+}
 
 
 def run(*command, check=True, timeout=60):
     return subprocess.run([str(word) for word in command], check=check, timeout=timeout, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE).stdout
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE).stdout
 
 
 def inside(namespace, *command, **options):
     return run("ip", "netns", "exec", namespace, *command, **options)
 
 
-def start(namespace, *command):
+def start(namespace, *command, **options):
+    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL} | options
     return subprocess.Popen(["ip", "netns", "exec", namespace, *map(str, command)], stdin=subprocess.DEVNULL,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+                            start_new_session=True, **output)
 
 
 def wait_for(what, condition, seconds=15):
@@ -42,9 +60,14 @@ def wait_for(what, condition, seconds=15):
         time.sleep(0.05)
 
 
+def listens(port):
+    return f":{port} " in inside(SERVER, "ss", "-Hltn")
+
+
 class Bench:
-    def __init__(self, folder, congestion, seconds):
-        self.folder, self.congestion, self.seconds = pathlib.Path(folder), congestion, seconds
+    def __init__(self, folder, arguments):
+        self.folder, self.congestion, self.seconds = pathlib.Path(folder), arguments.congestion, arguments.seconds
+        self.path, self.outside = arguments.path, []
 
     def __enter__(self):
         self.allowed = run("sysctl", "-n", "net.ipv4.tcp_allowed_congestion_control").strip()
@@ -57,38 +80,70 @@ class Bench:
     def set_up(self):
         for namespace in (SERVER, CLIENT):
             run("ip", "netns", "add", namespace)
-        run("ip", "link", "add", "outer", "netns", SERVER, "type", "veth", "peer", "name", "outer", "netns", CLIENT)
+        if PATHS[self.path]:
+            names = f"fb{os.getpid()}s", f"fb{os.getpid()}c"
+            self.outside.append(subprocess.Popen([TARGET / "examples/path", *names, *map(str, PATHS[self.path])],
+                                                 stdout=subprocess.PIPE))
+            self.outside[0].stdout.readline()
+            for namespace, name in zip((SERVER, CLIENT), names):
+                run("ip", "link", "set", name, "netns", namespace, "name", "outer", "txqueuelen", 10_000)
+        else:
+            run("ip", "link", "add", "outer", "netns", SERVER, "type", "veth", "peer", "name", "outer", "netns", CLIENT)
+        run("sysctl", "-qw", f"net.ipv4.tcp_allowed_congestion_control={self.allowed} {self.congestion}")
         for namespace, address in [(SERVER, "10.99.0.1/24"), (CLIENT, "10.99.0.2/24")]:
             run("ip", "-n", namespace, "addr", "add", address, "dev", "outer")
             for device in ("outer", "lo"):
                 run("ip", "-n", namespace, "link", "set", device, "up")
-        run("sysctl", "-qw", f"net.ipv4.tcp_allowed_congestion_control={self.allowed} {self.congestion}")
-        for namespace in (SERVER, CLIENT):
             inside(namespace, "sysctl", "-qw", f"net.ipv4.tcp_congestion_control={self.congestion}")
+            if self.path == "loss":
+                run("ip", "-n", namespace, "link", "set", "outer", "gso_max_segs", 1)
+                inside(namespace, "nft", "table inet loss { chain in { type filter hook input priority 0; "
+                                         "iifname outer numgen random mod 100 < 1 drop; }; }")
         return self
 
     def __exit__(self, *_):
+        self.end_all()
         for namespace in (SERVER, CLIENT):
-            for pid in run("ip", "netns", "pids", namespace, check=False).split():
-                run("kill", "-9", pid, check=False)
             run("ip", "netns", "del", namespace, check=False)
+        for process in self.outside:
+            process.kill()
         run("sysctl", "-qw", f"net.ipv4.tcp_allowed_congestion_control={self.allowed}", check=False)
+
+    def end_all(self):
+        def pids():
+            return " ".join(run("ip", "netns", "pids", name, check=False) for name in (CLIENT, SERVER)).split()
+
+        # In order, so that each takes back what it did to the machine.
+        for signal, patience in [("TERM", 3), ("KILL", 15)]:
+            for pid in pids():
+                run("kill", f"-{signal}", pid, check=False)
+            end = time.monotonic() + patience
+            while pids() and time.monotonic() < end:
+                time.sleep(0.05)
+        for namespace, address in [(SERVER, f"{INSIDE}/24"), (CLIENT, "10.77.0.2/24")]:
+            run("ip", "-n", namespace, "addr", "del", address, "dev", "outer", check=False)
 
     # ------------------------------------------------------------------ the VPNs
 
-    def fernvpn(self, suite):
+    def none(self):
+        for namespace, address in [(SERVER, f"{INSIDE}/24"), (CLIENT, "10.77.0.2/24")]:
+            run("ip", "-n", namespace, "addr", "replace", address, "dev", "outer")
+        return []
+
+    def fernvpn(self, program, *options):
         key = self.folder / "key"
-        key.write_text(run(TARGET / "fernvpn", "genkey"))
+        key.write_text(run(program, "genkey"))
         key.chmod(0o600)
-        server = start(SERVER, TARGET / "fernvpn", "server", "-k", key, "--listen", "10.99.0.1:1194",
-                       "--address", f"{INSIDE}/24", "--suite", suite)
-        client = start(CLIENT, TARGET / "fernvpn", "client", "-k", key, "--connect", "10.99.0.1:1194")
+        server = start(SERVER, program, "server", "-k", key, "--listen", "10.99.0.1:1194",
+                       "--address", f"{INSIDE}/24", *options)
+        wait_for("listening", lambda: listens(1194))
+        client = start(CLIENT, program, "client", "-k", key, "--connect", "10.99.0.1:1194")
         return [server, client]
 
-    def relay(self):
-        server = start(SERVER, TARGET / "examples/relay", "server", "10.99.0.1:1194", "relay0")
-        time.sleep(0.3)
-        client = start(CLIENT, TARGET / "examples/relay", "client", "10.99.0.1:1194", "relay0")
+    def relay(self, program=TARGET / "examples/relay", *options):
+        server = start(SERVER, program, "server", "10.99.0.1:1194", "relay0", *options)
+        wait_for("listening", lambda: listens(1194))
+        client = start(CLIENT, program, "client", "10.99.0.1:1194", "relay0", *options)
         self.addresses("relay0")
         return [server, client]
 
@@ -104,10 +159,12 @@ class Bench:
                 "-subj", "/CN=bench", "-keyout", self.folder / "key.pem", "-out", self.folder / "cert.pem")
         common = ["--dev", "tun", "--cert", self.folder / "cert.pem", "--key", self.folder / "key.pem",
                   "--ca", self.folder / "cert.pem", "--cipher", "AES-128-GCM", "--data-ciphers", "AES-128-GCM",
-                  "--disable-dco", "--txqueuelen", 1000, "--dh", "none", *more]
+                  "--disable-dco", "--txqueuelen", 1000, *more]
         tcp = protocol == "tcp"
-        server = start(SERVER, "openvpn", "--tls-server", "--ifconfig", INSIDE, "10.77.0.2",
+        server = start(SERVER, "openvpn", "--tls-server", "--dh", "none", "--ifconfig", INSIDE, "10.77.0.2",
                        "--proto", "tcp-server" if tcp else "udp", *common)
+        if tcp:
+            wait_for("listening", lambda: listens(1194))
         client = start(CLIENT, "openvpn", "--tls-client", "--ifconfig", "10.77.0.2", INSIDE, "--remote", "10.99.0.1",
                        "--proto", "tcp-client" if tcp else "udp", *common)
         return [server, client]
@@ -117,9 +174,8 @@ class Bench:
         public = [subprocess.run(["wg", "pubkey"], input=key, text=True, capture_output=True).stdout.strip()
                   for key in keys]
         started = []
-        for i, (namespace, device) in enumerate([(SERVER, "wgbs"), (CLIENT, "wgbc")]):
+        for i, (namespace, device) in enumerate([(SERVER, f"w{os.getpid()}s"), (CLIENT, f"w{os.getpid()}c")]):
             started.append(start(namespace, "wireguard-go", "-f", device))
-            wait_for(device, lambda: run("ip", "-n", namespace, "link", "show", device, check=False))
             file = self.folder / f"wg{i}"
             file.write_text(keys[i])
             peer = ["peer", public[1 - i], "allowed-ips", "10.77.0.0/24"]
@@ -129,6 +185,43 @@ class Bench:
             inside(namespace, "wg", "set", device, "private-key", file, *more, *peer, *remote)
             run("ip", "-n", namespace, "addr", "add", f"10.77.0.{i + 1}/24", "dev", device)
             run("ip", "-n", namespace, "link", "set", device, "mtu", 1420, "up")
+        return started
+
+    def tinc(self, *options):
+        names, started = ["s", "c"], []
+        folders = [self.folder / f"tinc-{name}" for name in names]
+        if not folders[0].exists():
+            for i, (name, folder) in enumerate(zip(names, folders)):
+                (folder / "hosts").mkdir(parents=True)
+                (folder / "tinc.conf").write_text(
+                    f"Name = {name}\nDeviceType = tun\nInterface = tinc{name}\n" + ("ConnectTo = s\n" if i else ""))
+                address = "" if i else "Address = 10.99.0.1\n"
+                (folder / "hosts" / name).write_text(f"{address}Subnet = 10.77.0.{i + 1}/32\n")
+                up = folder / "tinc-up"
+                up.write_text(f"#!/bin/sh\nip addr add 10.77.0.{i + 1}/24 dev $INTERFACE\nip link set $INTERFACE up\n")
+                up.chmod(0o755)
+                run("tincd", "-c", folder, "-K2048", check=False)
+            for i in range(2):
+                shutil.copy(folders[i] / "hosts" / names[i], folders[1 - i] / "hosts" / names[i])
+        for namespace, folder in zip((SERVER, CLIENT), folders):
+            started.append(start(namespace, "tincd", "-c", folder, "-D", "--pidfile", folder / "pid", *options))
+            wait_for("listening", lambda: listens(655))
+        return started
+
+    def fastd(self):
+        keys = [run("fastd", "--generate-key", "--machine-readable").strip() for _ in range(2)]
+        files = [self.folder / f"fastd-{i}" for i in range(2)]
+        public, started = [], []
+        for i in range(2):
+            files[i].write_text(f'secret "{keys[i]}";\n')
+            public.append(run("fastd", "--show-key", "--machine-readable", "--config", files[i]).strip())
+        for i, namespace in enumerate((SERVER, CLIENT)):
+            files[i].write_text(
+                f'secret "{keys[i]}"; log level warn; interface "fastd{i}"; mode tun; mtu 1406;\n'
+                + ('bind 10.99.0.1:10000;\n' if i == 0 else "") + 'method "salsa2012+umac";\n'
+                f'peer "p" {{ key "{public[1 - i]}"; {"" if i == 0 else "remote 10.99.0.1:10000;"} }}\n'
+                f'on up "ip addr add 10.77.0.{i + 1}/24 dev fastd{i}; ip link set fastd{i} up";\n')
+            started.append(start(namespace, "fastd", "-c", files[i]))
         return started
 
     # ------------------------------------------------------------------ the measurements
@@ -143,9 +236,10 @@ class Bench:
         sys.exit("iperf3 failed three times")
 
     def ping(self, count, interval):
-        text = inside(CLIENT, "ping", "-n", "-c", count, "-i", interval, INSIDE, check=False)
+        """Mean and 99th percentile in ms, and how many of a hundred had no answer."""
+        text = inside(CLIENT, "ping", "-n", "-c", count, "-i", interval, "-W", 2, INSIDE, check=False)
         times = sorted(float(time) for time in re.findall(r"time=([\d.]+)", text)) or [float("nan")]
-        return statistics.mean(times), times[int(len(times) * 0.99)]
+        return statistics.mean(times), times[int(len(times) * 0.99)], 100 * (1 - len(times) / count)
 
     def cpu(self, processes):
         """Seconds used by the processes (children of `ip netns exec` have its pid: it execs them)."""
@@ -155,89 +249,152 @@ class Bench:
             total += (int(fields[11]) + int(fields[12])) / TICKS
         return total
 
-    def measure(self, starter):
+    @contextlib.contextmanager
+    def running(self, starter):
         processes = starter()
         try:
             wait_for("the tunnel", lambda: " 0% packet loss" in inside(CLIENT, "ping", "-c1", "-W1", INSIDE, check=False))
-            iperf = start(SERVER, "iperf3", "-s")
-            time.sleep(0.3)
-            result, before = {}, self.cpu(processes)
-            one = self.iperf()["sum_received"]
-            result["tcp1 Mb/s"] = one["bits_per_second"] / 1e6
-            result["cpu s/GB"] = (self.cpu(processes) - before) / one["bytes"] * 1e9
-            result["tcp1 -R"] = self.iperf("-R")["sum_received"]["bits_per_second"] / 1e6
-            result["tcp4"] = self.iperf("-P", 4)["sum_received"]["bits_per_second"] / 1e6
-            small = self.iperf("-u", "-b", 0, "-l", 200)["sum"]
-            result["udp200 kpps"] = (small["packets"] - small["lost_packets"]) / small["seconds"] / 1e3
-            result["ping ms"], result["ping p99"] = self.ping(200, 0.005)
-            load = start(CLIENT, "iperf3", "-c", INSIDE, "-t", 4)
-            time.sleep(1)
-            result["loaded ms"], result["loaded p99"] = self.ping(100, 0.02)
-            load.wait()
-            iperf.kill()
-            return result
+            start(SERVER, "iperf3", "-s")
+            wait_for("iperf3", lambda: listens(5201))
+            yield processes
         finally:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                try:
-                    process.wait(5)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-            for namespace in (SERVER, CLIENT):
-                for pid in run("ip", "netns", "pids", namespace, check=False).split():
-                    run("kill", "-9", pid, check=False)
+            self.end_all()
+
+    def measure(self, starter, tests):
+        result = {}
+        with self.running(starter) as processes:
+            for test in tests:
+                if test in ("tcp1", "tcp1-R", "tcp4", "tcp4-R"):
+                    before = self.cpu(processes)
+                    end = self.iperf("-P", test[3], *test[4:].split())["sum_received"]
+                    result[f"{test} Mb/s"] = end["bits_per_second"] / 1e6
+                    if test == "tcp1":
+                        result["cpu s/GB"] = (self.cpu(processes) - before) / end["bytes"] * 1e9
+                elif test == "udp200":
+                    small = self.iperf("-u", "-b", 0, "-l", 200)["sum"]
+                    result["udp200 kpps"] = (small["packets"] - small["lost_packets"]) / small["seconds"] / 1e3
+                elif test == "ping":
+                    result["ping ms"], result["ping p99"], _ = self.ping(200, 0.005)
+                elif test == "loaded":
+                    load = start(CLIENT, "iperf3", "-c", INSIDE, "-t", 4)
+                    time.sleep(1)
+                    result["loaded ms"], result["loaded p99"], result["lost %"] = self.ping(200, 0.01)
+                    load.wait()
+        return result
+
+    def clients(self, program, count):
+        """`count` clients, each with a private network and a stream of its own: Mb/s of each."""
+        keys = [run(program, "genkey").strip() for _ in range(count)]
+        all_keys = self.folder / "keys"
+        all_keys.write_text("".join(f"{key} # client{i}\n" for i, key in enumerate(keys)))
+        all_keys.chmod(0o600)
+        start(SERVER, program, "server", "-k", all_keys, "--listen", "10.99.0.1:1194", "--address", f"{INSIDE}/24")
+        wait_for("listening", lambda: listens(1194))
+        streams = []
+        try:
+            for i, key in enumerate(keys):
+                start(SERVER, "iperf3", "-s", "-p", 5300 + i)
+                wait_for("iperf3", lambda: listens(5300 + i))
+                file = self.folder / f"key{i}"
+                file.write_text(key)
+                file.chmod(0o600)
+                # All begin at the same time, when all are connected.
+                streams.append(start(CLIENT, program, "client", "-k", file, "--connect", "10.99.0.1:1194", "--", "sh", "-c",
+                                     f"touch {self.folder}/up{i}; while [ ! -e {self.folder}/go ]; do sleep 0.1; done; "
+                                     f"exec iperf3 -c {INSIDE} -p {5300 + i} -t {self.seconds} -J", stdout=subprocess.PIPE))
+            wait_for("all clients", lambda: all((self.folder / f"up{i}").exists() for i in range(count)))
+            (self.folder / "go").touch()
+            ends = [json.loads(stream.communicate(timeout=60)[0])["end"]["sum_received"] for stream in streams]
+            return [end["bits_per_second"] / 1e6 for end in ends]
+        finally:
+            self.end_all()
+            for file in [self.folder / "go", *(self.folder / f"up{i}" for i in range(count))]:
+                file.unlink(missing_ok=True)
+
+
+def vpns_of(bench, arguments):
+    fernvpn = TARGET / "fernvpn"
+    vpns = {
+        "fernvpn": lambda: bench.fernvpn(fernvpn),
+        "fernvpn fernet": lambda: bench.fernvpn(fernvpn, "--suite", "fernet"),
+        "relay": bench.relay,
+        "none": bench.none,
+    }
+    if shutil.which("openvpn"):
+        nodelay = ["--socket-flags", "TCP_NODELAY"]
+        vpns["openvpn tcp"] = lambda: bench.openvpn("tcp", *nodelay)
+        vpns["openvpn tcp 9k"] = lambda: bench.openvpn("tcp", *nodelay, "--tun-mtu", 9000, "--mssfix", 0)
+        vpns["openvpn udp"] = lambda: bench.openvpn("udp", "--fast-io")
+    if shutil.which("wireguard-go") and shutil.which("wg"):
+        vpns["wireguard-go"] = bench.wireguard_go
+    if shutil.which("tincd"):
+        vpns["tinc"] = bench.tinc
+        vpns["tinc tcp"] = lambda: bench.tinc("-o", "TCPOnly=yes")
+    if shutil.which("fastd"):
+        vpns["fastd"] = bench.fastd
+    for also in arguments.also:
+        name, program, *options = also.replace("=", " ", 1).split()
+        of_relay = program.endswith(("limit", "relay"))
+        vpns[name] = lambda p=program, o=options, f=bench.relay if of_relay else bench.fernvpn: f(p, *o)
+    return {name: vpns[name] for name in (arguments.only.split(",") if arguments.only else vpns)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", default="lan", choices=[*PATHS, "clients"])
+    parser.add_argument("--tests", help=f"words of: {TESTS['lan']}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=3, help="for each transfer")
     parser.add_argument("--congestion", default="cubic", help="of the hosts: cubic, bbr")
     parser.add_argument("--only", help="names, separated by commas")
+    parser.add_argument("--also", action="append", default=[], metavar="NAME=PROGRAM OPTION ...",
+                        help="another build of fernvpn, or a program with the command line of benches/relay.rs")
+    parser.add_argument("--keep", type=pathlib.Path, metavar="FILE", help="add to the rounds in this file, show all of them")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("needs root: it makes network namespaces")
-    with tempfile.TemporaryDirectory() as folder, Bench(folder, arguments.congestion, arguments.seconds) as bench:
-        vpns = {
-            "fernvpn": lambda: bench.fernvpn("aes-256-gcm"),
-            "fernvpn, suite fernet": lambda: bench.fernvpn("fernet"),
-            "relay, no cipher": bench.relay,
-        }
-        if shutil.which("openvpn"):
-            vpns["openvpn tcp"] = lambda: bench.openvpn("tcp", "--socket-flags", "TCP_NODELAY")
-            vpns["openvpn tcp, mtu 9000"] = lambda: bench.openvpn(
-                "tcp", "--socket-flags", "TCP_NODELAY", "--tun-mtu", 9000, "--mssfix", 0)
-            vpns["openvpn udp"] = lambda: bench.openvpn("udp", "--fast-io")
-        if shutil.which("wireguard-go") and shutil.which("wg"):
-            vpns["wireguard-go"] = bench.wireguard_go
-        if arguments.only:
-            vpns = {name: vpns[name] for name in arguments.only.split(",")}
-        results = {name: [] for name in vpns}
+    results = json.loads(arguments.keep.read_text()) if arguments.keep and arguments.keep.exists() else {}
+    if arguments.path == "clients":
+        arguments.path, measure = "lan", many_clients
+    else:
+        tests = (arguments.tests or TESTS[arguments.path]).split()
+        measure = lambda bench: {name: lambda s=starter: bench.measure(s, tests)
+                                 for name, starter in vpns_of(bench, arguments).items()}
+    with tempfile.TemporaryDirectory() as folder, Bench(folder, arguments) as bench:
         for round in range(arguments.rounds):
-            for name, starter in vpns.items():
+            for name, once in measure(bench).items():
                 print(f"round {round + 1}: {name}", file=sys.stderr, flush=True)
-                results[name].append(bench.measure(starter))
+                results.setdefault(name, []).append(once())
+                if arguments.keep:
+                    arguments.keep.write_text(json.dumps(results))
     show(results, arguments)
 
 
+def many_clients(bench):
+    def once(count):
+        speeds = bench.clients(TARGET / "fernvpn", count)
+        return {"all Mb/s": sum(speeds), "slowest": min(speeds), "fastest": max(speeds)}
+
+    return {"1 client": lambda: once(1), "50 clients": lambda: once(50)}
+
+
 def show(results, arguments):
-    columns = list(next(iter(results.values()))[0])
-    print(f"median (least-most) of {arguments.rounds} rounds, {arguments.seconds} s each, hosts on {arguments.congestion}")
-    print(f"| {'vpn':<22} | " + " | ".join(columns) + " |")
-    print("|---|" + "---|" * len(columns))
+    rounds = max(map(len, results.values()))
+    print(f"path {arguments.path}, hosts on {arguments.congestion}: median (least-most) of {rounds} rounds, "
+          f"{arguments.seconds} s each, and the median's ratio to the first line's")
+    columns = list(max((rounds[0] for rounds in results.values()), key=len))
+    print("| " + " | ".join(["", *columns]) + " |\n|---|" + "---|" * len(columns))
+    first = None
     for name, rounds in results.items():
         cells = []
         for column in columns:
-            values = [round[column] for round in rounds]
+            values = [round[column] for round in rounds if column in round]
+            median = statistics.median(values)
             form = "{:.0f}" if max(values) >= 100 else "{:.2f}"
-            cells.append(f"{form.format(statistics.median(values))} ({form.format(min(values))}-{form.format(max(values))})")
-        print(f"| {name:<22} | " + " | ".join(cells) + " |")
-    first = next(iter(results))
-    others = [name for name in results if not name.startswith("fernvpn")]
-    for name in others:
-        ratio = statistics.median(ours["tcp1 Mb/s"] / theirs["tcp1 Mb/s"] for ours, theirs in zip(results[first], results[name]))
-        print(f"{first} / {name}: {ratio:.2f} in one stream (median of rounds)")
+            ratio = f" x{median / statistics.median(r[column] for r in first):.2f}" if first and column not in ("lost %", "cpu s/GB") else ""
+            cells.append(f"{form.format(median)} ({form.format(min(values))}-{form.format(max(values))}){ratio}")
+        print("| " + " | ".join([name, *cells]) + " |")
+        first = first or rounds
 
 
 main()

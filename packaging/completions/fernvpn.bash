@@ -4,7 +4,7 @@ _fernvpn() {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]} options='' at
     COMPREPLY=()
     if [ "$COMP_CWORD" = 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W 'genkey encrypt decrypt rotate inspect explain server client unlock clean-up check add-client remove-client reset-client help' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'genkey encrypt decrypt rotate inspect explain server client unlock status reload clean-up check add-client remove-client reset-client help' -- "$word")
         return
     fi
     # What follows `client --` is the command line of another program.
@@ -62,6 +62,7 @@ _fernvpn() {
         'client --count') :; return ;;
         'client --congestion') :; return ;;
         'client --name') :; return ;;
+        'status --format') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         'clean-up -c') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         'clean-up --tun') :; return ;;
         'check -c') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
@@ -81,12 +82,14 @@ _fernvpn() {
         server) options='-c -k --listen --proxy-protocol-from --address --tun --no-tun --private --private-if-allowed --mtu --suite --client-to-client --push-routes --nat --push-dns --keepalive --max-clients --hello-max-age --congestion --name --verbose --help' ;;
         client) options='-c -k --ratchet --connect --tun --no-tun --private --private-if-allowed --namespace --routes --dns --kill-switch --suite --send --ping --count --once --congestion --name --verbose --help' ;;
         unlock) options=' --help' ;;
+        status) options='--format --help' ;;
+        reload) options=' --help' ;;
         clean-up) options='-c --tun --help' ;;
         check) options='-c --connect --help' ;;
         add-client) options='-c --address --server --ratchet --help' ;;
         remove-client) options='-c --help' ;;
         reset-client) options='-c --help' ;;
-        help) options='genkey encrypt decrypt rotate inspect explain server client unlock clean-up check add-client remove-client reset-client help' ;;
+        help) options='genkey encrypt decrypt rotate inspect explain server client unlock status reload clean-up check add-client remove-client reset-client help' ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
 }

@@ -6,12 +6,14 @@ use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
 use crate::config::key_file;
 use crate::config::settings::{ClientSettings, Device, Routes};
 use crate::config::state_file::Kept;
+use crate::os::control::Control;
+use crate::os::signal::Signal;
 use crate::os::tun::Tun;
 use crate::os::{log, network, notify, process, signal};
 use crate::tunnel::client::{Client, Machine};
 use crate::tunnel::config_record::NetworkConfig;
 use crate::tunnel::connection::MAX_MESSAGE;
-use crate::tunnel::locked;
+use crate::tunnel::{SOFTWARE, locked};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -80,6 +82,9 @@ tunnel only. This ends that. It needs root.",
     },
 };
 
+/// What is said to whoever asks for a reload.
+const RESTART: &str = "a client takes up a changed configuration when it is started again";
+
 /// How long an orderly end may take.
 const STOP_TIME: Duration = Duration::from_secs(3);
 
@@ -142,6 +147,11 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
                 }
                 continue;
             }
+            // From a terminal it says that the terminal is gone.
+            if (signal, by_terminal) == (Signal::Hangup, false) {
+                log::warning("config", RESTART, &[]);
+                continue;
+            }
             log::info("tunnel", "stopping", &[("signal", &signal.name())]);
             notify::tell("STOPPING=1");
             stopped.stop();
@@ -151,6 +161,13 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
             std::process::exit(0);
         }
     });
+    let control = Control::open(&host.settings.name).and_then(|control| {
+        let client = Arc::clone(&client);
+        control.serve(move |question| answer(&client, question)).map(|()| control)
+    });
+    if let Err(reason) = &control {
+        log::info("os", "fernvpn status cannot ask this client", &[("reason", reason)]);
+    }
     let ended = match waiting {
         Ok(_) => {
             notify::watch();
@@ -158,6 +175,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         }
         Err(error) => Err(format!("cannot start a thread: {error}")),
     };
+    drop(control);
     if ended.is_err() && has_lock {
         log::warning("os", "the kill switch stays on; fernvpn unlock ends it", &[]);
         drop(locked(&host.opened).take());
@@ -165,6 +183,15 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         clean_up();
     }
     (ended, host.command)
+}
+
+fn answer(client: &Client, question: &str) -> Result<String, String> {
+    match question.split_once(' ') {
+        None if question == "reload" => return Err(RESTART.into()),
+        Some(("status", format)) => client.status(format),
+        _ => None,
+    }
+    .ok_or_else(|| format!("this client ({SOFTWARE}) does not know '{question}'"))
 }
 
 fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {

@@ -8,7 +8,7 @@ use crate::config::settings::Device;
 use crate::os::namespace::Namespace;
 use crate::os::network::{self, Change, Network, Place};
 use crate::os::tun::Tun;
-use crate::os::{log, process};
+use crate::os::{log, nat, process};
 use crate::packet::subnet::Subnet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::process::ExitCode;
@@ -66,6 +66,9 @@ pub fn open(device: &Device) -> Result<Option<(Interface, Tun)>, String> {
             Err(error) => return Err(error.to_string()),
         },
     };
+    if matches!(place, Place::Host) {
+        nat::put_back(tun.name());
+    }
     let network = Network::new(place, tun.name());
     network.clear();
     Ok(Some((Interface { network, made: Vec::new() }, tun)))
@@ -128,10 +131,17 @@ impl Interface {
 
     fn apply(&mut self, mut wanted: Vec<Change>) -> Result<(), String> {
         let text = |error: std::io::Error| error.to_string();
-        for old in self.made.iter().rev().filter(|old| !wanted.contains(old) && !matches!(old, Change::Up { .. })) {
+        // What is here after a failure is what was made: then something else can be wanted.
+        let (stays, goes) = std::mem::take(&mut self.made).into_iter().partition(|old| wanted.contains(old));
+        self.made = stays;
+        let goes: Vec<Change> = goes;
+        for old in goes.iter().rev().filter(|old| !matches!(old, Change::Up { .. })) {
             self.network.take_back(old).map_err(text)?;
         }
-        for (at, new) in wanted.iter().enumerate().filter(|(_, new)| !self.made.contains(new)) {
+        for (at, new) in wanted.iter().enumerate() {
+            if self.made.contains(new) {
+                continue;
+            }
             match self.network.make(new.clone()) {
                 // The last one. A tunnel without its resolvers is better than none.
                 Err(error) if matches!(new, Change::Resolvers(_)) => {
@@ -142,6 +152,7 @@ impl Interface {
                 }
                 made => made.map_err(text)?,
             }
+            self.made.push(new.clone());
         }
         self.made = wanted;
         Ok(())

@@ -14,6 +14,7 @@ pub mod explain;
 pub mod passphrase;
 pub mod reset;
 pub mod server;
+pub mod status;
 pub mod token;
 
 use crate::config::arguments::{Arguments, Syntax, UsageError};
@@ -35,6 +36,8 @@ pub const COMMANDS: &[&Command] = &[
     &server::SERVER,
     &client::CLIENT,
     &client::UNLOCK,
+    &status::STATUS,
+    &status::RELOAD,
     &device::CLEAN_UP,
     &check::CHECK,
     &add::ADD,

@@ -7,13 +7,17 @@ use crate::config::conflicts::conflicts;
 use crate::config::key_file::{self, NamedKey};
 use crate::config::settings::{self, Device, Peer, ServerSettings};
 use crate::os;
+use crate::os::control::Control;
 use crate::os::nat::Nat;
+use crate::os::signal::Signal;
 use crate::os::{log, notify, process, signal};
 use crate::tunnel::config_record::listed;
 use crate::tunnel::server::Server;
+use crate::tunnel::{SOFTWARE, locked};
 use std::io::{self, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 
 /// The command.
 pub const SERVER: Command = Command {
@@ -57,7 +61,11 @@ pub const SERVER: Command = Command {
     },
     notes: "\
 Prints 'listening on ADDR:PORT' when it is ready, and logs to stderr. Ctrl-C or SIGTERM ends it: clients are
-told, and everything that was changed on this machine is changed back.",
+told, and everything that was changed on this machine is changed back.
+
+SIGHUP, or fernvpn reload, reads all of this anew, and disturbs only the clients that it concerns. Where
+clients are forwarded (nat), hosts in private networks that are pushed may open connections to them; others
+may not.",
     run: server,
 };
 
@@ -68,16 +76,25 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let settings = settings(arguments)?;
     device::raise_limits(settings.max_clients);
     let listeners = listen(&settings)?;
-    let mut opened = device::open(&settings.device)?;
-    if let Some((interface, _)) = &mut opened {
-        interface.set_up(settings.mtu, &settings.addresses, &routes(&settings))?;
+    let (interface, tun) = device::open(&settings.device)?.unzip();
+    let device = tun.as_ref().map(|tun| tun.name().to_owned());
+    let mut machine = Machine { interface, device, nat: None };
+    machine.set_up(&settings)?;
+    if let Some(interface) = &machine.interface {
         interface.invite("ip -brief address");
     }
-    let nat = forwarding(&settings, opened.as_ref().map(|(_, tun)| tun.name()))?;
-    let (interface, tun): (Option<Interface>, _) = opened.unzip();
     let addresses: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let (clients, own) = (settings.peers.len(), listed(&settings.addresses));
+    let name = settings.name.clone();
     let server = Server::start(settings, listeners, tun)?;
+    let running = Arc::new(Running { arguments: arguments.clone(), server, machine: Mutex::new(Some(machine)) });
+    let control = Control::open(&name).and_then(|control| {
+        let running = Arc::clone(&running);
+        control.serve(move |question| running.answer(question)).map(|()| control)
+    });
+    if let Err(reason) = &control {
+        log::warning("os", "fernvpn status and reload cannot ask this server", &[("reason", reason)]);
+    }
     log::info("tunnel", "ready", &[("clients", &clients), ("addresses", &own)]);
     for address in addresses {
         let mut stdout = io::stdout().lock();
@@ -85,30 +102,125 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     notify::watch();
     notify::tell("READY=1");
-    let signal = signal::wait();
-    let failure = server.failure();
+    let signal = loop {
+        match signal::wait_and_see() {
+            // What became of it is in the log. From a terminal, it says that the terminal is gone.
+            (Signal::Hangup, false) => drop(running.reload()),
+            (signal, _) => break signal,
+        }
+    };
+    drop(control);
+    let machine = locked(&running.machine).take();
+    let nat = machine.as_ref().and_then(|machine| machine.nat.as_ref());
+    let failure = running.server.failure().or(nat.and_then(Nat::failure));
     if failure.is_none() {
         log::info("tunnel", "stopping", &[("signal", &signal.name())]);
     }
     notify::tell("STOPPING=1");
-    server.stop();
-    drop((nat, interface));
+    running.server.stop();
+    drop(machine);
     failure.map_or(Ok(ExitCode::SUCCESS), |reason| Err(reason.into()))
 }
 
-/// Forwarding and NAT where the settings ask for it.
-fn forwarding(settings: &ServerSettings, device: Option<&str>) -> Result<Option<Nat>, String> {
-    let uplink = match &settings.nat {
-        settings::Nat::By(uplink) => Some(uplink.as_str()),
-        settings::Nat::Auto if !settings.push_routes.is_empty() => None,
-        _ => return Ok(None),
-    };
-    match (&settings.device, device) {
-        (Device::Tun(_), Some(device)) => {
-            Nat::begin(device, &settings.addresses, uplink).map(Some).map_err(|error| error.to_string())
+/// A server and what it was told.
+struct Running {
+    arguments: Arguments,
+    server: Server,
+    /// Nothing once it stops.
+    machine: Mutex<Option<Machine>>,
+}
+
+impl Running {
+    fn answer(&self, question: &str) -> Result<String, String> {
+        let unknown = || format!("this server ({}) does not know '{question}'", SOFTWARE);
+        match question.split_once(' ') {
+            None if question == "reload" => self.reload(),
+            Some(("status", format)) => self.server.status(format).ok_or_else(unknown),
+            _ => Err(unknown()),
         }
-        _ if uplink.is_some() => Err("nat needs a device on this host: not with --no-tun or --private".into()),
-        _ => Ok(None),
+    }
+
+    /// Reads the configuration anew and takes it up, or says why not; then nothing has changed.
+    fn reload(&self) -> Result<String, String> {
+        notify::tell("RELOADING=1");
+        let done = self.take_up();
+        notify::tell("READY=1");
+        match &done {
+            Ok(what) => log::info("config", &format!("reloaded: {what}"), &[]),
+            Err(reason) => log::error("config", "not reloaded, all is as before", &[("reason", reason)]),
+        }
+        done
+    }
+
+    fn take_up(&self) -> Result<String, String> {
+        let mut machine = locked(&self.machine);
+        let machine = machine.as_mut().ok_or("the server stops")?;
+        let mut new = settings(&self.arguments).map_err(|failure| match failure {
+            Failure::Reason(reason) => reason,
+            other => other.to_string(),
+        })?;
+        let old = self.server.settings();
+        // What needs a restart stays as it is, and is said.
+        let mut stays = Vec::new();
+        keep("listen", &mut new.listen, &old.listen, &mut stays);
+        keep("interface", &mut new.device, &old.device, &mut stays);
+        keep("address", &mut new.addresses, &old.addresses, &mut stays);
+        keep("nat", &mut new.nat, &old.nat, &mut stays);
+        keep("name", &mut new.name, &old.name, &mut stays);
+        let needs = if stays.is_empty() { String::new() } else { format!(" (needs a restart: {})", stays.join(", ")) };
+        let done = self.server.reload(new, |new| {
+            machine.set_up(new).inspect_err(|_| {
+                if let Err(reason) = machine.set_up(&old) {
+                    log::error("os", "not put back", &[("reason", &reason)]);
+                }
+            })
+        });
+        done.map(|what| what + &needs).map_err(|reason| reason + &needs)
+    }
+}
+
+fn keep<T: Clone + PartialEq>(name: &'static str, new: &mut T, old: &T, stays: &mut Vec<&'static str>) {
+    if new != old {
+        new.clone_from(old);
+        stays.push(name);
+    }
+}
+
+/// What a server changes on this machine, undone when this goes.
+struct Machine {
+    nat: Option<Nat>,
+    interface: Option<Interface>,
+    device: Option<String>,
+}
+
+impl Machine {
+    /// Makes it what the settings ask for.
+    fn set_up(&mut self, settings: &ServerSettings) -> Result<(), String> {
+        if let Some(interface) = &mut self.interface {
+            interface.set_up(settings.mtu, &settings.addresses, &routes(settings))?;
+        }
+        let uplink = match &settings.nat {
+            settings::Nat::By(uplink) => Some(uplink.as_str()),
+            settings::Nat::Auto if !settings.push_routes.is_empty() => None,
+            _ => {
+                self.nat = None;
+                return Ok(());
+            }
+        };
+        let text = |error: io::Error| error.to_string();
+        match (&settings.device, &self.device, &self.nat) {
+            (_, _, Some(nat)) => nat.open_to(&settings.push_routes).map_err(text)?,
+            (Device::Tun(_), Some(device), None) => {
+                let ports: Vec<u16> = settings.listen.iter().map(SocketAddr::port).collect();
+                let nat = Nat::begin(device, &settings.addresses, uplink, &settings.push_routes, &ports);
+                self.nat = Some(nat.map_err(text)?);
+            }
+            _ if uplink.is_some() => {
+                return Err("nat needs a device on this host: not with --no-tun or --private".into());
+            }
+            _ => {}
+        }
+        Ok(())
     }
 }
 

@@ -77,7 +77,7 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// A command line that fits its syntax.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Arguments {
     options: Vec<(&'static str, OsString)>,
     operands: Vec<OsString>,

@@ -101,6 +101,9 @@ pub const CLIENT: &[&str] = &[
     "name",
 ];
 
+/// No name of an option is longer. A key has 43 letters before its '='.
+const LONGEST_NAME: usize = 24;
+
 /// A configuration, with warnings that stand in nobody's way.
 pub type Read = (Configuration, Vec<String>);
 
@@ -204,7 +207,9 @@ impl Reading<'_> {
                 continue;
             }
             let (name, value) = line.split_once('=').map_or(("", ""), |(name, value)| (name.trim(), value.trim()));
-            if name.is_empty() {
+            // A name is shown again. A key whose own '=' is the only one in its line is no name.
+            let is_name = name.chars().all(|c| c.is_ascii_alphabetic() || c == '-');
+            if name.is_empty() || name.len() > LONGEST_NAME || !is_name {
                 self.wrong(number, "this is neither [section] nor name = value");
                 continue;
             }
@@ -468,6 +473,15 @@ mod tests {
         }
         assert_eq!(found.len(), 13, "{found:#?}");
         assert!(!found.iter().any(|(_, why)| why.contains("secret")), "a key is never shown");
+    }
+
+    #[test]
+    fn a_key_without_its_name_is_not_shown() {
+        for text in [format!("{KEY}\n"), format!("[peer]\n{KEY}\n"), format!("[peer]\nname = a\nkey {KEY}\n")] {
+            let found = mistakes(&text);
+            assert!(found.iter().any(|(_, why)| why.contains("name = value")), "{found:#?}");
+            assert!(!format!("{found:?}").contains(&KEY[4..12]), "{found:#?}");
+        }
     }
 
     #[test]

@@ -99,8 +99,11 @@ pub fn read_secret(file: &Path) -> Result<(Vec<u8>, Option<String>), String> {
     Ok((bytes, warning))
 }
 
-/// The keys of a text, or the first line that is not right and why.
-pub(super) fn parse(text: &[u8]) -> Result<Vec<NamedKey>, (usize, String)> {
+/// The keys of a text.
+///
+/// # Errors
+/// The first line that is not right, and why.
+pub fn parse(text: &[u8]) -> Result<Vec<NamedKey>, (usize, String)> {
     // Some editors begin a file with this mark.
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut keys = Vec::new();

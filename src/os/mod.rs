@@ -6,6 +6,7 @@
 //! network    link, addresses, routes: each change with its undo beside it    command  `ip` and its like, shown
 //! nat        a server's forwarding and address translation
 //! namespace  a network of its own, which vanishes with the process           process  user, limits, core dumps
+//! control    a running instance is asked, by a Unix socket
 //! files      secrets read, created, replaced                                 log      lines on stderr
 //! entropy    random bytes        clock  the time of day                      notify   what systemd is told
 //! sys        the only `unsafe`
@@ -20,6 +21,7 @@
 
 pub mod clock;
 pub mod command;
+pub mod control;
 pub mod entropy;
 pub mod files;
 pub mod log;
@@ -67,8 +69,22 @@ pub mod nat {
     impl Nat {
         /// # Errors
         /// Always.
-        pub fn begin(_: &str, _: &[Subnet], _: Option<&str>) -> std::io::Result<Nat> {
+        pub fn begin(_: &str, _: &[Subnet], _: Option<&str>, _: &[Subnet], _: &[u16]) -> std::io::Result<Nat> {
             Err(crate::os::unsupported("nat"))
         }
+
+        /// # Errors
+        /// Never called.
+        pub fn open_to(&self, _: &[Subnet]) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        /// Never called.
+        pub fn failure(&self) -> Option<String> {
+            None
+        }
     }
+
+    /// There is nothing to put back.
+    pub fn put_back(_: &str) {}
 }

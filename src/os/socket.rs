@@ -16,7 +16,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 pub use system::{
-    congestion_control, defer_accept, mark, receive_now, send_now, stop_listening, wait_readable, wait_to_accept,
+    congestion_control, defer_accept, mark, path, receive_now, send_now, stop_listening, wait_readable, wait_to_accept,
     wait_writable,
 };
 
@@ -36,6 +36,24 @@ pub struct Tuning {
     pub send_buffer_bytes: Option<u32>,
     /// `SO_RCVBUF`, likewise.
     pub receive_buffer_bytes: Option<u32>,
+    /// The shortest time after which something is sent again, if nothing else tells sooner that it was lost; the
+    /// receiver waits at most half of that for more to acknowledge. Linux has them since 6.15.
+    pub retransmit: Option<Duration>,
+}
+
+/// What TCP has seen of a connection's path.
+#[derive(Clone, Copy, Debug)]
+pub struct Path {
+    /// The round trip now, smoothed.
+    pub round_trip: Duration,
+    /// Since the last data came from the peer.
+    pub silence: Duration,
+    /// The shortest of the last minutes: the path without queues.
+    pub shortest: Duration,
+    /// Segments sent again.
+    pub retransmitted: u32,
+    /// Bytes that have arrived at the other end.
+    pub acknowledged: u64,
 }
 
 /// Sets the options on a socket that exists already, such as an accepted one.
@@ -107,6 +125,21 @@ mod system {
         Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
     }
 
+    /// What the kernel has seen of the path.
+    pub fn path(stream: &TcpStream) -> io::Result<Path> {
+        let info = sys::option_bytes::<152>(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_INFO)?;
+        let info = info.first_chunk::<152>().ok_or(ErrorKind::Unsupported)?;
+        let field = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+        // `struct tcp_info`: tcpi_last_data_recv in milliseconds, tcpi_rtt and tcpi_min_rtt in microseconds, tcpi_total_retrans, tcpi_bytes_acked (two words).
+        Ok(Path {
+            round_trip: Duration::from_micros(field(68).into()),
+            silence: Duration::from_millis(field(52).into()),
+            shortest: Duration::from_micros(field(148).into()),
+            retransmitted: field(100),
+            acknowledged: u64::from(field(120)) | u64::from(field(124)) << 32,
+        })
+    }
+
     /// Has a socket's packets take the way of this mark.
     pub fn mark(socket: &UdpSocket, mark: u32) -> io::Result<()> {
         sys::set_option(socket.as_fd(), sys::SOL_SOCKET, sys::SO_MARK, mark)
@@ -129,6 +162,8 @@ mod system {
         " (needs CAP_NET_ADMIN: run as root; without root there are --private, --no-tun, and -- COMMAND)";
 
     pub(super) fn tune(stream: &TcpStream, tuning: &Tuning) -> io::Result<()> {
+        let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        let (retransmit, acknowledge) = (tuning.retransmit.map(micros), tuning.retransmit.map(|time| micros(time / 2)));
         let user_timeout_ms = tuning.user_timeout.map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
         // Name, value if wanted, where it goes, and what to do if the kernel refuses.
         for (name, value, level, option, remedy) in [
@@ -137,6 +172,8 @@ mod system {
             ("SO_MARK", tuning.mark, sys::SOL_SOCKET, sys::SO_MARK, MARK_REMEDY),
             ("SO_SNDBUF", tuning.send_buffer_bytes, sys::SOL_SOCKET, sys::SO_SNDBUF, ""),
             ("SO_RCVBUF", tuning.receive_buffer_bytes, sys::SOL_SOCKET, sys::SO_RCVBUF, ""),
+            ("TCP_RTO_MIN_US", retransmit, sys::IPPROTO_TCP, sys::TCP_RTO_MIN_US, ""),
+            ("TCP_DELACK_MAX_US", acknowledge, sys::IPPROTO_TCP, sys::TCP_DELACK_MAX_US, ""),
         ] {
             let Some(value) = value else { continue };
             sys::set_option(stream.as_fd(), level, option, value).map_err(|error| {
@@ -224,6 +261,11 @@ mod system {
     /// std does not say.
     pub fn congestion_control(_stream: &TcpStream) -> io::Result<String> {
         Ok("unknown".to_owned())
+    }
+
+    /// std does not say.
+    pub fn path(_stream: &TcpStream) -> io::Result<Path> {
+        Err(crate::os::unsupported("what TCP knows of its path"))
     }
 
     /// Only Linux has marks.
@@ -347,6 +389,7 @@ mod tests {
             send_buffer_bytes: Some(65_536),
             receive_buffer_bytes: Some(65_536),
             mark: None,
+            retransmit: None,
         };
         prepare(&near, &tuning).unwrap();
         let option = |level, name| sys::option_bytes::<16>(near.as_fd(), level, name).unwrap();

@@ -44,9 +44,12 @@ pub(super) const SO_SNDBUF: c_int = 7;
 pub(super) const SO_RCVBUF: c_int = 8;
 pub(super) const IPPROTO_TCP: c_int = 6;
 pub(super) const TCP_DEFER_ACCEPT: c_int = 9;
+pub(super) const TCP_INFO: c_int = 11;
 pub(super) const TCP_CONGESTION: c_int = 13;
 pub(super) const TCP_USER_TIMEOUT: c_int = 18;
 pub(super) const TCP_NOTSENT_LOWAT: c_int = 25;
+pub(super) const TCP_RTO_MIN_US: c_int = 45;
+pub(super) const TCP_DELACK_MAX_US: c_int = 46;
 
 pub(super) const CLONE_NEWNS: c_int = 0x0002_0000;
 pub(super) const CLONE_NEWUSER: c_int = 0x1000_0000;

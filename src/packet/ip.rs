@@ -22,6 +22,7 @@
 //! follows, so nothing behind it can be answered or segmented, and nobody here has a reason to look.
 //! Jumbograms (RFC 2675) and IPv4 packets of total length 0 ("BIG TCP") are refused.
 
+use super::protocol;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -126,6 +127,23 @@ pub fn addresses(packet: &[u8]) -> Result<(IpAddr, IpAddr), Malformed> {
         }
         version => Err(Malformed::Version(version)),
     }
+}
+
+/// A number that the packets of one flow share: a hash of addresses, protocol and, with TCP and UDP, ports. From two
+/// packets that have the same, nothing is concluded but that they take turns together.
+pub fn flow(packet: &[u8]) -> usize {
+    let (addresses, protocol, transport) = match packet.first() {
+        Some(first) if first >> 4 == 4 => (12..20, packet.get(9), 4 * usize::from(first & 15)),
+        _ => (8..40, packet.get(6), 40),
+    };
+    let ports = match protocol {
+        Some(&(protocol::TCP | protocol::UDP)) => packet.get(transport..transport + 4),
+        _ => None,
+    };
+    let bytes = protocol.into_iter().chain(packet.get(addresses).into_iter().chain(ports).flatten());
+    // FNV-1a.
+    let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    (hash ^ hash >> 16) as usize
 }
 
 /// Whether an address can be one host's, as it is seen from another host: it is not for many, for nobody, or for

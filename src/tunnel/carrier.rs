@@ -25,27 +25,73 @@ const READ: usize = 256 * 1024;
 
 /// From this round trip on, a path counts as long.
 const LONG_PATH: Duration = Duration::from_millis(5);
+/// How often a long path is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+/// How long after a queue a loss may still come from it.
+const QUEUE_GONE: Duration = Duration::from_millis(500);
+/// Losses without a queue that make a path a lossy one.
+const UNEXPLAINED: u32 = 3;
+/// Bytes that a short path's receiver takes before it has passed them on: some super-packets, and what 10 Gbit/s bring
+/// in a round trip.
+const WINDOW: u128 = 256 * 1024;
+const WINDOW_RATE: u128 = 1_250_000_000;
+/// On a short path nothing is late that comes within this time. TCP's own least is 200 ms, for which everybody in the
+/// tunnel would wait.
+const RETRANSMIT: Duration = Duration::from_millis(25);
 
 /// How a carrier's socket is set up, at both ends.
 pub fn tuning() -> Tuning {
-    Tuning { user_timeout: Some(Duration::from_secs(10)), notsent_lowat_bytes: Some(256 * 1024), ..Tuning::default() }
+    Tuning { user_timeout: Some(Duration::from_secs(10)), notsent_lowat_bytes: Some(128 * 1024), ..Tuning::default() }
 }
 
-/// Chooses the congestion control of a carrier whose round trip the handshake has shown. The carrier's own control
-/// decides what a long path with loss carries: bbr keeps its rate where cubic takes each loss for a full queue; on a
-/// short path bbr's pacing only costs time. What this system does not have or allow leaves its default in place.
-pub fn suit(socket: &TcpStream, congestion: &Congestion, round_trip: Duration) {
-    let name = match congestion {
-        Congestion::System => return,
-        Congestion::Named(name) => name,
-        Congestion::Auto if round_trip >= LONG_PATH => "bbr",
-        Congestion::Auto => "cubic",
-    };
+/// What a long path has shown. Its carrier begins on cubic, which goes well with TCP inside it: bbr, for which TCP
+/// inside is an application that never has enough to send, does not find out how much a path carries that has a queue.
+/// But cubic takes each loss for a full queue. So once something is lost while there is no queue, the carrier goes on
+/// with bbr, which keeps its rate. What bbr knows after a quiet time is nothing; then it begins anew.
+struct Watch {
+    looked: Instant,
+    seen: socket::Path,
+    /// When the round trip was last longer than the path alone makes it.
+    queued: Option<Instant>,
+    unexplained: u32,
+    /// With bbr: the most bytes a second so far.
+    most: u64,
+}
+
+impl Watch {
+    fn new(seen: socket::Path) -> Watch {
+        Watch { looked: Instant::now(), seen, queued: None, unexplained: 0, most: 0 }
+    }
+
+    /// Whether bbr has to begin now.
+    fn wants_bbr(&mut self, path: socket::Path) -> bool {
+        let (passed, before) = (self.looked.elapsed(), std::mem::replace(&mut self.seen, path));
+        self.looked = Instant::now();
+        if self.unexplained >= UNEXPLAINED {
+            let milliseconds = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).max(1);
+            let rate = path.acknowledged.saturating_sub(before.acknowledged).saturating_mul(1000) / milliseconds;
+            self.most = self.most.max(rate);
+            return rate < self.most / 16;
+        }
+        if path.round_trip > path.shortest * 5 / 4 + Duration::from_millis(1) {
+            self.queued = Some(self.looked);
+        } else if self.queued.is_none_or(|queued| queued.elapsed() > QUEUE_GONE) {
+            self.unexplained += path.retransmitted.saturating_sub(before.retransmitted);
+        }
+        self.unexplained >= UNEXPLAINED
+    }
+
+    fn interval(&self) -> Duration {
+        if self.unexplained >= UNEXPLAINED { Duration::from_secs(1) } else { LOOK }
+    }
+}
+
+fn control(socket: &TcpStream, name: &str, is_wish: bool) {
     let tuning = Tuning { congestion_control: Some(name.into()), ..Tuning::default() };
     match socket::prepare(socket, &tuning) {
         Ok(()) => log::debug("tunnel", "congestion control of the carrier", &[("name", &name)]),
-        Err(error) if *congestion == Congestion::Auto => log::debug("tunnel", &error.to_string(), &[]),
-        Err(error) => log::warning("tunnel", &error.to_string(), &[]),
+        Err(error) if is_wish => log::warning("tunnel", &error.to_string(), &[]),
+        Err(error) => log::debug("tunnel", &error.to_string(), &[]),
     }
 }
 
@@ -124,12 +170,42 @@ pub struct FrameReader {
     start: usize,
     end: usize,
     established: bool,
+    watch: Option<Watch>,
 }
 
 impl FrameReader {
     /// A reader with room for a hello.
     pub fn new(socket: Arc<TcpStream>) -> FrameReader {
-        FrameReader { socket, buffer: vec![0; frame::HEADER + MAX_HELLO], start: 0, end: 0, established: false }
+        FrameReader {
+            socket,
+            buffer: vec![0; frame::HEADER + MAX_HELLO],
+            start: 0,
+            end: 0,
+            established: false,
+            watch: None,
+        }
+    }
+
+    /// Suits the connection to its path. `round_trip` is the handshake's, for systems that do not tell.
+    pub fn suit(&mut self, congestion: &Congestion, round_trip: Duration) {
+        let path = socket::path(&self.socket);
+        let round_trip = path.as_ref().map_or(round_trip, |path| path.shortest);
+        let short = round_trip < LONG_PATH;
+        if short {
+            // What does not fit into a small window waits at the sender, where flows take turns.
+            let window = WINDOW + round_trip.as_nanos() * WINDOW_RATE / 1_000_000_000;
+            let receive_buffer_bytes = u32::try_from(window).ok();
+            let tuning = Tuning { receive_buffer_bytes, retransmit: Some(RETRANSMIT), ..Tuning::default() };
+            let _ = socket::prepare(&self.socket, &tuning); // an older kernel does without
+        }
+        match congestion {
+            Congestion::System => {}
+            Congestion::Named(name) => control(&self.socket, name, true),
+            Congestion::Auto => {
+                control(&self.socket, "cubic", false);
+                self.watch = path.ok().filter(|_| !short).map(Watch::new);
+            }
+        }
     }
 
     /// The other side has authenticated: from now on it may have a large buffer.
@@ -193,6 +269,14 @@ impl FrameReader {
     /// Those of the socket.
     pub fn fill(&mut self, timeout: Duration) -> io::Result<Filled> {
         self.make_room();
+        if let Some(watch) = &mut self.watch
+            && watch.looked.elapsed() >= watch.interval()
+            && let Ok(path) = socket::path(&self.socket)
+            && watch.wants_bbr(path)
+        {
+            control(&self.socket, "cubic", false); // bbr begins anew only if it comes after another one
+            control(&self.socket, "bbr", false);
+        }
         if !socket::wait_readable(&self.socket, timeout)? {
             return Ok(Filled::TimedOut);
         }

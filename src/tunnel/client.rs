@@ -11,8 +11,9 @@ use super::batch::Batch;
 use super::carrier::{self, FrameReader, NoFrame};
 use super::config_record::{NetworkConfig, listed};
 use super::connection::{self, End, Inside, Patience, close, printable};
-use super::outbound::{Outbound, count};
+use super::outbound::{Outbound, Traffic, count};
 use super::server::{answer_echo, drain};
+use super::status::{Link, Peer, Refusal, Report, Since, Tally};
 use super::steps::ClientKey;
 use super::{device, fresh, fresh_hello, locked};
 use crate::config::settings::{ClientSettings, Device};
@@ -25,14 +26,15 @@ use crate::os::tun::Tun;
 use crate::os::wake::Wake;
 use crate::os::{clock, entropy};
 use crate::packet::offload::Checked;
+use crate::packet::subnet::Subnet;
 use crate::packet::{icmp, ip};
 use crate::protocol::handshake::{Agreed, Capabilities, Offer, Refused, client_hello};
 use crate::protocol::limits::MAX_HELLO;
 use crate::protocol::ratchet::ClientState;
-use crate::protocol::record::{Kind, Opener, Sealer};
+use crate::protocol::record::{Kind, Opener, Sealer, Suite};
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -82,8 +84,23 @@ pub struct Client {
     identifier: u16,
     /// Why it ends, if it was not asked to.
     failure: Mutex<Option<String>>,
+    started: Since,
+    traffic: Arc<Traffic>,
+    handshakes: Tally,
+    /// Packets from the device that had no way to go.
+    unrouted: AtomicU64,
     /// Of the thread that runs it.
     pulse: Pulse,
+    /// The session, for `status`; with what the server said last once it is over.
+    session: Mutex<Option<Told>>,
+}
+
+/// What the server has told, and how.
+struct Told {
+    device: Option<String>,
+    config: NetworkConfig,
+    /// While the session lasts.
+    connection: Option<(Arc<TcpStream>, Suite, Since)>,
 }
 
 /// What somebody in this program waits for.
@@ -133,6 +150,11 @@ impl Client {
             expects_reply: AtomicBool::new(false),
             identifier: u16::from_be_bytes(entropy::array()),
             failure: Mutex::default(),
+            started: Since::now(),
+            traffic: Arc::default(),
+            handshakes: Tally::default(),
+            unrouted: AtomicU64::new(0),
+            session: Mutex::default(),
             pulse: Pulse::new("client"),
         }))
     }
@@ -221,6 +243,37 @@ impl Client {
         }
     }
 
+    /// What it is doing, as `text`, `json` or `prometheus`; nothing if it is another format.
+    pub fn status(&self, format: &str) -> Option<String> {
+        let told = locked(&self.session);
+        let (addresses, server) =
+            told.as_ref().map_or((&[][..], &[][..]), |told| (&told.config.addresses, &told.config.server));
+        let link = told
+            .as_ref()
+            .and_then(|told| told.connection.as_ref())
+            .and_then(|(socket, suite, since)| Some(Link::of(socket, socket.peer_addr().ok()?, *suite, *since)));
+        let host = |address: &IpAddr| Subnet { address: *address, prefix: if address.is_ipv4() { 32 } else { 128 } };
+        let peer = Peer {
+            name: self.settings.server.clone(),
+            addresses: server.iter().map(host).collect(),
+            traffic: Arc::clone(&self.traffic),
+            step: locked(&self.key).current().1,
+            link,
+        };
+        let report = Report {
+            name: &self.settings.name,
+            role: "client",
+            started: self.started,
+            device: told.as_ref().and_then(|told| told.device.as_deref()),
+            listen: Vec::new(),
+            addresses,
+            handshakes: &self.handshakes,
+            unrouted: self.unrouted.load(Ordering::Relaxed),
+            peers: vec![peer],
+        };
+        report.render(format)
+    }
+
     /// Stops because something is wrong that another connection would not help.
     fn fail(&self, reason: String) {
         *locked(&self.failure) = Some(reason); // before `run` can end
@@ -256,14 +309,18 @@ impl Client {
         *locked(&self.socket) = None; // no attempt any more: from here on `stop` must not cut it, but close the link
         let session = match session {
             Ok(session) => session,
-            Err(attempt) => return attempt,
+            Err(attempt) => {
+                self.handshakes.refuse(Refusal::Incomplete);
+                return attempt;
+            }
         };
+        self.handshakes.accept();
         let Session { config, sealer, mut opener, super_packets, .. } = session;
         let device = match machine.set_up(&config) {
             Ok(device) => device,
             Err(reason) => return Attempt::GiveUp(reason),
         };
-        let outbound = Outbound::new(Arc::clone(&socket), sealer, super_packets, Arc::default(), Vec::new());
+        let outbound = Outbound::new(Arc::clone(&socket), sealer, super_packets, Arc::clone(&self.traffic), Vec::new());
         *locked(&self.link) = Some(Arc::clone(&outbound));
         if self.is_stopped() {
             outbound.close(close::LEAVING, "the client leaves");
@@ -272,6 +329,11 @@ impl Client {
             *pumping = self.start_pump(device);
         }
         let (addresses, suite) = (listed(&config.addresses), opener.suite());
+        *locked(&self.session) = Some(Told {
+            device: device.as_ref().map(|device| device.name().to_owned()),
+            config: config.clone(),
+            connection: Some((Arc::clone(&socket), suite, Since::now())),
+        });
         let (server, software) = (peer(&socket), &session.software);
         let milliseconds = session.round_trip.as_secs_f64() * 1e3;
         let connected =
@@ -294,11 +356,14 @@ impl Client {
             socket: &socket,
             own: config.addresses.iter().map(|own| own.address).collect(),
             device,
-            batch: Batch::new(),
+            batch: Batch::default(),
             scratch: Vec::new(),
         };
         let end = connection::run(&mut reader, &mut opener, &outbound, patience, &mut inside);
         *locked(&self.link) = None;
+        if let Some(told) = &mut *locked(&self.session) {
+            told.connection = None;
+        }
         if matches!(end, End::Left) {
             drain(&socket);
         }
@@ -376,7 +441,7 @@ impl Client {
             ))
         })?;
         (&**socket).write_all(&frame).map_err(|error| failed(format!("cannot send: {error}")))?;
-        carrier::suit(socket, &self.settings.congestion, round_trip);
+        reader.suit(&self.settings.congestion, round_trip);
         reader.establish();
         let body = reader
             .frame_until(suite.max_body(), Instant::now() + ANSWER_TIME)
@@ -392,8 +457,14 @@ impl Client {
         let (client, device) = (Arc::clone(self), Arc::clone(device));
         let thread = thread::Builder::new().name("device".into());
         let started = thread.spawn(move || {
-            device::pump(&device, &client.wake, |_| locked(&client.link).as_ref().cloned())
-                .unwrap_or_else(|reason| client.fail(reason));
+            let way = |_| {
+                let way = locked(&client.link).clone();
+                if way.is_none() {
+                    count(&client.unrouted);
+                }
+                way
+            };
+            device::pump(&device, &client.wake, way).unwrap_or_else(|reason| client.fail(reason));
         });
         started.inspect_err(|error| log::error("tunnel", "no thread for the device", &[("reason", error)])).is_ok()
     }
@@ -430,7 +501,7 @@ impl Client {
 
     fn send_message(&self, outbound: &Arc<Outbound>, replies: &Receiver<Reply>) -> Result<(), String> {
         let Some(text) = &self.settings.send else { return Ok(()) };
-        outbound.send_content(Kind::Message, text.as_bytes());
+        outbound.send(Kind::Message, text.as_bytes());
         let deadline = Instant::now() + REPLY_TIME;
         loop {
             match replies.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -456,12 +527,11 @@ impl Client {
             if sequence > 1 && self.sleep(Duration::from_secs(1)) {
                 break;
             }
-            let mut packet = vec![0; 2];
+            let mut packet = Vec::new();
             icmp::echo_request(own, to, self.identifier, sequence, b"fernvpn through the tunnel", &mut packet);
-            let length = u16::try_from(packet.len() - 2).unwrap_or_default();
-            packet[..2].copy_from_slice(&length.to_be_bytes());
             let sent = Instant::now();
-            outbound.send_content(Kind::Packets, &packet);
+            outbound.queue(&packet);
+            outbound.send_all();
             match wait_for_echo(replies, sequence, sent + REPLY_TIME) {
                 Some(()) => {
                     let time = sent.elapsed().as_secs_f64() * 1e3;
@@ -552,8 +622,11 @@ impl Inside for FromServer<'_> {
             None if self.own.contains(&destination) => {
                 answer_echo(parcel, &mut self.scratch, &mut self.batch, self.outbound);
             }
-            _ => count(&self.outbound.traffic.dropped_destination),
+            _ => return count(&self.outbound.traffic.dropped_destination),
         }
+        let traffic = &self.outbound.traffic;
+        count(&traffic.packets_in);
+        traffic.bytes_in.fetch_add(parcel.packet().len() as u64, Ordering::Relaxed);
     }
 
     fn message(&mut self, text: &str) {
@@ -562,7 +635,7 @@ impl Inside for FromServer<'_> {
 
     fn pause(&mut self) {
         self.client.pulse.beat();
-        self.batch.rest();
+        self.batch.send_all();
     }
 
     /// A machine that has moved to another network keeps a connection that goes nowhere: the kernel would now choose

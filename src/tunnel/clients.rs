@@ -12,6 +12,7 @@
 use super::addresses::AddressPool;
 use super::locked;
 use super::outbound::{Outbound, Traffic};
+use super::status::Since;
 use super::steps::ServerSteps;
 use crate::config::settings::{Peer, ServerSettings};
 use crate::config::state_file::StateFile;
@@ -22,7 +23,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Instant;
 
 /// Answered hellos that are remembered for each client.
 const REMEMBERED: usize = 64;
@@ -69,7 +69,7 @@ pub struct Connected {
     /// The id of the key that it was made with.
     pub key: Id,
     /// When it was made.
-    pub since: Instant,
+    pub since: Since,
 }
 
 impl Client {

@@ -150,7 +150,7 @@ pub fn run(
             }
             Ok(Filled::TimedOut) if pinged => return End::Dead,
             Ok(Filled::TimedOut) => {
-                outbound.send_content(Kind::Ping, b"are you there?");
+                outbound.send(Kind::Ping, b"are you there?");
                 (heard, pinged) = (Instant::now(), true);
             }
             Err(error) => return End::Failed(error),
@@ -173,7 +173,7 @@ fn record(body: &mut [u8], opener: &mut Opener, outbound: &Arc<Outbound>, inside
             }
             _ => return Some(End::Content("a SuperPacket that was not agreed on, or without its header")),
         },
-        Kind::Ping if content.len() <= MAX_PING => outbound.send_content(Kind::Pong, content),
+        Kind::Ping if content.len() <= MAX_PING => outbound.send(Kind::Pong, content),
         Kind::Ping => return Some(End::Content("a Ping of more than 64 bytes")),
         Kind::Pong if content.len() <= MAX_PING => {}
         Kind::Pong => return Some(End::Content("a Pong of more than 64 bytes")),

@@ -6,7 +6,7 @@
 //! ```
 
 use super::batch::{Batch, PACKET_AT};
-use super::outbound::{FRAME_ROOM, Outbound};
+use super::outbound::{FRAMES, Outbound};
 use crate::os::notify::{Pulse, TURN};
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
@@ -19,6 +19,10 @@ use std::sync::Arc;
 /// Longest IP packet, in bytes.
 const MAX_PACKET: usize = 65_535;
 
+/// Bytes read at most before one record is sent. More than a record holds, so that what queues up does so where flows take
+/// turns, and not in the device.
+const AHEAD: usize = 96 * 1024;
+
 /// Reads packets from the device until `wake` rings, and sends each to the peer that `route` names for its
 /// destination. Packets that are ready at the same time may share a record; nothing waits for more to come.
 ///
@@ -28,8 +32,9 @@ pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outb
     let failed =
         |error: io::Error| format!("cannot read from the device {}, which may be gone: {error}", device.name());
     let header = if device.offload() { offload::LENGTH } else { 0 };
-    let mut frame = vec![0; FRAME_ROOM];
-    let mut batch = Batch::new();
+    let mut frame = FRAMES.take();
+    let mut batch = Batch::default();
+    let mut ahead = 0;
     let pulse = Pulse::new("device");
     loop {
         pulse.beat();
@@ -44,10 +49,15 @@ pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outb
                     _ => Offload::default(),
                 };
                 batch.push_from(&peer, &mut frame, length, asked);
+                ahead += length;
+                if ahead > AHEAD {
+                    batch.send_next();
+                    ahead = 0;
+                }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                batch.flush();
-                if !device.wait_readable(wake, Some(TURN)).map_err(failed)? {
+                ahead = 0;
+                if !batch.send_next() && !device.wait_readable(wake, Some(TURN)).map_err(failed)? {
                     return Ok(());
                 }
             }

@@ -1,7 +1,7 @@
 //! Do packets go where they should?
 //!
 //! ```text
-//!  TUN ─> packet::offload ─> router.owner(destination) ─> Batch ─> Outbound (seal, send) ─> socket
+//!  TUN ─> packet::offload ─> router.owner(destination) ─> Batch ─> Queue ─> Outbound (seal, send) ─> socket
 //!  socket ─> FrameReader ─> Opener ─> packet::offload ─> client.owns(source)? ─> TUN, or another client
 //! ```
 //!
@@ -14,12 +14,14 @@
 //! | [`config_record`] | what does the server tell a client about its network? |
 //! | [`carrier`] | which frames arrive? |
 //! | [`outbound`] | how do records leave, and who waits? |
-//! | [`batch`] | which packets share a record? |
+//! | [`queue`] | who is next, and who is dropped? |
+//! | [`batch`] | in which form does a packet leave, and in whose turn? |
 //! | [`device`] | how do packets pass between the kernel and the tunnel? |
 //! | [`connection`] | what happens between the handshake and the end? |
 //! | [`clients`] | who may connect, and who is connected? |
 //! | [`steps`] | when does a ratcheted key move? |
 //! | [`admission`] | how many strangers are listened to? |
+//! | [`status`] | what is it doing, in numbers? |
 //! | [`proxy`] | who is behind the load balancer? |
 //! | [`server`], [`client`] | the two ends |
 #![forbid(unsafe_code)]
@@ -35,7 +37,9 @@ pub mod connection;
 pub mod device;
 pub mod outbound;
 pub mod proxy;
+pub mod queue;
 pub mod server;
+pub mod status;
 pub mod steps;
 
 use crate::os::{clock, entropy};

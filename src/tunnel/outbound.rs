@@ -1,21 +1,22 @@
 //! How do records leave, and who waits? The sending half of a session.
 //!
-//! Whoever has a packet for a peer seals it and hands it to the socket, under one lock, as long as the socket takes
-//! data. When it does not, a companion thread is called: it waits for the socket and sends what has queued up, while
-//! everybody else only queues or drops. So a stalled peer costs nobody a wait, and an idle one costs no thread.
+//! Whoever has something for a peer puts it into the peer's queue, and then sends from it, as long as the socket takes
+//! data. When it does not, a companion thread is called: it waits for the socket and goes on, while everybody else
+//! only queues. So a stalled peer costs nobody a wait, and an idle one costs no thread.
 //!
 //! ```text
-//!  send ─┬─ nothing queued: seal in place ─> socket ──(takes a part)──> rest of the frame ─┐
-//!        └─ something queued: copy into the queue, or drop if it is full ──> queue ─────────┴─> companion ─> socket
+//!  queue, queue_super_packet ─> Queue (locked for a moment)
+//!  send_next ─ the wire is there and the socket not full ─> takes the wire: next of the queue ─> seal ─> socket
+//!            └ somebody else has the wire: he looks into the queue again before he puts it down
+//!                                     socket full: companion ─> waits ─> send_next …
 //! ```
-//!
-//! The queue is bounded in bytes and in time, as a router's is: TCP inside the tunnel needs to see its loss soon.
 
 use super::carrier::Pool;
+use super::queue::{self, Queue, Queued};
 use super::{fresh, locked};
 use crate::os::{log, socket};
 use crate::protocol::limits::{MAX_CONTENT, REKEY_AFTER_SECONDS};
-use crate::protocol::record::{CannotSeal, HEADROOM, Kind, Sealer, Suite};
+use crate::protocol::record::{CannotSeal, Kind, Sealer, Suite};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -24,15 +25,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Records that may wait for a peer: at 64 KiB each, what a fast path takes in a few milliseconds and a slow one in
-/// [`QUEUE_TIME`].
-const QUEUE_RECORDS: usize = 64;
-/// Records beyond that for all that is not packets, and is small: an answer, a Ping, a Close.
-const QUEUE_SPARE: usize = 256;
-/// Content up to which small packets that wait join one record.
-const JOINED: usize = 32 * 1024;
-/// How long a packet may wait before it is dropped.
-const QUEUE_TIME: Duration = Duration::from_millis(60);
 /// How long the companion stays after its work is done, before it is let go.
 const COMPANION_STAYS: Duration = Duration::from_secs(2);
 /// A companion's stack: it only seals and sends.
@@ -42,7 +34,7 @@ pub(super) const SMALL_STACK: usize = 128 * 1024;
 pub const FRAME_ROOM: usize = Suite::Fernet.frame_len(MAX_CONTENT);
 
 /// Frame buffers, shared.
-pub static FRAMES: Pool = Pool::new(FRAME_ROOM, QUEUE_RECORDS);
+pub static FRAMES: Pool = Pool::new(FRAME_ROOM, queue::RECORDS);
 
 /// What a connection has carried. Packets are IP packets, a super-packet counts once; bytes are those of packets.
 #[derive(Debug, Default)]
@@ -73,6 +65,8 @@ pub fn count(counter: &AtomicU64) {
 /// The sending half of a session. Shared by everybody who has something for this peer.
 pub struct Outbound {
     socket: Arc<TcpStream>,
+    /// The suite of the session.
+    pub suite: Suite,
     /// Whether the peer takes SuperPacket records.
     pub super_packets: bool,
     /// What this peer has received and sent.
@@ -81,18 +75,26 @@ pub struct Outbound {
     work: Condvar,
 }
 
-/// The state behind the lock: a nonce counter has one owner at a time.
+/// The state behind the lock, which nobody holds while sealing or sending.
 struct Sending {
-    sealer: Sealer,
-    stepped: Instant,
-    /// A sealed frame that the socket has not taken whole. Nothing else may be sent before its rest.
-    partial: Option<Sealed>,
-    queue: VecDeque<Queued>,
-    companion: Companion,
+    queue: Queue,
+    /// Not here while somebody seals and sends with it.
+    wire: Option<Box<Wire>>,
+    /// The socket takes nothing now. To go on is the companion's.
+    full: bool,
+    companion: bool,
     /// Nothing new is taken; after what is there the direction ends.
     closed: bool,
     /// Why, if not on purpose.
     failure: Option<io::Error>,
+}
+
+/// What seals and sends: a nonce counter has one owner at a time.
+struct Wire {
+    sealer: Sealer,
+    stepped: Instant,
+    /// Sealed frames that the socket has not taken whole. Nothing else may be sent before the rest of them.
+    frames: VecDeque<Sealed>,
 }
 
 /// The rest of a frame: `bytes[taken..end]`.
@@ -100,21 +102,6 @@ struct Sealed {
     bytes: Vec<u8>,
     taken: usize,
     end: usize,
-}
-
-/// A record not sealed yet: its content, in a buffer in which it can be sealed.
-struct Queued {
-    kind: Kind,
-    frame: Vec<u8>,
-    content: usize,
-    since: Instant,
-}
-
-#[derive(PartialEq, Eq)]
-enum Companion {
-    None,
-    Idle,
-    Working,
 }
 
 impl Outbound {
@@ -126,54 +113,80 @@ impl Outbound {
         traffic: Arc<Traffic>,
         first: Vec<u8>,
     ) -> Arc<Outbound> {
+        let (suite, end) = (sealer.suite(), first.len());
+        let frames = VecDeque::from([Sealed { taken: 0, end, bytes: first }]);
         let sending = Sending {
-            sealer,
-            stepped: Instant::now(),
-            partial: Some(Sealed { taken: 0, end: first.len(), bytes: first }),
-            queue: VecDeque::new(),
-            companion: Companion::None,
+            queue: Queue::default(),
+            wire: Some(Box::new(Wire { sealer, stepped: Instant::now(), frames })),
+            full: false,
+            companion: false,
             closed: false,
             failure: None,
         };
-        let outbound =
-            Arc::new(Outbound { socket, super_packets, traffic, sending: Mutex::new(sending), work: Condvar::new() });
-        outbound.advance(&mut locked(&outbound.sending));
+        let (sending, work) = (Mutex::new(sending), Condvar::new());
+        let outbound = Arc::new(Outbound { socket, suite, super_packets, traffic, sending, work });
+        outbound.send_all();
         outbound
     }
 
-    /// Seals and sends, queues or drops a record, and never waits for the socket. `frame` holds [`HEADROOM`] bytes
-    /// of anything, then `content` bytes, then room for the suite ([`FRAME_ROOM`] in all is always enough). If the
-    /// record has to wait, its buffer is kept and another one put in its place.
-    pub fn send(self: &Arc<Outbound>, kind: Kind, frame: &mut Vec<u8>, content: usize) {
+    /// Queues a packet that is whole. It is sent by [`Outbound::send_next`].
+    pub fn queue(&self, packet: &[u8]) {
+        self.put(|queue| queue.push_packet(packet));
+    }
+
+    /// Queues the SuperPacket record in `frame`, a buffer of [`FRAMES`], and puts another buffer in its place. It is sent
+    /// by [`Outbound::send_next`].
+    pub fn queue_super_packet(&self, frame: &mut Vec<u8>, content: usize) {
+        self.put(|queue| queue.push_super_packet(frame, content));
+    }
+
+    /// Sends what is no packets, now or as soon as the socket takes it.
+    pub fn send(self: &Arc<Outbound>, kind: Kind, content: &[u8]) {
+        self.put(|queue| queue.push(kind, content));
+        self.send_all();
+    }
+
+    fn put(&self, put: impl FnOnce(&mut Queue) -> u64) {
         let mut sending = locked(&self.sending);
-        if sending.closed {
-            return;
-        }
-        if !sending.is_blocked() && sending.rekey_is_due() {
-            match sending.rekey() {
-                Ok(mut rekey) => {
-                    let end = rekey.len();
-                    self.put_on_wire(&mut sending, &mut rekey, end);
-                }
-                Err(reason) => return self.fail(&mut sending, Some(used_up(reason))),
-            }
-        }
-        if sending.is_blocked() {
-            if !sending.queue_up(kind, frame, content, &self.traffic) {
-                count(&self.traffic.dropped_queue);
-            }
-            return;
-        }
-        match sending.sealer.seal(kind, frame, content, &mut fresh) {
-            Ok(end) => self.put_on_wire(&mut sending, frame, end),
-            Err(reason) => self.fail(&mut sending, Some(used_up(reason))),
+        if !sending.closed {
+            let dropped = put(&mut sending.queue);
+            self.traffic.dropped_queue.fetch_add(dropped, Ordering::Relaxed);
         }
     }
 
-    /// [`Outbound::send`] for a small content that is not in a frame yet.
-    pub fn send_content(self: &Arc<Outbound>, kind: Kind, content: &[u8]) {
-        let (mut frame, length) = in_a_frame(content);
-        self.send(kind, &mut frame, length);
+    /// Sends one record, and never waits for the socket. True if there is more, which the caller has to send then.
+    pub fn send_next(self: &Arc<Outbound>) -> bool {
+        let mut sending = locked(&self.sending);
+        if sending.full {
+            return false;
+        }
+        let Some(mut wire) = sending.wire.take() else { return false };
+        let next = if wire.frames.is_empty() {
+            let (next, dropped) = sending.queue.pop();
+            self.traffic.dropped_queue.fetch_add(dropped, Ordering::Relaxed);
+            next
+        } else {
+            None
+        };
+        drop(sending);
+        let sent = wire.send(&self.socket, next);
+        let mut sending = locked(&self.sending);
+        sending.wire = Some(wire);
+        match sent {
+            Ok(true) => {}
+            Ok(false) => self.call_companion(&mut sending),
+            Err(error) => self.fail(&mut sending, Some(error)),
+        }
+        let more = !sending.full && !sending.queue.is_empty();
+        if sending.closed && !sending.full && !more {
+            let _ = self.socket.shutdown(Shutdown::Write);
+        }
+        more
+    }
+
+    /// Sends all that the socket takes.
+    pub fn send_all(self: &Arc<Outbound>) {
+        while self.send_next() {}
     }
 
     /// Ends this direction with Close, which goes before anything that has queued up, as soon as the socket takes it.
@@ -184,10 +197,9 @@ impl Outbound {
         }
         sending.closed = true;
         sending.queue.clear();
-        let (mut frame, content) = in_a_frame(&[&[code], text.as_bytes()].concat());
-        sending.queue_up(Kind::Close, &mut frame, content, &self.traffic);
-        self.advance(&mut sending);
-        self.work.notify_all();
+        sending.queue.push(Kind::Close, &[&[code], text.as_bytes()].concat());
+        drop(sending);
+        self.send_all();
     }
 
     /// Ends the connection at once, both ways. Its reader wakes up.
@@ -201,198 +213,86 @@ impl Outbound {
         sending.closed.then(|| sending.failure.take().map_or(Ok(()), Err))
     }
 
-    /// The suite of the session.
-    pub fn suite(&self) -> Suite {
-        locked(&self.sending).sealer.suite()
-    }
-
     fn fail(&self, sending: &mut Sending, reason: Option<io::Error>) {
         if !sending.closed {
             (sending.closed, sending.failure) = (true, reason);
         }
-        sending.partial = None;
+        sending.full = false;
         sending.queue.clear();
         self.work.notify_all();
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
-    /// Hands a sealed frame of `end` bytes to the socket. If the socket does not take it whole, the buffer is kept,
-    /// another one put in its place, and the companion called for the rest.
-    fn put_on_wire(self: &Arc<Outbound>, sending: &mut MutexGuard<Sending>, frame: &mut Vec<u8>, end: usize) {
-        match socket::send_now(&self.socket, &frame[..end]) {
-            Ok(taken) if taken == end => {}
-            Ok(taken) => {
-                let bytes = keep(frame);
-                sending.partial = Some(Sealed { bytes, taken, end });
-                self.call_companion(sending);
-            }
-            Err(error) => self.fail(sending, Some(error)),
-        }
-    }
-
-    /// Sends the rest of a frame and then what has queued, until all is sent (true) or the socket is full (false).
-    fn advance(self: &Arc<Outbound>, sending: &mut MutexGuard<Sending>) -> bool {
-        let sent_all = loop {
-            let Some(mut sealed) = sending.partial.take().or_else(|| self.seal_next(sending)) else {
-                break true;
-            };
-            match socket::send_now(&self.socket, &sealed.bytes[sealed.taken..sealed.end]) {
-                Ok(taken) if sealed.taken + taken == sealed.end => FRAMES.give(sealed.bytes),
-                Ok(taken) => {
-                    sealed.taken += taken;
-                    sending.partial = Some(sealed);
-                    self.call_companion(sending);
-                    break false;
-                }
-                Err(error) => {
-                    self.fail(sending, Some(error));
-                    break true;
-                }
-            }
-        };
-        if sending.closed && sent_all {
-            let _ = self.socket.shutdown(Shutdown::Write);
-        }
-        sent_all
-    }
-
-    /// Seals what is due next, a Rekey or something queued.
-    fn seal_next(&self, sending: &mut Sending) -> Option<Sealed> {
-        sending.forget_the_old(&self.traffic);
-        if sending.queue.is_empty() {
-            return None;
-        }
-        let sealed = if sending.rekey_is_due() {
-            sending.rekey().map(|bytes| Sealed { taken: 0, end: bytes.len(), bytes })
-        } else {
-            let Queued { kind, frame: mut bytes, content, .. } = sending.queue.pop_front()?;
-            let sealed = sending.sealer.seal(kind, &mut bytes, content, &mut fresh);
-            sealed.map(|end| Sealed { bytes, taken: 0, end })
-        };
-        sealed.map_err(|reason| self.fail(sending, Some(used_up(reason)))).ok()
-    }
-
-    /// Makes sure that a companion waits for the socket.
+    /// Leaves the rest to a companion that waits for the socket.
     fn call_companion(self: &Arc<Outbound>, sending: &mut MutexGuard<Sending>) {
-        match sending.companion {
-            Companion::Working => return,
-            Companion::Idle => self.work.notify_all(),
-            Companion::None => {
-                let outbound = Arc::clone(self);
-                let companion = thread::Builder::new().name("companion".into()).stack_size(SMALL_STACK);
-                if let Err(error) = companion.spawn(move || outbound.accompany()) {
-                    log::warning("tunnel", "no thread for a full socket", &[("reason", &error)]);
-                    return self.fail(sending, Some(error));
-                }
+        sending.full = true;
+        self.work.notify_all();
+        if !sending.companion {
+            let outbound = Arc::clone(self);
+            let companion = thread::Builder::new().name("companion".into()).stack_size(SMALL_STACK);
+            if let Err(error) = companion.spawn(move || outbound.accompany()) {
+                log::warning("tunnel", "no thread for a full socket", &[("reason", &error)]);
+                return self.fail(sending, Some(error));
             }
+            sending.companion = true;
         }
-        sending.companion = Companion::Working;
     }
 
     /// The companion's life: wait for the socket, send, stay a little while in case the socket fills up again.
     fn accompany(self: Arc<Outbound>) {
         let mut sending = locked(&self.sending);
         loop {
-            if sending.closed && !sending.is_blocked() {
-                break;
-            }
-            if sending.companion == Companion::Working {
+            if sending.full {
                 drop(sending);
                 let waited = socket::wait_writable(&self.socket, Duration::from_secs(1));
                 sending = locked(&self.sending);
-                if let Err(error) = waited {
-                    self.fail(&mut sending, Some(error));
-                } else if self.advance(&mut sending) {
-                    sending.companion = Companion::Idle;
+                match waited {
+                    Ok(writable) => sending.full &= !writable,
+                    Err(error) => self.fail(&mut sending, Some(error)),
                 }
-                continue;
-            }
-            let (guard, stay) =
-                self.work.wait_timeout(sending, COMPANION_STAYS).unwrap_or_else(PoisonError::into_inner);
-            sending = guard;
-            if stay.timed_out() && sending.companion == Companion::Idle {
+                if !sending.full {
+                    drop(sending);
+                    self.send_all();
+                    sending = locked(&self.sending);
+                }
+            } else if sending.closed {
                 break;
+            } else {
+                let waited = self.work.wait_timeout(sending, COMPANION_STAYS).unwrap_or_else(PoisonError::into_inner);
+                sending = waited.0;
+                if waited.1.timed_out() && !sending.full {
+                    break;
+                }
             }
         }
-        sending.companion = Companion::None;
-        sending.queue = VecDeque::new(); // an idle connection holds no memory
+        sending.companion = false;
+    }
+}
+
+impl Wire {
+    /// Seals the next record, if there is one, and sends it, after what is still there. False if the socket is full.
+    fn send(&mut self, socket: &TcpStream, next: Option<Queued>) -> io::Result<bool> {
+        if let Some(Queued { kind, frame: mut bytes, content, .. }) = next {
+            if self.sealer.rekey_is_due() || self.stepped.elapsed().as_secs() >= REKEY_AFTER_SECONDS {
+                self.stepped = Instant::now();
+                let rekey = self.sealer.rekey(&mut fresh).map_err(used_up)?;
+                self.frames.push_back(Sealed { taken: 0, end: rekey.len(), bytes: rekey });
+            }
+            let end = self.sealer.seal(kind, &mut bytes, content, &mut fresh).map_err(used_up)?;
+            self.frames.push_back(Sealed { bytes, taken: 0, end });
+        }
+        while let Some(frame) = self.frames.front_mut() {
+            frame.taken += socket::send_now(socket, &frame.bytes[frame.taken..frame.end])?;
+            if frame.taken < frame.end {
+                return Ok(false);
+            }
+            FRAMES.give(self.frames.pop_front().map_or(Vec::new(), |sent| sent.bytes));
+        }
+        Ok(true)
     }
 }
 
 /// Why a connection ends whose key can seal no more.
 fn used_up(CannotSeal: CannotSeal) -> io::Error {
     io::Error::other("the key was used up without a Rekey")
-}
-
-impl Sending {
-    /// Whether something waits that must go before anything new.
-    fn is_blocked(&self) -> bool {
-        self.partial.is_some() || !self.queue.is_empty()
-    }
-
-    fn rekey_is_due(&self) -> bool {
-        self.sealer.rekey_is_due() || self.stepped.elapsed().as_secs() >= REKEY_AFTER_SECONDS
-    }
-
-    fn rekey(&mut self) -> Result<Vec<u8>, CannotSeal> {
-        self.stepped = Instant::now();
-        self.sealer.rekey(&mut fresh)
-    }
-
-    /// Queues a record. False if there is no room. Small packets join those before them; what is not packets goes
-    /// before packets.
-    fn queue_up(&mut self, kind: Kind, frame: &mut Vec<u8>, content: usize, traffic: &Traffic) -> bool {
-        self.forget_the_old(traffic);
-        if let (Kind::Packets, Some(last)) = (kind, self.queue.back_mut())
-            && last.kind == Kind::Packets
-            && last.frame.len() == FRAME_ROOM
-            && last.content + content <= JOINED
-        {
-            let end = HEADROOM + last.content;
-            last.frame[end..end + content].copy_from_slice(&frame[HEADROOM..HEADROOM + content]);
-            last.content += content;
-            return true;
-        }
-        let (room, at) = if is_packet(kind) {
-            (QUEUE_RECORDS, self.queue.len())
-        } else {
-            let others = self.queue.iter().take_while(|queued| !is_packet(queued.kind)).count();
-            (QUEUE_RECORDS + QUEUE_SPARE, others)
-        };
-        if self.queue.len() >= room {
-            return false;
-        }
-        self.queue.insert(at, Queued { kind, frame: keep(frame), content, since: Instant::now() });
-        true
-    }
-
-    /// Drops packets that have waited for too long.
-    fn forget_the_old(&mut self, traffic: &Traffic) {
-        while let Some(Queued { kind, since, .. }) = self.queue.front() {
-            if !is_packet(*kind) || since.elapsed() <= QUEUE_TIME {
-                return;
-            }
-            if let Some(old) = self.queue.pop_front() {
-                FRAMES.give(old.frame);
-            }
-            count(&traffic.dropped_queue);
-        }
-    }
-}
-
-/// Keeps a buffer, and puts another one in its place if it is of those that are used again.
-fn keep(frame: &mut Vec<u8>) -> Vec<u8> {
-    let other = if frame.len() == FRAME_ROOM { FRAMES.take() } else { Vec::new() };
-    std::mem::replace(frame, other)
-}
-
-/// A frame buffer just large enough, with `content` in its place.
-fn in_a_frame(content: &[u8]) -> (Vec<u8>, usize) {
-    let mut frame = vec![0; Suite::Fernet.frame_len(content.len())];
-    frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
-    (frame, content.len())
-}
-
-fn is_packet(kind: Kind) -> bool {
-    matches!(kind, Kind::Packets | Kind::SuperPacket)
 }

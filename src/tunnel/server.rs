@@ -5,7 +5,7 @@
 //!                    └ ServerHello ─> Finished? ─> the client's connection from now on, Config ─> records
 //! ```
 //!
-//! What the configuration says is one value, [`Current`], which a reload replaces as a whole. Connections that fit the
+//! What the configuration says is one value, `Current`, which a reload replaces as a whole. Connections that fit the
 //! new one as well notice nothing; the others get a Close.
 
 use super::admission::{Admission, PLACES};
@@ -15,9 +15,10 @@ use super::clients::{Client, Clients, Connected};
 use super::config_record::{NetworkConfig, listed};
 use super::connection::{self, End, Inside, MAX_MESSAGE, Patience, close};
 use super::outbound::{Outbound, count};
+use super::status::{Link, Peer, Refusal, Report, Since, Tally};
 use super::{device, fresh, fresh_hello, locked, proxy};
 use crate::config::settings::ServerSettings;
-use crate::fernet::{Age, Refusal};
+use crate::fernet::{self, Age};
 use crate::os::clock;
 use crate::os::log::{self, Seldom};
 use crate::os::notify::{self, Pulse, TURN};
@@ -26,7 +27,6 @@ use crate::os::socket;
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
 use crate::packet::offload::{Checked, Offload};
-use crate::packet::subnet::Subnet;
 use crate::packet::{icmp, ip};
 use crate::protocol::handshake::{Capabilities, ClientHello, Offer, Ready, Refused, client_id};
 use crate::protocol::key_schedule::Id;
@@ -34,7 +34,7 @@ use crate::protocol::limits::{MAX_CONTENT, MAX_HELLO};
 use crate::protocol::record::{Kind, Opener};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -71,10 +71,15 @@ struct Shared {
     stopping: AtomicBool,
     failure: Mutex<Option<String>>,
     reloading: Mutex<()>,
+    started: Since,
+    listen: Vec<SocketAddr>,
+    handshakes: Tally,
+    /// Packets from the device that had no way to go.
+    unrouted: AtomicU64,
 }
 
 /// What the configuration says now.
-pub struct Current {
+struct Current {
     settings: ServerSettings,
     clients: Clients,
     offer: Offer,
@@ -87,6 +92,7 @@ impl Server {
     /// A sentence: a configuration that contradicts itself, or a thread or descriptor that cannot be had.
     pub fn start(settings: ServerSettings, listeners: Vec<TcpListener>, device: Option<Tun>) -> Result<Server, String> {
         let current = Current::new(settings, None)?;
+        current.clients.enrol();
         let shared = Arc::new(Shared {
             current: RwLock::new(Arc::new(current)),
             device,
@@ -96,6 +102,10 @@ impl Server {
             stopping: AtomicBool::new(false),
             failure: Mutex::default(),
             reloading: Mutex::default(),
+            started: Since::now(),
+            listen: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
+            handshakes: Tally::default(),
+            unrouted: AtomicU64::new(0),
         });
         let wake = Wake::new().map_err(|error| format!("cannot start: {error}"))?;
         let server = Server { shared, listeners: listeners.into_iter().map(Arc::new).collect(), wake: Arc::new(wake) };
@@ -127,15 +137,54 @@ impl Server {
         self.shared.current().clients.all().to_vec()
     }
 
+    /// The configuration that holds.
+    pub fn settings(&self) -> ServerSettings {
+        self.shared.current().settings.clone()
+    }
+
+    /// What it is doing, as `text`, `json` or `prometheus`; nothing if it is another format.
+    pub fn status(&self, format: &str) -> Option<String> {
+        let (shared, current) = (&self.shared, self.shared.current());
+        let link = |connected: Arc<Connected>| {
+            Link::of(&connected.socket, connected.from, connected.outbound.suite, connected.since)
+        };
+        let peer = |client: &Arc<Client>| Peer {
+            name: client.name.clone(),
+            addresses: client.addresses.clone(),
+            traffic: Arc::clone(&client.traffic),
+            step: client.step(),
+            link: client.connection().map(link),
+        };
+        let report = Report {
+            name: &current.settings.name,
+            role: "server",
+            started: shared.started,
+            device: shared.device.as_ref().map(Tun::name),
+            listen: shared.listen.clone(),
+            addresses: &current.settings.addresses,
+            handshakes: &shared.handshakes,
+            unrouted: shared.unrouted.load(Ordering::Relaxed),
+            peers: current.clients.all().iter().map(peer).collect(),
+        };
+        report.render(format)
+    }
+
     /// Takes up a new configuration, of which what is in use by whoever started the server must be the same (listeners,
-    /// device, addresses). Returns what was done, in words. Clients to whom it says nothing new notice nothing.
+    /// device, addresses). `meanwhile` is done when all is known to be right, and before it holds. Returns what was done, in
+    /// words. Clients to whom it says nothing new notice nothing.
     ///
     /// # Errors
     /// A sentence. Then nothing has changed.
-    pub fn reload(&self, settings: ServerSettings) -> Result<String, String> {
+    pub fn reload(
+        &self,
+        settings: ServerSettings,
+        meanwhile: impl FnOnce(&ServerSettings) -> Result<(), String>,
+    ) -> Result<String, String> {
         let _alone = locked(&self.shared.reloading);
         let old = self.shared.current();
         let new = Arc::new(Current::new(settings, Some(&old.clients))?);
+        meanwhile(&new.settings)?;
+        new.clients.enrol();
         *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
         // Whoever finishes a handshake by the old one from now on looks again afterwards.
         let (mut removed, mut changed) = (0, 0);
@@ -201,7 +250,6 @@ impl Current {
             }
         }
         current.clients.open_states()?;
-        current.clients.enrol();
         Ok(current)
     }
 
@@ -251,7 +299,11 @@ impl Shared {
     fn way_to(&self, destination: IpAddr) -> Option<Arc<Outbound>> {
         // Not cloned: this is for one packet, and a reload can wait so long.
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        current.clients.owner(destination)?.way()
+        let way = current.clients.owner(destination).and_then(|client| client.way());
+        if way.is_none() {
+            count(&self.unrouted);
+        }
+        way
     }
 }
 
@@ -291,6 +343,7 @@ fn serve(shared: &Arc<Shared>, socket: TcpStream, from: SocketAddr) {
     let socket = Arc::new(socket);
     let from = SocketAddr::new(from.ip().to_canonical(), from.port()); // on `[::]`, IPv4 in the form people know
     if shared.admission.enter(&socket) {
+        shared.handshakes.refuse(Refusal::Crowded);
         STRANGERS.warning("tunnel", "too many unauthenticated connections, a random one was ended", &[]);
     }
     if shared.stopping.load(Ordering::Acquire) {
@@ -298,7 +351,7 @@ fn serve(shared: &Arc<Shared>, socket: TcpStream, from: SocketAddr) {
     }
     let mut reader = FrameReader::new(Arc::clone(&socket));
     let deadline = Instant::now() + HANDSHAKE_TIME;
-    let origin = origin(&shared.current().settings.balancers, from, &mut reader, deadline);
+    let origin = origin(shared, from, &mut reader, deadline);
     let from = *origin.as_ref().unwrap_or(&from);
     let outcome = origin.and_then(|from| handshake(shared, &socket, from, &mut reader, deadline));
     if let Err(Silence::Keep) = outcome {
@@ -332,28 +385,32 @@ enum Silence {
 
 /// Where a connection really comes from: a load balancer says whom it speaks for, before anything else.
 fn origin(
-    balancers: &[Subnet],
+    shared: &Shared,
     from: SocketAddr,
     reader: &mut FrameReader,
     deadline: Instant,
 ) -> Result<SocketAddr, Silence> {
-    if !balancers.iter().any(|network| network.contains(from.ip())) {
+    if !shared.current().settings.balancers.iter().any(|network| network.contains(from.ip())) {
         return Ok(from);
     }
-    let told = reader.preface_until(proxy::header, deadline).map_err(|reason| no_frame(from, &reason))?;
+    let told = reader.preface_until(proxy::header, deadline).map_err(|reason| no_frame(shared, from, &reason))?;
     Ok(told.unwrap_or(from))
 }
 
 /// What a stranger sends is no handshake. It may be tried at will, so that it may not fill the log.
-fn refuse(from: SocketAddr, reason: &dyn std::fmt::Display) -> Silence {
+fn refuse(shared: &Shared, from: SocketAddr, refusal: Refusal, reason: &dyn std::fmt::Display) -> Silence {
+    shared.handshakes.refuse(refusal);
     STRANGERS.warning("tunnel", "handshake refused", &[("from", &from), ("reason", reason)]);
     Silence::Keep
 }
 
-fn no_frame(from: SocketAddr, reason: &NoFrame) -> Silence {
+fn no_frame(shared: &Shared, from: SocketAddr, reason: &NoFrame) -> Silence {
     match reason {
-        NoFrame::BadLength(_) | NoFrame::BadPreface(_) => refuse(from, &format_args!("not a hello: {reason}")),
+        NoFrame::BadLength(_) | NoFrame::BadPreface(_) => {
+            refuse(shared, from, Refusal::NoHello, &format_args!("not a hello: {reason}"))
+        }
         _ => {
+            shared.handshakes.refuse(Refusal::Incomplete);
             log::debug("tunnel", "no handshake", &[("from", &from), ("reason", reason)]);
             Silence::End
         }
@@ -368,30 +425,38 @@ fn handshake(
     deadline: Instant,
 ) -> Result<Authenticated, Silence> {
     socket::prepare(socket, &carrier::tuning()).map_err(|_| Silence::End)?;
-    let refuse = |reason: &dyn std::fmt::Display| refuse(from, reason);
-    let no_frame = |reason| no_frame(from, &reason);
+    let refuse = |refusal, reason: &dyn std::fmt::Display| refuse(shared, from, refusal, reason);
+    let no_frame = |reason| no_frame(shared, from, &reason);
 
     let current = shared.current();
 
     // ClientHello: the id, then the token, then whether it is new.
     let body = reader.frame_until(MAX_HELLO, deadline).map_err(no_frame)?;
-    let id = client_id(body).ok_or_else(|| refuse(&Refused::Length(body.len())))?;
+    let id = client_id(body).ok_or_else(|| refuse(Refusal::NoHello, &Refused::Length(body.len())))?;
     let (client, root) = current.clients.by_id(&id).ok_or_else(|| {
-        refuse(&"no client has this key: it was removed, or belongs to another server, or this is no fernvpn client")
+        let reason =
+            "no client has this key: it was removed, or belongs to another server, or this is no fernvpn client";
+        refuse(Refusal::UnknownKey, &reason)
     })?;
-    let named = |reason: &dyn std::fmt::Display| refuse(&format_args!("client {}: {reason}", client.name));
+    let named =
+        |refusal, reason: &dyn std::fmt::Display| refuse(refusal, &format_args!("client {}: {reason}", client.name));
     let root = root.ok_or_else(|| {
-        named(&"an earlier step of its ratcheted key: a recording, or a copy or backup in use (fernvpn reset-client)")
+        let reason =
+            "an earlier step of its ratcheted key: a recording, or a copy or backup in use (fernvpn reset-client)";
+        named(Refusal::EarlierStep, &reason)
     })?;
     let now = clock::unix_seconds();
     let age = current.settings.hello_max_age.map(|ttl| Age { now, ttl });
     let hello = ClientHello::receive(&root, body, age).map_err(|reason| match reason {
-        Refused::Token(Refusal::Expired | Refusal::Future) => {
-            named(&format_args!("{reason} (see hello-max-age, and the clocks of both sides: timedatectl)"))
+        Refused::Token(fernet::Refusal::Expired | fernet::Refusal::Future) => {
+            let advice = "see hello-max-age, and the clocks of both sides: timedatectl";
+            named(Refusal::Hello, &format_args!("{reason} ({advice})"))
         }
-        _ => named(&reason),
+        _ => named(Refusal::Hello, &reason),
     })?;
-    let number = client.begin(&hello.nonce).ok_or_else(|| named(&"this hello was answered before: a replay"))?;
+    let number = client
+        .begin(&hello.nonce)
+        .ok_or_else(|| named(Refusal::Replay, &"this hello was answered before: a replay"))?;
     if hello.time.abs_diff(now) > CLOCK_DIFFERENCE {
         let (client, theirs) = (&client.name, clock::utc(hello.time));
         CLOCKS.warning("tunnel", "clocks differ (which does no harm)", &[("client", client), ("theirs", &theirs)]);
@@ -400,21 +465,24 @@ fn handshake(
     // ServerHello, or a reason for one who has the key.
     if current.is_full_for(&client, *locked(&shared.connected)) {
         let _ = send(socket, &hello.refuse("the server is full", fresh()));
-        let _ = named(&"the server is full (max-clients)");
+        let _ = named(Refusal::Full, &"the server is full (max-clients)");
         return Err(Silence::End);
     }
     let ratchet = match current.clients.meet(&client, id) {
         Ok(ratchet) => ratchet,
         Err(reason) => {
             let _ = send(socket, &hello.refuse("the server cannot keep the ratcheted key's step", fresh()));
-            return Err(not_kept(&client, &reason));
+            return Err(not_kept(shared, &client, &reason));
         }
     };
     let (frame, answer) = hello.answer(&current.offer, ratchet.as_ref(), fresh_hello());
     let answered = Instant::now();
-    send(socket, &frame).map_err(|_| Silence::End)?;
+    send(socket, &frame).map_err(|_| {
+        shared.handshakes.refuse(Refusal::Incomplete);
+        Silence::End
+    })?;
     let await_finished = answer.map_err(|reason| {
-        let _ = named(&reason);
+        let _ = named(Refusal::Agreement, &reason);
         Silence::End
     })?;
 
@@ -423,15 +491,16 @@ fn handshake(
     let body = reader.frame_until(limit, deadline).map_err(no_frame)?;
     let round_trip = answered.elapsed();
     let super_packets = await_finished.capabilities.super_packets;
-    let ready = await_finished.receive(body).map_err(|reason| named(&reason))?;
+    let ready = await_finished.receive(body).map_err(|reason| named(Refusal::Finished, &reason))?;
     let step = ratchet.map(|state| state.step);
-    current.clients.finish(&client, step).map_err(|reason| not_kept(&client, &reason))?;
-    carrier::suit(socket, &current.settings.congestion, round_trip);
+    current.clients.finish(&client, step).map_err(|reason| not_kept(shared, &client, &reason))?;
+    reader.suit(&current.settings.congestion, round_trip);
     Ok(Authenticated { current, client, key: id, number, ready, super_packets })
 }
 
 /// Without a durable step there is no session: better none than one that is not ratcheted.
-fn not_kept(client: &Client, reason: &dyn std::fmt::Display) -> Silence {
+fn not_kept(shared: &Shared, client: &Client, reason: &dyn std::fmt::Display) -> Silence {
+    shared.handshakes.refuse(Refusal::State);
     log::error("tunnel", "handshake refused", &[("client", &client.name), ("reason", reason)]);
     Silence::End
 }
@@ -452,14 +521,16 @@ fn session(
     let connect = || {
         let traffic = Arc::clone(&client.traffic);
         let outbound = Outbound::new(Arc::clone(socket), sealer, super_packets, traffic, frame);
-        Connected { from, outbound, socket: Arc::clone(socket), key, since: Instant::now() }
+        Connected { from, outbound, socket: Arc::clone(socket), key, since: Since::now() }
     };
     // Counted and finished in one, so that handshakes at the same time do not all take the last place.
     let mut connected = locked(&shared.connected);
     if current.is_full_for(&client, *connected) {
+        shared.handshakes.refuse(Refusal::Full);
         return STRANGERS.warning("tunnel", "the server is full (max-clients)", &[("client", &client.name)]);
     }
     let Ok((connection, replaced)) = client.finish(number, connect) else {
+        shared.handshakes.refuse(Refusal::Superseded);
         let fields: log::Fields = &[("client", &client.name), ("from", &from)];
         return log::warning("tunnel", "a handshake came too late: a newer one has finished", fields);
     };
@@ -467,6 +538,7 @@ fn session(
     *connected += 1;
     notify::status(format_args!("{connected} clients connected"));
     drop(connected);
+    shared.handshakes.accept();
     let addresses = listed(&client.addresses);
     log::info(
         "tunnel",
@@ -511,7 +583,8 @@ fn receive(
     reader: &mut FrameReader,
     opener: &mut Opener,
 ) -> End {
-    let mut inside = FromClient { shared, current: None, client, outbound, batch: Batch::new(), scratch: Vec::new() };
+    let mut inside =
+        FromClient { shared, current: None, client, outbound, batch: Batch::default(), scratch: Vec::new() };
     connection::run(reader, opener, outbound, Patience { keepalive, tick: keepalive }, &mut inside)
 }
 
@@ -567,11 +640,11 @@ impl Inside for FromClient<'_> {
         while answer.len() > MAX_MESSAGE {
             answer.pop();
         }
-        self.outbound.send_content(Kind::Message, answer.as_bytes());
+        self.outbound.send(Kind::Message, answer.as_bytes());
     }
 
     fn pause(&mut self) {
-        self.batch.rest();
+        self.batch.send_all();
         self.current = None;
     }
 }

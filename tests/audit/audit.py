@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tempfile
 import tomllib
 from datetime import datetime
 from pathlib import Path
@@ -267,6 +268,16 @@ def value(expression):
     return eval(plain, {}) if re.fullmatch(r"[\d\sx<>*+()-]+", plain) else expression
 
 
+def the_lesson_is_the_programs():
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder, "index.html")
+        ran = run(PROGRAM, "explain", "--html", page)
+        require(ran.returncode == 0, ran.stderr.strip())
+        require(page.read_bytes() == (ROOT / "docs/lesson/index.html").read_bytes(),
+                "docs/lesson/index.html is not what this program makes: make lesson")
+    return ""
+
+
 def tables_are_current():
     require(AUDIT.read_text(encoding="utf-8") == with_tables(AUDIT.read_text(encoding="utf-8")),
             "a table of docs/AUDIT.md is stale: python3 tests/audit/audit.py --write")
@@ -286,8 +297,8 @@ def question(path):
 
 
 def about(paths):
-    """Lines of files, to the next 50: comments and tests count too."""
-    return f"{-(-sum(len(path.read_text(encoding='utf-8').splitlines()) for path in paths) // 50) * 50:,}"
+    """Lines of files, to the next 100: comments and tests count too."""
+    return f"{-(-sum(len(path.read_text(encoding='utf-8').splitlines()) for path in paths) // 100) * 100:,}"
 
 
 def reading_order():
@@ -371,6 +382,7 @@ CLAIMS = [
     ("the Fernet specification's vectors hold", tokens_are_the_specifications),
     ("PROTOCOL.md has the limits of the source", the_specification_has_the_limits),
     ("the tables of AUDIT.md are made from this source", tables_are_current),
+    ("the lesson is what the program makes", the_lesson_is_the_programs),
     ("links in documents lead somewhere", links_lead_somewhere),
     ("files and tests that documents name exist", names_exist),
 ]

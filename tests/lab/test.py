@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Does the lab do what docs/LAB.md tells? Runs each exercise against the peers, against fernvpn, and against peers from
-which the line that the book names was removed; and the other commands of the book. FERNVPN names the program.
+which the line that the book names was removed; the other commands of the book; and the marking. FERNVPN names the
+program.
 """
 
 import concurrent.futures
@@ -93,6 +94,68 @@ def wrong_words(_):
     return statuses == [2] * len(wrong), str(statuses)
 
 
+def mark(*words):
+    done = subprocess.run([sys.executable, "tests/lab/mark.py", "--program", str(PROGRAM), *words], cwd=ROOT,
+                          encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+    return done.returncode, done.stdout
+
+
+def explained(seed):
+    """The answers for one session, as `fernvpn explain` prints them."""
+    words = [str(PROGRAM), "explain", "--seed", seed, "--suite", "aes-256-gcm"]
+    text = subprocess.run(words, capture_output=True, encoding="utf-8", check=True).stdout.split("\nA SESSION")[0]
+    hexadecimal = r"((?:[0-9a-f]{2} ?)+)(?:  .*)?$"
+
+    def derived(name):
+        """The last line of a derivation."""
+        block = re.search(rf"^{name}: .*\n((?: .*\n)+)", text, re.M)[1]
+        return re.findall(rf"^ +{hexadecimal}", block, re.M)[-1]
+
+    def field(step, name):
+        """The bytes of a field."""
+        part = text[text.index(f"  {step} "):]
+        rows = re.search(rf"^ +\d+ +\d+  {name} .*\n((?: {{32}}.*\n)+)", part, re.M)[1]
+        return bytes.fromhex(" ".join(re.findall(rf"^ +{hexadecimal}", rows, re.M)))
+
+    iv = bytes.fromhex(derived("client_iv"))
+    return {"id": derived("id"), "time": str(int.from_bytes(field("ServerHello", "timestamp"), "big")),
+            "iv": field("ClientHello", "IV").hex(" "), "hello-key": "0x" + derived("hello"),
+            "server-nonce": field("ServerHello", "nonce").decode().split("=")[1].strip(),
+            "transcript": derived("transcript").upper(), "client-secret": derived("client"),
+            "nonce-3": (iv[:-1] + bytes([iv[-1] ^ 3])).hex(), "said": field("Message", "text").decode(), "step": "3"}
+
+
+def marking(folder):
+    """Everybody has other answers; the right ones are right, wrong ones get a hint and not the solution."""
+    anna, ben = explained("anna"), explained("ben")
+
+    def marked(answers, seed="anna"):
+        file = folder / f"{seed}-answers.txt"
+        file.write_text("".join(f"{name} = {answer}   # mine\n" for name, answer in answers.items()), encoding="utf-8")
+        return mark("--seed", seed, str(file))
+
+    status, said = mark("--seed", "anna")
+    if status or any(f"\n{name} " not in said or (name not in ("id", "iv", "step", "said") and answer in said)
+                     for name, answer in anna.items()):
+        return False, said
+    for answers, seed in [(anna, "anna"), (ben, "ben")]:
+        status, said = marked(answers, seed)
+        if status or "\n10 of 10 are right" not in said:
+            return False, said
+    same = [name for name in anna if anna[name] == ben[name]]
+    status, said = marked(ben)                              # somebody else's answers
+    if status != 1 or said.count("right  ") != len(same) or len(same) > 3:
+        return False, f"{same}\n{said}"
+    for name, answer in anna.items():
+        wrong = {"time": "1", "step": "6", "said": "Hello"}.get(name, "00" + answer[-2:])
+        status, said = marked({**anna, name: wrong})
+        solved = name not in ("time", "step", "said") and answer in said
+        if status != 1 or f"wrong  {name}: " not in said or "9 of 10" not in said or solved:
+            return False, said
+    status, said = marked({"transcript": "not hexadecimal", "speed": "1"})
+    return status == 1 and "cannot be read as hexadecimal" in said and "no such question" in said, said
+
+
 def outside(_):
     """Nothing of the lab is in fernvpn."""
     sources = [path for path in (ROOT / "src").rglob("*") if path.is_file()] + [ROOT / "Cargo.toml"]
@@ -112,13 +175,14 @@ def cases(folder):
         peers = without(file, line, folder / name)
         yield f"{name}, without its line", lambda name=name, peers=peers: judged(SUCCEEDED, "--peers", peers, name)
     mine = str(folder / "mine")
-    commands = [line for block in re.findall(r"```sh\n(.*?)```", BOOK, re.S) for line in block.splitlines()]
+    blocks = re.findall(r"```sh\n(.*?)```", BOOK, re.S)
+    commands = [line for block in blocks for line in block.splitlines() if "mark.py" not in line]
     for command in sorted(set(commands), key=lambda line: " copy " not in line):
         if " copy " in command:
             assert runs(command, mine)[0], command          # before those that use it
         elif any(word in command for word in ("mine", " run ")) or command.endswith("lab.py"):
             yield command, lambda command=command: runs(command, mine)
-    for case in (prompt, role, wrong_words, outside):
+    for case in (prompt, role, wrong_words, marking, outside):
         yield case.__name__.replace("_", " "), lambda case=case: case(folder)
 
 

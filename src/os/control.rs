@@ -1,0 +1,270 @@
+//! How is a running fernvpn asked something? By a Unix socket for each instance, which only its own user and root may
+//! open: one line asks, and what comes back until the end of the connection is the answer.
+//!
+//! ```text
+//!  /run/fernvpn/NAME.sock              root's, and a service's
+//!  $XDG_RUNTIME_DIR/fernvpn/NAME.sock  of those who may not write there
+//!
+//!  asks     status json\n
+//!  answer   ok\n text …      or, if it was refused, no\n and the reason
+//! ```
+//!
+//! What a crash leaves behind is replaced by the next instance of that name. Each asker has a thread of its own, so that
+//! one who does not read holds up nobody.
+
+use std::io;
+
+#[cfg(unix)]
+pub use system::{Control, ask, names};
+
+#[cfg(unix)]
+mod system {
+    use super::io;
+    use crate::os::{files, reason};
+    use std::fs::{self, Permissions};
+    use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+    use std::net::Shutdown;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
+
+    /// How long an asker may take to ask, and to read a part of the answer.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    /// How long an answer may take: a reload may have to wait for other programs.
+    const ANSWER_TIME: Duration = Duration::from_secs(60);
+    /// Longest question, in bytes.
+    const QUESTION: u64 = 128;
+    /// Askers at once. More are turned away.
+    const ASKERS: usize = 16;
+
+    /// An instance's socket. It is removed when this is dropped.
+    pub struct Control {
+        listener: UnixListener,
+        path: PathBuf,
+    }
+
+    impl Control {
+        /// Makes the socket of the instance `name`.
+        ///
+        /// # Errors
+        /// A sentence: another instance has this name, or there is no place for the socket.
+        pub fn open(name: &str) -> io::Result<Control> {
+            let mut reasons = Vec::new();
+            for folder in folders() {
+                match open_in(&folder, name) {
+                    Err(error) if error.kind() != ErrorKind::AddrInUse => reasons.push(error.to_string()),
+                    other => return other,
+                }
+            }
+            let advice = "it takes root, or a $XDG_RUNTIME_DIR";
+            Err(io::Error::other(format!("{} ({advice})", reasons.join("; "))))
+        }
+
+        /// Answers every question from now on, until this process ends.
+        ///
+        /// # Errors
+        /// There is no thread for it.
+        pub fn serve(&self, answer: impl Fn(&str) -> Result<String, String> + Send + Sync + 'static) -> io::Result<()> {
+            let (listener, answer) = (self.listener.try_clone()?, Arc::new(answer));
+            let asked = move || {
+                loop {
+                    match listener.accept() {
+                        // Each asker's thread has the answer, too.
+                        Ok((asker, _)) if Arc::strong_count(&answer) <= ASKERS => {
+                            let answer = Arc::clone(&answer);
+                            let thread = thread::Builder::new().name("asker".into());
+                            let _ = thread.spawn(move || reply(&asker, &*answer));
+                        }
+                        Ok(_) => {}
+                        // Out of descriptors, which will not change at once.
+                        Err(_) => thread::sleep(Duration::from_millis(100)),
+                    }
+                }
+            };
+            thread::Builder::new().name("control".into()).spawn(asked).map(drop)
+        }
+    }
+
+    impl Drop for Control {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    fn folders() -> impl Iterator<Item = PathBuf> {
+        let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
+        [Some(PathBuf::from("/run/fernvpn")), own.map(|own| Path::new(&own).join("fernvpn"))].into_iter().flatten()
+    }
+
+    fn socket(folder: &Path, name: &str) -> PathBuf {
+        folder.join(format!("{name}.sock"))
+    }
+
+    fn open_in(folder: &Path, name: &str) -> io::Result<Control> {
+        let path = socket(folder, name);
+        let cannot = |error: io::Error| io::Error::other(format!("cannot make {}: {}", path.display(), reason(&error)));
+        fs::create_dir_all(folder).map_err(cannot)?;
+        // Two that start at once look one after the other.
+        let _alone = files::lock_folder(&path)?;
+        match UnixStream::connect(&path) {
+            Ok(_) => {
+                let text = format!("another instance is called {name}; --name gives this one a name of its own");
+                return Err(io::Error::new(ErrorKind::AddrInUse, text));
+            }
+            // Whoever listened there is dead.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(&path).map_err(cannot)?,
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(&path).map_err(cannot)?;
+        let control = Control { listener, path: path.clone() };
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(cannot)?;
+        Ok(control)
+    }
+
+    /// Nobody to tell if the asker is gone.
+    fn reply(mut asker: &UnixStream, answer: &dyn Fn(&str) -> Result<String, String>) {
+        let mut question = String::new();
+        let _ = asker.set_read_timeout(Some(PATIENCE));
+        let _ = asker.set_write_timeout(Some(PATIENCE));
+        if BufReader::new(asker.take(QUESTION)).read_line(&mut question).is_err() {
+            return;
+        }
+        let text = match answer(question.trim_end()) {
+            Ok(text) => format!("ok\n{text}"),
+            Err(reason) => format!("no\n{reason}"),
+        };
+        let _ = asker.write_all(text.as_bytes());
+    }
+
+    /// Asks the instance `name`. What is refused is an error too.
+    ///
+    /// # Errors
+    /// A sentence. `NotFound`: there is no such instance.
+    pub fn ask(name: &str, question: &str) -> io::Result<String> {
+        let none = format!("no fernvpn called {name} is running here, or it belongs to another user (fernvpn status)");
+        let mut failed = io::Error::new(ErrorKind::NotFound, none);
+        for path in folders().map(|folder| socket(&folder, name)) {
+            let mut instance = match UnixStream::connect(&path) {
+                Ok(instance) => instance,
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => continue,
+                Err(error) => {
+                    let advice = "it takes the user who runs it, or root";
+                    let text = format!("cannot ask by {}: {} ({advice})", path.display(), reason(&error));
+                    failed = io::Error::new(error.kind(), text);
+                    continue;
+                }
+            };
+            let lost =
+                |error: io::Error| io::Error::other(format!("no answer by {}: {}", path.display(), reason(&error)));
+            instance.set_read_timeout(Some(ANSWER_TIME)).map_err(lost)?;
+            let mut answer = String::new();
+            writeln!(instance, "{question}")
+                .and_then(|()| instance.shutdown(Shutdown::Write))
+                .and_then(|()| instance.read_to_string(&mut answer))
+                .map_err(lost)?;
+            return match answer.split_once('\n') {
+                Some(("ok", text)) => Ok(text.into()),
+                Some(("no", reason)) => Err(io::Error::other(reason)),
+                _ => Err(lost(io::Error::other("it ended the conversation"))),
+            };
+        }
+        Err(failed)
+    }
+
+    /// The names for which there is a socket, sorted.
+    pub fn names() -> Vec<String> {
+        let files = folders().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+        let name = |file: fs::DirEntry| file.file_name().to_str()?.strip_suffix(".sock").map(str::to_owned);
+        let mut names: Vec<String> = files.filter_map(name).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_socket_is_its_owners_replaced_when_stale_and_gone_in_the_end() {
+            let folder = std::env::temp_dir().join(format!("fernvpn-control-{}", std::process::id()));
+            let first = open_in(&folder, "one").unwrap();
+            let path = socket(&folder, "one");
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            let second = open_in(&folder, "one").err().unwrap();
+            assert_eq!(second.kind(), ErrorKind::AddrInUse);
+            assert!(second.to_string().contains("--name"), "{second}");
+            drop(first);
+            assert!(!path.exists());
+            // As a crash leaves it: the file without the listener.
+            drop(UnixListener::bind(&path).unwrap());
+            assert!(path.exists());
+            drop(open_in(&folder, "one").unwrap());
+            assert!(!path.exists());
+            fs::remove_dir_all(folder).unwrap();
+        }
+
+        #[test]
+        fn who_does_not_read_holds_up_nobody() {
+            let folder = std::env::temp_dir().join(format!("fernvpn-askers-{}", std::process::id()));
+            let control = open_in(&folder, "one").unwrap();
+            let long = |question: &str| match question {
+                "why?" => Err("because".to_owned()),
+                question => Ok(format!("{question}{}", ".".repeat(1 << 22))),
+            };
+            control.serve(long).unwrap();
+            let ask = |question: &str| {
+                let mut asker = UnixStream::connect(&control.path).unwrap();
+                writeln!(asker, "{question}").unwrap();
+                asker
+            };
+            let _stuck: Vec<UnixStream> = (0..ASKERS / 2).map(|_| ask("long")).collect();
+            let mut answer = String::new();
+            ask("other").read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("ok\nother.") && answer.len() > 1 << 22);
+            answer.clear();
+            ask("why?").read_to_string(&mut answer).unwrap();
+            assert_eq!(answer, "no\nbecause");
+            drop(control);
+            fs::remove_dir_all(folder).unwrap();
+        }
+    }
+}
+
+#[cfg(not(unix))]
+pub use elsewhere::{Control, ask, names};
+
+#[cfg(not(unix))]
+mod elsewhere {
+    use super::io;
+
+    /// Never made.
+    pub struct Control;
+
+    impl Control {
+        /// # Errors
+        /// Always.
+        pub fn open(_: &str) -> io::Result<Control> {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "there are no Unix sockets here"))
+        }
+
+        /// Never called.
+        pub fn serve(&self, _: impl Fn(&str) -> Result<String, String> + Send + Sync + 'static) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// # Errors
+    /// Always.
+    pub fn ask(_: &str, _: &str) -> io::Result<String> {
+        Control::open("").map(|_| String::new())
+    }
+
+    /// None.
+    pub fn names() -> Vec<String> {
+        Vec::new()
+    }
+}

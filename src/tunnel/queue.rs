@@ -1,0 +1,253 @@
+//! Who is next, and who is dropped? The records that wait for a peer's socket.
+//!
+//! Flows take turns, byte by byte, whoever has most waiting loses: a bulk stream delays and displaces itself, not a ping or a
+//! keystroke beside it. Start-time fair queueing (Goyal, Vin, Cheng 1996) does both with one number for each record:
+//!
+//! ```text
+//!  start   where its flow has come to: max(now, finish of the flow)         finish of the flow = start + length
+//!  queue   | start of the record that left last = now | … sorted by start … |
+//!            leaves first                                 dropped first
+//! ```
+//!
+//! A flow that has nothing waiting starts now, before all that others have queued up. Within a flow nothing changes its
+//! place. What is not packets is small and rare, and goes before packets.
+//!
+//! What it does not do: seal, send, lock, wait.
+
+use super::outbound::{FRAME_ROOM, FRAMES};
+use crate::packet::{ip, offload};
+use crate::protocol::limits::MAX_CONTENT;
+use crate::protocol::record::{HEADROOM, Kind, Suite};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Records that may wait: at 64 KiB each, what a fast path takes in a few milliseconds.
+pub const RECORDS: usize = 32;
+/// Records beyond that for all that is not packets: an answer, a Ping, a Close.
+const SPARE: usize = 256;
+/// Content up to which packets join one record: as much as a super-packet has.
+const JOINED: usize = 60 * 1024;
+/// A packet that has waited for so long is of no use to anybody.
+const OLD: Duration = Duration::from_millis(250);
+/// Flows are told apart by a hash of so many values. Two with the same take one turn together.
+const FLOWS: usize = 256;
+/// How far a flow can be ahead of others: what fills the queue.
+const AHEAD: u64 = (RECORDS * MAX_CONTENT) as u64;
+
+/// A record not sealed yet: its content, in a buffer in which it can be sealed.
+pub struct Queued {
+    /// Its type.
+    pub kind: Kind,
+    /// [`HEADROOM`] bytes, the content, room for the suite.
+    pub frame: Vec<u8>,
+    /// Bytes of content.
+    pub content: usize,
+    since: Instant,
+    start: u64,
+}
+
+/// The records that wait for one peer.
+#[derive(Default)]
+pub struct Queue {
+    records: VecDeque<Queued>,
+    finish: Vec<u64>,
+    now: u64,
+}
+
+impl Queue {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Forgets all that waits.
+    pub fn clear(&mut self) {
+        self.records.clear();
+    }
+
+    /// Adds a packet, to the record before it if there is one that it can join. Returns how many records were dropped.
+    pub fn push_packet(&mut self, packet: &[u8]) -> u64 {
+        let Ok(length) = u16::try_from(packet.len()) else { return 1 };
+        let (start, place) = self.place(packet);
+        if let Some(before) = place.checked_sub(1).and_then(|place| self.records.get_mut(place))
+            && before.kind == Kind::Packets
+            && before.content + 2 + packet.len() <= JOINED
+        {
+            before.append(length, packet);
+            return 0;
+        }
+        let mut record = Queued { kind: Kind::Packets, frame: FRAMES.take(), content: 0, since: Instant::now(), start };
+        record.append(length, packet);
+        self.insert(place, record)
+    }
+
+    /// Adds the SuperPacket record that stands in `frame`, a buffer of [`FRAMES`], and puts another one in its place.
+    pub fn push_super_packet(&mut self, frame: &mut Vec<u8>, content: usize) -> u64 {
+        debug_assert_eq!(frame.len(), FRAME_ROOM, "room for any frame");
+        let (start, place) = self.place(&frame[HEADROOM + offload::LENGTH..HEADROOM + content]);
+        let frame = std::mem::replace(frame, FRAMES.take());
+        self.insert(place, Queued { kind: Kind::SuperPacket, frame, content, since: Instant::now(), start })
+    }
+
+    /// Adds a record that is not packets.
+    pub fn push(&mut self, kind: Kind, content: &[u8]) -> u64 {
+        if self.records.len() >= RECORDS + SPARE {
+            return 1;
+        }
+        let mut frame = vec![0; Suite::Fernet.frame_len(content.len())];
+        frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
+        let place = self.records.partition_point(|queued| !queued.is_packets());
+        self.records.insert(place, Queued { kind, frame, content: content.len(), since: Instant::now(), start: 0 });
+        0
+    }
+
+    /// Takes the record that is next, and says how many were dropped because they have waited for too long.
+    pub fn pop(&mut self) -> (Option<Queued>, u64) {
+        let mut dropped = 0;
+        while let Some(queued) = self.records.pop_front() {
+            // Who had the queue for himself is not late for it.
+            let alone = if self.records.is_empty() { queued.content as u64 } else { 0 };
+            self.now = self.now.max(queued.start + alone);
+            if !queued.is_packets() || queued.since.elapsed() <= OLD {
+                return (Some(queued), dropped);
+            }
+            FRAMES.give(queued.frame);
+            dropped += 1;
+        }
+        (None, dropped)
+    }
+
+    /// The start of a packet of this flow, and its place in the queue: behind all with the same start.
+    fn place(&mut self, packet: &[u8]) -> (u64, usize) {
+        self.finish.resize(FLOWS, 0);
+        let finish = &mut self.finish[ip::flow(packet) % FLOWS];
+        let start = (*finish).clamp(self.now, self.now.saturating_add(AHEAD));
+        *finish = start.saturating_add(packet.len() as u64);
+        (start, self.records.partition_point(|queued| queued.start <= start))
+    }
+
+    /// Puts packets in their place. If that is one record too many, it is the last one: the flow with most waiting.
+    fn insert(&mut self, place: usize, record: Queued) -> u64 {
+        self.records.insert(place, record);
+        if self.records.len() <= RECORDS {
+            return 0;
+        }
+        // It is packets: they stand behind all else, and some were put in just now.
+        self.records.pop_back().map_or(0, |last| {
+            FRAMES.give(last.frame);
+            1
+        })
+    }
+}
+
+impl Queued {
+    fn is_packets(&self) -> bool {
+        matches!(self.kind, Kind::Packets | Kind::SuperPacket)
+    }
+
+    fn append(&mut self, length: u16, packet: &[u8]) {
+        let room = &mut self.frame[HEADROOM + self.content..][..2 + packet.len()];
+        room[..2].copy_from_slice(&length.to_be_bytes());
+        room[2..].copy_from_slice(packet);
+        self.content += 2 + packet.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A UDP packet of a flow, with a number in it.
+    fn packet(flow: u8, number: u16, length: usize) -> Vec<u8> {
+        let mut packet = vec![0; length.max(30)];
+        (packet[0], packet[9], packet[21]) = (0x45, 17, flow);
+        packet[28..30].copy_from_slice(&number.to_be_bytes());
+        packet
+    }
+
+    fn push_bulk(queue: &mut Queue, flow: u8, number: u16) -> u64 {
+        let mut frame = FRAMES.take();
+        let (packet, at) = (packet(flow, number, 60_000), HEADROOM + offload::LENGTH);
+        frame[at..at + packet.len()].copy_from_slice(&packet);
+        queue.push_super_packet(&mut frame, offload::LENGTH + packet.len())
+    }
+
+    /// All that waits, as (flow, number), packets that share a record one after the other.
+    fn drain(queue: &mut Queue) -> Vec<(u8, u16)> {
+        let mut all = Vec::new();
+        while let (Some(Queued { kind, frame, content, .. }), 0) = queue.pop() {
+            let mut content = &frame[HEADROOM..HEADROOM + content];
+            if kind == Kind::SuperPacket {
+                content = &content[offload::LENGTH - 2..];
+            }
+            while content.len() > 2 {
+                let length =
+                    if kind == Kind::Packets { usize::from(content[0]) << 8 | usize::from(content[1]) } else { 60_000 };
+                all.push((content[23], u16::from_be_bytes([content[30], content[31]])));
+                content = &content[2 + length..];
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn what_is_rare_passes_bulk_and_no_flow_is_out_of_order() {
+        let mut queue = Queue::default();
+        for number in 0..10 {
+            push_bulk(&mut queue, 1, number);
+        }
+        queue.pop();
+        for number in 0..3 {
+            queue.push_packet(&packet(2, number, 100));
+            queue.push_packet(&packet(1, 10 + number, 100));
+        }
+        let rare = [(2, 0), (2, 1), (2, 2)];
+        assert_eq!(drain(&mut queue), [&rare[..], &(1..13).map(|number| (1, number)).collect::<Vec<_>>()].concat());
+    }
+
+    #[test]
+    fn flows_take_turns_however_much_they_have() {
+        let mut queue = Queue::default();
+        for number in 0..6 {
+            push_bulk(&mut queue, 1, number);
+        }
+        for number in 0..3 {
+            push_bulk(&mut queue, 2, number);
+        }
+        let flows: Vec<_> = drain(&mut queue).into_iter().map(|(flow, _)| flow).collect();
+        assert_eq!(flows, [1, 2, 1, 2, 1, 2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn who_has_most_waiting_loses_and_begins_again_with_the_others() {
+        let mut queue = Queue::default();
+        let dropped: u64 = (0..1000).map(|number| push_bulk(&mut queue, 1, number)).sum();
+        assert_eq!(dropped, 1000 - RECORDS as u64);
+        assert_eq!((push_bulk(&mut queue, 2, 0), push_bulk(&mut queue, 2, 1)), (1, 1));
+        let (left, flood) = (drain(&mut queue), RECORDS as u16 - 2);
+        assert_eq!(left.iter().filter(|(flow, _)| *flow == 2).count(), 2, "not its own packets were dropped");
+        assert_eq!(
+            left.iter().filter(|(flow, _)| *flow == 1).map(|(_, n)| *n).collect::<Vec<_>>(),
+            (0..flood).collect::<Vec<_>>()
+        );
+        // What was dropped is not held against the flow for longer than the queue is long.
+        for number in 0..4 * RECORDS as u16 {
+            push_bulk(&mut queue, 2, number);
+            queue.pop();
+        }
+        push_bulk(&mut queue, 2, 0);
+        push_bulk(&mut queue, 2, 1);
+        push_bulk(&mut queue, 1, 0);
+        assert_eq!(drain(&mut queue), [(2, 0), (1, 0), (2, 1)]);
+    }
+
+    #[test]
+    fn what_is_no_packet_goes_first_and_is_bounded_too() {
+        let mut queue = Queue::default();
+        push_bulk(&mut queue, 1, 0);
+        let pongs = (0..1000u16).map(|number| queue.push(Kind::Pong, &number.to_be_bytes()));
+        assert_eq!(pongs.sum::<u64>() as usize, 1000 - (RECORDS + SPARE - 1));
+        let (first, _) = queue.pop();
+        assert!(first.is_some_and(|first| first.kind == Kind::Pong && first.frame[HEADROOM..HEADROOM + 2] == [0, 0]));
+    }
+}
