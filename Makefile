@@ -59,6 +59,13 @@ test: build ## every test; as root also those in network namespaces
 	FERNVPN=$(PROGRAM) tests/routing.sh
 	FERNVPN=$(PROGRAM) tests/nat.sh
 	FERNVPN=$(PROGRAM) tests/balancer.sh
+	FERNVPN=$(PROGRAM) tests/sites.sh
+	FERNVPN=$(PROGRAM) tests/faults.sh
+	FERNVPN=$(PROGRAM) tests/privileges.sh
+	FERNVPN=$(PROGRAM) tests/reload.sh
+	FERNVPN=$(PROGRAM) tests/status.sh
+	FERNVPN=$(PROGRAM) tests/crash.sh
+	FERNVPN=$(PROGRAM) tests/package.sh
 	FERNVPN=$(PROGRAM) tests/audit/planted.sh
 	FERNVPN=$(PROGRAM) python3 tests/lab/test.py
 
@@ -88,6 +95,39 @@ lesson: build ## every byte of a session explained, made by the program: docs/le
 .PHONY: documents
 documents: toolchain ## makes what man page and completions take from the program's own tables
 	FERNVPN_MAKE_DOCUMENTS=1 $(CARGO) test --quiet --locked --test documents
+
+# Clients at once, and seconds for each flood of strangers.
+SCALE ?= 10000
+FLOOD_SECONDS ?= 10
+
+.PHONY: scale
+scale: toolchain ## many clients at once, and floods: memory, mappings, handshakes a second, slowdown
+	ulimit -n "$$(ulimit -H -n)"; FERNVPN_SCALE=$(SCALE) FERNVPN_FLOOD=$(FLOOD_SECONDS) \
+	    $(CARGO) test --release --locked --test scale -- --nocapture --test-threads 1
+
+# The trusted core, and the tests that are quick about it.
+CORE_TESTS := --lib --test fernet_spec --test fernet_divergence --test key_schedule --test handshake --test records \
+    --test ratchet --test vectors --test wycheproof --test fuzz
+MUTANTS ?=
+
+.PHONY: mutants
+mutants: toolchain ## does a test fail for every small change of the trusted core? needs cargo-mutants; MUTANTS takes its options
+	$(CARGO) mutants --file 'src/fernet/*.rs' --file 'src/protocol/*.rs' --output target --timeout 120 $(MUTANTS) -- $(CORE_TESTS)
+
+.PHONY: coverage
+coverage: toolchain ## which lines of the trusted core does no quick test reach? needs cargo-tarpaulin
+	$(CARGO) tarpaulin --engine ptrace --skip-clean --target-dir target/coverage --include-files 'src/fernet/*' 'src/protocol/*' \
+	    $(CORE_TESTS)
+
+.PHONY: timing
+timing: toolchain ## does opening take time that depends on where a tag differs? dudect's method, and a planted flaw that it has to find
+	$(CARGO) bench --locked --bench timing
+
+SOAK_MINUTES ?= 120
+
+.PHONY: soak
+soak: build ## random faults under traffic for SOAK_MINUTES: files whole, connections open, memory and descriptors flat; as root
+	FERNVPN=$(PROGRAM) tests/faults.sh soak $(SOAK_MINUTES)
 
 .PHONY: model
 model: ## does a tool find an attack on the protocol, and on variants with planted flaws? needs verifpal, and spin for the ratchet
@@ -120,7 +160,7 @@ bench-tokens: toolchain ## how fast are tokens, next to Python's and another cra
 
 .PHONY: bench-tunnel
 bench-tunnel: build ## how fast is the tunnel, next to others? as root
-	$(CARGO) build --release --locked --example relay
+	$(CARGO) build --release --locked --example relay --example path
 	python3 benches/tunnel.py
 
 # Where each file goes, below PREFIX.

@@ -189,7 +189,7 @@ _fernvpn() {{
             if declare -F _command_offset >/dev/null; then
                 _command_offset $((at + 1))
             else
-                mapfile -t COMPREPLY < <(compgen -c -f -- "$word")
+                mapfile -t COMPREPLY < <(compgen "$([ $((at + 1)) = "$COMP_CWORD" ] && echo -c || echo -f)" -- "$word")
             fi
             return
         fi

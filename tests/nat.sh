@@ -57,15 +57,17 @@ web=$!
 sysctls() { in_ns "$s" sh -c 'cd /proc/sys/net; for f in ipv[46]/conf/all/forwarding ipv6/conf/*/accept_ra ipv[46]/conf/in/forwarding ipv[46]/conf/out/*forwarding; do echo $f $(cat $f); done' | grep -v fern0; }
 tables() { in_ns "$s" nft list tables; }
 none() { [ -z "$(tables)" ]; }
-# start_server NAT
+push=198.51.100.0/24,2001:db8:b::/64 at=192.0.2.1:12345
+# start_server NAT: pushes $push, listens at $at.
 start_server() {
     : >"$dir/server.out"
-    ip netns exec "$s" "$fernvpn" server -k "$dir/key" --listen 192.0.2.1:12345 --push-routes 198.51.100.0/24,2001:db8:b::/64 --nat "$1" \
+    ip netns exec "$s" "$fernvpn" server -k "$dir/key" --listen $at --push-routes $push --nat "$1" \
         >"$dir/server.out" 2>"$dir/server.log" &
     server=$!
     until_ok grep -q 'listening on' "$dir/server.out"
 }
 start_client() {
+    : >"$dir/client.out"
     ip netns exec "$c" "$fernvpn" client -k "$dir/key" --connect 192.0.2.1:12345 >"$dir/client.out" 2>"$dir/client.log" &
     client=$!
     until_ok grep -q '^connected: ' "$dir/client.out"
@@ -101,8 +103,90 @@ start_server in; start_client
 ! fetch 198.51.100.2 || die 'it left'
 stop $client TERM; client=''; stop $server TERM; server=''
 
+part 'nft is killed: the rules come again, and so do connections'
+mkdir "$dir/bin"
+printf '#!/bin/sh\nexec %s "$@"\n' "$(command -v nft)" >"$dir/bin/nft"
+chmod +x "$dir/bin/nft"
+PATH=$dir/bin:$PATH start_server auto; start_client; reached
+child=$(pgrep -P $server -x nft); kill -KILL "$child"
+another() { pgrep -P $server -x nft | grep -vx "$child" && tables | grep fernvpn-nat; }
+until_ok another
+until_ok in_ns "$s" nft list table inet fernvpn-nat-fern0
+reached
+part 'nft is killed and does not start again: the server ends, rather than forward without rules'
+printf '#!/bin/sh\nexit 1\n' >"$dir/bin/nft"
+kill -KILL "$(pgrep -P $server -x nft)"
+! wait $server || die 'it ended as if all were well'
+server=''; stop $client TERM; client=''
+grep -q 'rules of NAT are gone' "$dir/server.log" || die 'it did not say why'
+none && [ "$(sysctls)" = "$before" ] || die "left: $(tables) $(diff <(echo "$before") <(sysctls))"
+
+part 'after kill -9 a start with nat = no puts the sysctls back as well'
+start_server auto; stop $server KILL; server=''
+[ "$(sysctls)" != "$before" ] || die 'nothing was changed'
+start_server no
+none && [ "$(sysctls)" = "$before" ] || die "left: $(diff <(echo "$before") <(sysctls))"
+stop $server TERM; server=''
+
 part 'nat = no: nothing is touched'
 start_server no
 none && [ "$(sysctls)" = "$before" ] || die 'something was'
 stop $server TERM; server=''
+
+part 'hosts in a private network that is pushed may open connections to clients, others may not'
+ip -n "$s" address add 192.168.50.1/24 dev out
+ip -n "$w" address add 192.168.50.2/24 dev eth
+ip -n "$w" route add 10.8.0.0/24 via 192.168.50.1
+asks() { in_ns "$w" ping -c 2 -i 0.2 -W 1 -I "$1" "$own" >/dev/null; }
+for push in 192.168.50.0/24,198.51.100.0/24 0.0.0.0/0; do
+    start_server auto; start_client
+    own=$(sed -n 's/^connected: \([0-9.]*\).*/\1/p' "$dir/client.out")
+    [ "$(fetch 192.168.50.2)" = ::ffff:192.168.50.1 ] || die 'the client does not get out'
+    ! asks 198.51.100.2 || die 'a public host got in'
+    if [ $push = 0.0.0.0/0 ]; then
+        ! asks 192.168.50.2 || die 'all the world was pushed, and a host got in'
+    else
+        asks 192.168.50.2 || die 'a host of the site did not get in'
+    fi
+    stop $client TERM; client=''; stop $server TERM; server=''
+done
+
+# Port shadow: the attacker, a client, connects from the port at which the server listens to the place from which a
+# victim will come. Under a NAT that keeps ports, the victim's connection to the server is then taken for the answer.
+in_ns "$w" nft 'table ip deaf { chain in { type filter hook input priority 0; tcp dport 40001 tcp flags & (syn | ack) == syn counter drop; }; }'
+deaf() { in_ns "$w" nft list table ip deaf | grep 'packets [1-9]'; }
+cat >"$dir/connect.py" <<'PYTHON'
+import socket, sys
+own, port, to, there = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+with socket.socket() as end:
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    end.settimeout(4)
+    end.bind((own, port))
+    sys.exit(end.connect_ex((to, there)) != 0)
+PYTHON
+# shadow: whether the attacker has the victim's connection.
+shadow() {
+    own=$(sed -n 's/^connected: \([0-9.]*\).*/\1/p' "$dir/client.out")
+    in_ns "$w" nft reset counters table ip deaf >/dev/null
+    in_ns "$w" nft 'flush chain ip deaf in; add rule ip deaf in tcp dport 40001 tcp flags & (syn | ack) == syn counter drop'
+    in_ns "$c" python3 "$dir/connect.py" "$own" 12345 198.51.100.2 40001 & attacker=$!
+    until_ok deaf
+    in_ns "$w" python3 "$dir/connect.py" 198.51.100.2 40001 198.51.100.1 12345 || die 'the victim connects to nobody'
+    wait $attacker
+}
+push=198.51.100.0/24 at=0.0.0.0:12345
+part 'port shadow, CVE-2021-3773: under a plain NAT the attacker gets the connection that is for the server'
+start_server no
+in_ns "$s" nft 'table ip plain { chain out { type nat hook postrouting priority srcnat; ip saddr 10.8.0.0/24 oifname "out" masquerade; }; }'
+in_ns "$s" sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
+start_client
+shadow || die 'the attack does not work'
+stop $client TERM; client=''; stop $server TERM; server=''
+in_ns "$s" nft delete table ip plain
+in_ns "$s" sh -c 'echo 0 >/proc/sys/net/ipv4/ip_forward'
+part "under fernvpn's NAT the server gets it"
+start_server auto; start_client
+! shadow || die 'the attacker has the connection'
+in_ns "$s" nft list table inet fernvpn-nat-fern0 | grep 'masquerade to :32768-60999' >/dev/null || die 'which ports?'
+stop $client TERM; client=''; stop $server TERM; server=''
 echo "nat: $parts passed, 0 failed"

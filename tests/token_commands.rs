@@ -339,7 +339,7 @@ fn inspect_says_what_is_broken_and_where() {
     let plain = SPEC_TOKEN.replace('_', "/");
     let versioned = format!("gQ{}", &SPEC_TOKEN[2..]);
     for (token, arguments, step, says) in [
-        (&wrapped[..], &[][..], 1, "character 64 is not base64url: white space"),
+        (&wrapped[..], &[][..], 1, "character 64 is not base64url: a line end"),
         (&plain, &[], 1, "'/' is of plain base64"),
         (&SPEC_TOKEN[..99], &[], 1, "character 98 is not base64url: '='"),
         (&SPEC_TOKEN[..97], &[], 1, "one character is left"),
@@ -351,15 +351,89 @@ fn inspect_says_what_is_broken_and_where() {
         (&SPEC_TOKEN[..44], &[], 2, "CUT: 8 of 32 bytes"),
         (&SPEC_TOKEN[..76], &[], 2, "MISSING: even an empty message has one block"),
         (&SPEC_TOKEN[..96], &[], 2, "WRONG: 0 whole blocks of 16 and 15 bytes over"),
-        (SPEC_TOKEN, &["-k", &other], 3, "REFUSED: the HMAC does not verify"),
+        (SPEC_TOKEN, &["-k", &other], 3, "REFUSED: the HMAC does not verify: none of these keys made it"),
         (SPEC_TOKEN, &old, 4, "REFUSED: older than its time-to-live"),
         (SPEC_TOKEN, &early, 4, "REFUSED: from more than 60 seconds in the future"),
-        (padding, &keyed, 6, "REFUSED: the padding is wrong"),
+        (padding, &keyed, 6, "REFUSED: the padding is wrong: the last byte "),
     ] {
         let (status, stdout, stderr) = run(&[&["inspect"], arguments].concat(), token);
         assert_eq!(status, 1, "{token}");
         assert!(stdout.contains(says), "{says} in:\n{stdout}");
         assert!(stderr.starts_with(&format!("fernvpn: refused in step {step}: ")), "{stderr}");
         assert_eq!(stdout.contains("1985-10-26"), token.len() > 12, "what can be read is shown:\n{stdout}");
+    }
+}
+
+/// What people have instead of a token, or around it.
+#[test]
+fn inspect_knows_what_is_no_token() {
+    for (text, says) in [
+        (String::new(), "nothing came in"),
+        (format!("\"{SPEC_TOKEN}\""), "quotation marks"),
+        (format!("b'{SPEC_TOKEN}'"), "quotation marks"),
+        (SPEC_TOKEN.replace('=', "%3D"), "%3D is how a URL writes '='"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln".into(), "a JWT"),
+        ("800000000065".repeat(13), "hexadecimal digits"),
+        ("Z0FBQUFBQWR3SjZ3QUFFQ0F3UUZCZ2NJQ1FvTERBME9EeTAyMWNwR1ZXS1o=".into(), "encoded twice"),
+        (SPEC_TOKEN.repeat(2), "something follows the token's padding"),
+        (SPEC_TOKEN[..50].into(), "it was cut"),
+    ] {
+        let (status, stdout, _) = run(&["inspect"], &text);
+        assert_eq!(status, 1, "{text}");
+        assert!(stdout.contains("\nhint: ") && stdout.contains(says), "{text}:\n{stdout}");
+    }
+    for good in [SPEC_TOKEN, SPEC_TOKEN.trim_end_matches('=')] {
+        assert!(!run(&["inspect"], good).1.contains("hint"));
+    }
+    // Somebody's key by mistake: not a byte of it is shown.
+    let (status, stdout, stderr) = run(&["inspect"], SPEC_KEY);
+    assert!(status == 1 && stdout.contains("a Fernet key and no token"), "{stdout}");
+    assert!(!stdout.contains("73") && !stderr.contains("73") && !stdout.contains("cw_0"), "{stdout}{stderr}");
+}
+
+/// Where a padding is wrong. The tokens' HMACs are right; made with Python's `cryptography`.
+#[test]
+fn inspect_says_where_a_padding_is_wrong() {
+    let folder = Folder::new("padding");
+    let spec = folder.file("spec", SPEC_KEY);
+    for (token, says) in [
+        (
+            "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0OD0ifQNhlmWwECZ8rxW0yIB-SGyUW1cOV-_vsPnJ2rMGPxNWljJUsBJ_HUZQOagJiGw==",
+            "the last byte is 0x00",
+        ),
+        (
+            "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODwh7kmpzFr4MDIdsruPvzPCm9bfYx0BiT2_k_DU91S5kvkBB5SyWYVVdMNvkTV6lKg==",
+            "the last byte is 0x11",
+        ),
+        (
+            "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODz_9XzSUPBH3gGOvdUpUjKnxBg7Flgci32JmnvkPQc9V4sngTuQrzoFBXXM7I4gNDQ==",
+            "3 bytes of 0x03, but byte 13 of the decrypted ones is another",
+        ),
+    ] {
+        let (status, stdout, stderr) = run(&["inspect", "-k", &spec], token);
+        assert_eq!((status, stderr.as_str()), (1, "fernvpn: refused in step 6: the padding is wrong\n"));
+        assert!(stdout.contains(says), "{says} in:\n{stdout}");
+    }
+}
+
+#[test]
+fn inspect_reads_a_hello_with_the_key_of_its_client() {
+    let folder = Folder::new("hello");
+    let vectors = format!("{}/tests/vectors/session-fernet-ratcheted.json", env!("CARGO_MANIFEST_DIR"));
+    let session: serde_json::Value = serde_json::from_str(&fs::read_to_string(vectors).expect("there")).expect("JSON");
+    let key = folder.file("key", format!("{} # alice", session["key"].as_str().expect("text")));
+    let frame = |n: usize, skip: usize| -> Vec<u8> {
+        let digits = session["hellos"][n]["frame"].as_str().expect("text").as_bytes();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hex");
+        digits.chunks(2).skip(skip).map(byte).collect()
+    };
+    for (hello, line) in [(frame(0, 12), "  role=client "), (frame(1, 4), "  suite=fernet ")] {
+        let (status, stdout, stderr) = run(&["inspect", "-k", &key], hello);
+        assert_eq!((status, stderr.as_str()), (0, ""));
+        assert!(stdout.contains(&format!("made with the hello key of the key 'alice' in {key}, line 1")), "{stdout}");
+        assert!(stdout.contains(line) && stdout.contains("  step=41 "), "{stdout}");
+        let secret = session["ratchet"]["secret"].as_str().expect("text");
+        assert!(!stdout.contains(secret), "the ratchet secret stays one");
+        assert_eq!(stdout.contains("ratchet=(32 secret bytes)"), line.contains("suite"), "{stdout}");
     }
 }

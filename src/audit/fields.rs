@@ -46,7 +46,9 @@ pub fn token(raw: &[u8]) -> Vec<Field> {
         while tiles.rest.len() > MAC {
             tiles.rows("token block");
             number += 1;
-            tiles.last(|block| block.name = format!("ciphertext {number}").into());
+            if let Some(block) = tiles.fields.last_mut() {
+                block.name = format!("ciphertext {number}").into();
+            }
         }
         tiles.rows("token end");
     })
@@ -148,10 +150,6 @@ impl<'a> Tiles<'a> {
             self.fields.push(Field { name: name.into(), length, value: shown(bytes, row.show), section, meaning });
         }
         self.rest = after;
-    }
-
-    fn last(&mut self, change: impl FnOnce(&mut Field)) {
-        self.fields.last_mut().map(change);
     }
 
     /// Lines of `name=value`, each a field with its line feed.

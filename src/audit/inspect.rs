@@ -3,9 +3,10 @@
 //! A drawing of the token, field by field, then the steps of [`token`] with their verdicts. Decides nothing by itself:
 //! every verdict is one that `fernet` gave. What is drawn of a broken token is what can be read before it breaks.
 
-use super::date;
+use super::{date, fields};
 use crate::fernet::base64url::{self, Malformed};
 use crate::fernet::cbc::BLOCK;
+use crate::fernet::key;
 use crate::fernet::token::{self, Age, Fernet, HEADER, MAC, MAX_CLOCK_SKEW, Refusal, Token, VERSION};
 use std::fmt::Write;
 use std::slice;
@@ -30,14 +31,30 @@ pub fn step(refusal: Refusal) -> usize {
     }
 }
 
-/// Takes the token `text` apart. `names` say which key is which; `now` and `ttl` are in seconds.
-pub fn inspect(text: &[u8], keys: &[Fernet], names: &[String], now: u64, ttl: Option<u64>) -> Report {
+/// A key that may have made the token.
+pub struct Candidate {
+    /// The key.
+    pub key: Fernet,
+    /// Which one it is, for people: `key 'alice' in vpn.key, line 1`.
+    pub name: String,
+    /// Whether it is the hello key of a fernvpn key: then the token is a hello, and its fields are shown.
+    pub hello: bool,
+}
+
+/// Takes the token `text` apart; `now` and `ttl` are in seconds.
+pub fn inspect(text: &[u8], keys: &[Candidate], now: u64, ttl: Option<u64>) -> Report {
     let mut out = String::new();
     let (raw, broken) = readable(text);
+    if raw.len() == key::LENGTH && broken.is_none() {
+        // Nothing of it is shown: this may be somebody's key on somebody's screen.
+        out.push_str("text: 32 bytes in base64url. That is a Fernet key and no token: do not show it to anybody\n");
+        return Report { text: out, refusal: Some(Refusal::Length(raw.len())) };
+    }
     draw_text(&mut out, text, &raw, broken);
     draw_fields(&mut out, &raw, broken.is_none(), now);
-    let verdict = verdict(text, keys, names, ttl.map(|ttl| Age { now, ttl }));
+    let verdict = verdict(text, keys, ttl.map(|ttl| Age { now, ttl }));
     draw_steps(&mut out, &verdict, keys.is_empty(), now, ttl);
+    draw_hello(&mut out, &verdict);
     Report { text: out, refusal: verdict.refusal }
 }
 
@@ -63,30 +80,32 @@ fn readable(text: &[u8]) -> (Vec<u8>, Option<Malformed>) {
 }
 
 /// What the steps said.
-struct Verdict {
+struct Verdict<'a> {
     refusal: Option<Refusal>,
     /// Which key made the token.
-    key: Option<String>,
-    /// Lengths in bytes of the message and of its padding.
-    lengths: Option<(usize, usize)>,
+    key: Option<&'a Candidate>,
+    /// What it decrypts to, with its padding, and the length of the message in it.
+    padded: Vec<u8>,
+    message: usize,
 }
 
-fn verdict(text: &[u8], keys: &[Fernet], names: &[String], age: Option<Age>) -> Verdict {
-    let mut verdict = Verdict { refusal: None, key: None, lengths: None };
-    let padded = match Token::decode(&mut text.to_vec()) {
-        Ok(token) => token.signed.len() - HEADER,
+fn verdict<'a>(text: &[u8], keys: &'a [Candidate], age: Option<Age>) -> Verdict<'a> {
+    let mut verdict = Verdict { refusal: None, key: None, padded: Vec::new(), message: 0 };
+    let length = match Token::decode(&mut text.to_vec()) {
+        Ok(token) => token.signed.len(),
         Err(refusal) => return Verdict { refusal: Some(refusal), ..verdict },
     };
-    for (key, name) in keys.iter().zip(names) {
-        verdict.refusal = match token::open(slice::from_ref(key), &mut text.to_vec(), age) {
-            Ok(opened) => {
-                verdict.lengths = Some((opened.message.len(), padded - opened.message.len()));
-                None
-            }
-            Err(refusal) => Some(refusal),
-        };
+    for candidate in keys {
+        let mut buffer = text.to_vec();
+        match token::open(slice::from_ref(&candidate.key), &mut buffer, age) {
+            Ok(opened) => (verdict.refusal, verdict.message) = (None, opened.message.len()),
+            Err(refusal) => verdict.refusal = Some(refusal),
+        }
         if verdict.refusal != Some(Refusal::Mac) {
-            verdict.key = Some(name.clone());
+            verdict.key = Some(candidate);
+            if matches!(verdict.refusal, None | Some(Refusal::Padding)) {
+                verdict.padded = buffer[HEADER..length].to_vec();
+            }
             break;
         }
     }
@@ -106,26 +125,71 @@ fn draw_text(out: &mut String, text: &[u8], raw: &[u8], broken: Option<Malformed
         }
         (None, _) => write!(out, ", {padding} of them padding, {} bytes", raw.len()),
     };
+    if let Some(hint) = hint(text, raw) {
+        let _ = write!(out, "\nhint: {hint}");
+    }
     out.push_str("\n\noffset bytes  field\n");
+}
+
+/// What people often have instead of a token.
+fn hint(text: &[u8], raw: &[u8]) -> Option<&'static str> {
+    let has = |part: &[u8]| text.windows(part.len()).any(|window| window == part);
+    let end = text.iter().position(|c| *c == b'=').map_or(&[][..], |at| text[at..].trim_ascii_start());
+    match text {
+        [] => Some("nothing came in"),
+        _ if has(b"\"") || has(b"'") => Some("quotation marks of a program came along"),
+        _ if has(b"%3D") || has(b"%3d") => Some("%3D is how a URL writes '='"),
+        _ if has(b".") => Some("three parts with dots are a JWT, which is another kind of token"),
+        _ if text.iter().all(u8::is_ascii_hexdigit) => Some("these are hexadecimal digits: a token is base64url"),
+        _ if raw.starts_with(b"gAAAAA") => Some("inside is the text of a token: it was encoded twice"),
+        _ if end.trim_ascii_end().iter().any(|c| *c != b'=') => Some("something follows the token's padding"),
+        _ if raw.first() == Some(&VERSION)
+            && raw.len() < HEADER + BLOCK + MAC
+            && raw.len() + 3 > text.len() * 3 / 4 =>
+        {
+            Some("it was cut: a token has 73 bytes or more")
+        }
+        _ => None,
+    }
+}
+
+/// What a hello says. Its token is no secret to the holder of the key; the ratchet secret in it stays one.
+fn draw_hello(out: &mut String, verdict: &Verdict) {
+    if !verdict.key.is_some_and(|candidate| candidate.hello) || verdict.refusal.is_some() {
+        return;
+    }
+    out.push_str("\na hello of fernvpn, PROTOCOL.md section 4\n");
+    for line in fields::hello_message(&verdict.padded).iter().filter(|line| line.name != "padding") {
+        let value = if line.name == "ratchet" { "ratchet=(32 secret bytes)" } else { &line.value };
+        let _ = writeln!(out, "  {value:<80} {}", line.meaning);
+    }
+}
+
+/// What is wrong with a padding.
+fn misfit(padded: &[u8]) -> String {
+    let last = padded.last().copied().unwrap_or(0);
+    if !(1..=16).contains(&last) {
+        return format!("the last byte is 0x{last:02x}, where 0x01 to 0x10 would say how many to take off");
+    }
+    let from = padded.len().saturating_sub(last.into());
+    let at = (from..padded.len()).find(|at| padded[*at] != last).unwrap_or(from);
+    format!("the last byte says {last} bytes of 0x{last:02x}, but byte {at} of the decrypted ones is another")
 }
 
 /// A fault of the text, with the place and what stands there.
 fn explain(text: &[u8], fault: Malformed) -> String {
-    let Malformed::Character(at) = fault else {
-        return match fault {
-            Malformed::TrailingBits => {
-                let last = text.iter().rposition(|c| *c != b'=').unwrap_or(0);
-                format!("{fault} (character {last})")
-            }
-            _ => {
-                format!("{fault}: after whole groups of four one character is left, so at least one is lost")
-            }
-        };
+    let at = match fault {
+        Malformed::Character(at) => at,
+        Malformed::Length => return format!("{fault}: one character is left after groups of four, so others are lost"),
+        Malformed::TrailingBits => {
+            return format!("{fault} (character {})", text.iter().rposition(|c| *c != b'=').unwrap_or(0));
+        }
     };
     let what = match text.get(at) {
         Some(b'=') => "'=' where no padding belongs, or not all of it".into(),
         Some(c @ (b'+' | b'/')) => format!("'{}' is of plain base64; here stand '-' and '_'", char::from(*c)),
-        Some(b' ' | b'\t' | b'\r' | b'\n') => "white space".into(),
+        Some(b'\r' | b'\n') => "a line end".into(),
+        Some(b' ' | b'\t') => "a blank".into(),
         Some(c) if c.is_ascii_graphic() => format!("'{}'", char::from(*c)),
         Some(c) => format!("byte 0x{c:02x}"),
         None => "the end".into(),
@@ -206,15 +270,19 @@ fn draw_steps(out: &mut String, verdict: &Verdict, keyless: bool, now: u64, ttl:
     let refused = verdict.refusal.map_or(usize::MAX, step);
     for (number, name) in (1..).zip(names) {
         let said = match verdict.refusal {
-            Some(refusal) if number == refused => format!("REFUSED: {refusal}"),
+            Some(refusal) if number == refused => match refusal {
+                Refusal::Mac => format!("REFUSED: {refusal}: none of these keys made it, or it was changed since"),
+                Refusal::Padding => format!("REFUSED: {refusal}: {}", misfit(&verdict.padded)),
+                _ => format!("REFUSED: {refusal}"),
+            },
             _ if number > refused => "not reached".into(),
             _ if keyless && number > 2 => "needs a key: -k FILE".into(),
-            _ => match (number, &verdict.key, ttl, verdict.lengths) {
-                (3, Some(key), ..) => format!("ok: made with the {key}"),
+            _ => match (number, verdict.key, ttl, verdict.padded.len() - verdict.message) {
+                (3, Some(candidate), ..) => format!("ok: made with the {}", candidate.name),
                 (4, _, None, _) => "not checked: no --ttl".into(),
                 (4, _, Some(ttl), _) => format!("ok: a time-to-live of {ttl} s, and now is {now}"),
-                (6, .., Some((message, padding))) => {
-                    format!("ok: {padding} of value 0x{padding:02x}; the message has {message} bytes")
+                (6, .., padding) => {
+                    format!("ok: {padding} of value 0x{padding:02x}; the message has {} bytes", verdict.message)
                 }
                 _ => "ok".into(),
             },

@@ -150,6 +150,11 @@ impl Interface {
                     wanted.truncate(at);
                     break;
                 }
+                Ok(()) if matches!(new, Change::Resolvers(_)) && !network::resolv_conf_is_resolveds() => {
+                    let text = "programs that read /etc/resolv.conf do not ask the tunnel's resolvers: \
+                                ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf";
+                    log::warning("os", text, &[]);
+                }
                 made => made.map_err(text)?,
             }
             self.made.push(new.clone());

@@ -76,6 +76,10 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let settings = settings(arguments)?;
     device::raise_limits(settings.max_clients);
     let listeners = listen(&settings)?;
+    // A private network is changed from outside, which needs more.
+    if !matches!(settings.device, Device::Private { .. }) {
+        process::keep_network_rights_only().map_err(|error| error.to_string())?;
+    }
     let (interface, tun) = device::open(&settings.device)?.unzip();
     let device = tun.as_ref().map(|tun| tun.name().to_owned());
     let mut machine = Machine { interface, device, nat: None };

@@ -6,12 +6,13 @@
 
 use super::passphrase;
 use super::{Command, Failure};
-use crate::audit::inspect;
+use crate::audit::inspect::{self, Candidate};
 use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
 use crate::config::key_file::{self, NamedKey};
 use crate::fernet::Key;
 use crate::fernet::token::{self, Age, Fernet};
 use crate::os::entropy;
+use crate::protocol::key_schedule::Root;
 use hmac::digest::zeroize::Zeroize;
 use std::io::{self, Read, Write};
 use std::num::NonZeroU32;
@@ -98,7 +99,9 @@ pub const INSPECT: Command = Command {
     syntax: Syntax { options: &[KEYS, TTL, NOW], operands: &[], command: false },
     notes: "\
 Needs no key: offsets, bytes, meaning, time. With a key it also takes each verifying step and says how it
-ended. The message itself is never shown; that is what decrypt is for.
+ended. The message itself is never shown; that is what decrypt is for. A hello of fernvpn, the token behind
+the first 8 bytes of a ClientHello or the whole ServerHello, is recognised by the key of its client, and its
+lines are shown, but for the ratchet secret.
 
 Exit status 0 if the token could be taken apart completely and, with a key, every step succeeded; otherwise 1
 and the refusal on stderr. Unlike the other commands it prints on stdout even then: everything about the
@@ -155,9 +158,9 @@ fn from_passphrase(arguments: &Arguments, file: &Path) -> Result<Key, Failure> {
 }
 
 fn encrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let keys = keys(arguments)?;
+    let keys = ready(arguments)?;
     // A key file without a key is an error already.
-    let key = keys.ready.first().ok_or_else(|| "there is no key".to_string())?;
+    let key = keys.first().ok_or_else(|| "there is no key".to_string())?;
     let time = match arguments.number("--time", u64::MAX)? {
         Some(time) => time,
         None => clock()?,
@@ -175,7 +178,7 @@ fn encrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 fn decrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let keys = keys(arguments)?.ready;
+    let keys = ready(arguments)?;
     let age = age(arguments)?;
     let mut text = read_token()?;
     let opened = token::open(&keys, &mut text, age).map_err(|_| Failure::InvalidToken)?;
@@ -183,20 +186,20 @@ fn decrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 fn rotate(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let keys = keys(arguments)?.ready;
+    let keys = ready(arguments)?;
     let iv = entropy::array();
     let rotated = token::rotate(&keys, read_token()?, iv).map_err(|_| Failure::InvalidToken)?;
     write_stdout(&[&rotated, b"\n"])
 }
 
 fn inspect(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let keys = if arguments.has("-k") { keys(arguments)? } else { Keys::default() };
+    let keys = if arguments.has("-k") { candidates(arguments)? } else { Vec::new() };
     let now = match arguments.number("--now", u64::MAX)? {
         Some(now) => now,
         None => clock()?,
     };
     let ttl = arguments.number("--ttl", u64::MAX)?;
-    let report = inspect::inspect(&read_token()?, &keys.ready, &keys.names, now, ttl);
+    let report = inspect::inspect(&read_token()?, &keys, now, ttl);
     write_stdout(&[report.text.as_bytes()])?;
     match report.refusal {
         None => Ok(ExitCode::SUCCESS),
@@ -204,30 +207,38 @@ fn inspect(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Keys made ready, and which key of which file each one is.
-#[derive(Default)]
-struct Keys {
-    ready: Vec<Fernet>,
-    names: Vec<String>,
+/// All keys of all key files, in order and made ready.
+fn ready(arguments: &Arguments) -> Result<Vec<Fernet>, Failure> {
+    Ok(keys(arguments)?.iter().map(|(key, _)| Fernet::new(key)).collect())
 }
 
-/// All keys of all key files, in order, with their warnings on stderr.
-fn keys(arguments: &Arguments) -> Result<Keys, Failure> {
+/// All keys of all key files, each with the words that say which one it is, and the files' warnings on stderr.
+fn keys(arguments: &Arguments) -> Result<Vec<(Key, String)>, Failure> {
     let files = arguments.paths("-k");
     if files.is_empty() {
         return Err(UsageError("a key file is needed: -k FILE".into()).into());
     }
-    let mut all = Keys::default();
+    let mut all = Vec::new();
     for file in files {
         let (keys, warning) = key_file::read(&file).map_err(|error| error.to_string())?;
         warn(warning);
         for NamedKey { key, name, line } in keys {
             let name = name.map(|name| format!(" '{name}'")).unwrap_or_default();
-            all.names.push(format!("key{name} in {}, line {line}", file.display()));
-            all.ready.push(Fernet::new(&key));
+            all.push((key, format!("key{name} in {}, line {line}", file.display())));
         }
     }
     Ok(all)
+}
+
+/// What may have made a token: each key as it is, and then the hello key that fernvpn derives from each.
+fn candidates(arguments: &Arguments) -> Result<Vec<Candidate>, Failure> {
+    let keys = keys(arguments)?;
+    let plain = keys.iter().map(|(key, name)| Candidate { key: Fernet::new(key), name: name.clone(), hello: false });
+    let hello = |(key, name): &(Key, String)| {
+        let key = Root::new(key.clone()).hello().clone();
+        Candidate { key, name: format!("hello key of the {name}"), hello: true }
+    };
+    Ok(plain.chain(keys.iter().map(hello)).collect())
 }
 
 /// The limit on a token's age, if one is set. Without it no clock is needed.

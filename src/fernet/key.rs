@@ -16,9 +16,10 @@ use std::fmt;
 /// Bytes in a key.
 pub const LENGTH: usize = 32;
 
-/// A Fernet key. Wiped from memory when dropped; never shown by `Debug`.
+/// A Fernet key. Wiped from memory when dropped; never shown by `Debug`. In a box, because a value that moves leaves its
+/// bytes behind where nobody wipes them.
 #[derive(Clone)]
-pub struct Key(Zeroizing<[u8; LENGTH]>);
+pub struct Key(Box<Zeroizing<[u8; LENGTH]>>);
 
 /// Why a text is not a key. Never holds any of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,9 @@ impl std::error::Error for KeyError {}
 impl Key {
     /// The key that is these bytes. They should come from a cryptographic generator.
     pub fn from_bytes(bytes: &[u8; LENGTH]) -> Key {
-        Key(Zeroizing::new(*bytes))
+        let mut key = Key(Box::default());
+        key.0.copy_from_slice(bytes);
+        key
     }
 
     /// Reads a key as any Fernet library writes it: base64url of 32 bytes, with its padding or without.

@@ -168,7 +168,8 @@ impl Fernet {
 /// may be; without it the timestamp is not checked at all, so that no clock is needed.
 ///
 /// # Errors
-/// [`Refusal`], with the contents of `text` then undefined.
+/// [`Refusal`], with the contents of `text` then undefined; but if it is the padding that is wrong, it is decrypted in
+/// its place, for `inspect`.
 pub fn open<'a>(keys: &[Fernet], text: &'a mut [u8], age: Option<Age>) -> Result<Opened<'a>, Refusal> {
     // 1. Decode. 2. Check the version and the lengths.
     let token = Token::decode(text)?;

@@ -183,6 +183,12 @@ pub fn filters_strictly() -> bool {
     strict && !read(folder.join("all/src_valid_mark"))
 }
 
+/// Whether `/etc/resolv.conf` leads to systemd-resolved.
+pub fn resolv_conf_is_resolveds() -> bool {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    text.lines().any(|line| line.starts_with("nameserver 127.0.0.53"))
+}
+
 /// Whether this kernel has IPv6, and a device of this MTU with it.
 pub fn has_ipv6(mtu: u16) -> bool {
     let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");

@@ -36,6 +36,14 @@ pub fn forbid_core_dumps() -> io::Result<()> {
     super::sys::set_dumpable(false).map_err(|error| super::tried("cannot forbid core dumps", &error))
 }
 
+/// Keeps the right to set up the network and gives up all others, for good, here and in every program started from
+/// here. Before the first thread: each thread has rights of its own.
+#[cfg(target_os = "linux")]
+pub fn keep_network_rights_only() -> io::Result<()> {
+    let kept = super::sys::keep_capabilities(super::sys::CAP_NET_ADMIN);
+    kept.map_err(|error| super::tried("cannot give up rights that a server does not need", &error))
+}
+
 /// A program's end as a shell has it: its status, or 128 and the number of the signal that ended it.
 #[cfg(target_os = "linux")]
 pub fn shell_status(status: std::process::ExitStatus) -> Option<u8> {
@@ -66,6 +74,12 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
 #[cfg(not(target_os = "linux"))]
 pub fn most_threads() -> Option<u64> {
     None
+}
+
+/// Left as they are.
+#[cfg(not(target_os = "linux"))]
+pub fn keep_network_rights_only() -> io::Result<()> {
+    Ok(())
 }
 
 /// Left as it is.

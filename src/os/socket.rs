@@ -32,9 +32,7 @@ pub struct Tuning {
     pub congestion_control: Option<String>,
     /// The firewall mark by which the full tunnel's routing rules exempt the carrier.
     pub mark: Option<u32>,
-    /// `SO_SNDBUF`; the kernel doubles it and no longer adapts it.
-    pub send_buffer_bytes: Option<u32>,
-    /// `SO_RCVBUF`, likewise.
+    /// `SO_RCVBUF`; the kernel doubles it and no longer adapts it.
     pub receive_buffer_bytes: Option<u32>,
     /// The shortest time after which something is sent again, if nothing else tells sooner that it was lost; the
     /// receiver waits at most half of that for more to acknowledge. Linux has them since 6.15.
@@ -170,7 +168,6 @@ mod system {
             ("TCP_NOTSENT_LOWAT", tuning.notsent_lowat_bytes, sys::IPPROTO_TCP, sys::TCP_NOTSENT_LOWAT, ""),
             ("TCP_USER_TIMEOUT", user_timeout_ms, sys::IPPROTO_TCP, sys::TCP_USER_TIMEOUT, ""),
             ("SO_MARK", tuning.mark, sys::SOL_SOCKET, sys::SO_MARK, MARK_REMEDY),
-            ("SO_SNDBUF", tuning.send_buffer_bytes, sys::SOL_SOCKET, sys::SO_SNDBUF, ""),
             ("SO_RCVBUF", tuning.receive_buffer_bytes, sys::SOL_SOCKET, sys::SO_RCVBUF, ""),
             ("TCP_RTO_MIN_US", retransmit, sys::IPPROTO_TCP, sys::TCP_RTO_MIN_US, ""),
             ("TCP_DELACK_MAX_US", acknowledge, sys::IPPROTO_TCP, sys::TCP_DELACK_MAX_US, ""),
@@ -386,7 +383,6 @@ mod tests {
             notsent_lowat_bytes: Some(16_384),
             user_timeout: Some(Duration::from_secs(20)),
             congestion_control: Some("reno".into()), // always there
-            send_buffer_bytes: Some(65_536),
             receive_buffer_bytes: Some(65_536),
             mark: None,
             retransmit: None,
@@ -397,7 +393,7 @@ mod tests {
         assert!(near.nodelay().unwrap());
         assert_eq!(option(sys::IPPROTO_TCP, sys::TCP_NOTSENT_LOWAT), 16_384u32.to_ne_bytes());
         assert_eq!(option(sys::IPPROTO_TCP, sys::TCP_USER_TIMEOUT), 20_000u32.to_ne_bytes());
-        assert_eq!(option(sys::SOL_SOCKET, sys::SO_SNDBUF), 131_072u32.to_ne_bytes());
+        assert_eq!(option(sys::SOL_SOCKET, sys::SO_RCVBUF), 131_072u32.to_ne_bytes());
         assert_eq!(congestion_control(&near).unwrap(), "reno");
         let wrong = Tuning { congestion_control: Some("none-such".into()), ..Tuning::default() };
         assert!(prepare(&near, &wrong).unwrap_err().to_string().contains("none-such"));

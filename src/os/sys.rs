@@ -40,7 +40,6 @@ pub(super) const POLLOUT: i16 = 0x4;
 
 pub(super) const SOL_SOCKET: c_int = 1;
 pub(super) const SO_MARK: c_int = 36;
-pub(super) const SO_SNDBUF: c_int = 7;
 pub(super) const SO_RCVBUF: c_int = 8;
 pub(super) const IPPROTO_TCP: c_int = 6;
 pub(super) const TCP_DEFER_ACCEPT: c_int = 9;
@@ -69,6 +68,11 @@ const F_SETFL: c_int = 4;
 const MS_REC: c_ulong = 1 << 14;
 const MS_PRIVATE: c_ulong = 1 << 18;
 const PR_SET_DUMPABLE: c_int = 4;
+const PR_SET_NO_NEW_PRIVS: c_int = 38;
+/// Two sets of 32 capabilities each.
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+/// Numbers 0 to 31 of `CAP_*`, a bit each.
+pub(super) const CAP_NET_ADMIN: u32 = 1 << 12;
 const RLIMIT_NOFILE: c_uint = 7;
 const SIG_BLOCK: c_int = 0;
 const SIG_UNBLOCK: c_int = 1;
@@ -141,6 +145,24 @@ const _: () = assert!(size_of::<SignalSet>() == 128);
 struct SignalInfo([c_int; 32]);
 const _: () = assert!(size_of::<SignalInfo>() == 128);
 
+/// `struct __user_cap_header_struct`.
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: c_int,
+}
+const _: () = assert!(size_of::<CapabilityHeader>() == 8);
+
+/// `struct __user_cap_data_struct`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapabilitySet {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+const _: () = assert!(size_of::<[CapabilitySet; 2]>() == 24);
+
 /// `struct rlimit`.
 #[repr(C)]
 struct RLimit {
@@ -173,6 +195,8 @@ unsafe extern "C" {
     ) -> c_int;
     fn chdir(path: *const c_char) -> c_int;
     fn prctl(option: c_int, ...) -> c_int;
+    fn capget(header: *mut CapabilityHeader, sets: *mut [CapabilitySet; 2]) -> c_int;
+    fn capset(header: *mut CapabilityHeader, sets: *const [CapabilitySet; 2]) -> c_int;
     fn geteuid() -> c_uint;
     fn getegid() -> c_uint;
     fn getrlimit(resource: c_uint, limit: *mut RLimit) -> c_int;
@@ -408,6 +432,26 @@ pub(super) fn effective_ids() -> (u32, u32) {
 pub(super) fn set_dumpable(dumpable: bool) -> io::Result<()> {
     // SAFETY: plain.
     check(unsafe { prctl(PR_SET_DUMPABLE, c_ulong::from(dumpable)) }).map(drop)
+}
+
+/// No program that this thread starts gets more rights than it has, and of its capabilities it keeps those in `kept`.
+/// Threads that start later are the same.
+pub(super) fn keep_capabilities(kept: u32) -> io::Result<()> {
+    let (on, none) = (c_ulong::from(true), c_ulong::from(false));
+    let mut header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+    let mut sets = [CapabilitySet::default(); 2];
+    // SAFETY: `prctl` takes numbers alone. `header` and `sets` are whole structs of version 3 (sizes asserted), alive
+    // and exclusively ours.
+    check(unsafe { prctl(PR_SET_NO_NEW_PRIVS, on, none, none, none) })?;
+    // SAFETY: as above.
+    check(unsafe { capget(&raw mut header, &raw mut sets) })?;
+    for (set, kept) in sets.iter_mut().zip([kept, 0]) {
+        set.effective &= kept;
+        set.permitted &= kept;
+        set.inheritable &= kept;
+    }
+    // SAFETY: as above.
+    check(unsafe { capset(&raw mut header, &raw const sets) }).map(drop)
 }
 
 /// The soft and the hard limit on open files.

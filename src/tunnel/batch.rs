@@ -41,7 +41,7 @@ impl Batch {
             FRAMES.give(frame);
         } else {
             self.note(peer, parcel.packet().len());
-            segment(parcel, &mut self.segments, |packet| peer.queue(packet));
+            segment(parcel, &mut self.segments, |packet| peer.put(|queue| queue.push_packet(packet)));
         }
     }
 
@@ -60,7 +60,7 @@ impl Batch {
     fn push_whole(&mut self, peer: &Arc<Outbound>, frame: &mut Vec<u8>, length: usize, offload: Offload) {
         self.note(peer, length);
         frame[HEADROOM..PACKET_AT].copy_from_slice(&offload.to_wire());
-        peer.queue_super_packet(frame, offload::LENGTH + length);
+        peer.put(|queue| queue.push_super_packet(frame, offload::LENGTH + length));
     }
 
     /// Sends one record to one of the peers; they take turns. False if nothing is left for this thread to send.

@@ -29,12 +29,11 @@ const LONG_PATH: Duration = Duration::from_millis(5);
 const LOOK: Duration = Duration::from_millis(5);
 /// How long after a queue a loss may still come from it.
 const QUEUE_GONE: Duration = Duration::from_millis(500);
-/// Losses without a queue that make a path a lossy one.
-const UNEXPLAINED: u32 = 3;
+/// The congestion controls of a long path after its first, after how many losses, and whether those with a queue.
+const STEPS: [(&str, u32, bool); 2] = [("cubic", 64, true), ("bbr", 3, false)];
 /// Bytes that a short path's receiver takes before it has passed them on: some super-packets, and what 10 Gbit/s bring
 /// in a round trip.
 const WINDOW: u128 = 256 * 1024;
-const WINDOW_RATE: u128 = 1_250_000_000;
 /// On a short path nothing is late that comes within this time. TCP's own least is 200 ms, for which everybody in the
 /// tunnel would wait.
 const RETRANSMIT: Duration = Duration::from_millis(25);
@@ -44,54 +43,70 @@ pub fn tuning() -> Tuning {
     Tuning { user_timeout: Some(Duration::from_secs(10)), notsent_lowat_bytes: Some(128 * 1024), ..Tuning::default() }
 }
 
-/// What a long path has shown. Its carrier begins on cubic, which goes well with TCP inside it: bbr, for which TCP
-/// inside is an application that never has enough to send, does not find out how much a path carries that has a queue.
-/// But cubic takes each loss for a full queue. So once something is lost while there is no queue, the carrier goes on
-/// with bbr, which keeps its rate. What bbr knows after a quiet time is nothing; then it begins anew.
+/// What a long path has shown, and with which congestion control its carrier goes on.
+///
+/// ```text
+///  bbr ── much is lost while a queue is full ──> cubic ── something is lost without a queue ──> bbr, for good
+/// ```
+///
+/// It begins with bbr, which keeps its rate where cubic takes each loss for a full queue: TCP inside the tunnel does not
+/// see the losses at all. But for bbr, TCP inside is an application that never has enough to send; it then never finds
+/// out how much the path carries, and fills its queue again and again. There cubic goes better.
 struct Watch {
     looked: Instant,
-    seen: socket::Path,
-    /// When the round trip was last longer than the path alone makes it.
+    retransmitted: u32,
+    /// When the round trip was last so long that a queue explains it.
     queued: Option<Instant>,
-    unexplained: u32,
-    /// With bbr: the most bytes a second so far.
+    /// How many of the steps above are done, and losses that count for the next.
+    step: usize,
+    losses: u32,
+    /// When and at how many bytes the rate was last measured, and the most bytes a second so far.
+    measured: (Instant, u64),
     most: u64,
 }
 
 impl Watch {
-    fn new(seen: socket::Path) -> Watch {
-        Watch { looked: Instant::now(), seen, queued: None, unexplained: 0, most: 0 }
+    fn new(path: &socket::Path) -> Watch {
+        let (looked, retransmitted, measured) =
+            (Instant::now(), path.retransmitted, (Instant::now(), path.acknowledged));
+        Watch { looked, retransmitted, queued: None, step: 0, losses: 0, measured, most: 0 }
     }
 
-    /// Whether bbr has to begin now.
-    fn wants_bbr(&mut self, path: socket::Path) -> bool {
-        let (passed, before) = (self.looked.elapsed(), std::mem::replace(&mut self.seen, path));
+    /// The congestion control to begin with now, if it is time for one.
+    fn look(&mut self, path: &socket::Path) -> Option<&'static str> {
         self.looked = Instant::now();
-        if self.unexplained >= UNEXPLAINED {
-            let milliseconds = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).max(1);
-            let rate = path.acknowledged.saturating_sub(before.acknowledged).saturating_mul(1000) / milliseconds;
-            self.most = self.most.max(rate);
-            return rate < self.most / 16;
+        let lost = path.retransmitted.saturating_sub(self.retransmitted);
+        self.retransmitted = path.retransmitted;
+        let queued = path.round_trip > path.shortest * 3 / 2 + Duration::from_millis(1);
+        self.queued = if queued { Some(self.looked) } else { self.queued };
+        if let Some((next, losses, with_queue)) = STEPS.get(self.step) {
+            let counts = if *with_queue { queued } else { self.queued.is_none_or(|at| at.elapsed() > QUEUE_GONE) };
+            self.losses += if counts { lost } else { 0 };
+            if self.losses >= *losses {
+                (self.step, self.losses) = (self.step + 1, 0);
+                return Some(next);
+            }
         }
-        if path.round_trip > path.shortest * 5 / 4 + Duration::from_millis(1) {
-            self.queued = Some(self.looked);
-        } else if self.queued.is_none_or(|queued| queued.elapsed() > QUEUE_GONE) {
-            self.unexplained += path.retransmitted.saturating_sub(before.retransmitted);
+        // What bbr knows of the path after a quiet time is of that time. It begins anew.
+        let (at, bytes) = self.measured;
+        let seconds = at.elapsed().as_secs();
+        if self.step == 1 || seconds == 0 {
+            return None;
         }
-        self.unexplained >= UNEXPLAINED
-    }
-
-    fn interval(&self) -> Duration {
-        if self.unexplained >= UNEXPLAINED { Duration::from_secs(1) } else { LOOK }
+        let rate = path.acknowledged.saturating_sub(bytes) / seconds;
+        (self.measured, self.most) = ((self.looked, path.acknowledged), self.most.max(rate));
+        (rate < self.most / 16).then_some("bbr")
     }
 }
 
+/// Sets the congestion control. What this system does not have or allow leaves its default in place, with a warning if
+/// somebody wished for it.
 fn control(socket: &TcpStream, name: &str, is_wish: bool) {
     let tuning = Tuning { congestion_control: Some(name.into()), ..Tuning::default() };
-    match socket::prepare(socket, &tuning) {
-        Ok(()) => log::debug("tunnel", "congestion control of the carrier", &[("name", &name)]),
-        Err(error) if is_wish => log::warning("tunnel", &error.to_string(), &[]),
-        Err(error) => log::debug("tunnel", &error.to_string(), &[]),
+    if let Err(error) = socket::prepare(socket, &tuning)
+        && is_wish
+    {
+        log::warning("tunnel", &error.to_string(), &[]);
     }
 }
 
@@ -193,8 +208,7 @@ impl FrameReader {
         let short = round_trip < LONG_PATH;
         if short {
             // What does not fit into a small window waits at the sender, where flows take turns.
-            let window = WINDOW + round_trip.as_nanos() * WINDOW_RATE / 1_000_000_000;
-            let receive_buffer_bytes = u32::try_from(window).ok();
+            let receive_buffer_bytes = u32::try_from(WINDOW + round_trip.as_nanos() * 5 / 4).ok();
             let tuning = Tuning { receive_buffer_bytes, retransmit: Some(RETRANSMIT), ..Tuning::default() };
             let _ = socket::prepare(&self.socket, &tuning); // an older kernel does without
         }
@@ -202,8 +216,8 @@ impl FrameReader {
             Congestion::System => {}
             Congestion::Named(name) => control(&self.socket, name, true),
             Congestion::Auto => {
-                control(&self.socket, "cubic", false);
-                self.watch = path.ok().filter(|_| !short).map(Watch::new);
+                control(&self.socket, if short { "cubic" } else { "bbr" }, false);
+                self.watch = path.ok().filter(|_| !short).as_ref().map(Watch::new);
             }
         }
     }
@@ -270,12 +284,12 @@ impl FrameReader {
     pub fn fill(&mut self, timeout: Duration) -> io::Result<Filled> {
         self.make_room();
         if let Some(watch) = &mut self.watch
-            && watch.looked.elapsed() >= watch.interval()
+            && watch.looked.elapsed() >= LOOK
             && let Ok(path) = socket::path(&self.socket)
-            && watch.wants_bbr(path)
+            && let Some(name) = watch.look(&path)
         {
             control(&self.socket, "cubic", false); // bbr begins anew only if it comes after another one
-            control(&self.socket, "bbr", false);
+            control(&self.socket, name, false);
         }
         if !socket::wait_readable(&self.socket, timeout)? {
             return Ok(Filled::TimedOut);

@@ -530,7 +530,7 @@ impl Client {
             let mut packet = Vec::new();
             icmp::echo_request(own, to, self.identifier, sequence, b"fernvpn through the tunnel", &mut packet);
             let sent = Instant::now();
-            outbound.queue(&packet);
+            outbound.put(|queue| queue.push_packet(&packet));
             outbound.send_all();
             match wait_for_echo(replies, sequence, sent + REPLY_TIME) {
                 Some(()) => {

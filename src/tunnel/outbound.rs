@@ -5,14 +5,14 @@
 //! only queues. So a stalled peer costs nobody a wait, and an idle one costs no thread.
 //!
 //! ```text
-//!  queue, queue_super_packet ─> Queue (locked for a moment)
+//!  put ─> Queue (locked for a moment)
 //!  send_next ─ the wire is there and the socket not full ─> takes the wire: next of the queue ─> seal ─> socket
 //!            └ somebody else has the wire: he looks into the queue again before he puts it down
 //!                                     socket full: companion ─> waits ─> send_next …
 //! ```
 
 use super::carrier::Pool;
-use super::queue::{self, Queue, Queued};
+use super::queue::{Queue, Queued};
 use super::{fresh, locked};
 use crate::os::{log, socket};
 use crate::protocol::limits::{MAX_CONTENT, REKEY_AFTER_SECONDS};
@@ -34,7 +34,7 @@ pub(super) const SMALL_STACK: usize = 128 * 1024;
 pub const FRAME_ROOM: usize = Suite::Fernet.frame_len(MAX_CONTENT);
 
 /// Frame buffers, shared.
-pub static FRAMES: Pool = Pool::new(FRAME_ROOM, queue::RECORDS);
+pub static FRAMES: Pool = Pool::new(FRAME_ROOM, 64);
 
 /// What a connection has carried. Packets are IP packets, a super-packet counts once; bytes are those of packets.
 #[derive(Debug, Default)]
@@ -129,24 +129,15 @@ impl Outbound {
         outbound
     }
 
-    /// Queues a packet that is whole. It is sent by [`Outbound::send_next`].
-    pub fn queue(&self, packet: &[u8]) {
-        self.put(|queue| queue.push_packet(packet));
-    }
-
-    /// Queues the SuperPacket record in `frame`, a buffer of [`FRAMES`], and puts another buffer in its place. It is sent
-    /// by [`Outbound::send_next`].
-    pub fn queue_super_packet(&self, frame: &mut Vec<u8>, content: usize) {
-        self.put(|queue| queue.push_super_packet(frame, content));
-    }
-
     /// Sends what is no packets, now or as soon as the socket takes it.
     pub fn send(self: &Arc<Outbound>, kind: Kind, content: &[u8]) {
         self.put(|queue| queue.push(kind, content));
         self.send_all();
     }
 
-    fn put(&self, put: impl FnOnce(&mut Queue) -> u64) {
+    /// Puts packets into the queue, from which [`Outbound::send_next`] sends them. `put` says how many records that has
+    /// displaced.
+    pub fn put(&self, put: impl FnOnce(&mut Queue) -> u64) {
         let mut sending = locked(&self.sending);
         if !sending.closed {
             let dropped = put(&mut sending.queue);
@@ -161,14 +152,9 @@ impl Outbound {
             return false;
         }
         let Some(mut wire) = sending.wire.take() else { return false };
-        let next = if wire.frames.is_empty() {
-            let (next, dropped) = sending.queue.pop();
-            self.traffic.dropped_queue.fetch_add(dropped, Ordering::Relaxed);
-            next
-        } else {
-            None
-        };
+        let (next, dropped) = if wire.frames.is_empty() { sending.queue.pop() } else { (None, 0) };
         drop(sending);
+        self.traffic.dropped_queue.fetch_add(dropped, Ordering::Relaxed);
         let sent = wire.send(&self.socket, next);
         let mut sending = locked(&self.sending);
         sending.wire = Some(wire);

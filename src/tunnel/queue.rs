@@ -16,23 +16,23 @@
 
 use super::outbound::{FRAME_ROOM, FRAMES};
 use crate::packet::{ip, offload};
-use crate::protocol::limits::MAX_CONTENT;
 use crate::protocol::record::{HEADROOM, Kind, Suite};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Records that may wait: at 64 KiB each, what a fast path takes in a few milliseconds.
-pub const RECORDS: usize = 32;
-/// Records beyond that for all that is not packets: an answer, a Ping, a Close.
-const SPARE: usize = 256;
+/// Bytes of memory that may wait: what a fast path takes in a few milliseconds and a long one in a round trip.
+const ROOM: usize = 64 * FRAME_ROOM;
+/// Records that are not packets may be so many: an answer, a Ping, a Close.
+const OTHERS: usize = 256;
+/// A super-packet that is shorter is copied into a buffer of its own size. Many short ones wait where a connection is
+/// slow, and would each hold the room of the longest.
+const SHORT: usize = 40 * 1024;
 /// Content up to which packets join one record: as much as a super-packet has.
 const JOINED: usize = 60 * 1024;
 /// A packet that has waited for so long is of no use to anybody.
-const OLD: Duration = Duration::from_millis(250);
+const OLD: Duration = Duration::from_millis(500);
 /// Flows are told apart by a hash of so many values. Two with the same take one turn together.
 const FLOWS: usize = 256;
-/// How far a flow can be ahead of others: what fills the queue.
-const AHEAD: u64 = (RECORDS * MAX_CONTENT) as u64;
 
 /// A record not sealed yet: its content, in a buffer in which it can be sealed.
 pub struct Queued {
@@ -50,6 +50,8 @@ pub struct Queued {
 #[derive(Default)]
 pub struct Queue {
     records: VecDeque<Queued>,
+    /// Bytes of their buffers.
+    held: usize,
     finish: Vec<u64>,
     now: u64,
 }
@@ -63,6 +65,7 @@ impl Queue {
     /// Forgets all that waits.
     pub fn clear(&mut self) {
         self.records.clear();
+        self.held = 0;
     }
 
     /// Adds a packet, to the record before it if there is one that it can join. Returns how many records were dropped.
@@ -85,20 +88,18 @@ impl Queue {
     pub fn push_super_packet(&mut self, frame: &mut Vec<u8>, content: usize) -> u64 {
         debug_assert_eq!(frame.len(), FRAME_ROOM, "room for any frame");
         let (start, place) = self.place(&frame[HEADROOM + offload::LENGTH..HEADROOM + content]);
-        let frame = std::mem::replace(frame, FRAMES.take());
+        let frame = if content < SHORT { exact(frame, content) } else { std::mem::replace(frame, FRAMES.take()) };
         self.insert(place, Queued { kind: Kind::SuperPacket, frame, content, since: Instant::now(), start })
     }
 
     /// Adds a record that is not packets.
     pub fn push(&mut self, kind: Kind, content: &[u8]) -> u64 {
-        if self.records.len() >= RECORDS + SPARE {
+        let place = self.records.partition_point(|queued| !queued.is_packets());
+        if place >= OTHERS {
             return 1;
         }
-        let mut frame = vec![0; Suite::Fernet.frame_len(content.len())];
-        frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
-        let place = self.records.partition_point(|queued| !queued.is_packets());
-        self.records.insert(place, Queued { kind, frame, content: content.len(), since: Instant::now(), start: 0 });
-        0
+        let frame = exact(&[&[0; HEADROOM], content].concat(), content.len());
+        self.insert(place, Queued { kind, frame, content: content.len(), since: Instant::now(), start: 0 })
     }
 
     /// Takes the record that is next, and says how many were dropped because they have waited for too long.
@@ -108,6 +109,7 @@ impl Queue {
             // Who had the queue for himself is not late for it.
             let alone = if self.records.is_empty() { queued.content as u64 } else { 0 };
             self.now = self.now.max(queued.start + alone);
+            self.held -= queued.frame.len();
             if !queued.is_packets() || queued.since.elapsed() <= OLD {
                 return (Some(queued), dropped);
             }
@@ -121,23 +123,32 @@ impl Queue {
     fn place(&mut self, packet: &[u8]) -> (u64, usize) {
         self.finish.resize(FLOWS, 0);
         let finish = &mut self.finish[ip::flow(packet) % FLOWS];
-        let start = (*finish).clamp(self.now, self.now.saturating_add(AHEAD));
+        let start = (*finish).clamp(self.now, self.now.saturating_add(ROOM as u64));
         *finish = start.saturating_add(packet.len() as u64);
         (start, self.records.partition_point(|queued| queued.start <= start))
     }
 
-    /// Puts packets in their place. If that is one record too many, it is the last one: the flow with most waiting.
+    /// Puts a record in its place. If all is too much then, the last go: packets of the flow with most waiting.
     fn insert(&mut self, place: usize, record: Queued) -> u64 {
+        self.held += record.frame.len();
         self.records.insert(place, record);
-        if self.records.len() <= RECORDS {
-            return 0;
-        }
-        // It is packets: they stand behind all else, and some were put in just now.
-        self.records.pop_back().map_or(0, |last| {
+        let mut dropped = 0;
+        while self.held > ROOM
+            && let Some(last) = self.records.pop_back()
+        {
+            self.held -= last.frame.len();
             FRAMES.give(last.frame);
-            1
-        })
+            dropped += 1;
+        }
+        dropped
     }
+}
+
+/// A buffer just large enough for a record with this content, which stands in `frame`.
+fn exact(frame: &[u8], content: usize) -> Vec<u8> {
+    let mut own = frame[..HEADROOM + content].to_vec();
+    own.resize(Suite::Fernet.frame_len(content), 0);
+    own
 }
 
 impl Queued {
@@ -156,6 +167,9 @@ impl Queued {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Large records that fill a queue.
+    const FULL: usize = ROOM / FRAME_ROOM;
 
     /// A UDP packet of a flow, with a number in it.
     fn packet(flow: u8, number: u16, length: usize) -> Vec<u8> {
@@ -222,16 +236,16 @@ mod tests {
     fn who_has_most_waiting_loses_and_begins_again_with_the_others() {
         let mut queue = Queue::default();
         let dropped: u64 = (0..1000).map(|number| push_bulk(&mut queue, 1, number)).sum();
-        assert_eq!(dropped, 1000 - RECORDS as u64);
+        assert_eq!(dropped, 1000 - FULL as u64);
         assert_eq!((push_bulk(&mut queue, 2, 0), push_bulk(&mut queue, 2, 1)), (1, 1));
-        let (left, flood) = (drain(&mut queue), RECORDS as u16 - 2);
+        let (left, flood) = (drain(&mut queue), FULL as u16 - 2);
         assert_eq!(left.iter().filter(|(flow, _)| *flow == 2).count(), 2, "not its own packets were dropped");
         assert_eq!(
             left.iter().filter(|(flow, _)| *flow == 1).map(|(_, n)| *n).collect::<Vec<_>>(),
             (0..flood).collect::<Vec<_>>()
         );
         // What was dropped is not held against the flow for longer than the queue is long.
-        for number in 0..4 * RECORDS as u16 {
+        for number in 0..4 * FULL as u16 {
             push_bulk(&mut queue, 2, number);
             queue.pop();
         }
@@ -246,7 +260,7 @@ mod tests {
         let mut queue = Queue::default();
         push_bulk(&mut queue, 1, 0);
         let pongs = (0..1000u16).map(|number| queue.push(Kind::Pong, &number.to_be_bytes()));
-        assert_eq!(pongs.sum::<u64>() as usize, 1000 - (RECORDS + SPARE - 1));
+        assert_eq!(pongs.sum::<u64>() as usize, 1000 - OTHERS);
         let (first, _) = queue.pop();
         assert!(first.is_some_and(|first| first.kind == Kind::Pong && first.frame[HEADROOM..HEADROOM + 2] == [0, 0]));
     }

@@ -1,9 +1,9 @@
 //! What is a server or a client doing? A report of one moment, for people, for scripts (JSON) and for Prometheus.
 //!
-//! Packets and bytes are counted as the kernel counts them on the tunnel's device (`ip -s link`, nft): a super-packet once,
-//! with the bytes of its IP packet; `sent` is what was handed over for the peer, `received` what came from it and was passed
-//! on. What was dropped on the way to the peer is in `sent` as well, as on a device with a full queue; what came and was
-//! refused is not in `received`.
+//! Packets and bytes are counted as the kernel counts them on the tunnel's device (`ip -s link`, nft): a super-packet
+//! once, with the bytes of its IP packet. `sent` is what was handed over for the peer, `received` what came from it and was
+//! passed on. What was dropped on the way to the peer is in `sent` as well, as on a device with a full queue; what came and
+//! was refused is not in `received`.
 //!
 //! Names and texts of peers may hold anything, so each format escapes them in its own way. No key is in a report.
 
@@ -151,20 +151,96 @@ fn load(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-impl Peer {
-    /// The counters with their names: of what has passed, and of what was dropped.
-    fn carried(&self) -> [(&'static str, u64, u64); 2] {
-        let Traffic { packets_in, bytes_in, packets_out, bytes_out, .. } = &*self.traffic;
-        [("received", load(packets_in), load(bytes_in)), ("sent", load(packets_out), load(bytes_out))]
+/// What is told of one thing, whatever the format.
+enum Value {
+    Text(Option<String>),
+    Number(Option<f64>),
+    Yes(bool),
+    List(Vec<String>),
+    ByReason(Vec<(&'static str, u64)>),
+}
+
+/// Its name in JSON, its metric's name and help if it is one, and what it is.
+type Field = (&'static str, &'static str, &'static str, Value);
+
+impl Value {
+    fn json(&self) -> String {
+        match self {
+            Value::Text(text) => text.as_ref().map_or("null".into(), |text| quoted(text)),
+            Value::Number(number) => number.map_or("null".into(), |number| number.to_string()),
+            Value::Yes(yes) => yes.to_string(),
+            Value::List(items) => format!("[{}]", joined(items.iter().map(|item| quoted(item)))),
+            Value::ByReason(list) => format!("{{{}}}", joined(list.iter().map(|(name, n)| format!("\"{name}\":{n}")))),
+        }
     }
 
-    fn dropped(&self) -> [(&'static str, u64); 4] {
+    /// Samples, with their labels. What there is not has none.
+    fn samples(&self) -> Vec<(String, f64)> {
+        let reason = |(name, n): &(&str, u64)| (format!(",reason={}", label(name)), *n as f64);
+        match self {
+            Value::Number(number) => number.iter().map(|number| (String::new(), *number)).collect(),
+            Value::Yes(yes) => vec![(String::new(), f64::from(u8::from(*yes)))],
+            Value::ByReason(list) => list.iter().map(reason).collect(),
+            Value::Text(_) | Value::List(_) => Vec::new(),
+        }
+    }
+}
+
+fn number(number: u64) -> Value {
+    Value::Number(Some(number as f64))
+}
+
+fn shown(items: &[impl Display]) -> Value {
+    Value::List(items.iter().map(ToString::to_string).collect())
+}
+
+fn joined(items: impl Iterator<Item = String>) -> String {
+    items.collect::<Vec<_>>().join(",")
+}
+
+/// The inside of a JSON object.
+fn members(fields: &[Field]) -> String {
+    joined(fields.iter().map(|(name, _, _, value)| format!("\"{name}\":{}", value.json())))
+}
+
+impl Peer {
+    fn dropped(&self) -> Vec<(&'static str, u64)> {
         let traffic = &self.traffic;
-        [
+        vec![
             ("queue", load(&traffic.dropped_queue)),
             ("malformed", load(&traffic.dropped_malformed)),
             ("source", load(&traffic.dropped_source)),
             ("destination", load(&traffic.dropped_destination)),
+        ]
+    }
+
+    #[rustfmt::skip]
+    fn fields(&self) -> Vec<Field> {
+        let (link, traffic) = (self.link.as_ref(), &self.traffic);
+        let text = |of: &dyn Fn(&Link) -> String| Value::Text(link.map(of));
+        let seconds = |of: &dyn Fn(&Link) -> Option<f64>| Value::Number(link.and_then(of));
+        vec![
+            ("name", "", "", Value::Text(Some(self.name.clone()))),
+            ("addresses", "", "", shown(&self.addresses)),
+            ("from", "", "", text(&|link| link.from.to_string())),
+            ("suite", "", "", text(&|link| link.suite.name().into())),
+            ("connected", "connected", "Whether the peer is connected.", Value::Yes(link.is_some())),
+            ("connected_since", "connected_since_timestamp_seconds", "Since when, in Unix time.",
+                seconds(&|link| Some(link.since.unix as f64))),
+            ("last_heard", "last_heard_timestamp_seconds", "When data last came from it, in Unix time.",
+                seconds(&|link| Some(ago(link.silence?) as f64))),
+            ("round_trip_seconds", "round_trip_seconds", "Round trip time of its connection, smoothed.",
+                seconds(&|link| Some(link.round_trip?.as_secs_f64()))),
+            ("ratchet_step", "ratchet_step", "Steps that its ratcheted key has made.",
+                Value::Number(self.step.map(|step| step as f64))),
+            ("received_packets", "received_packets_total", "Packets from the peer, a super-packet once.",
+                number(load(&traffic.packets_in))),
+            ("received_bytes", "received_bytes_total", "Their bytes.", number(load(&traffic.bytes_in))),
+            ("sent_packets", "sent_packets_total", "Packets for the peer, a super-packet once.",
+                number(load(&traffic.packets_out))),
+            ("sent_bytes", "sent_bytes_total", "Their bytes.", number(load(&traffic.bytes_out))),
+            ("dropped_packets", "dropped_packets_total", "Packets dropped, by reason.",
+                Value::ByReason(self.dropped())),
         ]
     }
 }
@@ -203,110 +279,54 @@ impl Report<'_> {
         }
     }
 
+    #[rustfmt::skip]
+    fn fields(&self) -> Vec<Field> {
+        vec![
+            ("name", "", "", Value::Text(Some(self.name.into()))),
+            ("role", "", "", Value::Text(Some(self.role.into()))),
+            ("version", "", "", Value::Text(Some(super::SOFTWARE.into()))),
+            ("started", "start_time_seconds", "When it started, in Unix time.", number(self.started.unix)),
+            ("uptime_seconds", "", "", number(self.started.elapsed().as_secs())),
+            ("device", "", "", Value::Text(self.device.map(str::to_owned))),
+            ("listen", "", "", shown(&self.listen)),
+            ("addresses", "", "", shown(self.addresses)),
+            ("handshakes_accepted", "handshakes_accepted_total", "Handshakes that became a session.",
+                number(load(&self.handshakes.accepted))),
+            ("handshakes_refused", "handshakes_refused_total", "Handshakes that did not, by reason.",
+                Value::ByReason(self.handshakes.refused().collect())),
+            ("unrouted_packets", "unrouted_packets_total", "Packets from the device without a connected peer to go to.",
+                number(self.unrouted)),
+        ]
+    }
+
     fn json(&self) -> String {
-        let strings = |items: &mut dyn Iterator<Item = String>| {
-            format!("[{}]", items.map(|item| quoted(&item)).collect::<Vec<_>>().join(","))
-        };
-        let addresses = |list: &[Subnet]| strings(&mut list.iter().map(Subnet::to_string));
-        let numbers = |items: &mut dyn Iterator<Item = (&'static str, u64)>| {
-            format!("{{{}}}", items.map(|(name, n)| format!("\"{name}\":{n}")).collect::<Vec<_>>().join(","))
-        };
-        let peers = self.peers.iter().map(|peer| {
-            let mut text = format!("{{\"name\":{},\"addresses\":{}", quoted(&peer.name), addresses(&peer.addresses));
-            let link = peer.link.as_ref();
-            let or_null = |value: Option<String>| value.unwrap_or("null".into());
-            for (name, value) in [
-                ("connected", link.is_some().to_string()),
-                ("from", or_null(link.map(|link| quoted(&link.from.to_string())))),
-                ("suite", or_null(link.map(|link| quoted(link.suite.name())))),
-                ("connected_since", or_null(link.map(|link| link.since.unix.to_string()))),
-                ("last_heard", or_null(link.and_then(|link| Some(ago(link.silence?).to_string())))),
-                ("round_trip_seconds", or_null(link.and_then(|link| Some(link.round_trip?.as_secs_f64().to_string())))),
-                ("ratchet_step", or_null(peer.step.map(|step| step.to_string()))),
-                ("dropped_packets", numbers(&mut peer.dropped().into_iter())),
-            ] {
-                let _ = write!(text, ",\"{name}\":{value}");
-            }
-            for (direction, packets, bytes) in peer.carried() {
-                let _ = write!(text, ",\"{direction}_packets\":{packets},\"{direction}_bytes\":{bytes}");
-            }
-            text + "}"
-        });
-        let peers: Vec<String> = peers.collect();
-        format!(
-            "{{\"name\":{},\"role\":\"{}\",\"version\":{},\"started\":{},\"uptime_seconds\":{},\"device\":{},\"listen\":{},\
-             \"addresses\":{},\"handshakes_accepted\":{},\"handshakes_refused\":{},\"unrouted_packets\":{},\
-             \"peers\":[{}]}}\n",
-            quoted(self.name),
-            self.role,
-            quoted(super::SOFTWARE),
-            self.started.unix,
-            self.started.elapsed().as_secs(),
-            self.device.map_or("null".into(), quoted),
-            strings(&mut self.listen.iter().map(SocketAddr::to_string)),
-            addresses(self.addresses),
-            load(&self.handshakes.accepted),
-            numbers(&mut self.handshakes.refused()),
-            self.unrouted,
-            peers.join(","),
-        )
+        let peers = joined(self.peers.iter().map(|peer| format!("{{{}}}", members(&peer.fields()))));
+        format!("{{{},\"peers\":[{peers}]}}\n", members(&self.fields()))
     }
 
     fn prometheus(&self) -> String {
         let mut text = String::new();
-        let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, f64)>| {
+        let mut family = |name: &str, help: &str, samples: Vec<(String, f64)>| {
+            let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
             let _ = write!(text, "# HELP fernvpn_{name} {help}\n# TYPE fernvpn_{name} {kind}\n");
             for (labels, value) in samples {
                 let _ = writeln!(text, "fernvpn_{name}{{instance_name={}{labels}}} {value}", label(self.name));
             }
         };
-        let alone = |value: f64| vec![(String::new(), value)];
         let info = format!(",role={},version={}", label(self.role), label(super::SOFTWARE));
-        family("info", "gauge", "What runs here.", vec![(info, 1.0)]);
-        let started = alone(self.started.unix as f64);
-        family("start_time_seconds", "gauge", "When it started, in Unix time.", started);
-        let accepted = alone(load(&self.handshakes.accepted) as f64);
-        family("handshakes_accepted_total", "counter", "Handshakes that became a session.", accepted);
-        let refused = self.handshakes.refused().map(|(why, n)| (format!(",reason={}", label(why)), n as f64));
-        family("handshakes_refused_total", "counter", "Handshakes that did not, by reason.", refused.collect());
-        let help = "Packets from the device without a connected peer to go to.";
-        family("unrouted_packets_total", "counter", help, alone(self.unrouted as f64));
-        type Of = fn(&Peer) -> Vec<(&'static str, f64)>;
-        let of_peers: [(&str, &str, &str, Of); 10] = [
-            ("connected", "gauge", "Whether the peer is connected.", |peer| {
-                vec![("", if peer.link.is_some() { 1.0 } else { 0.0 })]
-            }),
-            ("connected_since_timestamp_seconds", "gauge", "Since when, in Unix time.", |peer| {
-                peer.link.iter().map(|link| ("", link.since.unix as f64)).collect()
-            }),
-            ("last_heard_timestamp_seconds", "gauge", "When data last came from it, in Unix time.", |peer| {
-                peer.link.iter().filter_map(|link| Some(("", ago(link.silence?) as f64))).collect()
-            }),
-            ("round_trip_seconds", "gauge", "Round trip time of its connection, smoothed.", |peer| {
-                peer.link.iter().filter_map(|link| Some(("", link.round_trip?.as_secs_f64()))).collect()
-            }),
-            ("ratchet_step", "gauge", "Steps that its ratcheted key has made.", |peer| {
-                peer.step.iter().map(|step| ("", *step as f64)).collect()
-            }),
-            ("received_packets_total", "counter", "Packets from the peer, a super-packet once.", |peer| {
-                vec![("", peer.carried()[0].1 as f64)]
-            }),
-            ("received_bytes_total", "counter", "Their bytes.", |peer| vec![("", peer.carried()[0].2 as f64)]),
-            ("sent_packets_total", "counter", "Packets for the peer, a super-packet once.", |peer| {
-                vec![("", peer.carried()[1].1 as f64)]
-            }),
-            ("sent_bytes_total", "counter", "Their bytes.", |peer| vec![("", peer.carried()[1].2 as f64)]),
-            ("dropped_packets_total", "counter", "Packets dropped, by reason.", |peer| {
-                peer.dropped().map(|(why, n)| (why, n as f64)).to_vec()
-            }),
-        ];
-        for (name, kind, help, values) in of_peers {
-            let samples = self.peers.iter().flat_map(|peer| {
-                let why = |why: &str| if why.is_empty() { String::new() } else { format!(",reason={}", label(why)) };
-                let labels = move |reason| format!(",peer={}{}", label(&peer.name), why(reason));
-                values(peer).into_iter().map(move |(reason, value)| (labels(reason), value))
-            });
-            family(&format!("peer_{name}"), kind, help, samples.collect());
+        family("info", "What runs here.", vec![(info, 1.0)]);
+        for (_, name, help, value) in self.fields().iter().filter(|(_, name, ..)| !name.is_empty()) {
+            family(name, help, value.samples());
+        }
+        let peers: Vec<Vec<Field>> = self.peers.iter().map(Peer::fields).collect();
+        for (at, (_, name, help, _)) in peers.first().into_iter().flatten().enumerate() {
+            let of = |(peer, fields): (&Peer, &Vec<Field>)| {
+                let name = format!(",peer={}", label(&peer.name));
+                fields[at].3.samples().into_iter().map(move |(labels, value)| (name.clone() + &labels, value))
+            };
+            if !name.is_empty() {
+                family(&format!("peer_{name}"), help, self.peers.iter().zip(&peers).flat_map(of).collect());
+            }
         }
         text
     }
@@ -339,7 +359,8 @@ impl Report<'_> {
             let link = |show: &dyn Fn(&Link) -> Option<String>| {
                 peer.link.as_ref().and_then(show).unwrap_or_else(|| "-".into())
             };
-            let [received, sent] = peer.carried().map(|(_, packets, bytes)| format!("{} ({packets})", size(bytes)));
+            let Traffic { packets_in, bytes_in, packets_out, bytes_out, .. } = &*peer.traffic;
+            let carried = |packets, bytes| format!("{} ({})", size(load(bytes)), load(packets));
             let addresses = peer.addresses.iter().map(|own| own.address).collect::<Vec<_>>();
             let dropped: Vec<String> =
                 peer.dropped().into_iter().filter(|(_, n)| *n > 0).map(|(why, n)| format!("{n} {why}")).collect();
@@ -351,8 +372,8 @@ impl Report<'_> {
                 link(&|link| Some(span(link.since.elapsed()))),
                 link(&|link| Some(span(link.silence?))),
                 link(&|link| Some(format!("{:.2} ms", link.round_trip?.as_secs_f64() * 1e3))),
-                received,
-                sent,
+                carried(packets_in, bytes_in),
+                carried(packets_out, bytes_out),
                 if dropped.is_empty() { "-".into() } else { dropped.join(", ") },
                 peer.step.map_or("-".into(), |step| step.to_string()),
             ]);

@@ -2,10 +2,10 @@
 """Does the tree keep what docs/AUDIT.md claims, as far as a machine can tell? One line a claim.
 
     python3 tests/audit/audit.py            checks
-    python3 tests/audit/audit.py --write    rewrites the tables of docs/AUDIT.md that are made from the source
+    python3 tests/audit/audit.py --write    rewrites the tables of AUDIT.md and README.md that are made from the source
 
-Reads the tree it stands in, with the Python standard library and `cryptography`; runs `rustc` on tests/layering.rs, which
-needs no crate, and `cargo tree`. FERNVPN names the program, for what only the program can say.
+Reads the tree it stands in, with the Python standard library and `cryptography`; runs `rustc` on tests/layering.rs,
+which needs no crate, and `cargo tree`. FERNVPN names the program, for what only the program can say.
 """
 
 import hashlib
@@ -24,7 +24,6 @@ from cryptography.fernet import Fernet, InvalidToken
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")) / "registry"
-AUDIT = ROOT / "docs/AUDIT.md"
 PROGRAM = Path(os.environ.get("FERNVPN", ROOT / "target/release/fernvpn"))
 
 # The order in which to read what has to be trusted; the other rooms follow as a whole.
@@ -79,7 +78,8 @@ def layering(test):
                     env={**os.environ, "CARGO_MANIFEST_DIR": str(ROOT)})
         require(built.returncode == 0, built.stderr)
     ran = run(program, "--exact", test, "--nocapture")
-    require(ran.returncode == 0, " ".join(re.findall(r"panicked at .*?:\n(.*?)\nnote:", ran.stdout + ran.stderr, re.S)))
+    why = re.findall(r"panicked at .*?:\n(.*?)\n(?:note|stack)", ran.stdout + ran.stderr, re.S)
+    require(ran.returncode == 0, " ".join(why))
     require("1 passed" in ran.stdout, f"tests/layering.rs has no test {test}")
     return ", ".join(re.findall(r"^(.* lines of code of \d+)$", ran.stdout, re.M))
 
@@ -92,7 +92,8 @@ def unsafe_is_explained():
     silent = [f"{function} calls {calls}" for function, calls, why in blocks if not why]
     require(not silent, "no SAFETY comment in src/os/sys.rs: " + "; ".join(silent))
     code = re.sub(r"^\s*//.*$", "", text("src/os/sys.rs").split("#[cfg(test)]")[0], flags=re.M)
-    require(len(re.findall(r"\bunsafe\b", code)) == len(blocks) + len(re.findall(r'^unsafe extern "C" \{$', code, re.M)),
+    foreign = re.findall(r'^unsafe extern "C" \{$', code, re.M)
+    require(len(re.findall(r"\bunsafe\b", code)) == len(blocks) + len(foreign),
             "src/os/sys.rs has unsafe code in another form than `unsafe { call(...) }`")
     return f"{len(blocks)} blocks"
 
@@ -126,6 +127,7 @@ def recorded():
 
 def crates_are_recorded():
     """The tree that cargo resolves, for every platform, is the one in crates.txt, with the checksums of Cargo.lock."""
+    require(not (ROOT / ".cargo").exists(), ".cargo in this tree could replace crates and change the build")
     tree = run("cargo", "tree", "--locked", "--edges", "normal,build", "--target", "all", "--prefix", "none")
     require(tree.returncode == 0, tree.stderr.strip())
     found = {tuple(line.split()[:2]) for line in tree.stdout.splitlines() if line and not line.startswith("fernvpn ")}
@@ -155,7 +157,8 @@ def crates_are_as_published():
             members = [member for member in archive if member.isfile()]
             for member in members:
                 path = folder.parent / member.name
-                require(path.exists() and path.read_bytes() == archive.extractfile(member).read(), f"{path} was changed")
+                published = archive.extractfile(member).read()
+                require(path.exists() and path.read_bytes() == published, f"{path} was changed")
         extra = {str(path.relative_to(folder.parent)) for path in folder.rglob("*.rs")} - {m.name for m in members}
         require(not extra, f"{folder} has files that were not published: {extra}")
         count += len(members)
@@ -184,7 +187,8 @@ def tokens_are_the_specifications():
         for vector in json.loads((folder / f"{name}.json").read_text()):
             now = int(datetime.fromisoformat(vector["now"]).timestamp())
             try:
-                found = Fernet(vector["secret"]).decrypt_at_time(vector["token"], vector.get("ttl_sec", 0), now).decode()
+                opened = Fernet(vector["secret"]).decrypt_at_time(vector["token"], vector.get("ttl_sec", 0), now)
+                found = opened.decode()
             except InvalidToken:
                 found = None
             require(found == vector.get("src"), f"{name}.json: {vector.get('desc', vector['token'])}")
@@ -224,8 +228,8 @@ def links_lead_somewhere():
 def defines(path, name):
     """Whether a file of Rust, Python, shell or Make has something of this name."""
     word = re.escape(name)
-    forms = [rf"\b(?:fn|struct|enum|const|static|type|mod|trait|def|class) {word}\b", rf"^{word}(?: =|:)", rf"^    {word} =",
-             rf"^\s+{word}(?:,| \{{|\()"]
+    forms = [rf"\b(?:fn|struct|enum|const|static|type|mod|trait|def|class) {word}\b", rf"^{word}(?: =|:)",
+             rf"^    {word} =", rf"^\s+{word}(?:,| \{{|\()"]
     return any(re.search(form, path.read_text(encoding="utf-8"), re.M) for form in forms)
 
 
@@ -263,7 +267,7 @@ def the_specification_has_the_limits():
 
 
 def value(expression):
-    """The number that a constant of the source is, durations in seconds; the expression itself, if it has names in it."""
+    """The number that a constant of the source is, durations in seconds; the expression itself, if it has names."""
     plain = re.sub(r"Duration::from_secs\((\d+)\)", r"\1", expression).replace("_", "")
     return eval(plain, {}) if re.fullmatch(r"[\d\sx<>*+()-]+", plain) else expression
 
@@ -279,9 +283,9 @@ def the_lesson_is_the_programs():
 
 
 def tables_are_current():
-    require(AUDIT.read_text(encoding="utf-8") == with_tables(AUDIT.read_text(encoding="utf-8")),
-            "a table of docs/AUDIT.md is stale: python3 tests/audit/audit.py --write")
-    return f"{len(TABLES)} tables"
+    stale = [path for path, make in MADE.items() if make(text(path)) != text(path)]
+    require(not stale, f"a table is stale in {', '.join(stale)}: python3 tests/audit/audit.py --write")
+    return f"{len(TABLES) + 1} tables"
 
 
 # ---- the tables of AUDIT.md --------------------------------------------------------------------------------------
@@ -308,7 +312,8 @@ def reading_order():
 
     def room(name):
         folder = ROOT / "src" / name
-        files = [path for path in sorted(folder.rglob("*.rs")) if str(path.relative_to(ROOT / "src"))[:-3] not in AROUND]
+        read = {ROOT / f"src/{name}.rs" for name in AROUND}
+        files = [path for path in folder.rglob("*.rs") if path not in read]
         return [f"the rest of [src/{name}](../src/{name})", about(files), question(folder / "mod.rs")]
 
     return rows(["read", "lines", "question"], ["---"] * 3,
@@ -354,6 +359,14 @@ def limit_table():
     return rows(["constant", "value", "meaning"], ["---"] * 3, *table)
 
 
+def with_line_counts(readme):
+    """The table "Read it" of the README: rows that name folders of src, and their lines."""
+    def row(found):
+        rooms = re.findall(r"src/(\w+)/", found[1])
+        return f"| {found[1]} | {about([path for room in rooms for path in (ROOT / 'src' / room).rglob('*.rs')])} |"
+    return re.sub(r"^\| (.*`src/.*?) \| [\d,]+ \|", row, readme, flags=re.M)
+
+
 TABLES = {"reading order": reading_order, "crates": crate_table, "unsafe": unsafe_table, "limits": limit_table}
 
 
@@ -364,6 +377,9 @@ def with_tables(document):
         head, rest = document.split(begin)
         document = head + begin + "\n" + make() + "\n\n" + end + rest.split(end)[1]
     return document
+
+
+MADE = {"docs/AUDIT.md": with_tables, "README.md": with_line_counts}
 
 
 # ---- the claims --------------------------------------------------------------------------------------------------
@@ -381,7 +397,7 @@ CLAIMS = [
     ("Python recomputes the sessions", sessions_are_recomputed),
     ("the Fernet specification's vectors hold", tokens_are_the_specifications),
     ("PROTOCOL.md has the limits of the source", the_specification_has_the_limits),
-    ("the tables of AUDIT.md are made from this source", tables_are_current),
+    ("the tables of AUDIT.md and README.md are made from this source", tables_are_current),
     ("the lesson is what the program makes", the_lesson_is_the_programs),
     ("links in documents lead somewhere", links_lead_somewhere),
     ("files and tests that documents name exist", names_exist),
@@ -390,7 +406,8 @@ CLAIMS = [
 
 def main():
     if sys.argv[1:] == ["--write"]:
-        AUDIT.write_text(with_tables(AUDIT.read_text(encoding="utf-8")), encoding="utf-8")
+        for path, make in MADE.items():
+            (ROOT / path).write_text(make(text(path)), encoding="utf-8")
         return 0
     if sys.argv[1:]:
         sys.exit(__doc__)

@@ -30,8 +30,9 @@ planted() {
     shift 3
     "$@" "$copy/$file"
     verdict noticed "$what"
-    if [ -e "$tree/$file" ]; then cp -p "$tree/$file" "$copy/$file"; else rm "$copy/$file"; fi
+    if [ -e "$tree/$file" ]; then cp -p "$tree/$file" "$copy/$file"; else rm -r "${copy:?}/${file%%/*}"; fi
 }
+write() { mkdir -p "$(dirname "$2")"; printf '%s\n' "$1" >"$2"; }
 append() { printf '%s\n' "$1" >>"$2"; }
 
 verdict audit 'a tree without a violation'
@@ -39,12 +40,14 @@ planted 'four crates' Cargo.toml 'a fifth crate' sed -i 's/^\[dependencies\]/&\n
 planted 'four crates' build.rs 'a build script' append 'fn main() {}'
 planted 'their tree' Cargo.lock 'another ctutils below the four' sed -i '/^name = "ctutils"/,/^checksum/s/^checksum = "./checksum = "f/'
 planted 'their tree' tests/audit/crates.txt 'a crate that nobody has recorded' sed -i '/^cmov /d'
+planted 'their tree' .cargo/config.toml 'a source that replaces the registry' write '[source.crates-io]'
 planted 'unsafe code' src/fernet/cbc.rs 'unsafe code in the core' append 'fn planted() { unsafe { std::hint::unreachable_unchecked() } }'
 planted 'unsafe code' src/packet/mod.rs 'a room that does not forbid it' sed -i '/forbid(unsafe_code)/d'
 planted 'each unsafe' src/os/sys.rs 'an unsafe block without its reason' sed -i '0,/\/\/ SAFETY: /{/\/\/ SAFETY: /d}'
 planted 'each unsafe' Cargo.toml 'unsafe code allowed' sed -i 's/^unsafe_code = "deny"/unsafe_code = "allow"/'
 planted 'rooms use' src/protocol/frame.rs 'the protocol uses the machine' append 'use crate::os::log;'
 planted 'the core has no clock' src/fernet/token.rs 'a clock in the core' append 'use std::time::SystemTime;'
+planted 'the core has no clock' src/fernet/token.rs 'a clock by another name' append 'use ::std as s;'
 planted 'the core has no clock' src/protocol/record.rs 'randomness in the core' append 'use rand::rngs::SysRng;'
 planted 'nothing is unwrapped' src/os/clock.rs 'an unwrap' sed -i '0,/^pub fn/s//fn planted() { None::<()>.unwrap() }\npub fn/'
 planted 'line budgets' src/fernet/key.rs 'a core that has grown' append "$(printf 'const _: () = ();\n%.0s' {1..200})"
@@ -55,6 +58,7 @@ planted 'PROTOCOL.md' src/tunnel/admission.rs 'a limit that is not the specified
 planted 'PROTOCOL.md' docs/PROTOCOL.md 'a specification of another limit' sed -i 's/| hello body | 1,024 bytes/| hello body | 2,048 bytes/'
 planted 'the tables' src/tunnel/client.rs 'a limit changed, and the table not' sed -i 's/CONNECT_TIME: Duration = Duration::from_secs(5)/CONNECT_TIME: Duration = Duration::from_secs(6)/'
 planted 'the tables' docs/AUDIT.md 'a table changed by hand' sed -i 's/^| `chdir/| `chroot/; s/^| \[`PLACES`\](\(.*\)) | 1,024/| [`PLACES`](\1) | 512/'
+planted 'the tables' README.md 'lines that nobody has counted again' sed -i '/`src\/protocol\/`/s/| [0-9,]* |/| 700 |/'
 planted 'the lesson' docs/lesson/index.html 'a byte changed in the lesson' sed -i '0,/PROTOCOL/s//PROTOKOLL/'
 planted 'links' README.md 'a link that leads nowhere' append '[there](docs/NOWHERE.md)'
 planted 'links' src/protocol/record.rs 'a function in the list of claims that has another name now' sed -i 's/fn has_room/fn has_space/'

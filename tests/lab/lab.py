@@ -574,6 +574,10 @@ HELP = """  1 to 10, or a name          an exercise: """ + ", ".join(attack.__na
 
 def prompt(options):
     """For a class: the same commands, without the words before them."""
+    try:
+        import readline  # noqa: F401  for the keys up and down, where there is such a thing
+    except ImportError:
+        pass
     print("The attack lab. You are in the middle. docs/LAB.md is the book to it.\n\n" + HELP)
     while True:
         try:
@@ -586,6 +590,8 @@ def prompt(options):
             command(word, rest, options)
         except (LabError, OSError, ValueError) as reason:
             print(f"lab: {reason}")
+        except KeyboardInterrupt:
+            print("  (given up)")
 
 
 def command(word, rest, options):

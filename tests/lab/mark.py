@@ -56,11 +56,11 @@ class Session:
         key = re.search(r"^K: .*\n +([0-9a-f]{64})$", text, re.M)
         frames = []
         for arrow, length, drawn in re.findall(
-                r"^ *\d+  .*? {2,}client (--->|<---) server .*\n(?:.*\n)*?frame: (\d+) bytes\n((?:.+\n)+)", text, re.M):
+                r"^ *\d+  .*? {2,}client (→|←) server .*\n(?:.*\n)*?frame: (\d+) bytes\n((?:.+\n)+)", text, re.M):
             data = bytes.fromhex(" ".join(re.findall(row, drawn)))
             if len(data) != int(length):
                 sys.exit(f"fernvpn explain draws {len(data)} bytes of a frame of {length}")
-            frames.append(("client" if arrow == "--->" else "server", data))
+            frames.append(("client" if arrow == "→" else "server", data))
         if not key or len(frames) < 5:
             sys.exit("fernvpn explain shows no session that this program can read")
         return bytes.fromhex(key[1]), frames

@@ -9,13 +9,13 @@
     cut client 3         does not arrive, and nothing after it: the connection ends for both
 """
 
-import base64
 import socket
-import struct
 import struct
 import sys
 import threading
 from pathlib import Path
+
+from cryptography.fernet import Fernet, InvalidToken
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "interop"))
 import fernvpn_peer as peer  # noqa: E402
@@ -45,19 +45,32 @@ def flipped(data, at):
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1:]
 
 
-def other_spelling(body):
-    """Other text that Python's Fernet reads as the same token; which one works depends on its version."""
-    alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-    text = body.rstrip(b"=")
-    last = alphabet.index(text[-1:])
-    unused_bits = text[:-1] + alphabet[last ^ 1:][:1] + body[len(text):]
-    for spelling in [body[:40] + b"\n" + body[40:], unused_bits, text]:
+def other_spelling(token):
+    """Other text for the same token, in a way that this version of Python's Fernet reads."""
+    fernet = Fernet(Fernet.generate_key())
+    own = fernet.encrypt(bytes((len(token) * 3 // 4 - 57) // 16 * 16 - 1))         # as long as the token
+    for spell in (with_line_feed, with_unused_bits, without_padding):
         try:
-            if spelling != body and base64.urlsafe_b64decode(spelling) == base64.urlsafe_b64decode(body):
-                return spelling
-        except ValueError:
+            if spell(own) != own and fernet.decrypt(spell(own)) is not None:
+                return spell(token)
+        except (InvalidToken, ValueError):
             pass
-    raise ValueError("this is no token")
+    raise ValueError("this token has no other spelling that Fernet reads")
+
+
+def with_line_feed(text):
+    return text[:40] + b"\n" + text[40:]
+
+
+def with_unused_bits(text):
+    """The last character before the padding stands for less than six bits."""
+    alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    end = text.rstrip(b"=")
+    return end[:-1] + alphabet[alphabet.index(end[-1:]) ^ 1:][:1] + text[len(end):] if end != text else text
+
+
+def without_padding(text):
+    return text.rstrip(b"=")
 
 
 class Middle:

@@ -494,6 +494,11 @@ impl Process {
         Process { child, address: address.parse().unwrap() }
     }
 
+    /// Memory mappings of the process; `vm.max_map_count` limits them.
+    pub fn mappings(&self) -> usize {
+        std::fs::read_to_string(format!("/proc/{}/maps", self.child.id())).unwrap().lines().count()
+    }
+
     pub fn resident_kib_and_threads(&self) -> (usize, usize) {
         resident_kib_and_threads(&self.child.id().to_string())
     }

@@ -56,20 +56,15 @@ fn draw_chapter(out: &mut String, number: usize, chapter: &Chapter) {
 }
 
 fn draw_step(out: &mut String, id: &str, number: usize, step: &Step) {
-    let way = match (step.by, &step.refusal) {
-        (by, Some(_)) => format!("the {by} refuses"),
-        ("client", None) => "client ⟶ server".into(),
-        ("server", None) => "client ⟵ server".into(),
-        _ => "both sides".into(),
-    };
     let size = step.layers.first().map_or(String::new(), |layer| format!("{} bytes", layer.bytes.len()));
     let kind = if step.refusal.is_some() { "refused" } else { step.by };
     let _ = writeln!(
         out,
         "<details class=\"step {kind}\" id=\"{id}\">\n<summary><span class=\"number\">{number}</span> <h3>{}</h3> \
-         <span class=\"way\">{way}</span> <span class=\"size\">{size}</span></summary>\n\
+         <span class=\"way\">{}</span> <span class=\"size\">{size}</span></summary>\n\
          <p class=\"about\">{} {}</p>",
         escaped(step.name),
+        step.way(),
         escaped(step.about),
         section(step.section)
     );

@@ -77,6 +77,16 @@ impl Step {
         let name = about.trim_end_matches(" answered").trim_end_matches(" again");
         Step { name, by, section, about: prose(about), ..Step::default() }
     }
+
+    /// Who sends to whom, or refuses.
+    fn way(&self) -> String {
+        match (self.by, &self.refusal) {
+            (by, Some(_)) => format!("the {by} refuses"),
+            ("client", None) => "client → server".into(),
+            ("server", None) => "client ← server".into(),
+            _ => "both sides".into(),
+        }
+    }
 }
 
 /// Some bytes and their fields.

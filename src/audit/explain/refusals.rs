@@ -61,12 +61,8 @@ pub(super) fn hellos(source: Source) -> Result<Chapter, Box<dyn Error>> {
         let header = frame::header(length);
         steps.push(case(about, "server", "3", &header, "token frame", whole(&header, MAX_HELLO))?);
     }
-    Ok(Chapter {
-        id: "refused-hellos".into(),
-        title: "Unhappy paths: the handshake".into(),
-        about: prose("refusals"),
-        steps,
-    })
+    let (id, title) = ("refused-hellos".into(), "Unhappy paths: the handshake".into());
+    Ok(Chapter { id, title, about: prose("refusals"), steps })
 }
 
 /// What is refused in a session of this suite.
@@ -116,12 +112,8 @@ pub(super) fn records(suite: Suite, source: Source, truncated: &str) -> Result<C
     let half = &first[..first.len() / 2];
     let whole = whole(half, suite.max_body())?.ok_or(truncated);
     steps.push(case("Truncated record", "server", "6.2", half, "part of a frame", whole)?);
-    Ok(Chapter {
-        id: format!("refused-records-{suite}"),
-        title: format!("Unhappy paths: records, {suite}"),
-        about: prose("refusals"),
-        steps,
-    })
+    let (id, title) = (format!("refused-records-{suite}"), format!("Unhappy paths: records, {suite}"));
+    Ok(Chapter { id, title, about: prose("refusals"), steps })
 }
 
 /// A case, which has to be refused.

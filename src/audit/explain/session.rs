@@ -99,11 +99,14 @@ pub(super) struct Hellos {
     pub(super) finished: AwaitFinished,
 }
 
-/// A session after its handshake: both ends, and the frames of Finished and Config, each with its body as it was opened.
+/// A frame, and its body as the other end's opener has left it.
+type Sent = (Vec<u8>, Vec<u8>);
+
+/// A session after its handshake: both ends, and Finished and Config.
 pub(super) struct Established {
     pub(super) client: (Sealer, Opener),
     pub(super) server: (Sealer, Opener),
-    sent: [(Vec<u8>, Vec<u8>); 2],
+    sent: [Sent; 2],
 }
 
 impl<'a> Ends<'a> {
@@ -149,14 +152,14 @@ impl<'a> Ends<'a> {
     /// The rest of the handshake.
     pub(super) fn establish(&self, hellos: Hellos) -> Result<Established, Box<dyn Error>> {
         let (finished, waiting) = hellos.agreed.finish(|_| Ok::<_, Infallible>(()), &mut || self.fresh_record(0))?;
-        let mut opened = [body(&finished).to_vec(), Vec::new()];
-        let ready = hellos.finished.receive(&mut opened[0])?;
+        let mut opened = body(&finished).to_vec();
+        let ready = hellos.finished.receive(&mut opened)?;
+        let finished = (finished, opened);
         let (config, sealer, opener) = ready.configure(CONFIG.as_bytes(), &mut || self.fresh_record(1))?;
-        opened[1] = body(&config).to_vec();
-        let (_, client_sealer, client_opener) = waiting.receive(&mut opened[1])?;
-        let [first, second] = opened;
-        let sent = [(finished, first), (config, second)];
-        Ok(Established { client: (client_sealer, client_opener), server: (sealer, opener), sent })
+        let mut opened = body(&config).to_vec();
+        let (_, client_sealer, client_opener) = waiting.receive(&mut opened)?;
+        let (client, server) = ((client_sealer, client_opener), (sealer, opener));
+        Ok(Established { client, server, sent: [finished, (config, opened)] })
     }
 }
 
@@ -177,8 +180,8 @@ pub(super) fn session(suite: Suite, ratcheted: bool, source: Source) -> Result<C
     let keys = ends.root.traffic_secrets(&transcript).map(|secret| (secret, 1, 0));
     let mut records = Records { suite, number: 0, keys };
     let Established { client, server, sent: [finished, config] } = ends.establish(hellos)?;
-    steps.push(records.step(true, "Finished", &finished.0, &finished.1)?);
-    steps.push(records.step(false, "Config", &config.0, &config.1)?);
+    steps.push(records.step(true, "Finished", &finished)?);
+    steps.push(records.step(false, "Config", &config)?);
 
     // 6, 7: the conversation.
     let (mut sealers, mut openers) = ([client.0, server.0], [server.1, client.1]);
@@ -191,7 +194,7 @@ pub(super) fn session(suite: Suite, ratcheted: bool, source: Source) -> Result<C
         };
         let mut opened = body(&frame).to_vec();
         let stepped = opener.open(&mut opened)? == Opened::Rekey;
-        steps.push(records.step(by_client, about, &frame, &opened)?);
+        steps.push(records.step(by_client, about, &(frame, opened))?);
         if stepped {
             steps.push(records.rekey(by_client, opener.secret().clone()));
         }
@@ -342,14 +345,8 @@ fn secret_name(side: usize, which: u8) -> String {
 }
 
 impl Records {
-    /// The record in `frame`; `opened` is its body as the opener left it.
-    fn step(
-        &mut self,
-        by_client: bool,
-        about: &'static str,
-        frame: &[u8],
-        opened: &[u8],
-    ) -> Result<Step, Box<dyn Error>> {
+    /// A record.
+    fn step(&mut self, by_client: bool, about: &'static str, (frame, opened): &Sent) -> Result<Step, Box<dyn Error>> {
         let (n, side) = (self.number, usize::from(!by_client));
         let (secret, which, counter) = &mut self.keys[side];
         let name = secret_name(side, *which);

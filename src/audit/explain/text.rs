@@ -9,8 +9,6 @@
 use super::{Derived, Lesson, Step, hex};
 use std::fmt::Write;
 
-/// Columns of prose.
-const WIDTH: usize = 100;
 /// Where names end and meanings begin.
 const INDENT: usize = 32;
 
@@ -37,8 +35,7 @@ pub fn draw(lesson: &Lesson, paint: Paint) -> String {
     for (number, chapter) in lesson.chapters.iter().enumerate() {
         out.push_str(if number > 0 { "\n\n" } else { "" });
         // Writing to a String cannot fail, here and below.
-        let _ = writeln!(out, "{}\n", paint.with(BOLD, &chapter.title.to_uppercase()));
-        wrap(&mut out, chapter.about);
+        let _ = writeln!(out, "{}\n\n{}", paint.with(BOLD, &chapter.title.to_uppercase()), chapter.about);
         for (number, step) in (1..).zip(&chapter.steps) {
             draw_step(&mut out, number, step, paint);
         }
@@ -47,15 +44,8 @@ pub fn draw(lesson: &Lesson, paint: Paint) -> String {
 }
 
 fn draw_step(out: &mut String, number: usize, step: &Step, paint: Paint) {
-    let way = match (step.by, &step.refusal) {
-        (by, Some(_)) => format!("the {by} refuses"),
-        ("client", None) => "client ---> server".into(),
-        ("server", None) => "client <--- server".into(),
-        _ => "both sides".into(),
-    };
-    let title = format!("{number:>3}  {:<24}  {way:<20}  PROTOCOL.md, section {}", step.name, step.section);
-    let _ = writeln!(out, "\n{}\n", paint.with(BOLD, &title));
-    wrap(out, step.about);
+    let title = format!("{number:>3}  {:<24}  {:<20}  PROTOCOL.md, section {}", step.name, step.way(), step.section);
+    let _ = writeln!(out, "\n{}\n\n{}", paint.with(BOLD, &title), step.about);
     for layer in &step.layers {
         let _ = writeln!(out, "\n{}: {} bytes", paint.with(BOLD, layer.name), layer.bytes.len());
         let _ = writeln!(out, "{}", paint.with(FAINT, "offset bytes  field"));
@@ -104,22 +94,4 @@ fn draw_step(out: &mut String, number: usize, step: &Step, paint: Paint) {
             let _ = writeln!(out, "now {who} knows: {what}");
         }
     }
-}
-
-/// Prose in lines of some width.
-fn wrap(out: &mut String, text: &str) {
-    let mut column = 0;
-    for word in text.split(' ') {
-        if column > 0 && column + 1 + word.len() > WIDTH {
-            out.push('\n');
-            column = 0;
-        }
-        if column > 0 {
-            out.push(' ');
-            column += 1;
-        }
-        out.push_str(word);
-        column += word.len();
-    }
-    out.push('\n');
 }
