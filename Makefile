@@ -60,6 +60,7 @@ test: build ## every test; as root also those in network namespaces
 	FERNVPN=$(PROGRAM) tests/nat.sh
 	FERNVPN=$(PROGRAM) tests/balancer.sh
 	FERNVPN=$(PROGRAM) tests/sites.sh
+	FERNVPN=$(PROGRAM) tests/capture.sh
 	FERNVPN=$(PROGRAM) tests/faults.sh
 	FERNVPN=$(PROGRAM) tests/privileges.sh
 	FERNVPN=$(PROGRAM) tests/reload.sh
@@ -186,6 +187,7 @@ install: ## program, units, man pages, completions and documents, to PREFIX (aft
 	install -d '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/examples'
 	install -m 644 README.md LICENSE docs/*.md '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
 	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/lesson' docs/lesson/index.html
+	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/wireshark' docs/wireshark/README.md docs/wireshark/fernvpn.lua
 	install -m 644 packaging/examples/* '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/examples'
 
 .PHONY: uninstall

@@ -26,9 +26,9 @@ const CORE: &[&str] = &["fernet", "protocol"];
 const CORE_BUDGET: usize = 1_200;
 /// What explains and decodes, and never runs in a server or client: nothing of a VPN depends on it.
 const AUDIT: &[&str] = &["audit"];
-const AUDIT_BUDGET: usize = 1_700;
+const AUDIT_BUDGET: usize = 2_250;
 /// The VPN: everything else, and the core.
-const VPN_BUDGET: usize = 9_700;
+const VPN_BUDGET: usize = 9_900;
 
 /// The one file with `unsafe` in it.
 const UNSAFE: &str = "os/sys.rs";

@@ -4,7 +4,7 @@ _fernvpn() {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]} options='' at
     COMPREPLY=()
     if [ "$COMP_CWORD" = 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W 'genkey encrypt decrypt rotate inspect explain server client unlock status reload clean-up check add-client remove-client reset-client help' -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W 'genkey encrypt decrypt rotate inspect explain capture server client unlock status reload clean-up check add-client remove-client reset-client help' -- "$word")
         return
     fi
     # What follows `client --` is the command line of another program.
@@ -34,6 +34,8 @@ _fernvpn() {
         'explain --html') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         'explain --suite') :; return ;;
         'explain --seed') :; return ;;
+        'capture --keylog') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
+        'capture --inner') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         'server -c') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         'server -k') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         'server --listen') :; return ;;
@@ -49,6 +51,7 @@ _fernvpn() {
         'server --max-clients') :; return ;;
         'server --hello-max-age') :; return ;;
         'server --congestion') :; return ;;
+        'server --keylog') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         'server --name') :; return ;;
         'client -c') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         'client -k') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
@@ -61,6 +64,7 @@ _fernvpn() {
         'client --send') :; return ;;
         'client --count') :; return ;;
         'client --congestion') :; return ;;
+        'client --keylog') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         'client --name') :; return ;;
         'status --format') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
         'clean-up -c') compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
@@ -79,8 +83,9 @@ _fernvpn() {
         rotate) options='-k --help' ;;
         inspect) options='-k --ttl --now --help' ;;
         explain) options='--html --suite --seed --help' ;;
-        server) options='-c -k --listen --proxy-protocol-from --address --tun --no-tun --private --private-if-allowed --mtu --suite --client-to-client --push-routes --nat --push-dns --keepalive --max-clients --hello-max-age --congestion --name --verbose --help' ;;
-        client) options='-c -k --ratchet --connect --tun --no-tun --private --private-if-allowed --namespace --routes --dns --kill-switch --suite --send --ping --count --once --congestion --name --verbose --help' ;;
+        capture) options='--keylog --inner --whole --verbose --help' ;;
+        server) options='-c -k --listen --proxy-protocol-from --address --tun --no-tun --private --private-if-allowed --mtu --suite --client-to-client --push-routes --nat --push-dns --keepalive --max-clients --hello-max-age --congestion --keylog --name --verbose --help' ;;
+        client) options='-c -k --ratchet --connect --tun --no-tun --private --private-if-allowed --namespace --routes --dns --kill-switch --suite --send --ping --count --once --congestion --keylog --name --verbose --help' ;;
         unlock) options=' --help' ;;
         status) options='--format --help' ;;
         reload) options=' --help' ;;
@@ -89,7 +94,7 @@ _fernvpn() {
         add-client) options='-c --address --server --ratchet --help' ;;
         remove-client) options='-c --help' ;;
         reset-client) options='-c --help' ;;
-        help) options='genkey encrypt decrypt rotate inspect explain server client unlock status reload clean-up check add-client remove-client reset-client help' ;;
+        help) options='genkey encrypt decrypt rotate inspect explain capture server client unlock status reload clean-up check add-client remove-client reset-client help' ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
 }

@@ -2,12 +2,14 @@
 //!
 //! | file | question |
 //! |---|---|
+//! | [`capture`] | what was said in this recording? |
 //! | [`explain`] | what happens in a session, byte by byte? |
 //! | [`inspect`] | what is in this token, and which step refuses it? |
 //! | [`fields`] | which field does a byte belong to, and what does it mean? |
 //! | [`date`] | which day was that? |
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod date;
 pub mod explain;
 pub mod fields;

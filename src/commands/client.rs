@@ -27,7 +27,8 @@ pub const CLIENT: Command = Command {
          [--tun NAME | --no-tun | --private | --private-if-allowed]
          [--routes pushed|none|NETS] [--dns pushed|none|ADDRS] [--kill-switch]
          [--suite S ...] [--send TEXT] [--ping [--count N]] [--once]
-         [--namespace NAME] [--congestion C] [--name NAME] [--verbose] [-- COMMAND ...]",
+         [--namespace NAME] [--congestion C] [--keylog FILE]
+         [--name NAME] [--verbose] [-- COMMAND ...]",
     syntax: Syntax {
         options: &[
             Known::value("-c", "FILE", "configuration; options given here come before those in it"),
@@ -48,6 +49,7 @@ pub const CLIENT: Command = Command {
             Known::value("--count", "N", "with --ping: how often; 3"),
             Known::flag("--once", "do not connect again; leave after --send and --ping"),
             Known::value("--congestion", "C", "of the carrier: auto (bbr on long paths), system, or a name"),
+            Known::value("--keylog", "FILE", "write every session's keys, for 'fernvpn capture': a hole in the tunnel"),
             Known::value("--name", "NAME", "of this instance; client"),
             Known::flag("--verbose", "log more"),
         ],
@@ -225,6 +227,7 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
         ("--dns", "dns"),
         ("--suite", "suites"),
         ("--congestion", "congestion"),
+        ("--keylog", "keylog"),
         ("--name", "name"),
     ] {
         if let Some(value) = super::joined(arguments, option)? {

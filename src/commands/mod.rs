@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod add;
+pub mod capture;
 pub mod check;
 pub mod client;
 pub mod device;
@@ -33,6 +34,7 @@ pub const COMMANDS: &[&Command] = &[
     &token::ROTATE,
     &token::INSPECT,
     &explain::EXPLAIN,
+    &capture::CAPTURE,
     &server::SERVER,
     &client::CLIENT,
     &client::UNLOCK,

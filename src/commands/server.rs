@@ -27,7 +27,8 @@ pub const SERVER: Command = Command {
          [--proxy-protocol-from NETS ...] [--address A/PREFIX ...]
          [--tun NAME | --no-tun | --private | --private-if-allowed] [--mtu BYTES] [--suite S ...]
          [--client-to-client] [--nat auto|no|DEV] [--push-routes NETS] [--push-dns ADDRS] [--keepalive SECS]
-         [--max-clients N] [--hello-max-age SECS] [--congestion C] [--name NAME] [--verbose]",
+         [--max-clients N] [--hello-max-age SECS] [--congestion C] [--keylog FILE]
+         [--name NAME] [--verbose]",
     syntax: Syntax {
         options: &[
             Known::value("-c", "FILE", "configuration; options given here come before those in it"),
@@ -53,6 +54,7 @@ pub const SERVER: Command = Command {
             Known::value("--max-clients", "N", "connected at once; 4096"),
             Known::value("--hello-max-age", "SECS", "refuse older hellos; unlimited, so that no clock is needed"),
             Known::value("--congestion", "C", "of the carrier: auto (bbr on long paths), system, or a name"),
+            Known::value("--keylog", "FILE", "write every session's keys, for 'fernvpn capture': a hole in the tunnel"),
             Known::value("--name", "NAME", "of this instance; server"),
             Known::flag("--verbose", "log more"),
         ],
@@ -252,6 +254,7 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
         ("--max-clients", "max-clients"),
         ("--hello-max-age", "hello-max-age"),
         ("--congestion", "congestion"),
+        ("--keylog", "keylog"),
         ("--name", "name"),
     ] {
         if let Some(value) = super::joined(arguments, option)? {

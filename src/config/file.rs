@@ -83,6 +83,7 @@ pub const SERVER: &[&str] = &[
     "max-clients",
     "hello-max-age",
     "congestion",
+    "keylog",
     "name",
 ];
 const PEER: &[&str] = &["name", "key", "key-file", "address", "routes", "ratchet"];
@@ -98,6 +99,7 @@ pub const CLIENT: &[&str] = &[
     "ratchet",
     "suites",
     "congestion",
+    "keylog",
     "name",
 ];
 
@@ -271,6 +273,7 @@ impl Reading<'_> {
         if section.options.iter().any(|option| option.name == "address" && is_wrong(option)) {
             settings.addresses.clear(); // one mistake is enough: no peer's address is outside of what is not known
         }
+        settings.keylog = settings.keylog.map(|file| self.folder.join(file));
         let mut lines = Vec::new();
         for section in peers {
             let (peer, of_peer) = self.peer(section);
@@ -321,6 +324,7 @@ impl Reading<'_> {
             self.wrong(second.line, format!("a client has one key, and line {} names one already", first.line));
         }
         self.warnings.append(&mut keys.warnings);
+        settings.keylog = settings.keylog.map(|file| self.folder.join(file));
         settings.key = keys.inline.into_iter().chain(keys.filed).next().unwrap_or(settings.key);
         settings.ratchet = keys.state;
         Some(settings)

@@ -39,6 +39,7 @@ impl ServerSettings {
             "max-clients" => self.max_clients = number(value, 1, 1_000_000)?,
             "hello-max-age" => self.hello_max_age = Some(number(value, 1, u64::MAX)?),
             "congestion" => self.congestion = congestion(value)?,
+            "keylog" => self.keylog = Some(value.into()),
             "name" => self.name = instance_name(value)?,
             _ => return Err(format!("a server has no option '{name}'")),
         }
@@ -88,6 +89,7 @@ impl ClientSettings {
             "kill-switch" => self.kill_switch = yes_or_no(value)?,
             "suites" => self.suites = suites(value)?,
             "congestion" => self.congestion = congestion(value)?,
+            "keylog" => self.keylog = Some(value.into()),
             "name" => self.name = instance_name(value)?,
             _ => return Err(format!("a client has no option '{name}'")),
         }

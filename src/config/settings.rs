@@ -97,6 +97,8 @@ pub struct ServerSettings {
     pub peers: Vec<Peer>,
     /// The carrier's congestion control.
     pub congestion: Congestion,
+    /// The file that gets every session's keys, if any.
+    pub keylog: Option<PathBuf>,
     /// Log more.
     pub verbose: bool,
 }
@@ -141,6 +143,8 @@ pub struct ClientSettings {
     pub once: bool,
     /// The carrier's congestion control.
     pub congestion: Congestion,
+    /// The file that gets every session's keys, if any.
+    pub keylog: Option<PathBuf>,
     /// Log more.
     pub verbose: bool,
 }
@@ -167,6 +171,7 @@ impl Default for ServerSettings {
             hello_max_age: None,
             peers: Vec::new(),
             congestion: Congestion::Auto,
+            keylog: None,
             verbose: false,
         }
     }
@@ -190,6 +195,7 @@ impl ClientSettings {
             pings: None,
             once: false,
             congestion: Congestion::Auto,
+            keylog: None,
             verbose: false,
         }
     }

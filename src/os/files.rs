@@ -3,6 +3,7 @@
 //! ```text
 //! readable_by_others  whether a key file is open to users that it does not concern
 //! create_secret       mode 0600, never over an existing file, on disk when it returns
+//! write_secret        mode 0600, from the start or from the end, for what grows
 //! replace_atomically  write beside it, fsync, rename, fsync of the folder: the durable step of ratcheted keys
 //! rewrite             the same for a configuration, whose mode stays
 //! lock_folder         for who reads a file there to replace it
@@ -39,6 +40,13 @@ pub fn create_secret(path: &Path, text: &str) -> io::Result<()> {
         ),
         _ => tried(format_args!("cannot create {shown}"), &error),
     })
+}
+
+/// Opens a file that grows, for its owner only: at its end, or emptied. One that exists keeps its mode.
+pub fn write_secret(path: &Path, at_end: bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    owner_only(options.create(true).append(at_end).write(true).truncate(!at_end));
+    options.open(path).map_err(|error| tried(format_args!("cannot write {}", path.display()), &error))
 }
 
 /// Puts `contents` in the place of `path`, whether it exists or not: after a crash at any moment there is the old
@@ -133,10 +141,16 @@ fn set_owner(file: &File, now: &fs::Metadata, owner: (u32, u32)) -> io::Result<(
 }
 
 /// Created for its owner only; others are let in, if at all, by `set_mode` (the umask has no say in that).
-#[cfg(unix)]
 fn open_new(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+    let mut options = OpenOptions::new();
+    owner_only(options.write(true).create_new(true));
+    options.open(path)
+}
+
+/// A file that these create has mode 0600.
+#[cfg(unix)]
+fn owner_only(options: &mut OpenOptions) {
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
 }
 
 #[cfg(unix)]
@@ -167,9 +181,7 @@ fn set_owner(_file: &File, _now: &fs::Metadata, _owner: (u32, u32)) -> io::Resul
 }
 
 #[cfg(not(unix))]
-fn open_new(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).open(path)
-}
+fn owner_only(_options: &mut OpenOptions) {}
 
 #[cfg(not(unix))]
 fn set_mode(_file: &File, _mode: u32) -> io::Result<()> {

@@ -83,10 +83,13 @@ pub enum Kind {
 }
 
 /// The types that belong to the protocol itself.
-pub(super) mod types {
-    pub(crate) const FINISHED: u8 = 1;
-    pub(crate) const CONFIG: u8 = 2;
-    pub(crate) const REKEY: u8 = 7;
+pub mod types {
+    /// The client's first record.
+    pub const FINISHED: u8 = 1;
+    /// The server's first record.
+    pub const CONFIG: u8 = 2;
+    /// The last record under a key.
+    pub const REKEY: u8 = 7;
 }
 
 impl Kind {
@@ -311,8 +314,15 @@ impl Sealer {
 }
 
 impl Opener {
-    pub(super) fn new(suite: Suite, secret: TrafficSecret) -> Opener {
+    /// The receiving half of a direction, from its secret: the handshake's, or a recording's from a key log.
+    pub fn new(suite: Suite, secret: TrafficSecret) -> Opener {
         Opener(Direction::new(suite, secret))
+    }
+
+    /// Makes record `counter` the one that is due, in a recording that misses those before it. A tunnel never does
+    /// this: for its peer nothing may be missing.
+    pub fn skip_to(&mut self, counter: u64) {
+        self.0.counter = counter;
     }
 
     /// The suite of this session.
@@ -346,7 +356,10 @@ impl Opener {
     }
 
     /// Opens a record that must be of the type `due`: Finished or Config.
-    pub(super) fn open_due<'a>(&mut self, body: &'a mut [u8], due: u8) -> Result<&'a mut [u8], Refused> {
+    ///
+    /// # Errors
+    /// As for [`Opener::open`].
+    pub fn open_due<'a>(&mut self, body: &'a mut [u8], due: u8) -> Result<&'a mut [u8], Refused> {
         let (kind, content) = self.open_type(body)?;
         if kind != due {
             return Err(Refused::Type(kind));

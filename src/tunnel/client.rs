@@ -11,6 +11,7 @@ use super::batch::Batch;
 use super::carrier::{self, FrameReader, NoFrame};
 use super::config_record::{NetworkConfig, listed};
 use super::connection::{self, End, Inside, Patience, close, printable};
+use super::key_log::KeyLog;
 use super::outbound::{Outbound, Traffic, count};
 use super::server::{answer_echo, drain};
 use super::status::{Link, Peer, Refusal, Report, Since, Tally};
@@ -72,6 +73,7 @@ pub struct Client {
     /// The server's addresses, and when they were looked up.
     server: Mutex<(Vec<SocketAddr>, Instant)>,
     key: Mutex<ClientKey>,
+    key_log: Option<KeyLog>,
     /// The way to the server while there is one.
     link: Mutex<Option<Arc<Outbound>>>,
     /// The socket of an attempt, so that it can be cut short.
@@ -140,6 +142,7 @@ impl Client {
             mark: matches!(settings.device, Device::Tun(_)).then_some(MARK),
             server: Mutex::new((Vec::new(), Instant::now())),
             key: Mutex::new(key),
+            key_log: KeyLog::open(settings.keylog.as_deref())?,
             settings,
             link: Mutex::new(None),
             socket: Mutex::new(None),
@@ -447,6 +450,9 @@ impl Client {
             .frame_until(suite.max_body(), Instant::now() + ANSWER_TIME)
             .map_err(|reason| failed(format!("the server did not finish the handshake: {reason}")))?;
         let (config, sealer, opener) = await_config.receive(body).map_err(|reason| failed(reason.to_string()))?;
+        if let Some(key_log) = &self.key_log {
+            key_log.add(&server, suite, sealer.secret(), opener.secret());
+        }
         let config = NetworkConfig::decode(&config)
             .map_err(|reason| failed(format!("the server's configuration makes no sense: {reason}")))?;
         Ok(Session { config, sealer, opener, super_packets: capabilities.super_packets, software, round_trip })

@@ -19,6 +19,7 @@
 //! | [`device`] | how do packets pass between the kernel and the tunnel? |
 //! | [`connection`] | what happens between the handshake and the end? |
 //! | [`clients`] | who may connect, and who is connected? |
+//! | [`key_log`] | what opens a recording of this session? |
 //! | [`steps`] | when does a ratcheted key move? |
 //! | [`admission`] | how many strangers are listened to? |
 //! | [`status`] | what is it doing, in numbers? |
@@ -35,6 +36,7 @@ pub mod clients;
 pub mod config_record;
 pub mod connection;
 pub mod device;
+pub mod key_log;
 pub mod outbound;
 pub mod proxy;
 pub mod queue;

@@ -14,6 +14,7 @@ use super::carrier::{self, FrameReader, NoFrame};
 use super::clients::{Client, Clients, Connected};
 use super::config_record::{NetworkConfig, listed};
 use super::connection::{self, End, Inside, MAX_MESSAGE, Patience, close};
+use super::key_log::KeyLog;
 use super::outbound::{Outbound, count};
 use super::status::{Link, Peer, Refusal, Report, Since, Tally};
 use super::{device, fresh, fresh_hello, locked, proxy};
@@ -66,6 +67,7 @@ struct Shared {
     current: RwLock<Arc<Current>>,
     device: Option<Tun>,
     admission: Admission,
+    key_log: Option<KeyLog>,
     connected: Mutex<usize>,
     fewer_connected: Condvar,
     stopping: AtomicBool,
@@ -91,12 +93,14 @@ impl Server {
     /// # Errors
     /// A sentence: a configuration that contradicts itself, or a thread or descriptor that cannot be had.
     pub fn start(settings: ServerSettings, listeners: Vec<TcpListener>, device: Option<Tun>) -> Result<Server, String> {
+        let key_log = KeyLog::open(settings.keylog.as_deref()).map_err(|error| error.to_string())?;
         let current = Current::new(settings, None)?;
         current.clients.enrol();
         let shared = Arc::new(Shared {
             current: RwLock::new(Arc::new(current)),
             device,
             admission: Admission::new(PLACES),
+            key_log,
             connected: Mutex::new(0),
             fewer_connected: Condvar::new(),
             stopping: AtomicBool::new(false),
@@ -518,6 +522,9 @@ fn session(
         return log::error("tunnel", "too many routes for one Config", &[("client", &client.name)]);
     };
     let suite = sealer.suite();
+    if let Some(key_log) = &shared.key_log {
+        key_log.add(&client.name, suite, opener.secret(), sealer.secret());
+    }
     let connect = || {
         let traffic = Arc::clone(&client.traffic);
         let outbound = Outbound::new(Arc::clone(socket), sealer, super_packets, traffic, frame);
