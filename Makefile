@@ -58,6 +58,8 @@ test: build ## every test; as root also those in network namespaces
 	FERNVPN=$(PROGRAM) tests/netns.sh
 	FERNVPN=$(PROGRAM) tests/routing.sh
 	FERNVPN=$(PROGRAM) tests/nat.sh
+	FERNVPN=$(PROGRAM) tests/balancer.sh
+	FERNVPN=$(PROGRAM) tests/sites.sh
 	FERNVPN=$(PROGRAM) tests/capture.sh
 	FERNVPN=$(PROGRAM) tests/faults.sh
 	FERNVPN=$(PROGRAM) tests/privileges.sh

@@ -43,6 +43,10 @@ fn two_hundred_clients_at_once_and_each_pings() {
         each
     };
     report("when all are connected");
+    if let Some((descriptors, mappings)) = server.descriptors_and_mappings() {
+        println!("{descriptors} descriptors and {mappings} memory mappings");
+        assert!(descriptors < clients + 64 && mappings < 4 * clients + 256, "one and four for each client");
+    }
 
     for round in 1..=3 {
         let begun = Instant::now();

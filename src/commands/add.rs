@@ -122,6 +122,8 @@ fn add(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let key = client.key.to_text();
     let text = edit::with_section(&change.text, &section(&change, &peer, &key));
     if let Some(state) = &peer.ratchet {
+        // Before the service has run for the first time its folder is not there.
+        let _ = state.parent().map(fs::create_dir_all);
         files::create_secret(state, &format!("{key}\n")).map_err(|error| error.to_string())?;
     }
     let fits = fits(&change, &text);
@@ -190,10 +192,11 @@ fn configuration(change: &Change, peer: &Peer, key: &str, server: Option<&str>, 
     };
     let head =
         format!("# {name}, {addresses}. For the client's user alone (mode 0600).\n[client]\nserver = {server}\n");
+    let folder = if change.is_installed() { "/var/lib/fernvpn/" } else { "" };
     match &peer.ratchet {
         None => format!("{head}key = {key}\n"),
         Some(_) => format!(
-            "{head}key-file = {name}.key\nratchet = yes\n\n\
+            "{head}key-file = {folder}{name}.key\nratchet = yes\n\n\
              # The key moves, so it needs that file of its own, in a folder in which the client may write. Put this line\n\
              # into it, without the '#', then take it away here, and keep no copy:\n#{key}\n"
         ),

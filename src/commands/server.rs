@@ -6,6 +6,7 @@ use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
 use crate::config::conflicts::conflicts;
 use crate::config::key_file::{self, NamedKey};
 use crate::config::settings::{self, Device, Peer, ServerSettings};
+use crate::os;
 use crate::os::control::Control;
 use crate::os::nat::Nat;
 use crate::os::signal::Signal;
@@ -298,12 +299,14 @@ fn listen(settings: &ServerSettings) -> Result<Vec<TcpListener>, String> {
     let bind = |address| {
         TcpListener::bind(address).map_err(|error| {
             let advice = match error.kind() {
-                io::ErrorKind::AddrInUse => " (another program listens there; --listen takes another port)",
+                io::ErrorKind::AddrInUse => {
+                    " (another program listens there, or an earlier address of this server, as [::] does on 0.0.0.0)"
+                }
                 io::ErrorKind::PermissionDenied => " (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
                 io::ErrorKind::AddrNotAvailable => " (this machine does not have that address)",
                 _ => "",
             };
-            format!("cannot listen on {address}: {error}{advice}")
+            format!("cannot listen on {address}: {}{advice}", os::reason(&error))
         })
     };
     settings.listen.iter().map(bind).collect()

@@ -295,7 +295,10 @@ fn is_gone(error: &io::Error) -> bool {
 fn explain(change: &Change, error: io::Error) -> io::Error {
     let text = error.to_string();
     let remedy = match change {
-        Change::Address(prefix) if prefix.address.is_ipv6() && text.contains("Permission denied") => {
+        Change::Address(prefix)
+            if prefix.address.is_ipv6()
+                && (text.contains("Permission denied") || text.contains("IPv6 is disabled")) =>
+        {
             "IPv6 is switched off on this machine: sysctl net.ipv6.conf.all.disable_ipv6=0, or configure no IPv6 address"
         }
         Change::Route(_) if text.contains("File exists") => {

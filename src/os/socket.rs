@@ -156,6 +156,9 @@ mod system {
         Ok(stream)
     }
 
+    const MARK_REMEDY: &str =
+        " (needs CAP_NET_ADMIN: run as root; without root there are --private, --no-tun, and -- COMMAND)";
+
     pub(super) fn tune(stream: &TcpStream, tuning: &Tuning) -> io::Result<()> {
         let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
         let (retransmit, acknowledge) = (tuning.retransmit.map(micros), tuning.retransmit.map(|time| micros(time / 2)));
@@ -164,15 +167,14 @@ mod system {
         for (name, value, level, option, remedy) in [
             ("TCP_NOTSENT_LOWAT", tuning.notsent_lowat_bytes, sys::IPPROTO_TCP, sys::TCP_NOTSENT_LOWAT, ""),
             ("TCP_USER_TIMEOUT", user_timeout_ms, sys::IPPROTO_TCP, sys::TCP_USER_TIMEOUT, ""),
-            ("SO_MARK", tuning.mark, sys::SOL_SOCKET, sys::SO_MARK, " (needs CAP_NET_ADMIN: run as root)"),
+            ("SO_MARK", tuning.mark, sys::SOL_SOCKET, sys::SO_MARK, MARK_REMEDY),
             ("SO_RCVBUF", tuning.receive_buffer_bytes, sys::SOL_SOCKET, sys::SO_RCVBUF, ""),
             ("TCP_RTO_MIN_US", retransmit, sys::IPPROTO_TCP, sys::TCP_RTO_MIN_US, ""),
             ("TCP_DELACK_MAX_US", acknowledge, sys::IPPROTO_TCP, sys::TCP_DELACK_MAX_US, ""),
         ] {
             let Some(value) = value else { continue };
             sys::set_option(stream.as_fd(), level, option, value).map_err(|error| {
-                let text = format!("cannot set {name} to {value}: {}{remedy}", crate::os::reason(&error));
-                io::Error::new(error.kind(), text)
+                io::Error::other(format!("cannot set {name} to {value}: {}{remedy}", crate::os::reason(&error)))
             })?;
         }
         let Some(name) = &tuning.congestion_control else { return Ok(()) };

@@ -19,7 +19,7 @@ use super::outbound::{Outbound, count};
 use super::status::{Link, Peer, Refusal, Report, Since, Tally};
 use super::{device, fresh, fresh_hello, locked, proxy};
 use crate::config::settings::ServerSettings;
-use crate::fernet::Age;
+use crate::fernet::{self, Age};
 use crate::os::clock;
 use crate::os::log::{self, Seldom};
 use crate::os::notify::{self, Pulse, TURN};
@@ -451,7 +451,13 @@ fn handshake(
     })?;
     let now = clock::unix_seconds();
     let age = current.settings.hello_max_age.map(|ttl| Age { now, ttl });
-    let hello = ClientHello::receive(&root, body, age).map_err(|reason| named(Refusal::Hello, &reason))?;
+    let hello = ClientHello::receive(&root, body, age).map_err(|reason| match reason {
+        Refused::Token(fernet::Refusal::Expired | fernet::Refusal::Future) => {
+            let advice = "see hello-max-age, and the clocks of both sides: timedatectl";
+            named(Refusal::Hello, &format_args!("{reason} ({advice})"))
+        }
+        _ => named(Refusal::Hello, &reason),
+    })?;
     let number = client
         .begin(&hello.nonce)
         .ok_or_else(|| named(Refusal::Replay, &"this hello was answered before: a replay"))?;

@@ -502,6 +502,13 @@ impl Process {
     pub fn resident_kib_and_threads(&self) -> (usize, usize) {
         resident_kib_and_threads(&self.child.id().to_string())
     }
+
+    /// Root alone may look at them, since the process holds keys.
+    pub fn descriptors_and_mappings(&self) -> Option<(usize, usize)> {
+        let process = std::path::PathBuf::from(format!("/proc/{}", self.child.id()));
+        let mappings = std::fs::read_to_string(process.join("maps")).ok()?.lines().count();
+        Some((std::fs::read_dir(process.join("fd")).ok()?.count(), mappings))
+    }
 }
 
 impl Drop for Process {
