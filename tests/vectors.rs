@@ -143,7 +143,7 @@ fn conversation() -> Vec<(bool, Said)> {
         (false, None),
         (false, Some((Kind::Pong, vec![]))),
         (true, Some((Kind::Close, vec![0]))),
-        (false, Some((Kind::Close, b"\x00good bye".to_vec()))),
+        (false, Some((Kind::Close, b"\x01the server stops".to_vec()))),
     ]
 }
 

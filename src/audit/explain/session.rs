@@ -65,7 +65,7 @@ fn conversation() -> [Said; 13] {
         (false, "Rekey answered", None),
         (false, "Pong again", said(Kind::Pong, b"")),
         (true, "Close", said(Kind::Close, b"\0")),
-        (false, "Close answered", said(Kind::Close, b"\0good bye")),
+        (false, "Close of the server", said(Kind::Close, b"\x01the server stops")),
     ]
 }
 
