@@ -16,7 +16,8 @@ copy=$(mktemp -d)
 passed=0 failed=0
 trap 'rm -rf "$copy"' EXIT
 tar --exclude=./target --exclude=./.git -cf - . | tar -xf - -C "$copy"
-export FERNVPN=${FERNVPN:-$tree/target/release/fernvpn}
+FERNVPN=$(realpath -m "${FERNVPN:-$tree/target/release/fernvpn}")
+export FERNVPN
 
 audit() { python3 "$copy/tests/audit/audit.py" >"$copy/said" 2>&1; }
 verdict() { # whether it is as it should be, and what it was
