@@ -25,7 +25,7 @@ clean_up() {
     for pid in $pids; do kill -KILL "$pid" 2>/dev/null; done
     wait 2>/dev/null
     for ns in "$c" "$b" "$s1" "$s2"; do ip netns del "$ns" 2>/dev/null; done
-    rm -rf "$dir"
+    rm -rf "$dir" /run/fernvpn/balancer$$-*.sock
     exit $status
 }
 trap clean_up EXIT
