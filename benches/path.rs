@@ -73,7 +73,7 @@ fn carry(from: &Tun, to: &Tun, path: Path, seed: u64) {
         if read.is_err() {
             match on_the_way.front() {
                 Some((due, _)) => thread::sleep(due.saturating_duration_since(Instant::now()).min(EXACT)),
-                None => drop(from.wait_readable(&wake, None).unwrap()),
+                None => drop(from.wait(&wake, None, None).unwrap()),
             }
         }
     }

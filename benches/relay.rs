@@ -40,7 +40,7 @@ fn send(tun: &Tun, mut socket: TcpStream) {
                 socket.write_all(&frame[..4 + length]).unwrap();
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                tun.wait_readable(&wake, None).unwrap();
+                tun.wait(&wake, None, None).unwrap();
             }
             Err(error) => panic!("{error}"),
         }

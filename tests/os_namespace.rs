@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use fernvpn::os::namespace::Namespace;
 use fernvpn::os::network::{Change, Network, Place};
-use fernvpn::os::tun::Tun;
+use fernvpn::os::tun::{Tun, Woken};
 use fernvpn::os::wake::Wake;
 use fernvpn::packet::subnet::Subnet;
 
@@ -151,7 +151,7 @@ fn packets_go_through_addresses_and_routes() {
 /// ICMP checksum grows by the 8 that the type has lost (RFC 1624).
 fn answer_pings(tun: &Tun, wake: &Wake) {
     let mut packet = [0; 2000];
-    while tun.wait_readable(wake, None).unwrap() {
+    while tun.wait(wake, None, None).unwrap() != Woken::ByWake {
         let length = tun.read_now(&mut packet).unwrap();
         if packet[0] != 0x45 || packet[9] != 1 || packet[20] != 8 {
             continue;

@@ -12,6 +12,17 @@
 #[cfg(target_os = "linux")]
 pub use system::Tun;
 
+/// What has ended a wait. The first of these wins, so that a flood of packets keeps no thread from stopping or sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// It is time to stop.
+    ByWake,
+    /// The socket takes data.
+    BySocket,
+    /// A packet may be there. So it may be when time is over.
+    ByDevice,
+}
+
 /// There is no TUN device on this system, so there is no value of this type: what would use one cannot run.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug)]
@@ -19,9 +30,11 @@ pub enum Tun {}
 
 #[cfg(target_os = "linux")]
 mod system {
+    use super::Woken;
     use crate::os::{reason, sys};
     use std::fs::{File, OpenOptions};
     use std::io::{self, ErrorKind, IoSlice, Read, Write};
+    use std::net::TcpStream;
     use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
     use std::os::unix::fs::OpenOptionsExt;
     use std::time::Duration;
@@ -82,11 +95,17 @@ mod system {
             (&self.file).write_vectored(parts)
         }
 
-        /// True when a packet may wait: one does, or `timeout` is over. False when `wake` has something to read or is
-        /// closed, which wins, so that a flood of packets cannot keep a thread from stopping.
-        pub fn wait_readable(&self, wake: &impl AsFd, timeout: Option<Duration>) -> io::Result<bool> {
-            let watched = [(self.file.as_fd(), sys::POLLIN), (wake.as_fd(), sys::POLLIN)];
-            sys::wait_for(watched, timeout).map(|[_, woken]| !woken)
+        /// Waits for a packet, for `wake` to have something to read or be closed, and for the socket `full`, if any, to
+        /// take data or have an error to fetch; at most for `timeout`.
+        pub fn wait(&self, wake: &impl AsFd, full: Option<&TcpStream>, timeout: Option<Duration>) -> io::Result<Woken> {
+            // Without a socket the device is there twice, the second time for nothing.
+            let full = full.map_or((self.file.as_fd(), 0), |socket| (socket.as_fd(), sys::POLLOUT));
+            let watched = [(wake.as_fd(), sys::POLLIN), full, (self.file.as_fd(), sys::POLLIN)];
+            Ok(match sys::wait_for(watched, timeout)? {
+                [true, ..] => Woken::ByWake,
+                [_, true, _] => Woken::BySocket,
+                _ => Woken::ByDevice,
+            })
         }
     }
 
@@ -165,7 +184,12 @@ impl Tun {
     }
 
     /// Never called.
-    pub fn wait_readable(&self, _wake: &impl Sized, _timeout: Option<std::time::Duration>) -> std::io::Result<bool> {
+    pub fn wait(
+        &self,
+        _wake: &impl Sized,
+        _full: Option<&std::net::TcpStream>,
+        _timeout: Option<std::time::Duration>,
+    ) -> std::io::Result<Woken> {
         match *self {}
     }
 }
@@ -173,9 +197,11 @@ impl Tun {
 #[cfg(target_os = "linux")]
 #[cfg(test)]
 mod tests {
+    use super::Woken;
     use super::system::*;
     use crate::os::wake::Wake;
     use std::io::{self, ErrorKind, IoSlice};
+    use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixDatagram;
     use std::time::Duration;
 
@@ -199,21 +225,25 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_ends_with_a_packet_a_ring_or_in_time() {
+    fn a_wait_tells_what_has_ended_it() {
         let (tun, kernel) = pair();
         let wake = Wake::new().unwrap();
-        assert!(tun.wait_readable(&wake, Some(Duration::from_millis(10))).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(tun.wait(&wake, None, Some(Duration::from_millis(10))).unwrap(), Woken::ByDevice);
+        assert_eq!(tun.wait(&wake, Some(&socket), None).unwrap(), Woken::BySocket);
         kernel.send(b"packet").unwrap();
-        assert!(tun.wait_readable(&wake, None).unwrap());
+        assert_eq!(tun.wait(&wake, None, None).unwrap(), Woken::ByDevice);
+        assert_eq!(tun.wait(&wake, Some(&socket), None).unwrap(), Woken::BySocket);
         std::thread::scope(|scope| {
             tun.read_now(&mut [0; 10]).unwrap();
-            let reader = scope.spawn(|| tun.wait_readable(&wake, None).unwrap());
+            let reader = scope.spawn(|| tun.wait(&wake, None, None).unwrap());
             std::thread::sleep(Duration::from_millis(10));
             wake.ring();
-            assert!(!reader.join().unwrap());
+            assert_eq!(reader.join().unwrap(), Woken::ByWake);
         });
         kernel.send(b"packet").unwrap();
-        assert!(!tun.wait_readable(&wake, None).unwrap(), "rung is rung");
+        assert_eq!(tun.wait(&wake, Some(&socket), None).unwrap(), Woken::ByWake, "rung is rung");
     }
 
     #[test]

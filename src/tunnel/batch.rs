@@ -8,11 +8,12 @@
 //!  SuperPacket   | offload header, 10 bytes | packet |
 //! ```
 
-use super::outbound::{FRAMES, Outbound, count};
+use super::outbound::{FRAMES, Outbound, Sent, count};
 use crate::packet::offload::{self, Checked, Offload};
 use crate::packet::segmentation::segment;
 use crate::protocol::record::HEADROOM;
 use std::collections::VecDeque;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -28,9 +29,20 @@ pub struct Batch {
     /// Whose packets wait for [`Batch::send_next`].
     peers: VecDeque<Arc<Outbound>>,
     segments: Vec<u8>,
+    /// The thread can wait for one socket that is full, beside what it waits for anyway: a companion less to hand
+    /// records to.
+    waits: bool,
+    full: Option<Arc<Outbound>>,
 }
 
 impl Batch {
+    /// For a thread that waits for [`Batch::full`] as well, and says when [`Batch::resume`].
+    pub fn that_waits() -> Batch {
+        let mut batch = Batch::default();
+        batch.waits = true;
+        batch
+    }
+
     /// Adds a packet for `peer`.
     pub fn push(&mut self, peer: &Arc<Outbound>, parcel: &Checked) {
         if leaves_whole(peer, parcel) {
@@ -63,13 +75,29 @@ impl Batch {
         peer.put(|queue| queue.push_super_packet(frame, offload::LENGTH + length));
     }
 
-    /// Sends one record to one of the peers; they take turns. False if nothing is left for this thread to send.
+    /// Sends one record to one of the peers; they take turns. False if nothing is left for this thread to send now.
     pub fn send_next(&mut self) -> bool {
         let Some(peer) = self.peers.pop_front() else { return false };
-        if peer.send_next() {
-            self.peers.push_back(peer);
+        match peer.send_next() {
+            Sent::All => {}
+            Sent::More => self.peers.push_back(peer),
+            Sent::Full if self.waits && self.full.is_none() => self.full = Some(peer),
+            Sent::Full => peer.call_companion(),
         }
         !self.peers.is_empty()
+    }
+
+    /// The socket to wait for.
+    pub fn full(&self) -> Option<&TcpStream> {
+        self.full.as_ref().map(|peer| peer.socket())
+    }
+
+    /// That socket takes data again.
+    pub fn resume(&mut self) {
+        if let Some(peer) = self.full.take() {
+            peer.resume();
+            self.peers.push_back(peer);
+        }
     }
 
     /// Sends all that the sockets take.
@@ -84,6 +112,13 @@ impl Batch {
         if !self.peers.iter().any(|known| Arc::ptr_eq(known, peer)) {
             self.peers.push_back(Arc::clone(peer));
         }
+    }
+}
+
+impl Drop for Batch {
+    /// Somebody has to wait for the socket.
+    fn drop(&mut self) {
+        self.full.take().iter().for_each(Outbound::call_companion);
     }
 }
 

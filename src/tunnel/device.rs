@@ -8,13 +8,14 @@
 use super::batch::{Batch, PACKET_AT};
 use super::outbound::{FRAMES, Outbound};
 use crate::os::notify::{Pulse, TURN};
-use crate::os::tun::Tun;
+use crate::os::tun::{Tun, Woken};
 use crate::os::wake::Wake;
 use crate::packet::offload::{self, Checked, Offload};
 use crate::packet::{ip, segmentation};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Longest IP packet, in bytes.
 const MAX_PACKET: usize = 65_535;
@@ -33,11 +34,12 @@ pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outb
         |error: io::Error| format!("cannot read from the device {}, which may be gone: {error}", device.name());
     let header = if device.offload() { offload::LENGTH } else { 0 };
     let mut frame = FRAMES.take();
-    let mut batch = Batch::default();
+    let mut batch = Batch::that_waits();
     let mut ahead = 0;
     let pulse = Pulse::new("device");
     loop {
         pulse.beat();
+        let mut idle = false;
         match device.read_now(&mut frame[PACKET_AT - header..PACKET_AT + MAX_PACKET]) {
             Ok(read) => {
                 let packet = &frame[PACKET_AT..PACKET_AT + read.saturating_sub(header)];
@@ -50,19 +52,22 @@ pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outb
                 };
                 batch.push_from(&peer, &mut frame, length, asked);
                 ahead += length;
-                if ahead > AHEAD {
-                    batch.send_next();
-                    ahead = 0;
+                if ahead <= AHEAD {
+                    continue;
                 }
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                ahead = 0;
-                if !batch.send_next() && !device.wait_readable(wake, Some(TURN)).map_err(failed)? {
-                    return Ok(());
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => idle = true,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(failed(error)),
+        }
+        ahead = 0;
+        if batch.send_next() {
+            continue;
+        }
+        match device.wait(wake, batch.full(), Some(if idle { TURN } else { Duration::ZERO })).map_err(failed)? {
+            Woken::ByWake => return Ok(()),
+            Woken::BySocket => batch.resume(),
+            Woken::ByDevice => {}
         }
     }
 }

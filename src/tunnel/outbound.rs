@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,17 @@ pub struct Traffic {
 /// Adds one.
 pub fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What has come of sending a record.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Nothing is left for the caller to send.
+    All,
+    /// More waits, and the caller has to send it.
+    More,
+    /// The socket is full. The caller has to wait for it and [`Outbound::resume`], or to call a companion who does.
+    Full,
 }
 
 /// The sending half of a session. Shared by everybody who has something for this peer.
@@ -145,13 +156,13 @@ impl Outbound {
         }
     }
 
-    /// Sends one record, and never waits for the socket. True if there is more, which the caller has to send then.
-    pub fn send_next(self: &Arc<Outbound>) -> bool {
+    /// Sends one record, and never waits for the socket.
+    pub fn send_next(&self) -> Sent {
         let mut sending = locked(&self.sending);
         if sending.full {
-            return false;
+            return Sent::All;
         }
-        let Some(mut wire) = sending.wire.take() else { return false };
+        let Some(mut wire) = sending.wire.take() else { return Sent::All };
         let (next, dropped) = if wire.frames.is_empty() { sending.queue.pop() } else { (None, 0) };
         drop(sending);
         self.traffic.dropped_queue.fetch_add(dropped, Ordering::Relaxed);
@@ -160,19 +171,40 @@ impl Outbound {
         sending.wire = Some(wire);
         match sent {
             Ok(true) => {}
-            Ok(false) => self.call_companion(&mut sending),
+            Ok(false) => {
+                sending.full = true;
+                return Sent::Full;
+            }
             Err(error) => self.fail(&mut sending, Some(error)),
         }
-        let more = !sending.full && !sending.queue.is_empty();
-        if sending.closed && !sending.full && !more {
+        if !sending.queue.is_empty() {
+            return Sent::More;
+        }
+        if sending.closed {
             let _ = self.socket.shutdown(Shutdown::Write);
         }
-        more
+        Sent::All
     }
 
-    /// Sends all that the socket takes.
+    /// Sends all that the socket takes, and leaves the rest to a companion.
     pub fn send_all(self: &Arc<Outbound>) {
-        while self.send_next() {}
+        loop {
+            match self.send_next() {
+                Sent::All => return,
+                Sent::More => {}
+                Sent::Full => return self.call_companion(),
+            }
+        }
+    }
+
+    /// What waits for this socket that takes data again, or has an error to fetch.
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// The socket takes data again. Whoever has waited for it has to send.
+    pub fn resume(&self) {
+        locked(&self.sending).full = false;
     }
 
     /// Ends this direction with Close, which goes before anything that has queued up, as soon as the socket takes it.
@@ -209,16 +241,16 @@ impl Outbound {
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
-    /// Leaves the rest to a companion that waits for the socket.
-    fn call_companion(self: &Arc<Outbound>, sending: &mut MutexGuard<Sending>) {
-        sending.full = true;
+    /// Leaves the rest to a companion that waits for the socket, which is full.
+    pub fn call_companion(self: &Arc<Outbound>) {
+        let mut sending = locked(&self.sending);
         self.work.notify_all();
         if !sending.companion {
             let outbound = Arc::clone(self);
             let companion = thread::Builder::new().name("companion".into()).stack_size(SMALL_STACK);
             if let Err(error) = companion.spawn(move || outbound.accompany()) {
                 log::warning("tunnel", "no thread for a full socket", &[("reason", &error)]);
-                return self.fail(sending, Some(error));
+                return self.fail(&mut sending, Some(error));
             }
             sending.companion = true;
         }
