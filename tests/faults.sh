@@ -11,8 +11,7 @@
 # survive. What is measured is the time from the end of the fault to its next number. At the end there is a table.
 # tests/netns.sh has a killed server, a killed client, a changed address, a cut carrier and a device that is taken away.
 #
-#   FAULT_SECONDS=30          how long links are down, 8 otherwise
-#   faults.sh soak MINUTES    instead: random faults one after the other under traffic, for so long
+#   FAULT_SECONDS=30    how long links are down, 8 otherwise
 . "$(dirname "$0")/common/network.sh"
 needs ip nft ping curl python3 gcc prlimit setpriv ss
 seconds=${FAULT_SECONDS:-8}
@@ -68,29 +67,7 @@ for line in open(os.environ["FLIPS"]):
     flips.release()
 PYTHON
 
-# A clock that somebody sets: the seconds in a file are added to the time of day, as often as it is asked for.
-cat >"$dir/clock.c" <<'C'
-#define _GNU_SOURCE
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-int clock_gettime(clockid_t clock, struct timespec *time) {
-    int done = syscall(SYS_clock_gettime, clock, time);
-    if (done == 0 && clock == CLOCK_REALTIME) {
-        FILE *file = fopen(getenv("CLOCK_OFFSET"), "r");
-        long seconds = 0;
-        if (file) {
-            if (fscanf(file, "%ld", &seconds) == 1)
-                time->tv_sec += seconds;
-            fclose(file);
-        }
-    }
-    return done;
-}
-C
-gcc -shared -fPIC -o "$dir/clock.so" "$dir/clock.c"
+gcc -shared -fPIC -o "$dir/clock.so" "$tests/clock.c"
 
 # ---- the topology
 
@@ -104,60 +81,12 @@ keys alice bob
 block() { in_ns $r nft 'add table ip fault; add chain ip fault c { type filter hook forward priority 0; policy drop; }'; }
 unblock() { in_ns $r nft delete table ip fault; }
 
-# ---- a soak, if it is asked for
-
-resident() { awk '/VmRSS/ { print $2 }' "/proc/${pids[$1]}/status"; }
-descriptors() { ls "/proc/${pids[$1]}/fd" | wc -l; }
-server_again() { stop server KILL; server; }
-suspend() { kill -STOP "${pids[$1]}"; fault $((RANDOM % 10)); kill -CONT "${pids[$1]}"; }
-soak() {
-    local minutes=$1 rounds=0 end begun longest=0 took
-    server; client; talking
-    head -c 32M /dev/urandom >"$dir/file"
-    start shelf $s python3 -m http.server --bind 10.8.0.1 --directory "$dir" 8000
-    await in_ns $s curl -s -o /dev/null http://10.8.0.1:8000/file
-    end=$(($(now) + minutes * 60000))
-    while [ "$(now)" -lt $end ]; do
-        # Always under load: a file that is fetched, and compared.
-        start fetch $c curl --fail --silent --max-time 300 --output "$dir/fetched" http://10.8.0.1:8000/file >/dev/null
-        case $((RANDOM % 7)) in
-            0) word='link down'; in_ns $r ip link set dev c down; fault $((RANDOM % 10)); in_ns $r ip link set dev c up ;;
-            1) word='path blocked'; block; fault $((RANDOM % 10)); unblock ;;
-            2) word='server killed'; server_again >/dev/null ;;
-            3) word='client suspended'; suspend client ;;
-            4) word='server suspended'; suspend server ;;
-            5) word='carrier cut'; cut_carrier ;;
-            6) word='packet loss'; in_ns $r nft 'add table ip fault; add chain ip fault c { type filter hook forward priority 0; numgen random mod 50 0 drop; }'; fault 5; unblock ;;
-        esac
-        begun=$(now)
-        goes_on talk 30
-        took=$(($(now) - begun))
-        [ $took -le $longest ] || longest=$took
-        ends fetch 300
-        [ "$ended" = 0 ] && cmp "$dir/file" "$dir/fetched" || die "after '$word' the file was not fetched whole: $ended"
-        rounds=$((rounds + 1))
-        # What is new in the first rounds are buffers that are used again from then on.
-        [ $rounds != 5 ] || first=$(resident client) files=$(descriptors client)
-        [ $((rounds % 10)) != 0 ] || echo "round $rounds: $word, back after $took ms, client $(resident client) KiB and $(descriptors client) descriptors"
-    done
-    [ $rounds -ge 6 ] || die "only $rounds rounds: too short"
-    echo "$rounds faults, all files whole, the open connection went on; the longest recovery took $longest ms"
-    echo "client: $first KiB and $files descriptors after 5 rounds, $(resident client) KiB and $(descriptors client) at the end"
-    [ "$(resident client)" -le $((first * 5 / 4 + 2048)) ] || die 'its memory grows'
-    [ "$(descriptors client)" -le $((files + 2)) ] || die 'its descriptors grow'
-    ok
-}
 cut_carrier() { # and the client has to make a handshake
     local lost; lost=$(times client 'connection lost')
     in_ns $r nft 'add table ip fault; add chain ip fault c { type filter hook forward priority 0; tcp dport 12345 tcp flags != syn reject with tcp reset; }'
     await more client 'connection lost' "$lost"
     unblock
 }
-if [ "${1:-}" = soak ]; then
-    expect "a soak of $2 minutes"
-    soak "$2"
-    exit 0
-fi
 
 # ---- the path
 
