@@ -9,9 +9,9 @@
 //!
 //! | file | question |
 //! |---|---|
-//! | [`handshake`] | how is the server reached, and is it the right one? |
-//! | [`session`] | what becomes of the server's packets? |
-//! | [`tasks`] | what does the command line ask for once there is a connection? |
+//! | `handshake` | how is the server reached, and is it the right one? |
+//! | `session` | what becomes of the server's packets? |
+//! | `tasks` | what does the command line ask for once there is a connection? |
 
 mod handshake;
 mod session;

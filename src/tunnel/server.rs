@@ -7,9 +7,9 @@
 //!
 //! | file | question |
 //! |---|---|
-//! | [`current`] | what does the configuration say now? |
-//! | [`handshake`] | who is let in? |
-//! | [`session`] | what becomes of a client's packets? |
+//! | `current` | what does the configuration say now? |
+//! | `handshake` | who is let in? |
+//! | `session` | what becomes of a client's packets? |
 
 mod current;
 mod handshake;
