@@ -75,7 +75,8 @@ pub enum Sent {
 
 /// The sending half of a session. Shared by everybody who has something for this peer.
 pub struct Outbound {
-    socket: Arc<TcpStream>,
+    /// The connection.
+    pub socket: Arc<TcpStream>,
     /// The suite of the session.
     pub suite: Suite,
     /// Whether the peer takes SuperPacket records.
