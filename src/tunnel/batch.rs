@@ -89,7 +89,7 @@ impl Batch {
 
     /// The socket to wait for.
     pub fn full(&self) -> Option<&TcpStream> {
-        self.full.as_ref().map(|peer| peer.socket())
+        self.full.as_ref().map(|peer| &*peer.socket)
     }
 
     /// That socket takes data again.

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 const READ: usize = 256 * 1024;
 
 /// From this round trip on, a path counts as long.
-const LONG_PATH: Duration = Duration::from_millis(5);
+pub const LONG_PATH: Duration = Duration::from_millis(5);
 /// How often a long path is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long after a queue a loss may still come from it.

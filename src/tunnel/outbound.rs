@@ -11,8 +11,8 @@
 //!                                     socket full: companion ─> waits ─> send_next …
 //! ```
 
-use super::carrier::Pool;
-use super::queue::{Queue, Queued};
+use super::carrier::{LONG_PATH, Pool};
+use super::queue::{LONG_ROOM, Queue, Queued, SHORT_ROOM};
 use super::{fresh, locked};
 use crate::os::{log, socket};
 use crate::protocol::limits::{MAX_CONTENT, REKEY_AFTER_SECONDS};
@@ -126,9 +126,10 @@ impl Outbound {
         first: Vec<u8>,
     ) -> Arc<Outbound> {
         let (suite, end) = (sealer.suite(), first.len());
+        let short = socket::path(&socket).is_ok_and(|path| path.shortest < LONG_PATH);
         let frames = VecDeque::from([Sealed { taken: 0, end, bytes: first }]);
         let sending = Sending {
-            queue: Queue::default(),
+            queue: Queue::new(if short { SHORT_ROOM } else { LONG_ROOM }),
             wire: Some(Box::new(Wire { sealer, stepped: Instant::now(), frames })),
             full: false,
             companion: false,
@@ -196,11 +197,6 @@ impl Outbound {
                 Sent::Full => return self.call_companion(),
             }
         }
-    }
-
-    /// What waits for this socket that takes data again, or has an error to fetch.
-    pub fn socket(&self) -> &TcpStream {
-        &self.socket
     }
 
     /// The socket takes data again. Whoever has waited for it has to send.

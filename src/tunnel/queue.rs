@@ -20,8 +20,11 @@ use crate::protocol::record::{HEADROOM, Kind, Suite};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Bytes of memory that may wait: what a fast path takes in a few milliseconds and a long one in a round trip.
-const ROOM: usize = 64 * FRAME_ROOM;
+/// Bytes of memory that may wait for a short path: what a fast one takes in a millisecond or two. More does not make it
+/// faster, and no longer fits into a processor's cache.
+pub const SHORT_ROOM: usize = 16 * FRAME_ROOM;
+/// The same for a long path: what a fast one takes in a round trip.
+pub const LONG_ROOM: usize = 64 * FRAME_ROOM;
 /// Records that are not packets may be so many: an answer, a Ping, a Close.
 const OTHERS: usize = 256;
 /// A super-packet that is shorter is copied into a buffer of its own size. Many short ones wait where a connection is
@@ -47,16 +50,21 @@ pub struct Queued {
 }
 
 /// The records that wait for one peer.
-#[derive(Default)]
 pub struct Queue {
     records: VecDeque<Queued>,
-    /// Bytes of their buffers.
+    /// Bytes of their buffers, and how many there may be.
     held: usize,
+    room: usize,
     finish: Vec<u64>,
     now: u64,
 }
 
 impl Queue {
+    /// An empty queue in which `room` bytes may wait.
+    pub fn new(room: usize) -> Queue {
+        Queue { records: VecDeque::new(), held: 0, room, finish: Vec::new(), now: 0 }
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
@@ -123,7 +131,7 @@ impl Queue {
     fn place(&mut self, packet: &[u8]) -> (u64, usize) {
         self.finish.resize(FLOWS, 0);
         let finish = &mut self.finish[ip::flow(packet) % FLOWS];
-        let start = (*finish).clamp(self.now, self.now.saturating_add(ROOM as u64));
+        let start = (*finish).clamp(self.now, self.now.saturating_add(self.room as u64));
         *finish = start.saturating_add(packet.len() as u64);
         (start, self.records.partition_point(|queued| queued.start <= start))
     }
@@ -133,7 +141,7 @@ impl Queue {
         self.held += record.frame.len();
         self.records.insert(place, record);
         let mut dropped = 0;
-        while self.held > ROOM
+        while self.held > self.room
             && let Some(last) = self.records.pop_back()
         {
             self.held -= last.frame.len();
@@ -169,7 +177,7 @@ mod tests {
     use super::*;
 
     /// Large records that fill a queue.
-    const FULL: usize = ROOM / FRAME_ROOM;
+    const FULL: usize = SHORT_ROOM / FRAME_ROOM;
 
     /// A UDP packet of a flow, with a number in it.
     fn packet(flow: u8, number: u16, length: usize) -> Vec<u8> {
@@ -206,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_is_rare_passes_bulk_and_no_flow_is_out_of_order() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(SHORT_ROOM);
         for number in 0..10 {
             push_bulk(&mut queue, 1, number);
         }
@@ -221,7 +229,7 @@ mod tests {
 
     #[test]
     fn flows_take_turns_however_much_they_have() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(SHORT_ROOM);
         for number in 0..6 {
             push_bulk(&mut queue, 1, number);
         }
@@ -234,7 +242,7 @@ mod tests {
 
     #[test]
     fn who_has_most_waiting_loses_and_begins_again_with_the_others() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(SHORT_ROOM);
         let dropped: u64 = (0..1000).map(|number| push_bulk(&mut queue, 1, number)).sum();
         assert_eq!(dropped, 1000 - FULL as u64);
         assert_eq!((push_bulk(&mut queue, 2, 0), push_bulk(&mut queue, 2, 1)), (1, 1));
@@ -257,7 +265,7 @@ mod tests {
 
     #[test]
     fn what_is_no_packet_goes_first_and_is_bounded_too() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(SHORT_ROOM);
         push_bulk(&mut queue, 1, 0);
         let pongs = (0..1000u16).map(|number| queue.push(Kind::Pong, &number.to_be_bytes()));
         assert_eq!(pongs.sum::<u64>() as usize, 1000 - OTHERS);
