@@ -23,7 +23,7 @@
 //! Only the kill switch ([`lock`]) is meant to stay.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use super::namespace::Namespace;
@@ -175,7 +175,7 @@ pub fn unlock() -> io::Result<()> {
 
 /// Whether packets of marked sockets could be dropped on arrival: the kernel asks its tables without the mark whether
 /// they come by the interface by which it would answer.
-pub fn filters_strictly() -> bool {
+fn filters_strictly() -> bool {
     let read = |path: std::path::PathBuf| std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1");
     let folder = Path::new("/proc/sys/net/ipv4/conf");
     let strict = std::fs::read_dir(folder)
@@ -184,13 +184,13 @@ pub fn filters_strictly() -> bool {
 }
 
 /// Whether `/etc/resolv.conf` leads to systemd-resolved.
-pub fn resolv_conf_is_resolveds() -> bool {
+fn resolv_conf_is_resolveds() -> bool {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     text.lines().any(|line| line.starts_with("nameserver 127.0.0.53"))
 }
 
 /// Whether this kernel has IPv6, and a device of this MTU with it.
-pub fn has_ipv6(mtu: u16) -> bool {
+fn has_ipv6(mtu: u16) -> bool {
     let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");
     mtu >= 1280 && disabled.is_ok_and(|value| value.trim() == "0")
 }
@@ -215,14 +215,17 @@ impl Network {
         Network { place, device: device.to_owned(), made: Vec::new() }
     }
 
-    /// Where the device is.
-    pub fn place(&self) -> &Place {
-        &self.place
+    /// The private network, if the device is in one.
+    pub fn private(&self) -> Option<&Namespace> {
+        match &self.place {
+            Place::Private(namespace) => Some(namespace),
+            Place::Host => None,
+        }
     }
 
     /// Clears what a client with this device has left on the host when it was killed.
     pub fn clear(&self) {
-        if matches!(self.place, Place::Private(_)) {
+        if self.private().is_some() {
             return;
         }
         let table = table(&self.device).to_string();
@@ -237,35 +240,91 @@ impl Network {
         }
     }
 
-    /// Makes a change. What fails leaves nothing to undo.
-    pub fn make(&mut self, change: Change) -> io::Result<()> {
-        self.run(&change.set(&self.device)).map_err(|error| explain(&change, error))?;
-        self.made.push(change);
-        Ok(())
+    /// Sets the device up, or changes it to this.
+    ///
+    /// # Errors
+    /// A sentence that names the command that failed.
+    pub fn set_up(&mut self, mtu: u16, addresses: &[Subnet], routes: &[Subnet]) -> io::Result<()> {
+        let mut wanted = vec![Change::Up { mtu }];
+        wanted.extend(addresses.iter().map(|address| Change::Address(*address)));
+        wanted.extend(routes.iter().map(|route| Change::Route(*route)));
+        self.change_to(wanted)
     }
 
-    /// Takes one change back while the device goes on, as a reload does. No error if it is gone already.
-    pub fn take_back(&mut self, change: &Change) -> io::Result<()> {
-        match self.run(&change.unset(&self.device)) {
-            Err(error) if !is_gone(&error) => return Err(error),
-            _ => self.made.retain(|made| made != change),
+    /// The same for a client, with its resolvers. On the host it steers by a table of its own.
+    ///
+    /// # Errors
+    /// A sentence that names the command that failed.
+    pub fn set_up_client(
+        &mut self,
+        mtu: u16,
+        addresses: &[Subnet],
+        routes: &[Subnet],
+        resolvers: &[IpAddr],
+    ) -> io::Result<()> {
+        if self.private().is_some() {
+            return self.set_up(mtu, addresses, routes);
         }
-        Ok(())
+        let carries_ipv6 = addresses.iter().any(|own| own.address.is_ipv6());
+        // Most of IPv4 by a tunnel without IPv6: then no IPv6 at all, rather than past the tunnel.
+        let size = |route: &Subnet| (route.address.is_ipv4()).then(|| 1_u64 << (32 - route.prefix));
+        let refuse_ipv6 = !carries_ipv6 && routes.iter().filter_map(size).sum::<u64>() >= 1 << 31 && has_ipv6(mtu);
+        let own = addresses.iter().map(|own| own.address).collect();
+        let mut wanted = vec![Change::Up { mtu }];
+        wanted.extend(addresses.iter().map(|address| Change::Address(*address)));
+        wanted.push(Change::Firewall { own, refuse_ipv6 });
+        if !routes.is_empty() {
+            let networks = addresses.iter().map(|own| Subnet { address: own.network(), ..*own });
+            let refused = Subnet { address: Ipv6Addr::UNSPECIFIED.into(), prefix: 0 };
+            for route in routes.iter().copied().chain(networks).chain(refuse_ipv6.then_some(refused)) {
+                let steered = Change::Steered(route);
+                if (route.address.is_ipv4() || carries_ipv6 || refuse_ipv6) && !wanted.contains(&steered) {
+                    wanted.push(steered);
+                }
+            }
+            let strict = self.made.contains(&Change::ValidMark) || filters_strictly();
+            wanted.extend(strict.then_some(Change::ValidMark));
+            wanted.push(Change::Rule { ipv6: false });
+            wanted.extend((carries_ipv6 || refuse_ipv6).then_some(Change::Rule { ipv6: true }));
+        }
+        if !resolvers.is_empty() {
+            wanted.push(Change::Resolvers(resolvers.to_vec()));
+        }
+        self.change_to(wanted)
     }
 
-    /// Takes everything back, last change first, and goes on after a failure, which is logged. Doing it twice is
-    /// fine.
-    pub fn undo(&mut self) {
-        let made = std::mem::take(&mut self.made);
-        if matches!(self.place, Place::Private(_)) {
-            return; // it all goes with the namespace
-        }
-        for change in made.iter().rev() {
-            match self.run(&change.unset(&self.device)) {
-                Err(error) if !is_gone(&error) => log::warning("os", "not undone", &[("reason", &error)]),
-                _ => {}
+    /// What is no longer wanted is taken back, and then what is new is made. What is here after a failure is what was
+    /// made, so that something else can be wanted then.
+    fn change_to(&mut self, mut wanted: Vec<Change>) -> io::Result<()> {
+        let goes = |old: &&Change| !wanted.contains(old) && !matches!(old, Change::Up { .. });
+        for old in self.made.iter().rev().filter(goes).cloned().collect::<Vec<_>>() {
+            match self.run(&old.unset(&self.device)) {
+                Err(error) if !is_gone(&error) => return Err(error),
+                _ => self.made.retain(|made| *made != old),
             }
         }
+        for new in &wanted {
+            if self.made.contains(new) {
+                continue;
+            }
+            match (self.run(&new.set(&self.device)), new) {
+                (Ok(()), _) => self.made.push(new.clone()),
+                // A tunnel without its resolvers is better than none.
+                (Err(error), Change::Resolvers(_)) => {
+                    let text = "the tunnel's resolvers are not in use; put them into /etc/resolv.conf, or configure dns = none";
+                    log::warning("os", text, &[("reason", &error)]);
+                }
+                (Err(error), _) => return Err(explain(new, error)),
+            }
+            if matches!(self.made.last(), Some(Change::Resolvers(_))) && !resolv_conf_is_resolveds() {
+                let text = "programs that read /etc/resolv.conf do not ask the tunnel's resolvers: \
+                            ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf";
+                log::warning("os", text, &[]);
+            }
+        }
+        wanted.retain(|wanted| self.made.contains(wanted));
+        self.made = wanted;
+        Ok(())
     }
 
     /// No name, address or number in our commands has a blank; only nft's rules do, one quoted word at the end.
@@ -277,9 +336,18 @@ impl Network {
     }
 }
 
+/// Takes everything back, last change first, and goes on after a failure, which is logged.
 impl Drop for Network {
     fn drop(&mut self) {
-        self.undo();
+        if self.private().is_some() {
+            return; // it all goes with the namespace
+        }
+        for change in self.made.iter().rev() {
+            match self.run(&change.unset(&self.device)) {
+                Err(error) if !is_gone(&error) => log::warning("os", "not undone", &[("reason", &error)]),
+                _ => {}
+            }
+        }
     }
 }
 

@@ -62,14 +62,10 @@ pub fn block() -> io::Result<()> {
     super::sys::block_signals(AWAITED).map_err(|error| super::tried("cannot block signals", &error))
 }
 
-/// Waits for the next signal, for as long as it takes.
-pub fn wait() -> Signal {
-    wait_and_see().0
-}
-
-/// The same, and whether the terminal sent it (Ctrl-C): then a command that shares the terminal has had it as well.
+/// Waits for the next signal, for as long as it takes, and says whether the terminal sent it (Ctrl-C): then a command that
+/// shares the terminal has had it as well.
 #[cfg(target_os = "linux")]
-pub fn wait_and_see() -> (Signal, bool) {
+pub fn wait() -> (Signal, bool) {
     loop {
         // What fails here is a wait cut short by a stop and a continuation of this process (Ctrl-Z, fg).
         let Ok((number, by_terminal)) = super::sys::wait_for_signal(AWAITED) else { continue };
@@ -95,7 +91,7 @@ pub fn block() -> io::Result<()> {
 
 /// Waits for ever: the system's default ends the process.
 #[cfg(not(target_os = "linux"))]
-pub fn wait_and_see() -> (Signal, bool) {
+pub fn wait() -> (Signal, bool) {
     loop {
         std::thread::park();
     }
@@ -117,7 +113,7 @@ mod tests {
     #[test]
     fn a_blocked_signal_waits_to_be_fetched() {
         if std::env::var_os("FERNVPN_TEST_SIGNAL").is_some() {
-            return assert_eq!([wait_and_see(), wait_and_see()], [(Signal::Hangup, false), (Signal::Terminate, false)]);
+            return assert_eq!([wait(), wait()], [(Signal::Hangup, false), (Signal::Terminate, false)]);
         }
         block().unwrap();
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
