@@ -3,7 +3,6 @@
 use super::device;
 use super::{Failure, status};
 use crate::config::arguments::{Arguments, UsageError};
-use crate::config::conflicts::conflicts;
 use crate::config::key_file::NamedKey;
 use crate::config::options::SERVER;
 use crate::config::settings::{self, Device, Peer, ServerSettings};
@@ -191,10 +190,8 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
         let which = "which clients? -k FILE names a file with a key for each (fernvpn genkey), -c FILE a configuration";
         return Err(UsageError(which.into()).into());
     }
-    match conflicts(&settings).into_iter().next() {
-        Some(conflict) => Err(Failure::Reason(conflict.reason)),
-        None => Ok(settings),
-    }
+    settings.consistent()?;
+    Ok(settings)
 }
 
 /// Each key is one client, named by its comment, otherwise by its number.
