@@ -27,7 +27,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use super::namespace::Namespace;
-use super::{command, log};
+use super::{command, log, rules};
 use crate::packet::subnet::Subnet;
 
 /// The mark of what goes around the tunnel. Also the number of the first client's routing table, and of its rule.
@@ -100,7 +100,7 @@ impl Change {
                 format!("ip {} rule add not fwmark {MARK} {}", family(*ipv6), rule(device))
             }
             Change::Firewall { own, refuse_ipv6 } => {
-                format!("nft '{}", rules(include_str!("client.nft"), device, own, *refuse_ipv6))
+                format!("nft '{}", filled(include_str!("client.nft"), device, own, *refuse_ipv6))
             }
             // A table without rules remembers that it was 0, as long as the kernel does: see `clear`.
             Change::ValidMark => format!("nft add table inet fernvpn-{device}-mark && {VALID_MARK}=1"),
@@ -126,6 +126,7 @@ impl Change {
     }
 }
 
+const ALL_IPV6: Subnet = Subnet { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix: 0 };
 const VALID_MARK: &str = "sysctl -q -w net.ipv4.conf.all.src_valid_mark";
 
 fn family(ipv6: bool) -> &'static str {
@@ -142,30 +143,21 @@ fn rule(device: &str) -> String {
     format!("table {0} priority {0}", table(device))
 }
 
-/// A file of nft's as one line, filled in as its head says.
-fn rules(file: &str, device: &str, own: &[IpAddr], refuse_ipv6: bool) -> String {
-    let ports = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let ports = ports.split_whitespace().next().unwrap_or("32768");
-    let file = if refuse_ipv6 { file.replace("# REFUSE-IPV6", "") } else { file.to_owned() };
-    let file = file.replace("DEVICE", device).replace("MARK", &MARK.to_string()).replace("PORTS", ports);
-    let mut line = Vec::new();
-    for rule in file.lines().filter(|rule| !rule.ends_with("# REFUSE-IPV6")) {
-        let rule = rule.split_once('#').map_or(rule, |(rule, _)| rule).trim();
-        let family = |address: &IpAddr| if address.is_ipv4() { "ip" } else { "ip6" };
-        match rule.starts_with("FAMILY") {
-            false if rule.is_empty() => {}
-            false => line.push(rule.to_owned()),
-            true => line.extend(
-                own.iter().map(|address| rule.replace("FAMILY", family(address)).replace("OWN", &address.to_string())),
-            ),
-        }
-    }
-    line.join(" ")
+/// A file of nft's, filled in.
+fn filled(file: &str, device: &str, own: &[IpAddr], refuse_ipv6: bool) -> String {
+    let (mark, ports) = (MARK.to_string(), rules::local_ports().0.to_string());
+    let own: Vec<Subnet> = own.iter().map(|address| Subnet::alone(*address)).collect();
+    let refuse = if refuse_ipv6 { &[ALL_IPV6][..] } else { &[] };
+    rules::filled(
+        file,
+        &[("DEVICE", device), ("MARK", &mark), ("PORTS", &ports)],
+        &[("OWN", &own), ("REFUSE-IPV6", refuse)],
+    )
 }
 
 /// Begins the kill switch of a client with this device. It lasts until [`unlock`].
 pub fn lock(device: &str) -> io::Result<()> {
-    command::run(&["nft", &rules(include_str!("lock.nft"), device, &[], false)])
+    command::run(&["nft", &filled(include_str!("lock.nft"), device, &[], false)])
 }
 
 /// Ends the kill switch.
@@ -275,8 +267,7 @@ impl Network {
         wanted.push(Change::Firewall { own, refuse_ipv6 });
         if !routes.is_empty() {
             let networks = addresses.iter().map(|own| Subnet { address: own.network(), ..*own });
-            let refused = Subnet { address: Ipv6Addr::UNSPECIFIED.into(), prefix: 0 };
-            for route in routes.iter().copied().chain(networks).chain(refuse_ipv6.then_some(refused)) {
+            for route in routes.iter().copied().chain(networks).chain(refuse_ipv6.then_some(ALL_IPV6)) {
                 let steered = Change::Steered(route);
                 if (route.address.is_ipv4() || carries_ipv6 || refuse_ipv6) && !wanted.contains(&steered) {
                     wanted.push(steered);
@@ -422,16 +413,17 @@ mod tests {
     fn tables_are_told_apart_and_rules_filled_in() {
         assert_eq!(["fern0", "fern7", "office", "a99999999"].map(table), [12345, 12352, 12345, 12345]);
         let own: [IpAddr; 2] = ["10.8.0.2".parse().unwrap(), "fd0f::2".parse().unwrap()];
-        let text = rules(include_str!("client.nft"), "fern7", &own, true);
-        for part in ["table inet fernvpn-fern7", "ip daddr 10.8.0.2 drop;", "ip6 saddr fd0f::2 return;", "nfproto ipv6"]
+        let text = filled(include_str!("client.nft"), "fern7", &own, true);
+        for part in
+            ["table inet fernvpn-fern7", "ip daddr 10.8.0.2/32 drop;", "ip6 saddr fd0f::2/128 return;", "nfproto ipv6"]
         {
             assert!(text.contains(part), "{text}");
         }
         assert!(
-            !["DEVICE", "MARK", "PORTS", "FAMILY", "OWN", "#", "\n"].iter().any(|left| text.contains(left)),
+            !["DEVICE", "MARK", "PORTS", "FAMILY", "NET", "#", "\n"].iter().any(|left| text.contains(left)),
             "{text}"
         );
-        assert!(!rules(include_str!("client.nft"), "fern7", &own, false).contains("nfproto"));
+        assert!(!filled(include_str!("client.nft"), "fern7", &own, false).contains("nfproto"));
     }
 
     #[test]
