@@ -23,8 +23,8 @@ use fernvpn::packet::subnet::Subnet;
 
 /// The namespace, or nothing where this machine does not allow one: then the test says so, loudly, and is over.
 fn private(device: &str, offload: bool) -> Option<(Namespace, Tun)> {
-    let program = std::env::var_os("FERNVPN_PROGRAM").unwrap_or(env!("CARGO_BIN_EXE_fernvpn").into());
-    match Namespace::create_by(Path::new(&program), device, offload, None) {
+    let program = std::env::var("FERNVPN_PROGRAM").unwrap_or(env!("CARGO_BIN_EXE_fernvpn").into());
+    match Namespace::create(&program, device, offload, None) {
         Ok(made) => Some(made),
         Err(error) => {
             eprintln!("\n======== SKIPPED, NOTHING WAS TESTED ========\n{error}\n");

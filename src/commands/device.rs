@@ -5,7 +5,7 @@ use crate::config::arguments::Arguments;
 use crate::config::file::Configuration;
 use crate::config::options::DEVICE;
 use crate::config::settings::Device;
-use crate::os::namespace::Namespace;
+use crate::os::namespace::{Namespace, THIS};
 use crate::os::network::{Network, Place};
 use crate::os::tun::Tun;
 use crate::os::{log, nat, process};
@@ -33,7 +33,8 @@ pub fn open(device: &Device) -> Result<Option<(Network, Tun)>, String> {
     let (place, tun) = match device {
         Device::None => return Ok(None),
         Device::Tun(name) => (Place::Host, Tun::create(name, true).map_err(|error| error.to_string())?),
-        Device::Private { name, or_none, namespace } => match Namespace::create(name, true, namespace.as_deref()) {
+        Device::Private { name, or_none, namespace } => match Namespace::create(THIS, name, true, namespace.as_deref())
+        {
             Ok((namespace, tun)) => (Place::Private(namespace), tun),
             Err(error) if *or_none => {
                 log::warning("os", "going on without a device: pings and messages only", &[("reason", &error)]);

@@ -102,18 +102,16 @@ impl Client {
 
     /// Puts a connection in place whose handshake has finished, and returns it with the one that it replaces.
     /// `connect` makes the connection while nobody else can. Of those replaced, one at a time may take until its peer
-    /// hangs up: who connects again and again has two connections, not hundreds.
-    ///
-    /// # Errors
-    /// A handshake that began later has finished already.
+    /// hangs up: who connects again and again has two connections, not hundreds. `None` if a handshake that began later has
+    /// finished already.
     pub fn finish(
         &self,
         number: u64,
         connect: impl FnOnce() -> Connected,
-    ) -> Result<(Arc<Connected>, Option<Arc<Connected>>), Superseded> {
+    ) -> Option<(Arc<Connected>, Option<Arc<Connected>>)> {
         let mut state = locked(&self.state);
         if number <= state.finished {
-            return Err(Superseded);
+            return None;
         }
         state.finished = number;
         let connected = Arc::new(connect());
@@ -124,7 +122,7 @@ impl Client {
                 earlier.abort();
             }
         }
-        Ok((connected, replaced))
+        Some((connected, replaced))
     }
 
     /// Forgets a connection that has ended, unless a newer one has taken its place.
@@ -150,10 +148,6 @@ impl Client {
         self.steps.get().map(|steps| locked(steps).step())
     }
 }
-
-/// A handshake that began later has finished already.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Superseded;
 
 /// All clients of a configuration.
 pub struct Clients {
