@@ -15,6 +15,7 @@ use crate::tunnel::client::{Client, Machine};
 use crate::tunnel::config_record::NetworkConfig;
 use crate::tunnel::connection::MAX_MESSAGE;
 use crate::tunnel::locked;
+use std::io;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -32,7 +33,7 @@ pub(super) fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
     log::set_verbose(arguments.has("--verbose"));
     let settings = settings(arguments)?;
     let has_command = !settings.command.is_empty();
-    if has_command && !settings.verbose {
+    if has_command && !arguments.has("--verbose") {
         log::set_quiet();
     }
     let (ended, command) = run(settings);
@@ -164,7 +165,6 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
         (false, Some(_)) => return Err(UsageError("--count belongs to --ping".into()).into()),
     };
     settings.once = arguments.has("--once");
-    settings.verbose = arguments.has("--verbose");
     Ok(settings)
 }
 
@@ -184,10 +184,11 @@ struct Host {
 
 impl Machine for Host {
     fn set_up(&mut self, config: &NetworkConfig) -> Result<Option<Arc<Tun>>, String> {
+        let text = |error: io::Error| error.to_string();
         let mut opened = locked(&self.opened);
         let first = opened.is_none();
         if first {
-            *opened = device::open(&self.settings.device)?.map(|(network, tun)| (network, Arc::new(tun)));
+            *opened = device::open(&self.settings.device).map_err(text)?.map(|(network, tun)| (network, Arc::new(tun)));
             if opened.is_none() {
                 self.settings.device = Device::None;
             }
@@ -196,12 +197,12 @@ impl Machine for Host {
         let ClientSettings { routes, dns, command, .. } = &self.settings;
         let routes = routes.as_ref().unwrap_or(&config.routes);
         let resolvers = dns.as_ref().unwrap_or(&config.dns);
-        network.set_up_client(config.mtu, &config.addresses, routes, resolvers).map_err(|error| error.to_string())?;
+        network.set_up_client(config.mtu, &config.addresses, routes, resolvers).map_err(text)?;
         if let (true, true, Some(server)) = (first, command.is_empty(), config.server.first()) {
             device::invite(network, &format!("ping {server}"));
         }
         if let (true, false, Some(private)) = (first, command.is_empty(), network.private()) {
-            let failed = |error: std::io::Error| format!("cannot start the command: {error}");
+            let failed = |error: io::Error| format!("cannot start the command: {error}");
             let mut command = private.command(resolvers, command).map_err(failed)?;
             let mut command = command.spawn().map_err(failed)?;
             *locked(&self.running) = Some(command.id());

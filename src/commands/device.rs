@@ -9,6 +9,7 @@ use crate::os::namespace::{Namespace, THIS};
 use crate::os::network::{Network, Place};
 use crate::os::tun::Tun;
 use crate::os::{log, nat, process};
+use std::io;
 use std::process::ExitCode;
 
 pub(super) fn clean_up(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -29,10 +30,10 @@ pub(super) fn clean_up(arguments: &Arguments) -> Result<ExitCode, Failure> {
 ///
 /// # Errors
 /// A sentence: what does not work, and what to do.
-pub fn open(device: &Device) -> Result<Option<(Network, Tun)>, String> {
+pub fn open(device: &Device) -> io::Result<Option<(Network, Tun)>> {
     let (place, tun) = match device {
         Device::None => return Ok(None),
-        Device::Tun(name) => (Place::Host, Tun::create(name, true).map_err(|error| error.to_string())?),
+        Device::Tun(name) => (Place::Host, Tun::create(name, true)?),
         Device::Private { name, or_none, namespace } => match Namespace::create(THIS, name, true, namespace.as_deref())
         {
             Ok((namespace, tun)) => (Place::Private(namespace), tun),
@@ -40,7 +41,7 @@ pub fn open(device: &Device) -> Result<Option<(Network, Tun)>, String> {
                 log::warning("os", "going on without a device: pings and messages only", &[("reason", &error)]);
                 return Ok(None);
             }
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(error),
         },
     };
     if matches!(place, Place::Host) {

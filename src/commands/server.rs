@@ -180,7 +180,6 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
     };
     super::set_given(arguments, SERVER, &mut settings)?;
     settings.device = device::chosen(arguments, &settings.device);
-    settings.verbose = arguments.has("--verbose");
     let mut keys = Vec::new();
     for file in arguments.paths("-k") {
         keys.extend(super::keys(&file)?);
