@@ -107,7 +107,7 @@ for ((round = 0; round < rounds; round++)); do
     left=$(diff "$dir/before" "$dir/after" | grep -c '^>' || true)
     echo "$kind, killed at $moment + $delay s: $left lines left"
     ! grep -q ' fern0[:@ ]' <(in_ns $ns ip -o link) || die 'the device is left'
-    locked=''; ! in_ns $ns nft list table inet fernvpn-lock >/dev/null 2>&1 || locked=yes
+    locked=''; ! in_ns $ns nft list table inet fernvpn-fern0-lock >/dev/null 2>&1 || locked=yes
     [ -z "$locked" ] || [ $kind = client-locked ] || die 'a kill switch that nobody asked for'
     [ $kind != client-locked ] || [ $moment != run ] || [ $locked ] || die 'the kill switch has gone'
     # One way or the other.
@@ -121,7 +121,7 @@ for ((round = 0; round < rounds; round++)); do
         how='the next start'
     fi
     if [ $locked ]; then
-        in_ns $ns nft list table inet fernvpn-lock >/dev/null 2>&1 || die "$how has ended the kill switch"
+        in_ns $ns nft list table inet fernvpn-fern0-lock >/dev/null 2>&1 || die "$how has ended the kill switch"
         in_ns $ns "$fernvpn" unlock >/dev/null 2>&1 || die 'cannot unlock'
     fi
     if [ -n "$helper" ]; then stop "$helper"; fi

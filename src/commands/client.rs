@@ -78,9 +78,9 @@ pub const UNLOCK: Command = Command {
     notes: "\
 A client with kill-switch = yes that was killed, or that gave up, leaves this machine able to send by the
 tunnel only. This ends that. It needs root.",
-    run: |_| match network::unlock() {
+    run: |_| match network::unlock(None) {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(Failure::Reason(format!("there is no kill switch to end, or it takes root: {error}"))),
+        Err(error) => Err(Failure::Reason(error.to_string())),
     },
 };
 
@@ -122,8 +122,12 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         Ok(client) => client,
         Err(error) => return (Err(format!("cannot start: {error}")), None),
     };
-    let has_lock = settings.kill_switch && matches!(settings.device, Device::Tun(_));
-    if let (Device::Tun(device), true) = (&settings.device, has_lock) {
+    let lock = match &settings.device {
+        Device::Tun(device) if settings.kill_switch => Some(device.clone()),
+        _ => None,
+    };
+    let has_lock = lock.is_some();
+    if let Some(device) = &lock {
         // The server's name first: afterwards only the tunnel would lead to a resolver.
         let locked = client.find_server().and_then(|()| network::lock(device).map_err(|error| error.to_string()));
         if let Err(reason) = locked {
@@ -135,7 +139,9 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
     let (stopped, running, opened) = (Arc::clone(&client), Arc::clone(&host.running), Arc::clone(&host.opened));
     let clean_up = move || {
         drop(locked(&opened).take());
-        if has_lock && let Err(error) = network::unlock() {
+        if lock.is_some()
+            && let Err(error) = network::unlock(lock.as_deref())
+        {
             log::warning("os", "the kill switch is still on", &[("reason", &error)]);
         }
     };

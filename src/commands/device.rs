@@ -97,14 +97,29 @@ impl Interface {
         routes: &[Subnet],
         resolvers: &[IpAddr],
     ) -> Result<(), String> {
+        // What this machine cannot have is left out: a tunnel for IPv4 alone is better than none.
+        let has_ipv6 = self.network.has_ipv6(mtu);
+        let of_use = |own: &&Subnet| has_ipv6 || own.address.is_ipv4();
+        let usable: Vec<Subnet> = addresses.iter().filter(of_use).copied().collect();
+        let routes: Vec<Subnet> = routes.iter().filter(of_use).copied().collect();
+        if usable.len() < addresses.len() {
+            let text = "the tunnel is for IPv4 alone: IPv6 is switched off on this machine (net.ipv6.conf.default.disable_ipv6)";
+            log::info("os", text, &[]);
+        }
+        let addresses = usable;
         if self.private().is_some() {
-            return self.set_up(mtu, addresses, routes);
+            return self.set_up(mtu, &addresses, &routes);
         }
         let carries_ipv6 = addresses.iter().any(|own| own.address.is_ipv6());
         // Most of IPv4 by a tunnel without IPv6: then no IPv6 at all, rather than past the tunnel.
         let size = |route: &Subnet| (route.address.is_ipv4()).then(|| 1_u64 << (32 - route.prefix));
-        let refuse_ipv6 =
-            !carries_ipv6 && routes.iter().filter_map(size).sum::<u64>() >= 1 << 31 && network::has_ipv6(mtu);
+        let is_full = routes.iter().filter_map(size).sum::<u64>() >= 1 << 31;
+        let refuse_ipv6 = is_full && !carries_ipv6 && has_ipv6;
+        if is_full && !has_ipv6 && self.network.others_have_ipv6() {
+            let text = "IPv6 goes past the tunnel, whose device cannot have it (its mtu is below 1280, or \
+                        net.ipv6.conf.default.disable_ipv6 is set); kill-switch = yes stops it";
+            log::warning("os", text, &[]);
+        }
         let own = addresses.iter().map(|own| own.address).collect();
         let mut wanted = vec![Change::Up { mtu }];
         wanted.extend(addresses.iter().map(|address| Change::Address(*address)));

@@ -100,7 +100,7 @@ impl Change {
                 format!("ip {} rule add not fwmark {MARK} {}", family(*ipv6), rule(device))
             }
             Change::Firewall { own, refuse_ipv6 } => {
-                format!("nft '{}", rules(include_str!("client.nft"), device, own, *refuse_ipv6))
+                format!("nft '{}", rules(CLIENT_RULES, device, "", own, *refuse_ipv6))
             }
             // A table without rules remembers that it was 0, as long as the kernel does: see `clear`.
             Change::ValidMark => format!("nft add table inet fernvpn-{device}-mark && {VALID_MARK}=1"),
@@ -120,12 +120,15 @@ impl Change {
             Change::Steered(prefix) => format!("ip route del {prefix} dev {device} table {}", table(device)),
             Change::Rule { ipv6 } => format!("ip {} rule del {}", family(*ipv6), rule(device)),
             Change::Firewall { .. } => format!("nft delete table inet fernvpn-{device}"),
+            // The last of several clients sets it back.
+            Change::ValidMark if tables("-mark").len() > 1 => format!("nft delete table inet fernvpn-{device}-mark"),
             Change::ValidMark => format!("{VALID_MARK}=0 && nft delete table inet fernvpn-{device}-mark"),
             Change::Resolvers(_) => format!("resolvectl revert {device}"),
         }
     }
 }
 
+const CLIENT_RULES: &str = include_str!("client.nft");
 const VALID_MARK: &str = "sysctl -q -w net.ipv4.conf.all.src_valid_mark";
 
 fn family(ipv6: bool) -> &'static str {
@@ -142,12 +145,13 @@ fn rule(device: &str) -> String {
     format!("table {0} priority {0}", table(device))
 }
 
-/// A file of nft's as one line, filled in as its head says.
-fn rules(file: &str, device: &str, own: &[IpAddr], refuse_ipv6: bool) -> String {
+/// A text for nft as one line, filled in as the head of `client.nft` says, for the table `fernvpn-DEVICE` and `kind`.
+fn rules(file: &str, device: &str, kind: &str, own: &[IpAddr], refuse_ipv6: bool) -> String {
     let ports = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let ports = ports.split_whitespace().next().unwrap_or("32768");
     let file = if refuse_ipv6 { file.replace("# REFUSE-IPV6", "") } else { file.to_owned() };
-    let file = file.replace("DEVICE", device).replace("MARK", &MARK.to_string()).replace("PORTS", ports);
+    let file = file.replace("TABLE", &format!("fernvpn-{device}{kind}")).replace("DEVICE", device);
+    let file = file.replace("MARK", &MARK.to_string()).replace("PORTS", ports);
     let mut line = Vec::new();
     for rule in file.lines().filter(|rule| !rule.ends_with("# REFUSE-IPV6")) {
         let rule = rule.split_once('#').map_or(rule, |(rule, _)| rule).trim();
@@ -163,14 +167,31 @@ fn rules(file: &str, device: &str, own: &[IpAddr], refuse_ipv6: bool) -> String 
     line.join(" ")
 }
 
-/// Begins the kill switch of a client with this device. It lasts until [`unlock`].
-pub fn lock(device: &str) -> io::Result<()> {
-    command::run(&["nft", &rules(include_str!("lock.nft"), device, &[], false)])
+/// nft's tables of clients on this machine whose name ends so.
+fn tables(kind: &str) -> Vec<String> {
+    let all = command::said(&["nft", "list", "tables", "inet"]).unwrap_or_default();
+    let names = all.lines().filter_map(|line| line.strip_prefix("table inet "));
+    names.filter(|name| name.starts_with("fernvpn-") && name.ends_with(kind)).map(str::to_owned).collect()
 }
 
-/// Ends the kill switch.
-pub fn unlock() -> io::Result<()> {
-    command::run(&["nft", "delete", "table", "inet", "fernvpn-lock"])
+/// Begins the kill switch of a client with this device. It lasts until [`unlock`].
+pub fn lock(device: &str) -> io::Result<()> {
+    command::run(&[
+        "nft",
+        &rules(concat!(include_str!("client.nft"), include_str!("lock.nft")), device, "-lock", &[], false),
+    ])
+}
+
+/// Ends the kill switch of a client with this device, or each that there is.
+pub fn unlock(device: Option<&str>) -> io::Result<()> {
+    let locks = device.map_or_else(|| tables("-lock"), |device| vec![format!("fernvpn-{device}-lock")]);
+    if locks.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "there is no kill switch to end, or it takes root to see it",
+        ));
+    }
+    locks.iter().try_for_each(|table| command::run(&["nft", "delete", "table", "inet", table]))
 }
 
 /// Whether packets of marked sockets could be dropped on arrival: the kernel asks its tables without the mark whether
@@ -180,19 +201,14 @@ pub fn filters_strictly() -> bool {
     let folder = Path::new("/proc/sys/net/ipv4/conf");
     let strict = std::fs::read_dir(folder)
         .is_ok_and(|entries| entries.flatten().any(|interface| read(interface.path().join("rp_filter"))));
-    strict && !read(folder.join("all/src_valid_mark"))
+    // Another client may have set it, and will set it back.
+    strict && (!read(folder.join("all/src_valid_mark")) || !tables("-mark").is_empty())
 }
 
 /// Whether `/etc/resolv.conf` leads to systemd-resolved.
 pub fn resolv_conf_is_resolveds() -> bool {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     text.lines().any(|line| line.starts_with("nameserver 127.0.0.53"))
-}
-
-/// Whether this kernel has IPv6, and a device of this MTU with it.
-pub fn has_ipv6(mtu: u16) -> bool {
-    let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");
-    mtu >= 1280 && disabled.is_ok_and(|value| value.trim() == "0")
 }
 
 /// Whether there is a device of this name, as far as can be known.
@@ -220,6 +236,20 @@ impl Network {
         &self.place
     }
 
+    /// Whether the device can have IPv6, with an MTU like this. (A network of its own begins with the kernel's defaults.)
+    pub fn has_ipv6(&self, mtu: u16) -> bool {
+        let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");
+        mtu >= 1280 && disabled.is_ok_and(|value| matches!(self.place, Place::Private(_)) || value.trim() == "0")
+    }
+
+    /// Whether another one has IPv6.
+    pub fn others_have_ipv6(&self) -> bool {
+        let devices = std::fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten();
+        let mut others =
+            devices.filter(|it| !["all", "default", "lo", &self.device].contains(&&*it.file_name().to_string_lossy()));
+        others.any(|it| std::fs::read_to_string(it.path().join("disable_ipv6")).is_ok_and(|value| value.trim() == "0"))
+    }
+
     /// Clears what a client with this device has left on the host when it was killed.
     pub fn clear(&self) {
         if matches!(self.place, Place::Private(_)) {
@@ -230,7 +260,7 @@ impl Network {
             while command::attempt(&["ip", family, "rule", "del", "priority", &table, "table", &table]) {}
         }
         command::attempt(&["nft", "delete", "table", "inet", &format!("fernvpn-{}", self.device)]);
-        if command::attempt(&["nft", "list", "table", "inet", &format!("fernvpn-{}-mark", self.device)])
+        if tables("-mark").contains(&format!("fernvpn-{}-mark", self.device))
             && let Err(error) = self.run(&Change::ValidMark.unset(&self.device))
         {
             log::warning("os", "not undone", &[("reason", &error)]);
@@ -299,7 +329,7 @@ fn explain(change: &Change, error: io::Error) -> io::Error {
             if prefix.address.is_ipv6()
                 && (text.contains("Permission denied") || text.contains("IPv6 is disabled")) =>
         {
-            "IPv6 is switched off on this machine: sysctl net.ipv6.conf.all.disable_ipv6=0, or configure no IPv6 address"
+            "IPv6 is switched off on this machine: sysctl net.ipv6.conf.default.disable_ipv6=0, or no IPv6 address: address = 10.8.0.1/24"
         }
         Change::Route(_) if text.contains("File exists") => {
             "this machine has a route to the same addresses already: configure other ones, or remove it"
@@ -354,16 +384,16 @@ mod tests {
     fn tables_are_told_apart_and_rules_filled_in() {
         assert_eq!(["fern0", "fern7", "office", "a99999999"].map(table), [12345, 12352, 12345, 12345]);
         let own: [IpAddr; 2] = ["10.8.0.2".parse().unwrap(), "fd0f::2".parse().unwrap()];
-        let text = rules(include_str!("client.nft"), "fern7", &own, true);
+        let text = rules(CLIENT_RULES, "fern7", "", &own, true);
         for part in ["table inet fernvpn-fern7", "ip daddr 10.8.0.2 drop;", "ip6 saddr fd0f::2 return;", "nfproto ipv6"]
         {
             assert!(text.contains(part), "{text}");
         }
         assert!(
-            !["DEVICE", "MARK", "PORTS", "FAMILY", "OWN", "#", "\n"].iter().any(|left| text.contains(left)),
+            !["TABLE", "DEVICE", "MARK", "PORTS", "FAMILY", "OWN", "#", "\n"].iter().any(|left| text.contains(left)),
             "{text}"
         );
-        assert!(!rules(include_str!("client.nft"), "fern7", &own, false).contains("nfproto"));
+        assert!(!rules(CLIENT_RULES, "fern7", "", &own, false).contains("nfproto"));
     }
 
     #[test]
