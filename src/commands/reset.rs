@@ -33,7 +33,7 @@ fn reset(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let peer = peer.ok_or_else(|| format!("{} has no peer {name}", file.display()))?;
     let path = peer.ratchet.ok_or_else(|| format!("{name} has a static key, which has no step to lose"))?;
     let key = Key::from_bytes(&entropy::array());
-    let (mut state, _) = StateFile::open(&path)?;
+    let (mut state, _) = StateFile::open(&path).map_err(|reason| format!("{reason} (stop the server first)"))?;
     state.save(&Kept { key: key.clone(), step: 0, secret: None })?;
     writeln!(io::stdout(), "{}   # {name}", key.to_text()).map_err(|error| error.to_string())?;
     Ok(ExitCode::SUCCESS)

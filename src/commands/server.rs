@@ -302,7 +302,7 @@ fn listen(settings: &ServerSettings) -> Result<Vec<TcpListener>, String> {
                 io::ErrorKind::AddrInUse => {
                     " (another program listens there, or an earlier address of this server, as [::] does on 0.0.0.0)"
                 }
-                io::ErrorKind::PermissionDenied => " (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
+                io::ErrorKind::PermissionDenied => " (a port below 1024 takes root; a service, the file low-port.conf in /usr/share/doc/fernvpn/examples)",
                 io::ErrorKind::AddrNotAvailable => " (this machine does not have that address)",
                 _ => "",
             };

@@ -11,7 +11,7 @@
 
 use super::arguments::{is_key, key_on_the_command_line};
 use crate::fernet::Key;
-use crate::os::files;
+use crate::os::{files, reason};
 use hmac::digest::zeroize::Zeroize;
 use std::fmt;
 use std::fs::File;
@@ -85,7 +85,7 @@ pub fn read_secret(file: &Path) -> Result<(Vec<u8>, Option<String>), String> {
             "permission denied (the user who runs fernvpn must be able to read it)".into()
         }
         io::ErrorKind::NotFound => "there is no such file".into(),
-        _ => error.to_string(),
+        _ => reason(&error),
     };
     let open = File::open(file).map_err(explain)?;
     let warning = too_open(file, &open);

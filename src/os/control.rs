@@ -116,7 +116,8 @@ mod system {
             }
             // Whoever listened there is dead.
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(&path).map_err(cannot)?,
-            Err(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(cannot(error)),
         }
         let listener = UnixListener::bind(&path).map_err(cannot)?;
         let control = Control { listener, path: path.clone() };
