@@ -116,13 +116,17 @@ pub fn parse(text: &[u8]) -> Result<Vec<NamedKey>, (usize, String)> {
         if key.is_empty() {
             continue;
         }
-        let key = Key::parse(key).map_err(|error| {
-            (number, format!("{error}; right is one line as fernvpn genkey prints it: 44 characters of A-Z a-z 0-9 - _ =, then perhaps # and a name"))
-        })?;
+        let key = parse_key(key).map_err(|reason| (number, reason))?;
         let name = if comment.is_empty() { None } else { Some(comment.to_string()) };
         keys.push(NamedKey { key, name, line: number });
     }
     Ok(keys)
+}
+
+/// One key, with blanks around it.
+pub(super) fn parse_key(text: &str) -> Result<Key, String> {
+    let right = "right is what fernvpn genkey prints, 44 characters of A-Z a-z 0-9 - _ =, then perhaps # and a name";
+    Key::parse(text.trim()).map_err(|error| format!("{error}; {right}"))
 }
 
 /// A warning if the group or others can read the file. Pipes and devices have modes that mean something else.
