@@ -127,8 +127,8 @@ timing: toolchain ## does opening take time that depends on where a tag differs?
 SOAK_MINUTES ?= 120
 
 .PHONY: soak
-soak: build ## random faults under traffic for SOAK_MINUTES: files whole, connections open, memory and descriptors flat; as root
-	FERNVPN=$(PROGRAM) tests/faults.sh soak $(SOAK_MINUTES)
+soak: build ## random faults under checked traffic for SOAK_MINUTES: connections open, memory and descriptors flat; as root
+	FERNVPN=$(PROGRAM) tests/soak.sh $(SOAK_MINUTES)
 
 .PHONY: model
 model: ## does a tool find an attack on the protocol, and on variants with planted flaws? needs verifpal, and spin for the ratchet

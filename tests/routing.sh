@@ -8,147 +8,37 @@
 #   └─────────────────────┘                                                           └───────────────────────┘
 #
 # The web server answers with the address it was asked from: 192.0.2.2 past the tunnel, 10.8.0.x through it. $r counts
-# what comes from the client and is not the carrier. As root; names are unique; nothing waits for a fixed time.
-#   FERNVPN=target/release/fernvpn    the program            KEEP_LOGS=1    show all logs at the end
-set -euo pipefail
-shopt -s inherit_errexit
-export LC_ALL=C
-fernvpn=$(realpath -m "${FERNVPN:-target/release/fernvpn}")
-passed=0
-skip() { printf '\nSKIPPED: the tests of routing: %s\n' "$*"; echo 'routing: 0 passed, 0 failed, 1 skipped'; exit 0; }
-[ "$(id -u)" = 0 ] || skip 'they need root'
-[ -c /dev/net/tun ] || skip 'there is no /dev/net/tun'
-unshare -n true 2>/dev/null || skip 'this root may not make network namespaces'
-for tool in ip nft ping curl python3 ss setpriv; do
-    command -v $tool >/dev/null || { echo "routing.sh needs $tool (Debian: iproute2 nftables iputils-ping curl python3 util-linux)" >&2; exit 1; }
-done
-[ -x "$fernvpn" ] || { echo "there is no $fernvpn: make build" >&2; exit 1; }
+# what comes from the client and is not the carrier.
+. "$(dirname "$0")/common/network.sh"
+needs ip nft ping curl python3 ss setpriv
 
-id=fernr$$
-c=$id-c r=$id-r s=$id-s
-dir=$(mktemp -d)
-declare -A pids=()
-clean_up() {
-    status=$?
-    trap '' INT TERM HUP
-    set +e
-    exec 2>/dev/null
-    if [ $status != 0 ] || [ -n "${KEEP_LOGS:-}" ]; then
-        rm -f "$dir"/before?.log; for log in "$dir"/*.log; do [ -s "$log" ] && printf -- '--- %s\n' "${log##*/}" && tail -n 40 "$log"; done
-    fi
-    for ns in $c $r $s $id-n; do
-        ip netns pids $ns | xargs -r kill -KILL
-        ip netns del $ns
-    done
-    for pid in "${pids[@]}"; do kill -KILL "$pid"; done
-    wait
-    rm -rf "$dir"
-    if [ $status = 0 ]; then echo "routing: $passed passed, 0 failed"; else echo "routing: $passed passed, 1 failed (status $status)"; fi
-    exit $status
-}
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-
-expect() { printf '\n== %s\n' "$*"; }
-ok() { passed=$((passed + 1)); echo "   ok${1:+: $*}"; }
-die() { echo "!! $*"; exit 1; }
-in_ns() { local ns=$1; shift; ip netns exec "$ns" "$@"; }
-quiet() { local ns=$1; shift; echo "[${ns##*-}] $*"; in_ns "$ns" "$@" >"$dir/quiet" 2>&1 || { cat "$dir/quiet"; die "failed: $*"; }; }
-until_ok() {
-    local deadline=$(($(date +%s%N) + $1 * 1000000000)); shift
-    until "$@" >/dev/null 2>&1; do [ "$(date +%s%N)" -lt $deadline ] || die "not within the time: $*"; sleep 0.05; done
-}
-start() {
-    local name=$1 ns=$2; shift 2
-    echo "[${ns##*-}] $* &"
-    : >"$dir/$name.log"
-    ip netns exec "$ns" "$@" >"$dir/$name.log" 2>&1 &
-    pids[$name]=$!
-}
-stop() {
-    echo "kill -${2:-TERM} $1"
-    kill "-${2:-TERM}" "${pids[$1]}"
-    ended=0; wait "${pids[$1]}" 2>/dev/null || ended=$?
-    unset "pids[$1]"
-}
-logged() { until_ok "$3" grep -q -- "$2" "$dir/$1.log"; }
-server() { start server $s "$fernvpn" server -k "$dir/key" --listen '[::]:12345' "$@"; logged server '^listening on' 10; }
-client() {
-    start client $c "$fernvpn" client -k "$dir/key" --connect 198.51.100.2:12345 "$@"
-    logged client '^connected: ' 10
-    own=$(sed -n 's/^connected: \([0-9.]*\).*/\1/p' "$dir/client.log" | tail -1)
-}
+server() { fern server $s server -k "$dir/server.key" --listen '[::]:12345' "$@"; }
+client() { fern client $c client -k "$dir/client.key" --connect 198.51.100.2:12345 "$@"; own=$(address4 client); }
 down() { stop client; [ $ended = 0 ] || die "the client ended with status $ended"; }
-# asked ADDRESS [OPTION...]: by which address the web server was asked, or nothing.
-asked() { local at=$1; shift; in_ns $c curl -s --max-time 2 "$@" "http://$at:8000/" || true; }
-# seen_as EXPECTED ADDRESS [OPTION...]
+# seen_as EXPECTED ADDRESS [OPTION...]: by which address that web server is asked; by none if it is not reached.
 seen_as() {
-    local want=$1 got; shift
-    got=$(asked "$@")
+    local want=$1 at=$2 most=2 got; shift 2
+    [ -z "$want" ] || most=20
+    got=$(in_ns $c curl -s --max-time $most "$@" "http://$at:8000/" || true)
     # shellcheck disable=SC2053
-    [[ $got == $want ]] || die "asked $*: seen as '$got', expected '$want'"
-    ok "$* seen as ${got:-nobody}"
+    [[ $got == $want ]] || die "asked $at $*: seen as '$got', expected '$want'"
+    ok "$at $* seen as ${got:-nobody}"
 }
-leaked() { in_ns $r nft list counter inet seen leaked | awk '/packets/ { print $2 }'; }
+leaked() { counted $r seen leaked; }
 no_leak() { local n; n=$(leaked); [ "$n" = 0 ] || { in_ns $r nft list table inet seen; die "$n packets went past the tunnel"; }; ok 'nothing went past the tunnel'; }
 count_anew() { in_ns $r nft reset counters >/dev/null; }
-# All that a client could have changed.
-state() { in_ns $c sh -c 'ip -4 rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all | grep -v "^multicast\|expires\|fe80"; nft list ruleset; ip -o link; ls -l /run/systemd 2>/dev/null; true' | sed 's/ *expires [0-9]*sec//'; }
-
-# One TCP connection that goes on: "alive N" in its log.
-cat >"$dir/talk.py" <<'PYTHON'
-import socket, sys, threading, time
-role, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
-if role == "listen":
-    listener = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
-    def echo(peer):
-        while data := peer.recv(65536):
-            peer.sendall(data)
-    while True:
-        threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
-talker = socket.create_connection((host, port), timeout=20)
-lines = talker.makefile("r")
-for number in range(1 << 30):
-    talker.sendall(b"%d\n" % number)
-    assert lines.readline() == f"{number}\n", "the connection broke"
-    print("alive", number, flush=True)
-    time.sleep(0.05)
-PYTHON
-cat >"$dir/web.py" <<'PYTHON'
-import http.server, socket
-class Web(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = self.client_address[0].removeprefix("::ffff:").encode()
-        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
-    def log_message(self, *a): pass
-class Server(http.server.ThreadingHTTPServer):
-    address_family = socket.AF_INET6
-Server(("::", 8000), Web).serve_forever()
-PYTHON
-goes_on() {
-    local before; before=$(wc -l <"$dir/$1.log")
-    until_ok 10 bash -c "[ \$(wc -l <'$dir/$1.log') -gt $((before + 3)) ]"
-    kill -0 "${pids[$1]}" || die "$1 has ended"
-}
+as_before() { diff "$dir/before" <(state $c) || die 'something is left'; }
 
 # ---- the topology
 
-for ns in $c $r $s; do ip netns add $ns; quiet $ns ip link set dev lo up; done
-link() {
-    ip link add name eth0 netns "$1" type veth peer name "$2" netns $r
-    quiet $r ip address add "$3.1/24" dev "$2"; quiet $r ip address add "$4::1/64" dev "$2" nodad; quiet $r ip link set dev "$2" up
-    quiet "$1" ip address add "$3.2/24" dev eth0; quiet "$1" ip address add "$4::2/64" dev eth0 nodad; quiet "$1" ip link set dev eth0 up
-    quiet "$1" ip route add default via "$3.1"; quiet "$1" ip route add default via "$4::1"
-}
-link $c c 192.0.2 2001:db8:c
-link $s s 198.51.100 2001:db8:5
-quiet $r ip address add 203.0.113.9/32 dev lo
-quiet $r ip address add 2001:db8:9::9/128 dev lo
-quiet $r ip route add 10.8.0.0/24 via 198.51.100.2 # the server makes no NAT here: this is the way back
-quiet $r ip route add fd0f:e12e::/64 via 2001:db8:5::2
-for ns in $r $s; do quiet $ns sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding'; done
-quiet $s ip route replace default via 2001:db8:5::1
+c=$id-c r=$id-r s=$id-s
+namespaces $c $r $s
+uplink $c $r c 192.0.2 2001:db8:c
+uplink $s $r s 198.51.100 2001:db8:5
+address $r lo 203.0.113.9/32 2001:db8:9::9/128
+ip -n $r route add 10.8.0.0/24 via 198.51.100.2 # the server makes no NAT here: this is the way back
+ip -n $r route add fd0f:e12e::/64 via 2001:db8:5::2
+forwards $r; forwards $s
 in_ns $r nft -f - <<'NFT'
 table inet seen {
     counter leaked { }
@@ -162,16 +52,14 @@ table inet seen {
     }
 }
 NFT
-start web $r python3 "$dir/web.py"
-start web-server $s python3 "$dir/web.py"
-start ssh $c python3 "$dir/talk.py" listen :: 22
-start ssh-high $c python3 "$dir/talk.py" listen :: 40022
-until_ok 10 in_ns $r curl -s http://203.0.113.9:8000/
-until_ok 10 in_ns $c curl -s http://198.51.100.2:8000/
-until_ok 10 bash -c "ip netns exec $c ss -Hltn | grep -q :40022 && ip netns exec $c ss -Hltn | grep -q :22"
-until_ok 10 in_ns $c curl -s 'http://[2001:db8:9::9]:8000/'
-(umask 077; "$fernvpn" genkey >"$dir/key")
-state >"$dir/before"
+start web $r python3 "$tests/common/web.py" 8000
+start web-server $s python3 "$tests/common/web.py" 8000
+start ssh $c python3 "$tests/common/talk.py" listen 22
+start ssh-high $c python3 "$tests/common/talk.py" listen 40022
+for at in "$r 8000" "$s 8000" "$c 22" "$c 40022"; do await listening ${at% *} ${at#* }; done
+for to in 203.0.113.9 198.51.100.2 '[2001:db8:9::9]'; do await in_ns $c curl -s --max-time 1 "http://$to:8000/"; done
+keys client
+state $c >"$dir/before"
 web4=203.0.113.9 web6='[2001:db8:9::9]'
 
 expect 'without a tunnel: asked past it, and the counter counts'
@@ -180,9 +68,8 @@ seen_as 2001:db8:c::2 $web6
 [ "$(leaked)" -gt 5 ] || die 'the counter does not count'
 
 expect 'a full tunnel: IPv4 and IPv6 through it, only the carrier outside'
-start before4 $r python3 "$dir/talk.py" talk 192.0.2.2 22
-start before6 $r python3 "$dir/talk.py" talk 2001:db8:c::2 22
-goes_on before4; goes_on before6
+talk before4 $r 192.0.2.2 22
+talk before6 $r 2001:db8:c::2 22
 server --nat no --push-routes 0.0.0.0/0,::/0
 client
 count_anew
@@ -192,30 +79,30 @@ no_leak
 
 expect 'connections from outside, older and newer than the tunnel, stay (the SSH session by which it was started)'
 goes_on before4; goes_on before6; ok 'older'
-start after4 $r python3 "$dir/talk.py" talk 192.0.2.2 22; goes_on after4
-start after6 $r python3 "$dir/talk.py" talk 2001:db8:c::2 22; goes_on after6
-start high4 $r python3 "$dir/talk.py" talk 192.0.2.2 40022; goes_on high4
-start high6 $r python3 "$dir/talk.py" talk 2001:db8:c::2 40022; goes_on high6
+talk after4 $r 192.0.2.2 22
+talk after6 $r 2001:db8:c::2 22
+talk high4 $r 192.0.2.2 40022
+talk high6 $r 2001:db8:c::2 40022
 ok 'newer'
-quiet $r ping -c 1 -W 1 192.0.2.2; quiet $r ping -c 1 -W 1 2001:db8:c::2; ok 'and pings are answered'
+run $r ping -c 1 192.0.2.2; run $r ping -c 1 2001:db8:c::2; ok 'and pings are answered'
 for name in after4 after6 high4 high6; do stop $name; done
 count_anew
 
 expect 'TunnelVision: routes in the main table, however long, do not win'
-for route in 203.0.113.9/32 0.0.0.0/1 128.0.0.0/1; do quiet $c ip route add $route via 192.0.2.1 dev eth0; done
-quiet $c ip -6 route add 2001:db8:9::9/128 via 2001:db8:c::1 dev eth0
+for route in 203.0.113.9/32 0.0.0.0/1 128.0.0.0/1; do run $c ip route add $route via 192.0.2.1 dev eth0; done
+run $c ip -6 route add 2001:db8:9::9/128 via 2001:db8:c::1 dev eth0
 seen_as '10.8.0.*' $web4
 seen_as 'fd0f:e12e::*' $web6
 no_leak
 
 expect 'TunnelCrack LocalNet: public addresses that are said to be local do not leave there'
-quiet $c ip address add 203.0.113.77/24 dev eth0
+run $c ip address add 203.0.113.77/24 dev eth0
 seen_as '10.8.0.*' $web4
 no_leak
 expect "TunnelCrack ServerIP: what is not the carrier goes to the server's address through the tunnel"
 seen_as '10.8.0.*' 198.51.100.2
 no_leak
-quiet $c ip address del 203.0.113.77/24 dev eth0
+run $c ip address del 203.0.113.77/24 dev eth0
 
 expect 'a program that binds to the outer address gets nothing, nothing leaks (WebRTC); to the device: leaks without kill switch'
 seen_as '' $web4 --interface 192.0.2.2
@@ -225,7 +112,7 @@ count_anew
 
 expect 'CVE-2019-14899: packets to the tunnel address by the physical link are dropped'
 in_ns $c nft 'table inet probe { counter reached { }; chain i { type filter hook input priority 0; iifname "eth0" ip daddr '"$own"' counter name reached; }; }'
-quiet $r ip route add "$own/32" via 192.0.2.2
+run $r ip route add "$own/32" via 192.0.2.2
 in_ns $r ping -c 2 -i 0.1 -W 0.3 "$own" >/dev/null && die 'it was answered'
 reached() { in_ns $c nft list counter inet probe reached | awk '/packets/ { print $2 }'; }
 [ "$(reached)" = 0 ] || die 'they reached the machine'
@@ -234,37 +121,37 @@ in_ns $c nft flush chain inet fernvpn-fern0 arriving
 in_ns $r ping -c 2 -i 0.1 -W 0.3 "$own" >/dev/null || true
 [ "$(reached)" -gt 0 ] || die 'the probe does not work'
 ok 'they do without the rule'
-quiet $c nft delete table inet probe
-quiet $r ip route del "$own/32" via 192.0.2.2
+run $c nft delete table inet probe
+run $r ip route del "$own/32" via 192.0.2.2
 
 expect 'an orderly stop leaves nothing'
-for route in 203.0.113.9/32 0.0.0.0/1 128.0.0.0/1; do quiet $c ip route del $route via 192.0.2.1 dev eth0; done
-quiet $c ip -6 route del 2001:db8:9::9/128 via 2001:db8:c::1 dev eth0
+for route in 203.0.113.9/32 0.0.0.0/1 128.0.0.0/1; do run $c ip route del $route via 192.0.2.1 dev eth0; done
+run $c ip -6 route del 2001:db8:9::9/128 via 2001:db8:c::1 dev eth0
 down
-diff "$dir/before" <(state) || die 'something is left'
+as_before
 ok
 goes_on before4; goes_on before6; ok 'the older connections go on'
 
 expect 'without: routes in the main table and an exception for the server, as usual, lose to the network'
-quiet $c ip route add 198.51.100.2/32 via 192.0.2.1 dev eth0
+run $c ip route add 198.51.100.2/32 via 192.0.2.1 dev eth0
 client --routes none
-quiet $c ip route add 0.0.0.0/1 dev fern0; quiet $c ip route add 128.0.0.0/1 dev fern0
+run $c ip route add 0.0.0.0/1 dev fern0; run $c ip route add 128.0.0.0/1 dev fern0
 seen_as '10.8.0.*' $web4
 seen_as 192.0.2.2 198.51.100.2; ok 'ServerIP leaks'
-quiet $c ip route add 203.0.113.9/32 via 192.0.2.1 dev eth0
+run $c ip route add 203.0.113.9/32 via 192.0.2.1 dev eth0
 seen_as 192.0.2.2 $web4; ok 'TunnelVision leaks, and LocalNet is such a route too'
-quiet $c ip route del 203.0.113.9/32 via 192.0.2.1 dev eth0
-quiet $c ip route del 198.51.100.2/32 via 192.0.2.1 dev eth0
+run $c ip route del 203.0.113.9/32 via 192.0.2.1 dev eth0
+run $c ip route del 198.51.100.2/32 via 192.0.2.1 dev eth0
 down
 
 expect 'strict reverse path filtering does not cut the carrier'
-for name in all eth0; do quiet $c sh -c "echo 1 >/proc/sys/net/ipv4/conf/$name/rp_filter"; done
+for name in all eth0; do run $c sh -c "echo 1 >/proc/sys/net/ipv4/conf/$name/rp_filter"; done
 client
 seen_as '10.8.0.*' $web4
 goes_on before4; ok 'nor connections from outside'
 down
-for name in all eth0; do quiet $c sh -c "echo 0 >/proc/sys/net/ipv4/conf/$name/rp_filter"; done
-diff "$dir/before" <(state) || die 'something is left'
+for name in all eth0; do run $c sh -c "echo 0 >/proc/sys/net/ipv4/conf/$name/rp_filter"; done
+as_before
 
 expect 'split tunnel: only what is asked for'
 client --routes 203.0.113.0/24
@@ -277,13 +164,13 @@ expect 'kill -9 of the client: the next start takes the leftovers over, and its 
 for _ in 1 2; do
     client
     stop client KILL
-    until_ok 5 bash -c "! ip netns exec $c ip link show dev fern0"
+    await no_device $c
 done
-! diff "$dir/before" <(state) >/dev/null || die 'there is nothing left to clear'
+! diff "$dir/before" <(state $c) >/dev/null || die 'there is nothing left to clear'
 client
 [ "$(in_ns $c ip rule | grep -c 12345)" = 1 ] || die 'rules pile up'
 down
-diff "$dir/before" <(state) || die 'something is left'
+as_before
 ok
 
 stop server
@@ -298,7 +185,7 @@ seen_as '10.8.0.*' $web4
 seen_as '' $web6
 no_leak
 goes_on before6; ok 'connections from outside go on'
-start after6 $r python3 "$dir/talk.py" talk 2001:db8:c::2 22; goes_on after6; stop after6; ok 'and begin'
+talk after6 $r 2001:db8:c::2 22; stop after6; ok 'and begin'
 down
 for name in before4 before6; do stop $name; done
 stop server
@@ -310,11 +197,11 @@ count_anew
 seen_as '10.8.0.*' $web4
 seen_as '' $web4 --interface eth0
 stop server KILL
-logged client 'connection lost' 10
+logged client 'connection lost'
 seen_as '' $web4; seen_as '' $web6; seen_as '' $web4 --interface eth0
 no_leak
 server --nat no --push-routes 0.0.0.0/0,::/0
-until_ok 15 in_ns $c curl -s --max-time 1 http://$web4:8000/
+await in_ns $c curl -s --max-time 1 http://$web4:8000/
 seen_as '10.8.0.*' $web4
 no_leak
 stop client KILL
@@ -322,12 +209,12 @@ seen_as '' $web4; seen_as '' $web6
 no_leak
 client --kill-switch; seen_as '10.8.0.*' $web4; no_leak
 stop client KILL
-quiet $c "$fernvpn" unlock
-until_ok 5 bash -c "! ip netns exec $c ip link show dev fern0"
+run $c "$fernvpn" unlock
+await no_device $c
 seen_as 192.0.2.2 $web4; ok 'unlock'
 client --kill-switch
 down
-diff "$dir/before" <(state) || die 'something is left'
+as_before
 seen_as 192.0.2.2 $web4; ok 'an orderly stop ends it'
 ! in_ns $c "$fernvpn" unlock 2>/dev/null || die 'unlocked what was not locked'
 
@@ -352,7 +239,7 @@ if ! command -v resolvectl >/dev/null; then
 fi
 
 expect 'a command of an ordinary user, in a private network'
-chmod 755 "$dir"; install -m 755 "$fernvpn" "$dir/fernvpn"; install -m 600 -o 65534 -g 65534 "$dir/key" "$dir/user.key"
+chmod 755 "$dir"; install -m 755 "$fernvpn" "$dir/fernvpn"; install -m 600 -o 65534 -g 65534 "$dir/client.key" "$dir/user.key"
 # as_user COMMAND...: where /dev/net/tun may be opened by everybody, as is usual.
 as_user() {
     # shellcheck disable=SC2016
@@ -361,7 +248,7 @@ as_user() {
 }
 # SIGTERM to the client itself, not to its command.
 end_users_client() { ip netns pids $c | while read -r pid; do grep -qas "^$dir/fernvpn.client" "/proc/$pid/cmdline" && kill "$pid"; done || true; }
-user="$dir/fernvpn client -k $dir/user.key --connect 198.51.100.2:12345"
+user="$dir/fernvpn client --name $id-user -k $dir/user.key --connect 198.51.100.2:12345"
 if [ "$(cat /proc/sys/user/max_user_namespaces)" = 0 ]; then
     echo '   SKIPPED: user namespaces are forbidden here'
 else
@@ -373,43 +260,48 @@ else
     ok 'curl, as the user, with the resolver and no other interface'
     grep -q '^connected: ' "$dir/user.log" || die 'no word of the connection on stderr'
     no_leak
-    diff "$dir/before" <(state) || die 'the host has changed'
+    as_before
     ok 'the host is as it was'
     for case in '7 exit\ 7' '143 kill\ \$\$' '127 /nowhere/nothing' '126 /etc/passwd'; do
         want=${case%% *}
         case ${case#* } in /*) words=("${case#* }") ;; *) eval "words=(sh -c ${case#* })" ;; esac
         got=0
         # shellcheck disable=SC2086
-        as_user $user -- "${words[@]}" >"$dir/quiet" 2>&1 || got=$?
-        [ $got = "$want" ] || { cat "$dir/quiet"; die "status $got for ${words[*]}, expected $want"; }
+        as_user $user -- "${words[@]}" >"$dir/run.log" 2>&1 || got=$?
+        [ $got = "$want" ] || die "status $got for ${words[*]}, expected $want"
         ok "status $got: ${words[*]}"
     done
     # shellcheck disable=SC2086
     as_user $user -- sh -c 'trap "echo had TERM; exit 5" TERM; echo ready; while :; do sleep 0.1; done' >"$dir/term.log" 2>&1 &
-    shell=$!
-    until_ok 10 grep -q ready "$dir/term.log"
+    pids[term]=$!
+    logged term ready
     end_users_client
-    got=0; wait $shell || got=$?
-    [ $got = 5 ] && grep -q 'had TERM' "$dir/term.log" || die "SIGTERM: status $got"
+    ends term
+    [ "$ended" = 5 ] && grep -q 'had TERM' "$dir/term.log" || die "SIGTERM: status $ended"
     ok 'SIGTERM is passed on'
     cat >"$dir/terminal.py" <<'PYTHON'
-import os, pty, sys, time
+import os, pty, select, sys, time
 pid, terminal = pty.fork()
 if pid == 0:
     os.execvp(sys.argv[1], sys.argv[1:])
 seen = b""
-def wait_for(text):
+end = time.time() + 60
+def shows(text):
     global seen
-    end = time.time() + 15
     while text not in seen:
-        assert time.time() < end, seen
+        assert select.select([terminal], [], [], max(0, end - time.time()))[0], seen
         seen += os.read(terminal, 4096)
     seen = seen.split(text, 1)[1]
-def type(text): os.write(terminal, text)
-wait_for(b"$ ")
-type(b"sleep 100\n"); time.sleep(0.5); type(b"\x03"); type(b"echo interr''upted $?\n"); wait_for(b"interrupted 130")
-type(b"sleep 100\n"); time.sleep(0.5); type(b"\x1a"); wait_for(b"Stopped"); type(b"jobs; kill %1; echo sus''pended\n"); wait_for(b"suspended")
-type(b"tty && exit 9\n"); wait_for(b"/dev/pts")
+def types(text): os.write(terminal, text)
+def sleeps(): # the command that is in the foreground
+    types(b"sleep 100\n")
+    while open(f"/proc/{os.tcgetpgrp(terminal)}/comm").read() != "sleep\n":
+        assert time.time() < end, "no sleep"
+        time.sleep(0.02)
+shows(b"$ ")
+sleeps(); types(b"\x03"); types(b"echo interr''upted $?\n"); shows(b"interrupted 130")
+sleeps(); types(b"\x1a"); shows(b"Stopped"); types(b"jobs; kill %1; echo sus''pended\n"); shows(b"suspended")
+types(b"tty && exit 9\n"); shows(b"/dev/pts")
 while True:
     try:
         if not os.read(terminal, 4096): break
@@ -424,28 +316,27 @@ PYTHON
     expect 'the command has no network while the tunnel is down, and has it again'
     # shellcheck disable=SC2086
     as_user $user -- sh -c "while :; do echo got:\$(curl -s --max-time 1 http://$web4:8000/); sleep 0.1; done" >"$dir/loop.log" 2>&1 &
-    shell=$!
-    until_ok 10 grep -q 'got:10.8.0' "$dir/loop.log"
+    pids[loop]=$!
+    logged loop 'got:10.8.0'
     stop server KILL
-    : >"$dir/loop.log"
-    until_ok 10 grep -q 'got:$' "$dir/loop.log"
+    await more loop 'got:$' "$(times loop 'got:$')"
     count_anew
+    answers=$(times loop 'got:10.8.0')
     server --nat no --push-routes 0.0.0.0/0 --push-dns 10.8.0.1
-    : >"$dir/loop.log"
-    until_ok 20 grep -q 'got:10.8.0' "$dir/loop.log"
+    await more loop 'got:10.8.0' "$answers"
     ! grep -q 'got:192' "$dir/loop.log" || die 'it got out another way'
     no_leak
     end_users_client
-    wait $shell || true
+    ends loop
     ok
 fi
 
 expect 'a device in a named network namespace'
-ip netns add $id-n
+namespaces $id-n
 client --namespace $id-n
 [ "$(in_ns $id-n curl -s --max-time 2 http://$web4:8000/)" = "$own" ] || die 'not through the tunnel'
-diff "$dir/before" <(state) || die 'the host has changed'
+as_before
 down
-! in_ns $id-n ip link show dev fern0 2>/dev/null || die 'the device is left'
+no_device $id-n || die 'the device is left'
 ok
 stop server

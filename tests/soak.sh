@@ -1,0 +1,223 @@
+#!/bin/bash
+# Does it still work after hours of faults? soak.sh MINUTES, as root.
+#
+#   ┌─ $a: alice, AES, ratcheted key ─┐      ┌─ $r: the middle ─────────┐      ┌─ $s: the server ─────┐
+#   │ eth0 192.0.2.2 or .3            ┼──────┼─ a 192.0.2.1             │      │                      │
+#   └─────────────────────────────────┘      │          203.0.113.1 s ──┼──────┼─ eth0 203.0.113.2/24 │
+#   ┌─ $b: bob, Fernet, static key ───┐      │                          │      │ fern0 10.8.0.1/24    │
+#   │ eth0 198.51.100.2 or .3         ┼──────┼─ b 198.51.100.1          │      └──────────────────────┘
+#   └─────────────────────────────────┘      └──────────────────────────┘
+#
+# All the while each client has traffic that checks itself (tests/traffic.py): an open connection that never connects
+# again, files both ways, datagrams; and pings. One fault after the other; after each both connections go on and a file
+# arrives in both directions. The server is killed in the first third of the time alone: what its memory is at the end
+# has grown all the rest of it.
+#
+#   FERNVPN=target/release/fernvpn    the program            SEED=1    the same faults again
+set -euo pipefail
+shopt -s inherit_errexit
+export LC_ALL=C
+
+minutes=${1:-120}
+RANDOM=${SEED:=$$}
+fernvpn=$(realpath -m "${FERNVPN:-target/release/fernvpn}")
+here=$(cd "$(dirname "$0")" && pwd)
+[ "$(id -u)" = 0 ] || { echo 'soak.sh needs root' >&2; exit 1; }
+[ -x "$fernvpn" ] || { echo "there is no $fernvpn: make build" >&2; exit 1; }
+
+id=soak$$
+a=$id-a b=$id-b s=$id-s r=$id-r
+dir=$(mktemp -d)
+declare -A pids=()
+clean_up() {
+    status=$?
+    trap '' INT TERM HUP
+    set +e
+    exec 2>/dev/null
+    [ $status = 0 ] || for log in "$dir"/*.log; do [ -s "$log" ] && printf -- '--- %s\n' "${log##*/}" && tail -n 40 "$log"; done
+    for ns in $a $b $s $r; do
+        ip netns pids $ns | xargs -r kill -KILL
+        ip netns del $ns
+    done
+    wait
+    rm -rf "$dir"
+    if [ $status = 0 ]; then echo 'soak: 1 passed, 0 failed'; else echo "soak: 0 passed, 1 failed (status $status)"; fi
+    exit $status
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+die() { echo "!! $*"; exit 1; }
+in_ns() { local ns=$1; shift; ip netns exec "$ns" "$@"; }
+now() { date +%s%N; }
+until_ok() {
+    local deadline=$(($(now) + $1 * 1000000000)); shift
+    until "$@" >/dev/null 2>&1; do
+        [ "$(now)" -lt $deadline ] || die "not within the time: $*"
+        sleep 0.02
+    done
+}
+start() {
+    local name=$1 ns=$2; shift 2
+    ip netns exec "$ns" "$@" >>"$dir/$name.log" 2>&1 &
+    pids[$name]=$!
+}
+lines() { cat "$dir/$1.log" 2>/dev/null | grep -c -- "$2" || true; }
+more() { [ "$(lines "$1" "$2")" -gt "$3" ]; }
+fault() { sleep "$1"; } # a fault that lasts is itself a length of time
+
+# ---- the topology
+
+for ns in $a $b $s $r; do ip netns add $ns; ip -n $ns link set dev lo up; done
+link() {
+    ip link add name eth0 netns "$1" type veth peer name "$2" netns $r
+    ip -n $r address add "$3.1/24" dev "$2"
+    ip -n $r link set dev "$2" up
+    ip -n "$1" link set dev eth0 up
+    address "$1" "$3.2"
+}
+address() { # NAMESPACE ADDRESS: its only one
+    ip -n "$1" address flush dev eth0
+    ip -n "$1" address add "$2/24" dev eth0
+    ip -n "$1" route replace default via "${2%.*}.1"
+}
+declare -A network=([a]=192.0.2 [b]=198.51.100) space=([a]=$a [b]=$b) name=([a]=alice [b]=bob)
+link $a a ${network[a]}
+link $b b ${network[b]}
+link $s s 203.0.113
+in_ns $r sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'
+gcc -shared -fPIC -o "$dir/clock.so" "$here/clock.c"
+
+umask 077
+"$fernvpn" genkey | tee "$dir/alice.key" >"$dir/alice.state"
+"$fernvpn" genkey >"$dir/bob.key"
+cat >"$dir/server.conf" <<CONF
+[server]
+listen = 0.0.0.0:12345
+keepalive = 2
+name = $s
+[peer]
+name = alice
+key-file = $dir/alice.state
+ratchet = yes
+[peer]
+name = bob
+key-file = $dir/bob.key
+CONF
+configuration() { printf '[client]\nserver = 203.0.113.2:12345\nname = %s\nkey-file = %s\n' "$@"; }
+{ configuration $a "$dir/alice.key"; echo 'ratchet = yes'; } >"$dir/alice.conf"
+configuration $b "$dir/bob.key" >"$dir/bob.conf"
+
+run() { # NAME NAMESPACE ARGUMENTS...: the program, by a clock that can be set
+    local who=$1 ns=$2; shift 2
+    start "$who" "$ns" env LD_PRELOAD="$dir/clock.so" CLOCK_OFFSET="$dir/clock-$who" "$fernvpn" "$@"
+}
+server() {
+    local listening; listening=$(lines server '^listening on')
+    run server $s server -c "$dir/server.conf"
+    until_ok 20 more server '^listening on' "$listening"
+}
+
+# ---- faults
+
+choose() { local choice=$(($# * RANDOM / 32768 + 1)); echo "${!choice}"; }
+rule() { in_ns $r nft "add table ip fault; add chain ip fault c { type filter hook forward priority 0; $1; }"; }
+unblock() { in_ns $r nft delete table ip fault; }
+cut() {
+    local lost; lost=$(lines "${name[$1]}" 'connection lost')
+    rule "ip saddr ${network[$1]}.0/24 tcp dport 12345 tcp flags != syn reject with tcp reset"
+    until_ok 30 more "${name[$1]}" 'connection lost' "$lost"
+    unblock
+}
+suspend() { kill -STOP "${pids[$1]}"; fault $((RANDOM % 12)); kill -CONT "${pids[$1]}"; }
+killed() {
+    kill -KILL "${pids[server]}"
+    wait "${pids[server]}" 2>/dev/null || true
+    server
+}
+moved() {
+    local old; old=$(in_ns ${space[$1]} ip -o -4 address show dev eth0 | grep -o "${network[$1]}\.[23]" | head -1)
+    address ${space[$1]} "${network[$1]}.$((5 - ${old##*.}))"
+}
+# The last of them is left out after a third of the time.
+faults=(link-down blocked client-suspended server-suspended cut loss address clock reload killed)
+strike() { # FAULT: and when this returns, it is over
+    local side; side=$(choose a b)
+    case $1 in
+        link-down) in_ns $r ip link set dev $side down; fault $((RANDOM % 10)); in_ns $r ip link set dev $side up ;;
+        blocked) rule 'policy drop'; fault $((RANDOM % 10)); unblock ;;
+        client-suspended) suspend ${name[$side]} ;;
+        server-suspended) suspend server ;;
+        cut) cut $side ;;
+        loss) rule 'numgen random mod 50 0 drop'; fault 5; unblock ;;
+        address) moved $side ;;
+        clock) echo $((RANDOM * 8 - 131072)) >"$dir/clock-$(choose alice bob server)" ;;
+        reload) in_ns $s "$fernvpn" reload $s >/dev/null ;;
+        killed) killed ;;
+    esac
+}
+# How long until both clients have said something more inside, and then that they still move files.
+recovered() {
+    local begun who; begun=$(now)
+    declare -A said
+    for who in alice bob; do said[$who]=$(lines use-$who '^alive'); done
+    for who in alice bob; do until_ok 30 more use-$who '^alive' "${said[$who]}"; done
+    took=$((($(now) - begun) / 1000000))
+    for who in alice bob; do said[$who]=$(lines use-$who '^moved'); done
+    for who in alice bob; do until_ok 120 more use-$who '^moved' $((said[$who] + 1)); done
+    for who in alice bob serve; do kill -0 "${pids[use-$who]}" || die "$who: the traffic was disturbed"; done
+}
+
+# ---- the soak
+
+sizes() { # resident KiB and descriptors of the three programs
+    local who
+    for who in server alice bob; do
+        printf '%s %s %s ' $who "$(awk '/VmRSS/ { print $2 }' "/proc/${pids[$who]}/status")" "$(ls "/proc/${pids[$who]}/fd" | wc -l)"
+    done
+}
+server
+run alice $a client -c "$dir/alice.conf" --suite aes-256-gcm
+run bob $b client -c "$dir/bob.conf" --suite fernet
+for who in alice bob; do until_ok 20 more $who '^connected: ' 0; done
+start use-serve $s python3 "$here/traffic.py" serve 10.8.0.1
+until_ok 20 more use-serve ready 0
+for side in a b; do
+    start use-${name[$side]} ${space[$side]} python3 "$here/traffic.py" use 10.8.0.1
+    start ping-${name[$side]} ${space[$side]} ping -q -i 0.5 -s 1000 -p a5 10.8.0.1
+done
+
+begun=$(now) end=$(($(now) + minutes * 60000000000)) rounds=0 longest=0 first=''
+declare -A count=()
+while [ "$(now)" -lt $end ]; do
+    fault=$(choose "${faults[@]}")
+    strike $fault
+    recovered
+    rounds=$((rounds + 1)) count[$fault]=$((${count[$fault]:-0} + 1))
+    [ $took -le $longest ] || longest=$took longest_fault=$fault
+    if [ ${#faults[@]} = 10 ] && [ "$(now)" -gt $((begun + (end - begun) / 3)) ]; then
+        unset 'faults[9]'
+        settled=$((rounds + 5))
+    fi
+    # What is new at first are buffers that are used again from then on.
+    [ $rounds != "${settled:-}" ] || { first=$(sizes); echo "round $rounds, the server is not killed any more: $first"; }
+    [ $((rounds % 20)) != 0 ] || echo "round $rounds: $fault, back after $took ms; $(sizes)"
+done
+last=$(sizes)
+[ -n "$first" ] || die "only $rounds rounds: too short"
+echo "$rounds faults (seed $SEED), the open connections went on; the longest recovery took $longest ms ($longest_fault)"
+for fault in "${!count[@]}"; do echo "  ${count[$fault]} $fault"; done | sort -k 2
+for who in alice bob; do
+    kill -INT "${pids[ping-$who]}"; wait "${pids[ping-$who]}" || true
+    echo "$who: $(lines use-$who '^moved') files, $(grep '^datagrams' "$dir/use-$who.log" | tail -1), pings: $(grep 'packets transmitted' "$dir/ping-$who.log")"
+    ! grep -e 'wrong data' -e DUP "$dir/ping-$who.log" || die 'a ping has changed, or came twice'
+    ! grep WRONG "$dir/use-$who.log" || die 'the traffic has changed'
+done
+! grep -l panicked "$dir"/*.log || die 'somebody panicked'
+printf 'early:  %s\nat end: %s\n' "$first" "$last"
+paste <(tr ' ' '\n' <<<"$first") <(tr ' ' '\n' <<<"$last") | awk '
+    NR % 3 == 1 { who = $1 }
+    NR % 3 == 2 && $2 > $1 * 5 / 4 + 2048 { print "!! the memory of " who " grows"; bad = 1 }
+    NR % 3 == 0 && $2 > $1 + 2 { print "!! the descriptors of " who " grow"; bad = 1 }
+    END { exit bad }'
