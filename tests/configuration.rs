@@ -191,7 +191,7 @@ fn files_that_are_read_and_files_that_are_not() {
         (b"[server]\n# \xff\n".as_slice(), "f.conf:2: this is not UTF-8"),
         (b"\xff\xfe[\0s\0", "f.conf:1: this is not UTF-8"),
         (b"", "f.conf: no section [server] or [client]"),
-        (full.as_bytes(), "no address left"),
+        (full.as_bytes(), "f.conf:2: address 10.8.0.1/30 leaves room for 1 clients, and there are 2"),
     ] {
         let (status, stdout, stderr) = run(&["check", "-c", &folder.file("f.conf", bytes)], "");
         assert_eq!((status, stdout.as_str()), (1, ""));
@@ -211,7 +211,10 @@ fn warnings_stand_in_nobodys_way() {
     let (status, stdout, stderr) = run(&["check", "-c", &folder.file("f.conf", text)], "");
     assert!(status == 0 && stdout.contains("1 client"), "{stderr}");
     assert!(stderr.contains("others can read the secret in") && stderr.contains("chmod 600"), "{stderr}");
-    assert!(!cfg!(target_os = "linux") || stderr.contains("f.conf:2: nat: this machine has no device none-such"), "{stderr}");
+    assert!(
+        !cfg!(target_os = "linux") || stderr.contains("f.conf:2: nat: this machine has no device none-such"),
+        "{stderr}"
+    );
 }
 
 /// What a file is: its text and all that belongs to it.

@@ -8,7 +8,7 @@ use crate::config::settings::Device;
 use crate::os::namespace::Namespace;
 use crate::os::network::{self, Change, Network, Place};
 use crate::os::tun::Tun;
-use crate::os::{log, nat, process};
+use crate::os::{control, log, nat, process};
 use crate::packet::subnet::Subnet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::process::ExitCode;
@@ -39,6 +39,7 @@ fn clean_up(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let device = arguments.text("--tun")?.map_or(configured, |name| Device::Tun(name.into()));
     open(&device)?; // which clears, and closes it again
+    control::clear();
     Ok(ExitCode::SUCCESS)
 }
 

@@ -9,13 +9,13 @@
 //!  answer   ok\n text …      or, if it was refused, no\n and the reason
 //! ```
 //!
-//! What a crash leaves behind is replaced by the next instance of that name. Each asker has a thread of its own, so that
+//! What a crash leaves behind is replaced by the next instance of that name, or removed by `fernvpn clean-up`. Each asker has a thread of its own, so that
 //! one who does not read holds up nobody.
 
 use std::io;
 
 #[cfg(unix)]
-pub use system::{Control, ask, names};
+pub use system::{Control, ask, clear, names};
 
 #[cfg(unix)]
 mod system {
@@ -175,11 +175,24 @@ mod system {
         Err(failed)
     }
 
+    fn sockets() -> impl Iterator<Item = PathBuf> {
+        let files = folders().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+        files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "sock"))
+    }
+
+    /// Removes the sockets at which nobody listens any more, as far as this user may.
+    pub fn clear() {
+        for path in sockets() {
+            let alone = files::lock_folder(&path);
+            let dead = UnixStream::connect(&path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+            let _ = (alone.is_ok() && dead).then(|| fs::remove_file(&path));
+        }
+    }
+
     /// The names for which there is a socket, sorted.
     pub fn names() -> Vec<String> {
-        let files = folders().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
-        let name = |file: fs::DirEntry| file.file_name().to_str()?.strip_suffix(".sock").map(str::to_owned);
-        let mut names: Vec<String> = files.filter_map(name).collect();
+        let mut names: Vec<String> =
+            sockets().filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect();
         names.sort();
         names.dedup();
         names
@@ -236,7 +249,7 @@ mod system {
 }
 
 #[cfg(not(unix))]
-pub use elsewhere::{Control, ask, names};
+pub use elsewhere::{Control, ask, clear, names};
 
 #[cfg(not(unix))]
 mod elsewhere {
@@ -257,6 +270,9 @@ mod elsewhere {
             Ok(())
         }
     }
+
+    /// There are none.
+    pub fn clear() {}
 
     /// # Errors
     /// Always.
