@@ -7,7 +7,7 @@ use crate::config::conflicts::conflicts;
 use crate::config::key_file::{self, NamedKey};
 use crate::config::settings::{self, Device, Peer, ServerSettings};
 use crate::os;
-use crate::os::control::Control;
+use crate::os::control::{self, Control};
 use crate::os::nat::Nat;
 use crate::os::signal::Signal;
 use crate::os::{log, notify, process, signal};
@@ -80,6 +80,7 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let listeners = listen(&settings)?;
     // A private network is changed from outside, which needs more.
     if !matches!(settings.device, Device::Private { .. }) {
+        control::share_folder();
         process::keep_network_rights_only().map_err(|error| error.to_string())?;
     }
     let (interface, tun) = device::open(&settings.device)?.unzip();

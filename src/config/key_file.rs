@@ -79,13 +79,15 @@ pub fn read(file: &Path) -> Result<(Vec<NamedKey>, Option<String>), KeyFileError
 /// # Errors
 /// The reason, for people.
 pub fn read_secret(file: &Path) -> Result<(Vec<u8>, Option<String>), String> {
-    let explain = |error: io::Error| match error.kind() {
+    let explain = |error: io::Error| {
+        match error.kind() {
         _ if is_key(file.as_os_str()) => key_on_the_command_line().to_string(),
         io::ErrorKind::PermissionDenied => {
-            "permission denied (the user who runs fernvpn must be able to read it)".into()
+            "permission denied (the user who runs fernvpn must be able to read it; a running server of root's reads only root's files)".into()
         }
         io::ErrorKind::NotFound => "there is no such file".into(),
         _ => reason(&error),
+    }
     };
     let open = File::open(file).map_err(explain)?;
     let warning = too_open(file, &open);

@@ -15,16 +15,16 @@
 use std::io;
 
 #[cfg(unix)]
-pub use system::{Control, ask, clear, names};
+pub use system::{Control, ask, clear, names, share_folder};
 
 #[cfg(unix)]
 mod system {
     use super::io;
-    use crate::os::{files, reason};
+    use crate::os::{files, process, reason};
     use std::fs::{self, Permissions};
     use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
     use std::net::Shutdown;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
@@ -91,6 +91,16 @@ mod system {
     impl Drop for Control {
         fn drop(&mut self) {
             let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    /// For root, who is about to give up the right to write everywhere: where a service has made the folder, root's group
+    /// may write there too.
+    pub fn share_folder() {
+        let folder = Path::new("/run/fernvpn");
+        if process::is_root() && fs::metadata(folder).is_ok_and(|data| data.uid() != 0) {
+            let _ =
+                chown(folder, None, Some(0)).and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o775)));
         }
     }
 
@@ -249,7 +259,7 @@ mod system {
 }
 
 #[cfg(not(unix))]
-pub use elsewhere::{Control, ask, clear, names};
+pub use elsewhere::{Control, ask, clear, names, share_folder};
 
 #[cfg(not(unix))]
 mod elsewhere {
@@ -273,6 +283,9 @@ mod elsewhere {
 
     /// There are none.
     pub fn clear() {}
+
+    /// There is none.
+    pub fn share_folder() {}
 
     /// # Errors
     /// Always.
