@@ -88,7 +88,8 @@ impl Nat {
         let old: String = changes.iter().map(|(path, old, _)| format!("{} {old}\n", path.display())).collect();
         let folder = fs::create_dir_all("/run/fernvpn");
         folder
-            .and_then(|()| fs::write(&state, old))
+            .and_then(|()| fs::File::create_new(&state)) // no link: root may be here in another user's folder
+            .and_then(|mut file| file.write_all(old.as_bytes()))
             .map_err(|error| tried(format!("cannot write {}", state.display()), &error))?;
         for (path, _, new) in &changes {
             set(path, new)?;
@@ -212,11 +213,13 @@ fn state_file(device: &str) -> io::Result<PathBuf> {
 }
 
 /// Every sysctl as it was before NAT for this device, if a server has not come to undo it. For whoever has just opened
-/// the device, which is therefore nobody else's.
+/// the device, which is therefore nobody else's. The folder is the service's user's, who must not have root write
+/// anything but what a server changes, and that user may change as well.
 pub fn put_back(device: &str) {
     let Ok(state) = state_file(device) else { return };
-    let Ok(old) = fs::read_to_string(&state) else { return };
-    for (path, value) in old.lines().rev().filter_map(|line| line.split_once(' ')) {
+    let old = fs::read_to_string(&state).unwrap_or_default();
+    let is_network = |(path, _): &(&str, &str)| path.starts_with("/proc/sys/net/") && !path.contains("..");
+    for (path, value) in old.lines().rev().filter_map(|line| line.split_once(' ')).filter(is_network) {
         let path = Path::new(path);
         // The device may be gone.
         if let Err(error) = set(path, value).or_else(|error| if path.exists() { Err(error) } else { Ok(()) }) {
