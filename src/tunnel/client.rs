@@ -621,10 +621,12 @@ impl Inside for FromServer<'_> {
         {
             return self.reply(Reply::Echo { sequence: echo.sequence });
         }
-        let Ok((_, destination)) = ip::addresses(parcel.packet()) else { return };
+        let Ok((source, destination)) = ip::addresses(parcel.packet()) else { return };
         match &self.device {
-            // Never to what listens for many, or for this machine alone.
-            Some(device) if ip::one_host(destination) => device::deliver(device, parcel, &mut self.scratch),
+            // Never to what listens for many, or for this machine alone, nor from what could be a router on this link.
+            Some(device) if ip::one_host(source) && ip::one_host(destination) => {
+                device::deliver(device, parcel, &mut self.scratch)
+            }
             None if self.own.contains(&destination) => {
                 answer_echo(parcel, &mut self.scratch, &mut self.batch, self.outbound);
             }
