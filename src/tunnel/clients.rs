@@ -103,18 +103,16 @@ impl Client {
 
     /// Puts a connection in place whose handshake has finished, and returns it with the one that it replaces.
     /// `connect` makes the connection while nobody else can. Of those replaced, one at a time may take until its peer
-    /// hangs up: who connects again and again has two connections, not hundreds.
-    ///
-    /// # Errors
-    /// A handshake that began later has finished already.
+    /// hangs up: who connects again and again has two connections, not hundreds. `None` if a handshake that began later has
+    /// finished already.
     pub fn finish(
         &self,
         number: u64,
         connect: impl FnOnce() -> Connected,
-    ) -> Result<(Arc<Connected>, Option<Arc<Connected>>), Superseded> {
+    ) -> Option<(Arc<Connected>, Option<Arc<Connected>>)> {
         let mut state = locked(&self.state);
         if number <= state.finished {
-            return Err(Superseded);
+            return None;
         }
         state.finished = number;
         let connected = Arc::new(connect());
@@ -125,7 +123,7 @@ impl Client {
                 earlier.abort();
             }
         }
-        Ok((connected, replaced))
+        Some((connected, replaced))
     }
 
     /// Forgets a connection that has ended, unless a newer one has taken its place.
@@ -152,10 +150,6 @@ impl Client {
     }
 }
 
-/// A handshake that began later has finished already.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Superseded;
-
 /// All clients of a configuration.
 pub struct Clients {
     all: Vec<Arc<Client>>,
@@ -173,7 +167,7 @@ impl Clients {
     /// Makes clients of the configuration's peers and leases their addresses.
     ///
     /// # Errors
-    /// A sentence: two peers with one name, key or address, or no address left.
+    /// A sentence: settings that contradict each other, or no address left.
     pub fn new(settings: &ServerSettings) -> Result<Clients, String> {
         Clients::after(None, settings)
     }
@@ -183,17 +177,14 @@ impl Clients {
     /// # Errors
     /// As [`Clients::new`].
     pub fn after(before: Option<&Clients>, settings: &ServerSettings) -> Result<Clients, String> {
+        settings.consistent()?;
         let mut pool = AddressPool::new(&settings.addresses);
         // Fixed addresses first, so that no lease takes them.
-        let mut fixed = Vec::new();
-        let mut names = HashSet::new();
-        for peer in &settings.peers {
-            if !names.insert(&peer.name) {
-                return Err(format!("two peers are called {}", peer.name));
-            }
-            let subnets: Result<Vec<Subnet>, String> = peer.addresses.iter().map(|a| pool.take(*a)).collect();
-            fixed.push(subnets.map_err(|reason| format!("peer {}: {reason}", peer.name))?);
-        }
+        let fixed: Vec<Vec<Subnet>> = settings
+            .peers
+            .iter()
+            .map(|peer| peer.addresses.iter().filter_map(|own| pool.take(*own)).collect())
+            .collect();
         let mut clients = Clients {
             all: Vec::new(),
             by_id: HashMap::new(),
@@ -205,26 +196,23 @@ impl Clients {
         for (peer, mut addresses) in settings.peers.iter().zip(fixed) {
             addresses.extend(pool.lease(&peer.name, &addresses)?);
             let before = before.map_or(&[][..], Clients::all);
-            clients.add(peer, Arc::new(Client::new(peer, addresses, before)))?;
+            clients.add(peer, Arc::new(Client::new(peer, addresses, before)));
         }
         // The longest prefix first, so that the first that contains an address is the right one.
         clients.networks.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix));
         Ok(clients)
     }
 
-    fn add(&mut self, peer: &Peer, client: Arc<Client>) -> Result<(), String> {
+    fn add(&mut self, peer: &Peer, client: Arc<Client>) {
         for key in &peer.keys {
             let root = Root::new(key.clone());
-            if let Some((other, _)) = self.by_id.insert(root.id(), (Arc::clone(&client), root)) {
-                return Err(same_key(&other, &client));
-            }
+            self.by_id.insert(root.id(), (Arc::clone(&client), root));
         }
         for subnet in &client.addresses {
             self.by_address.insert(subnet.address, Arc::clone(&client));
         }
         self.networks.extend(client.routes.iter().map(|network| (*network, Arc::clone(&client))));
         self.all.push(client);
-        Ok(())
     }
 
     /// Takes the state files of ratcheted keys that are new. They are this program's until the clients are dropped.
@@ -242,7 +230,8 @@ impl Clients {
             for id in client.steps.get().iter().flat_map(|steps| locked(steps).ids().collect::<Vec<_>>()) {
                 let other = seen.insert(id, client).or(self.by_id.get(&id).map(|(other, _)| &**other));
                 if let Some(other) = other.filter(|other| other.name != client.name) {
-                    return Err(same_key(other, client));
+                    let (one, other) = (&other.name, &client.name);
+                    return Err(format!("{one} and {other} have the same key; each client needs its own"));
                 }
             }
         }
@@ -341,10 +330,6 @@ impl Clients {
     }
 }
 
-fn same_key(one: &Client, other: &Client) -> String {
-    format!("{} and {} have the same key; each client needs its own", one.name, other.name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -414,7 +399,7 @@ mod tests {
     #[test]
     fn one_key_name_or_address_for_two_is_refused() {
         let error = |peers| clients(peers).err().unwrap();
-        assert!(error(vec![peer("a", 1), peer("b", 1)]).contains("a and b have the same key"));
+        assert!(error(vec![peer("a", 1), peer("b", 1)]).contains("a has the same key"));
         assert!(error(vec![peer("a", 1), peer("a", 2)]).contains("two peers are called a"));
         let with_address = |name, key| Peer { addresses: vec!["10.8.0.9".parse().unwrap()], ..peer(name, key) };
         assert!(error(vec![with_address("a", 1), with_address("b", 2)]).contains("taken"));
