@@ -8,7 +8,7 @@
 //! What the configuration says is one value, `Current`, which a reload replaces as a whole. Connections that fit the
 //! new one as well notice nothing; the others get a Close.
 
-use super::admission::{Admission, PLACES};
+use super::admission::{Admission, PLACES, Pace};
 use super::batch::Batch;
 use super::carrier::{self, FrameReader, NoFrame};
 use super::clients::{Client, Clients, Connected};
@@ -313,6 +313,7 @@ impl Shared {
 
 fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
     let pulse = Pulse::new("accept");
+    let mut pace = Pace::default();
     loop {
         pulse.beat();
         if let Ok(false) = socket::wait_to_accept(listener, TURN) {
@@ -330,6 +331,7 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
                         &[("from", &from), ("reason", &error)],
                     );
                 }
+                thread::sleep(pace.after(Instant::now()));
             }
             Err(_) if shared.stopping.load(Ordering::Acquire) => return,
             Err(error) => {
