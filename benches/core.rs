@@ -148,7 +148,7 @@ fn others() {
         ratchet: None,
     };
     let mut settings = ServerSettings { peers: (0..1000).map(peer).collect(), ..ServerSettings::default() };
-    settings.set("address", "10.8.0.1/16").unwrap();
+    settings.addresses = vec!["10.8.0.1/16".parse().unwrap()];
     let clients = Clients::new(&settings).unwrap();
     let mut i = 0u32;
     let look = time(|| {

@@ -1,8 +1,8 @@
 //! The command line: one word, one call.
 #![forbid(unsafe_code)]
 
-use fernvpn::commands::{self, COMMANDS, Command, Failure};
-use fernvpn::config::arguments::{Arguments, UsageError, nearest};
+use fernvpn::commands::{self, Command, Failure};
+use fernvpn::config::arguments::{Arguments, UsageError, did_you_mean};
 use fernvpn::os::namespace;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -22,15 +22,15 @@ fn main() -> ExitCode {
     match (&*name, words.first().map(|word| word.to_string_lossy()).as_deref()) {
         ("help" | "--help" | "-h", None) => show(&commands::overview()),
         ("help", Some(name)) => match commands::find(name) {
-            Some(command) => show(&command.help()),
+            Some(command) => show_help(&command),
             None => refuse(None, unknown(name)),
         },
         ("--version" | "-V", None) => show(concat!("fernvpn ", env!("CARGO_PKG_VERSION"), "\n")),
         (name, _) => match commands::find(name) {
             Some(command) if words.iter().take_while(|word| *word != "--").any(|word| word == "--help") => {
-                show(&command.help())
+                show_help(&command)
             }
-            Some(command) => run(command, words),
+            Some(command) => run(&command, words),
             None => refuse(None, unknown(name)),
         },
     }
@@ -50,21 +50,22 @@ fn run(command: &Command, words: Vec<OsString>) -> ExitCode {
 }
 
 fn unknown(name: &str) -> UsageError {
-    let hint = match nearest(name, COMMANDS.iter().map(|command| command.name)) {
-        Some(known) => format!("; did you mean {known}?"),
-        None => String::new(),
-    };
+    let hint = did_you_mean(name, commands::all().map(|command| command.name));
     UsageError(format!("unknown command '{name}'{hint}"))
 }
 
 /// The command line is wrong.
 fn refuse(command: Option<&Command>, error: UsageError) -> ExitCode {
     let usage = match command {
-        Some(command) => format!("{}\nfernvpn help {} explains it", command.usage(), command.name),
+        Some(command) => format!("{}\nfernvpn help {} explains it", command.usage, command.name),
         None => commands::overview(),
     };
     let _ = writeln!(io::stderr(), "{}\n{}", Failure::Usage(error), usage.trim_end());
     ExitCode::from(2)
+}
+
+fn show_help(command: &Command) -> ExitCode {
+    show(&format!("{}\n", command.help.trim_end()))
 }
 
 fn show(text: &str) -> ExitCode {

@@ -4,46 +4,10 @@
 #
 #   alice 10.0.1.2 ── a  box  s ── 10.0.0.1 server         box: a bridge of this script's own, that drops one frame in a
 #   bob   10.0.1.3 ── b                                    hundred and holds one in fifty back behind the next ones
-#
-#   FERNVPN=target/release/fernvpn    the program
-set -euo pipefail
-fernvpn=$(realpath -m "${FERNVPN:-target/release/fernvpn}")
-here=$(realpath "$(dirname "$0")")
-skip() { echo "SKIPPED: capture: $*"; exit 0; }
-[ "$(id -u)" = 0 ] || skip 'it needs root'
-[ -c /dev/net/tun ] || skip 'there is no /dev/net/tun'
-unshare -n true 2>/dev/null || skip 'no network namespaces'
-for tool in ip tcpdump tshark editcap python3 curl; do command -v $tool >/dev/null || skip "there is no $tool"; done
-[ -x "$fernvpn" ] || { echo "there is no $fernvpn: make build" >&2; exit 1; }
-
-id=capt$$
-a=$id-a b=$id-b x=$id-x s=$id-s dir=$(mktemp -d)
-clean_up() {
-    status=$?
-    set +e
-    [ $status = 0 ] || tail -n 20 "$dir"/*.log
-    for ns in "$a" "$b" "$x" "$s"; do ip netns pids "$ns" | xargs -r kill -KILL; ip netns del "$ns"; done 2>/dev/null
-    wait 2>/dev/null
-    rm -rf "$dir"
-    exit $status
-}
-trap clean_up EXIT
+. "$(dirname "$0")/common/network.sh"
+needs ip ping sysctl
+wants tcpdump tshark editcap python3 curl
 chmod 755 "$dir" # tcpdump writes as another user
-parts=0
-part() { parts=$((parts + 1)); echo "== $*"; }
-die() { echo "!! $*"; exit 1; }
-in_ns() { local ns=$1; shift; ip netns exec "$ns" "$@"; }
-until_ok() { local end=$((SECONDS + 20)); until "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || die "not in time: $*"; sleep 0.05; done; }
-# start NAME NAMESPACE COMMAND...
-declare -A pids=()
-start() {
-    local name=$1; shift
-    : >"$dir/$name.log"
-    ip netns exec "$@" >"$dir/$name.log" 2>&1 &
-    pids[$name]=$!
-}
-stop() { kill "-${2:-TERM}" "${pids[$1]}" 2>/dev/null || true; wait "${pids[$1]}" 2>/dev/null || true; }
-logged() { until_ok grep -q -- "$2" "$dir/$1.log"; }
 
 cat >"$dir/box.py" <<'PYTHON'
 import random, select, socket
@@ -103,66 +67,68 @@ for tun, to in zip(sys.argv[2::2], sys.argv[3::2]):
 print(f"   {compared} packets, byte by byte")
 PYTHON
 
-for ns in "$a" "$b" "$x" "$s"; do
-    ip netns add "$ns"
-    in_ns "$ns" sysctl -qw net.ipv6.conf.default.dad_transmits=0
-    ip -n "$ns" link set lo up
-done
+a=$id-a b=$id-b x=$id-box s=$id-s
+namespaces $a $b $x $s
 for end in "$a a 10.0.1.2" "$b b 10.0.1.3" "$s s 10.0.0.1"; do
     read -r ns port address <<<"$end"
-    ip link add eth0 netns "$ns" type veth peer name "$port" netns "$x"
-    ip -n "$ns" address add "$address/16" dev eth0
-    ip -n "$ns" link set eth0 up
-    ip -n "$x" link set dev "$port" up
+    in_ns $ns sysctl -qw net.ipv6.conf.default.dad_transmits=0
+    link $ns eth0 $x $port
+    address $ns eth0 "$address/16"
+    address $x $port
 done
-(umask 077; for name in alice bob carol; do echo "$("$fernvpn" genkey) # $name"; done >"$dir/keys"; sed -n 1p "$dir/keys" >"$dir/alice"; sed -n 2p "$dir/keys" >"$dir/bob"; sed -n 3p "$dir/keys" >"$dir/carol")
-start box "$x" python3 "$dir/box.py"; logged box ready
+keys alice bob carol
+start box $x python3 "$dir/box.py"
+logged box ready
 # Two recorders at the server, one for each format; and one at each TUN device as soon as there is one.
-start carrier "$s" tcpdump -i eth0 -B 65536 -s 0 -U --immediate-mode -w "$dir/carrier.pcap" tcp port 12345; logged carrier listening
-start carrierng "$s" tshark -q -i eth0 -B 64 -w "$dir/carrier.pcapng" -f 'tcp port 12345'; logged carrierng Capturing
+start carrier $s tcpdump -i eth0 -B 65536 -s 0 -U --immediate-mode -w "$dir/carrier.pcap" tcp port 12345
+logged carrier listening
+start carrierng $s tshark -q -i eth0 -B 64 -w "$dir/carrier.pcapng" -f 'tcp port 12345'
+logged carrierng Capturing
 tun() { start "tun-$1" "$2" tcpdump -i fern0 -B 65536 -s 0 -U --immediate-mode -w "$dir/tun-$1.pcap"; logged "tun-$1" listening; }
 
-start server "$s" "$fernvpn" server -k "$dir/keys" --listen 10.0.0.1:12345 --keylog "$dir/keylog"; logged server '^listening on'
-tun server "$s"
+fern server $s server -k "$dir/server.key" --listen 10.0.0.1:12345 --keylog "$dir/keylog"
+tun server $s
 dd if=/dev/urandom of="$dir/file" bs=1M count=8 status=none
-start web "$s" python3 -m http.server --bind :: --directory "$dir" 8000
-client() { # NAME NAMESPACE SUITE
-    start "$1" "$2" "$fernvpn" client -k "$dir/$1" --connect 10.0.0.1:12345 --suite "$3"; logged "$1" '^connected: '
-}
-addresses() { sed -n 's/^connected: \([0-9.]*\)[^,]*, \([0-9a-f:]*\).*/\1,\2/p' "$dir/$1.log" | tail -1; }
+serve() { start "$1" "$2" python3 -m http.server --bind :: --directory "$dir" 8000; await listening "$2" 8000; }
+serve web $s
+# client NAME NAMESPACE SUITE: and a recorder at its device.
+client() { fern "$1" "$2" client -k "$dir/$1.key" --connect 10.0.0.1:12345 --suite "$3"; tun "$1" "$2"; }
+addresses() { echo "$(address4 "$1"),$(address6 "$1")"; }
 fetch() { in_ns "$1" curl --fail --silent --show-error --max-time 60 -o "$dir/fetched" "http://$2:8000/file"; cmp "$dir/file" "$dir/fetched"; }
 
-part 'two clients, one of each suite, load and send while frames are lost and reordered'
-client alice "$a" aes-256-gcm; tun alice "$a"
-client bob "$b" fernet; tun bob "$b"
-fetch "$a" 10.8.0.1
-fetch "$b" '[fd0f:e12e::1]'
-start upload "$a" python3 -m http.server --bind :: --directory "$dir" 8000
-until_ok in_ns "$a" curl --silent -o "$dir/answer" http://127.0.0.1:8000/
+expect 'two clients, one of each suite, load and send while frames are lost and reordered'
+client alice $a aes-256-gcm
+client bob $b fernet
+fetch $a 10.8.0.1
+fetch $b '[fd0f:e12e::1]'
+serve upload $a
 alice=$(addresses alice)
-fetch "$s" "${alice%,*}"
-in_ns "$b" ping -q -c 5 -i 0.1 -s 1400 10.8.0.1 | tail -2
-part 'alice connects again; carol, another program without a device, makes a Rekey'
-stop alice KILL; stop tun-alice INT
+fetch $s "$(address4 alice)"
+run $b ping -q -c 5 -i 0.1 -s 1400 10.8.0.1
+ok
+expect 'alice connects again; carol, another program without a device, makes a Rekey'
+stop alice KILL
+ends tun-alice # its device has gone
 mv "$dir/tun-alice.pcap" "$dir/tun-alice-1.pcap"
-client alice "$a" aes-256-gcm; tun alice "$a"
-fetch "$a" 10.8.0.1
+client alice $a aes-256-gcm
+fetch $a 10.8.0.1
 bob=$(addresses bob)
-stop bob; stop tun-bob INT
-in_ns "$b" python3 "$here/interop/client.py" -k "$dir/carol" --connect 10.0.0.1:12345 --suite aes-256-gcm --send hello --rekey --ping 2 | tail -1
-stop alice; stop tun-alice INT
-stop server; stop tun-server INT
+stop bob; ends tun-bob
+run $b python3 "$tests/interop/client.py" -k "$dir/carol.key" --connect 10.0.0.1:12345 --suite aes-256-gcm --send hello --rekey --ping 2
+stop alice; ends tun-alice
+stop server; ends tun-server
 stop carrier INT
 frames() { tshark -r "$1" -T fields -e frame.number 2>"$dir/null" | wc -l; }
 all_written() { [ "$(frames "$dir/carrier.pcapng")" -ge "$(frames "$dir/carrier.pcap")" ]; }
-until_ok all_written; stop carrierng INT
+await all_written; stop carrierng INT
 ! grep -h 'dropped by kernel\|dropped from' "$dir"/{carrier,tun-}*.log | grep -v '^0 ' || die 'the recorders were too slow'
 
 [ "$(stat -c %a "$dir/keylog")" = 600 ] || die 'others can read the key log'
 [ "$(wc -l <"$dir/keylog")" = 4 ] || die 'four sessions have four lines'
 grep -q 'KEY LOG' "$dir/server.log" || die 'no warning'
+ok
 for format in pcap pcapng; do
-    part "$format: everything decrypts, and the packets inside are those of the TUN devices"
+    expect "$format: everything decrypts, and the packets inside are those of the TUN devices"
     "$fernvpn" capture --keylog "$dir/keylog" "$dir/carrier.$format" --inner "$dir/inner.pcapng" --whole >"$dir/told" || die 'capture failed'
     tail -2 "$dir/told"
     grep -q '^4 sessions, .* 0 of them not opened' "$dir/told" || die "$(grep -v ' bytes ' "$dir/told")"
@@ -172,18 +138,20 @@ for format in pcap pcapng; do
     mergecap -a -F pcap -w "$dir/tun-alice-all.pcap" "$dir/tun-alice-1.pcap" "$dir/tun-alice.pcap"
     python3 "$dir/compare.py" "$dir/inner.pcap" "$dir/tun-server.pcap" 10.8.0.1,fd0f:e12e::1 \
         "$dir/tun-alice-all.pcap" "$alice" "$dir/tun-bob.pcap" "$bob" || die 'other packets'
+    ok
 done
-part 'in segments, Wireshark finds each checksum right and none too long'
+expect 'in segments, Wireshark finds each checksum right and none too long'
 "$fernvpn" capture --keylog "$dir/keylog" "$dir/carrier.pcap" --inner "$dir/inner.pcapng" >"$dir/told"
 wrong=$(tshark -r "$dir/inner.pcapng" -o tcp.check_checksum:TRUE -o ip.check_checksum:TRUE -Y 'tcp.checksum.status == 0 || ip.checksum.status == 0 || frame.len > 1500' 2>/dev/null | wc -l)
 [ "$wrong" = 0 ] || die "$wrong of them are wrong"
-part 'the dissector shows frames, ids, token fields and records'
-tshark -o tcp.reassemble_out_of_order:TRUE -X "lua_script:$here/../docs/wireshark/fernvpn.lua" -r "$dir/carrier.pcapng" -Y fernvpn -T fields -E occurrence=a \
+ok
+expect 'the dissector shows frames, ids, token fields and records'
+tshark -o tcp.reassemble_out_of_order:TRUE -X "lua_script:$tests/../docs/wireshark/fernvpn.lua" -r "$dir/carrier.pcapng" -Y fernvpn -T fields -E occurrence=a \
     -E aggregator=';' -e fernvpn.kind -e fernvpn.id -e fernvpn.token.version -e fernvpn.token.time -e fernvpn.length >"$dir/shown" 2>"$dir/tshark.log"
 ! grep -qi 'lua.*error' "$dir/tshark.log" "$dir/shown" || die "$(grep -i error "$dir/tshark.log")"
 [ "$(grep -o ClientHello "$dir/shown" | wc -l)" = 4 ] && [ "$(grep -o ServerHello "$dir/shown" | wc -l)" = 4 ] || die 'not four hellos each'
-id=$(sed -n 's/.* ClientHello .*id \([0-9a-f]*\) .*/\1/p' "$dir/told" | head -1)
-grep -q "ClientHello.*$id.*0x80.*$(date -u +%Y)" "$dir/shown" || die "no id $id with a time"
+hello=$(sed -n 's/.* ClientHello .*id \([0-9a-f]*\) .*/\1/p' "$dir/told" | head -1)
+grep -q "ClientHello.*$hello.*0x80.*$(date -u +%Y)" "$dir/shown" || die "no id $hello with a time"
 records=$(grep -o 'Record (' "$dir/shown" | wc -l) told=$(grep -c 'Z *[0-9]* [<>] [A-Z]' "$dir/told")
 [ $((records + 8)) = "$told" ] || die "$records records, and $told frames were told"
-echo "capture: $parts passed, 0 failed"
+ok

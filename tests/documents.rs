@@ -4,8 +4,9 @@
 //! A file that is no longer as it would be made fails the test; `make documents` makes all of them again.
 #![allow(clippy::unwrap_used)]
 
-use fernvpn::commands::{COMMANDS, Command};
+use fernvpn::commands::{self, Command};
 use fernvpn::config::arguments::Known;
+use fernvpn::config::options;
 use fernvpn::protocol::record::Suite;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -38,17 +39,15 @@ fn the_man_page_explains_every_command_as_the_help_does() {
     let page = fs::read_to_string(file("man/fernvpn.8")).unwrap();
     let (before, rest) = page.split_once(BEGIN).unwrap();
     let (_, after) = rest.split_once(END).unwrap();
-    let made: String = COMMANDS.iter().map(|command| section(command)).collect();
+    let made: String = commands::all().map(|command| section(&command)).collect();
     holds("man/fernvpn.8", &[before, BEGIN, &made, END, after].concat());
 }
 
 #[test]
 fn the_man_page_of_the_configuration_explains_every_option() {
     let page = fs::read_to_string(file("man/fernvpn.conf.5")).unwrap();
-    let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/file.rs")).unwrap();
     for list in ["SERVER", "PEER", "CLIENT"] {
-        let (_, known) = source.split_once(&format!("const {list}: &[&str] = &[")).unwrap();
-        let known: Vec<&str> = known.split_once("];").unwrap().0.split('"').skip(1).step_by(2).collect();
+        let known = options::names(&list.to_lowercase());
         let (_, section) = page.split_once(&format!(".Sh SECTION {list}\n")).unwrap();
         let section = section.split("\n.Sh ").next().unwrap();
         let items = section.lines().filter_map(|line| line.strip_prefix(".It Ic "));
@@ -74,12 +73,11 @@ fn section(command: &Command) -> String {
     let mut summary = command.summary.to_owned();
     summary[..1].make_ascii_uppercase();
     paragraph(&mut text, &format!("{summary}."));
-    let usage = command.usage();
-    let usage = usage.strip_prefix("usage: ").unwrap();
+    let usage = command.usage.strip_prefix("usage: ").unwrap();
     write!(text, ".Bd -literal -offset indent\n{}\n.Ed\n", literal(usage)).unwrap();
     if !command.syntax.options.is_empty() {
         text.push_str(".Bl -tag -width Ds\n");
-        for option in command.syntax.options {
+        for option in &command.syntax.options {
             let value = option.value.map_or(String::new(), |value| format!(" Ar {value}"));
             writeln!(text, ".It Fl {}{value}", option.name.strip_prefix('-').unwrap()).unwrap();
             paragraph(&mut text, option.about);
@@ -152,17 +150,17 @@ fn value(option: &Known) -> Option<Value> {
 }
 
 fn names() -> String {
-    COMMANDS.iter().map(|command| command.name).chain(["help"]).collect::<Vec<_>>().join(" ")
+    commands::all().map(|command| command.name).chain(["help"]).collect::<Vec<_>>().join(" ")
 }
 
 const MADE: &str = "made from the tables of the program: make documents";
 
 fn bash() -> String {
     let (mut options, mut values) = (String::new(), String::new());
-    for command in COMMANDS {
+    for command in commands::all() {
         let names: Vec<&str> = command.syntax.options.iter().map(|option| option.name).collect();
         writeln!(options, "        {}) options='{} --help' ;;", command.name, names.join(" ")).unwrap();
-        for option in command.syntax.options {
+        for option in &command.syntax.options {
             let complete = match value(option) {
                 None => continue,
                 Some(Value::Files) => "compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- \"$word\")".into(),
@@ -209,10 +207,10 @@ complete -F _fernvpn fernvpn
 fn zsh() -> String {
     let quoted = |text: &str| text.replace('\'', "'\\''");
     let (mut names, mut options) = (String::new(), String::new());
-    for command in COMMANDS {
+    for command in commands::all() {
         writeln!(names, "        '{}:{}'", command.name, quoted(command.summary)).unwrap();
         writeln!(options, "    {})\n        _arguments \\", command.name).unwrap();
-        for option in command.syntax.options {
+        for option in &command.syntax.options {
             let star = if option.repeats { "*" } else { "" };
             let about = quoted(&option.about.replace('[', "\\[").replace(']', "\\]"));
             let name = option.value.unwrap_or_default().replace(':', "\\:");
@@ -260,14 +258,14 @@ esac
 fn fish() -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
     let mut text = format!("# Completion of fernvpn for fish; {MADE}\n\ncomplete -c fernvpn -f\n");
-    for command in COMMANDS {
+    for command in commands::all() {
         let about = quoted(command.summary);
         writeln!(text, "complete -c fernvpn -n __fish_use_subcommand -a {} -d {about}", command.name).unwrap();
     }
     writeln!(text, "complete -c fernvpn -n __fish_use_subcommand -a help -d 'explains a command'").unwrap();
     writeln!(text, "complete -c fernvpn -n '__fish_seen_subcommand_from help' -a '{}'", names()).unwrap();
-    for command in COMMANDS {
-        for option in command.syntax.options {
+    for command in commands::all() {
+        for option in &command.syntax.options {
             let name = match option.name.strip_prefix("--") {
                 Some(name) => format!("-l {name}"),
                 None => format!("-s {}", option.name.trim_start_matches('-')),

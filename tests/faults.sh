@@ -172,8 +172,9 @@ connections=$(times client '^connected: ')
 echo >&7
 await more client '^connected: ' "$connections"
 recovers 10 'a byte of the carrier changed'
-exec 7>&-
-all_down; stop middle
+exec 7>&- # and nobody else has it open when all others have ended
+all_down
+ends middle
 
 # ---- the clock
 

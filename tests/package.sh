@@ -7,63 +7,27 @@
 #   $b: bob 198.51.100.2 ───── b │ internet │      203.0.113.2    in ──┼ 2001:db8:99::2             │
 #       2001:db8:b::2            │          │      2001:db8:5::2       └────────────────────────────┘
 #
-# alice has the kill switch on, and what leaves her by her link is captured. As root; nothing waits for a fixed time.
-#   FERNVPN=target/release/fernvpn    the program            KEEP_LOGS=1    show all logs at the end
-set -euo pipefail
-shopt -s inherit_errexit
-export LC_ALL=C
-cd "$(dirname "$0")/.."
-passed=0
-skip() { echo "SKIPPED: the tests of the package: $*"; echo 'package: 0 passed, 0 failed, 1 skipped'; exit 0; }
-[ "$(id -u)" = 0 ] || skip 'they need root'
-unshare --net --mount true 2>/dev/null || skip 'this root may not make namespaces'
+# alice has the kill switch on, and what leaves her by her link is captured.
+. "$(dirname "$0")/common/network.sh"
+cd "$tests/.."
+unshare --mount true 2>/dev/null || skip 'this root may not make mount namespaces'
 [ -x /lib/systemd/systemd ] || skip 'there is no systemd'
-[ -c /dev/net/tun ] || skip 'there is no /dev/net/tun'
-for tool in curl dnsmasq dpkg-shlibdeps fish ip lintian mandoc nft python3 tcpdump zsh; do
-    command -v $tool >/dev/null || { echo "package.sh needs $tool (Debian: curl dnsmasq-base dpkg-dev fish iproute2 lintian mandoc nftables python3 tcpdump zsh)" >&2; exit 1; }
-done
+needs curl dnsmasq dpkg-shlibdeps fish ip lintian mandoc nft python3 tcpdump zsh
 
-id=fernp$$ a=fernp$$-alice b=fernp$$-bob s=fernp$$-server r=fernp$$-internet w=fernp$$-web
-dir=$(mktemp -d)
-declare -A machines=()
-jobs=()
+declare -A machines=() # process 1 of each
 groups=/sys/fs/cgroup/unified
 [ -d $groups ] || groups=/sys/fs/cgroup
-clean_up() {
-    status=$?
-    trap '' INT TERM HUP
-    set +e
-    exec 2>/dev/null
-    if [ $status != 0 ] || [ -n "${KEEP_LOGS:-}" ]; then
-        for machine in "${!machines[@]}"; do echo "--- $machine"; in_machine "$machine" journalctl --no-pager --quiet --output=cat --lines=60 --unit='fernvpn-*'; done
-    fi
-    for pid in "${machines[@]}" "${jobs[@]}"; do kill -KILL "$pid"; done
-    wait
-    for ns in $a $b $s $r $w; do
-        ip netns del $ns
+also_clean_up() {
+    local group
+    for group in "$groups/$id"-*; do
         # As soon as the kernel has ended all that was in it.
-        for _ in {1..50}; do find "$groups/$ns" -depth -type d -exec rmdir {} \;; [ -d "$groups/$ns" ] || break; sleep 0.1; done
+        for _ in {1..100}; do find "$group" -depth -type d -exec rmdir {} \;; [ -d "$group" ] || break; sleep 0.1; done
     done
-    umount "$dir/machines"
-    rm -rf "$dir"
-    if [ $status = 0 ]; then echo "package: $passed passed, 0 failed"; else echo "package: $passed passed, 1 failed (status $status)"; fi
-    exit $status
 }
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
 
-expect() { printf '\n== %s\n' "$*"; }
-ok() { passed=$((passed + 1)); echo "   ok${1:+: $*}"; }
-die() { echo "!! $*"; exit 1; }
-in_ns() { local ns=$1; shift; ip netns exec "$ns" "$@"; }
 in_machine() { local machine=$1; shift; nsenter --target "${machines[$machine]}" --all -- "$@"; }
-# run MACHINE COMMAND...: shows it, runs it there, with its output only if it fails.
-run() { local machine=$1; shift; echo "[${machine#*-}] $*"; in_machine "$machine" "$@" >"$dir/run" 2>&1 || { cat "$dir/run"; die "failed: $*"; }; }
-until_ok() {
-    local deadline=$(($(date +%s%N) + $1 * 1000000000)); shift
-    until "$@" >/dev/null 2>&1; do [ "$(date +%s%N)" -lt $deadline ] || die "not within the time: $*"; sleep 0.1; done
-}
+# on MACHINE COMMAND...: shows it and runs it there.
+on() { show "$@"; in_machine "$@" >"$dir/run.log" 2>&1 || die "status $?"; }
 shows() { in_machine "$1" systemctl show --property "$3" --value "$2"; }
 says() { [[ $(shows "$1" "$2" StatusText) == $3 ]]; }                                   # MACHINE UNIT PATTERN
 is_active() { [ "$(shows "$1" "$2" ActiveState)" = active ]; }
@@ -131,56 +95,40 @@ done
 
 # ---- the machines
 
-for ns in $a $b $s $r $w; do ip netns add $ns; ip -n $ns link set lo up; done
-link() { # NAMESPACE DEVICE ADDRESS4 ADDRESS6 - FAR DEVICE ADDRESS4 ADDRESS6
-    ip link add name "$2" netns "$1" type veth peer name "$7" netns "$6"
-    ip -n "$1" address add "$3" dev "$2"; ip -n "$1" address add "$4" dev "$2" nodad; ip -n "$1" link set dev "$2" up
-    ip -n "$6" address add "$8" dev "$7"; ip -n "$6" address add "$9" dev "$7" nodad; ip -n "$6" link set dev "$7" up
-}
-link $a eth0 192.0.2.2/24 2001:db8:a::2/64 - $r a 192.0.2.1/24 2001:db8:a::1/64
-link $b eth0 198.51.100.2/24 2001:db8:b::2/64 - $r b 198.51.100.1/24 2001:db8:b::1/64
-link $s eth0 203.0.113.2/24 2001:db8:5::2/64 - $r s 203.0.113.1/24 2001:db8:5::1/64
-link $s in 10.99.0.1/24 2001:db8:99::1/64 - $w eth0 10.99.0.2/24 2001:db8:99::2/64
-for ns in $a:192.0.2:a $b:198.51.100:b $s:203.0.113:5; do
-    IFS=: read -r ns four six <<<"$ns"
-    ip -n "$ns" route add default via "$four.1"; ip -n "$ns" route add default via "2001:db8:$six::1"
-done
-in_ns $r sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding'
-# By which address it was asked. There is no way from here back to the tunnel, nor to the internet.
-ip netns exec $w python3 -c '
-import http.server, socket
-class From(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200); self.end_headers(); self.wfile.write(self.client_address[0].removeprefix("::ffff:").encode())
-    def log_message(self, *_): pass
-class Both(http.server.ThreadingHTTPServer):
-    address_family = socket.AF_INET6
-Both(("::", 80), From).serve_forever()' >"$dir/web.log" 2>&1 &
-jobs+=($!)
-ip netns exec $w dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file= --user=root \
-    --address=/web.inside.test/10.99.0.2 --address=/web.inside.test/2001:db8:99::2 >"$dir/dns.log" 2>&1 &
-jobs+=($!)
-until_ok 10 in_ns $s curl --silent --max-time 1 http://10.99.0.2/
+a=$id-alice b=$id-bob s=$id-server r=$id-internet w=$id-web
+namespaces $a $b $s $r $w
+uplink $a $r a 192.0.2 2001:db8:a
+uplink $b $r b 198.51.100 2001:db8:b
+uplink $s $r s 203.0.113 2001:db8:5
+link $s in $w eth0
+address $s in 10.99.0.1/24 2001:db8:99::1/64
+address $w eth0 10.99.0.2/24 2001:db8:99::2/64
+forwards $r
+# There is no way from here back to the tunnel, nor to the internet.
+start web $w python3 "$tests/common/web.py" 80
+start resolver $w dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file= --user=root \
+    --address=/web.inside.test/10.99.0.2 --address=/web.inside.test/2001:db8:99::2
+for port in 80 53; do await listening $w $port; done
 
 mkdir "$dir/machines"
 mount -t tmpfs fernvpn "$dir/machines"
 for machine in $a $b $s; do
     tests/machine.sh $machine "$dir/machines/$machine" &
-    jobs+=($!)
-    until_ok 10 pgrep --parent $! --exact systemd
+    await pgrep --parent $! --exact systemd
     machines[$machine]=$(pgrep --parent $! --exact systemd)
 done
 for machine in $a $b $s; do
     # What this machine may have of fernvpn itself is none of theirs.
-    until_ok 20 in_machine $machine systemctl is-system-running
+    await in_machine $machine systemctl is-system-running
     in_machine $machine sh -c 'rm -rf /etc/fernvpn /var/lib/fernvpn /usr/sbin/policy-rc.d' # which forbids to start services
     in_machine $machine systemctl start dbus.socket
+    in_machine $machine journalctl --follow --quiet --output=cat _COMM=fernvpn + _PID=1 >"$dir/${machine##*-}.log" 2>&1 &
 done
 
 expect 'it installs: a user, an empty folder for configurations, nothing that runs'
 for machine in $a $b $s; do
     in_machine $machine sh -c 'cat >/tmp/fernvpn.deb' <"$package"
-    run $machine dpkg --install /tmp/fernvpn.deb
+    on $machine dpkg --install /tmp/fernvpn.deb
 done
 [ "$(in_machine $s stat --format='%U:%G %a' /etc/fernvpn)" = 'root:fernvpn 2750' ] || die 'not this folder'
 [ -z "$(in_machine $s systemctl list-units --all --no-legend 'fernvpn-*')" ] || die 'something runs'
@@ -195,16 +143,16 @@ push-routes = 0.0.0.0/0, ::/0
 push-dns = 10.99.0.2
 CONF
 in_machine $s fernvpn add-client alice -c /etc/fernvpn/vpn.conf --server 203.0.113.2:12345 >"$dir/alice.conf"
-run $s fernvpn check -c /etc/fernvpn/vpn.conf
+on $s fernvpn check -c /etc/fernvpn/vpn.conf
 [ "$(in_machine $s stat --format='%U:%G %a' /etc/fernvpn/vpn.conf)" = 'root:fernvpn 640' ] || die "the configuration is of $(in_machine $s stat --format='%U:%G %a' /etc/fernvpn/vpn.conf)"
-run $s systemctl enable --now fernvpn-server@vpn
+on $s systemctl enable --now fernvpn-server@vpn
 process() { in_machine "$1" sed -n "s/^$3:[[:space:]]*//p" "/proc/$(shows "$1" "$2" MainPID)/status"; }
 [ "$(process $s fernvpn-server@vpn CapEff)" = 0000000000001000 ] || die "capabilities $(process $s fernvpn-server@vpn CapEff)"
 user=$(in_machine $s id --user fernvpn)
 [[ $(process $s fernvpn-server@vpn Uid) == "$user"$'\t'"$user"* ]] || die 'another user'
 ok 'as fernvpn, with CAP_NET_ADMIN alone'
 in_machine $s fernvpn add-client bob -c /etc/fernvpn/vpn.conf --server '[2001:db8:5::2]:12345' --ratchet >"$dir/bob.conf"
-run $s systemctl reload fernvpn-server@vpn
+on $s systemctl reload fernvpn-server@vpn
 ok 'a client is added while it runs'
 
 expect 'clients: everything through the tunnel, IPv4 and IPv6, names resolved inside'
@@ -213,16 +161,16 @@ resolved=''
 if in_machine $a test -x /usr/bin/resolvectl; then
     resolved=yes
     in_machine $a ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
-    run $a systemctl restart systemd-resolved
+    on $a systemctl restart systemd-resolved
 fi
-[ ! $resolved ] || run $b systemctl mask --now systemd-resolved
+[ ! $resolved ] || on $b systemctl mask --now systemd-resolved
 echo 'nameserver 10.99.0.2' | in_machine $b tee /etc/resolv.conf >"$dir/quiet"
 in_machine $a sh -c 'umask 027; cat >/etc/fernvpn/home.conf; echo kill-switch = yes >>/etc/fernvpn/home.conf' <"$dir/alice.conf"
 # A ratcheted key moves, so it is where the service may write.
 sed -n 's/^#\(.*=\)$/\1/p' "$dir/bob.conf" | in_machine $b sh -c 'umask 077; cat >/root/bob.key; install -m 600 -o fernvpn -g fernvpn /root/bob.key /var/lib/fernvpn/bob.key'
 sed 's|^key-file = .*|key-file = /var/lib/fernvpn/bob.key|' "$dir/bob.conf" | in_machine $b sh -c 'umask 027; cat >/etc/fernvpn/home.conf'
 for machine in $a $b; do
-    run $machine systemctl enable --now fernvpn-client@home
+    on $machine systemctl enable --now fernvpn-client@home
     says $machine fernvpn-client@home 'connected: *' || die "not connected: $(shows $machine fernvpn-client@home StatusText)"
     for name in 10.99.0.2 '[2001:db8:99::2]'; do
         want=10.99.0.1; [[ $name == 10* ]] || want=2001:db8:99::1
@@ -246,68 +194,67 @@ ok 'by name, without systemd-resolved: a warning, and resolv.conf stays'
 
 unit=fernvpn-client@home
 expect 'the watchdog ends a server that stands still, and it comes back (looked at below)'
-run $b systemctl disable --now $unit
+on $b systemctl disable --now $unit
 in_machine $b sh -c 'mkdir /etc/systemd/system/fernvpn-server@.service.d; printf "[Service]\nWatchdogSec=22\n" >/etc/systemd/system/fernvpn-server@.service.d/soon.conf
     (umask 027; printf "[server]\naddress = 10.7.0.1/24\npush-routes = 10.6.0.0/24\n[peer]\nname = x\nkey = %s\n" "$(fernvpn genkey)" >/etc/fernvpn/own.conf); systemctl daemon-reload'
-run $b systemctl start fernvpn-server@own
+on $b systemctl start fernvpn-server@own
 own=$(shows $b fernvpn-server@own MainPID)
-run $b kill -STOP "$own"
+on $b kill -STOP "$own"
 ok
 
 expect 'only the carrier on the outer link, also while the server is killed, away, and back, and after the client is killed'
-ip netns exec $r tcpdump -i a -U -w "$dir/alice.pcap" >"$dir/tcpdump.log" 2>&1 &
-jobs+=($!)
-until_ok 10 grep -q 'listening on' "$dir/tcpdump.log"
+start tcpdump $r tcpdump -i a -U -w "$dir/alice.pcap"
+logged tcpdump 'listening on'
 # Somebody who never stops asking, by every way.
 # shellcheck disable=SC2016
 in_machine $a sh -c 'while :; do
     for at in 10.99.0.2 "[2001:db8:99::2]" web.inside.test; do curl --silent --globoff --max-time 1 "http://$at/"; curl --silent --globoff --max-time 1 --interface eth0 "http://$at/"; done
     ping -c 1 -W 1 203.0.113.1; ping -c 1 -W 1 2001:db8:5::1; sleep 0.1; done' >"$dir/asking.log" 2>&1 &
-jobs+=($!)
+pids[asking]=$!
 reaches $a 10.99.0.2 10.99.0.1 || die 'no way'
 restarts=$(shows $s fernvpn-server@vpn NRestarts)
-run $s systemctl kill --signal=KILL --kill-whom=main fernvpn-server@vpn
-until_ok 20 says $a $unit 'c* lost*'
-until_ok 20 eval "[ \"\$(shows $s fernvpn-server@vpn NRestarts)\" -gt $restarts ] && is_active $s fernvpn-server@vpn"
-until_ok 20 reaches $a 10.99.0.2 10.99.0.1
+on $s systemctl kill --signal=KILL --kill-whom=main fernvpn-server@vpn
+await says $a $unit 'c* lost*'
+await eval "[ \"\$(shows $s fernvpn-server@vpn NRestarts)\" -gt $restarts ] && is_active $s fernvpn-server@vpn"
+await reaches $a 10.99.0.2 10.99.0.1
 ok 'killed, started again by systemd, and the client is back'
-run $s systemctl stop fernvpn-server@vpn
-until_ok 20 says $a $unit 'no connection*'
+on $s systemctl stop fernvpn-server@vpn
+await says $a $unit 'no connection*'
 ! fetch $a 10.99.0.2 || die 'it got out'
 ! fetch $a '[2001:db8:99::2]' || die 'it got out'
-run $s systemctl start fernvpn-server@vpn
-until_ok 40 reaches $a '[2001:db8:99::2]' 2001:db8:99::1
+on $s systemctl start fernvpn-server@vpn
+await reaches $a '[2001:db8:99::2]' 2001:db8:99::1
 ok 'stopped, and started'
-run $a systemctl kill --signal=KILL --kill-whom=main $unit
-until_ok 20 eval "! in_machine $a ip link show dev fern0"
+on $a systemctl kill --signal=KILL --kill-whom=main $unit
+await no_device $a
 ! fetch $a 10.99.0.2 || die 'it got out'
-until_ok 40 reaches $a 10.99.0.2 10.99.0.1
+await reaches $a 10.99.0.2 10.99.0.1
 ok 'the client killed, and started again by systemd'
 carrier='(tcp port 12345 and host 192.0.2.2 and host 203.0.113.2)'
 between='arp or (icmp6 and (ip6[40] >= 133 and ip6[40] <= 136 or ip6[40] == 143)) or (ip6 proto 0 and ip6[48] == 143)' # ND, MLD
-kill -TERM "${jobs[-2]}"; until_ok 5 grep -q 'packets captured' "$dir/tcpdump.log"
+stop tcpdump
 tcpdump -r "$dir/alice.pcap" -n "$carrier" >"$dir/carrier" 2>/dev/null
 tcpdump -r "$dir/alice.pcap" -n "not $carrier and not ($between)" >"$dir/other" 2>/dev/null
 [ "$(wc -l <"$dir/carrier")" -gt 50 ] || die 'nothing was captured'
 [ ! -s "$dir/other" ] || { head "$dir/other"; die 'other packets left'; }
 ok "$(wc -l <"$dir/carrier") packets of the carrier, none else"
-kill -KILL "${jobs[-1]}"
+stop asking KILL
 
 expect 'a stop leaves the machine as it was'
 state() { in_machine "$1" sh -c 'ip -4 rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all | grep -v "^multicast\|expires\|fe80"; nft list ruleset; ip -o link; grep -r . /proc/sys/net/ipv4/conf/all/ /proc/sys/net/ipv6/conf/all /proc/sys/net/ipv4/ip_forward; ls /run/fernvpn; resolvectl dns' 2>/dev/null | grep -v ' fern0' || true; }
-run $a systemctl stop $unit
+on $a systemctl stop $unit
 state $a >"$dir/stopped"
 ! grep -q 'fern\|12345' "$dir/stopped" || { grep 'fern\|12345' "$dir/stopped"; die 'something is left'; }
 ok
 
 expect 'a client whose server is away fails no boot'
-run $s systemctl stop fernvpn-server@vpn
+on $s systemctl stop fernvpn-server@vpn
 state $s >"$dir/stopped"
 ! grep -q 'fern\|12345' "$dir/stopped" || { grep 'fern\|12345' "$dir/stopped"; die 'the server left something'; }
-run $a systemctl start $unit
+on $a systemctl start $unit
 is_active $a $unit && says $a $unit 'no connection*' || die "$(shows $a $unit StatusText)"
-run $s systemctl start fernvpn-server@vpn
-until_ok 40 reaches $a 10.99.0.2 10.99.0.1
+on $s systemctl start fernvpn-server@vpn
+await reaches $a 10.99.0.2 10.99.0.1
 ok
 
 expect 'an upgrade starts again what runs, and nothing else; configurations stay'
@@ -318,27 +265,27 @@ dpkg-deb --root-owner-group --build "$dir/newer/root" "$dir/newer.deb" >"$dir/qu
 before=$(shows $s fernvpn-server@vpn MainPID)
 for machine in $a $s; do
     in_machine $machine sh -c 'cat >/tmp/newer.deb' <"$dir/newer.deb"
-    run $machine dpkg --install /tmp/newer.deb
+    on $machine dpkg --install /tmp/newer.deb
 done
 [ "$(shows $s fernvpn-server@vpn MainPID)" != "$before" ] && is_active $s fernvpn-server@vpn || die 'it was not started again'
 [ "$(in_machine $s stat --format='%U:%G %a' /etc/fernvpn /etc/fernvpn/vpn.conf | xargs)" = 'root:fernvpn 2750 root:fernvpn 640' ] || die 'not as it was'
-until_ok 40 reaches $a 10.99.0.2 10.99.0.1
+await reaches $a 10.99.0.2 10.99.0.1
 ok
 
 expect 'the watchdog did'
-until_ok 60 eval "[ \"\$(shows $b fernvpn-server@own NRestarts)\" -ge 1 ] && is_active $b fernvpn-server@own"
+await eval "[ \"\$(shows $b fernvpn-server@own NRestarts)\" -ge 1 ] && is_active $b fernvpn-server@own"
 in_machine $b journalctl --unit=fernvpn-server@own --output=cat | grep -q 'Watchdog timeout' || die 'it was something else'
 [ "$(shows $b fernvpn-server@own MainPID)" != "$own" ] || die 'the same'
 ok
 
 expect 'removed, the services stop and the configurations stay; purged, nothing is left but the user'
 for machine in $a $b $s; do
-    run $machine dpkg --remove fernvpn
+    on $machine dpkg --remove fernvpn
     ! in_machine $machine pgrep -x fernvpn >"$dir/quiet" || die 'it still runs'
     in_machine $machine test -d /etc/fernvpn || die 'the configuration has gone'
     state $machine >"$dir/stopped"
     ! grep -q 'fern\|12345' "$dir/stopped" || { grep 'fern\|12345' "$dir/stopped"; die 'something is left'; }
-    run $machine dpkg --purge fernvpn
+    on $machine dpkg --purge fernvpn
     left=$(cd "$dir/machines/$machine/upper" && find . -path '*fernvpn*' -not -type c -not -path './var/log/*' -not -path './root/*' -not -path '*/soon.conf' -not -path '*/fernvpn-server@.service.d')
     [ -z "$left" ] || { echo "$left"; die 'files are left'; }
 done

@@ -1,49 +1,8 @@
 #!/bin/bash
 # What may a running server still do, and what does its memory give away? Looked at from outside. As root.
-#
-#   FERNVPN=target/release/fernvpn    the program
-set -euo pipefail
-shopt -s inherit_errexit
-export LC_ALL=C
+. "$(dirname "$0")/common/network.sh"
+needs ip nft python3 setpriv prlimit xxd
 
-fernvpn=$(realpath -m "${FERNVPN:-target/release/fernvpn}")
-passed=0
-
-skip() { printf '\nSKIPPED: the tests of privileges: %s\n' "$*"; echo 'privileges: 0 passed, 0 failed, 1 skipped'; exit 0; }
-[ "$(id -u)" = 0 ] || skip 'they need root'
-[ -c /dev/net/tun ] || skip 'there is no /dev/net/tun'
-unshare -n true 2>/dev/null || skip 'this root may not make network namespaces'
-[ -x "$fernvpn" ] || { echo "there is no $fernvpn: make build" >&2; exit 1; }
-
-ns=prv$$
-dir=$(mktemp -d)
-server='' client=''
-clean_up() {
-    status=$?
-    set +e
-    [ $status = 0 ] || tail -n 20 "$dir"/*.log
-    exec 2>/dev/null
-    kill -KILL $server $client
-    wait
-    ip netns del $ns
-    rm -rf "$dir"
-    if [ $status = 0 ]; then echo "privileges: $passed passed, 0 failed"; else echo "privileges: $passed passed, 1 failed (status $status)"; fi
-    exit $status
-}
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-
-expect() { printf '\n== %s\n' "$*"; }
-ok() { passed=$((passed + 1)); echo "   ok${1:+: $*}"; }
-die() { echo "!! $*"; exit 1; }
-until_ok() {
-    local deadline=$((SECONDS + $1)); shift
-    until "$@" >/dev/null 2>&1; do
-        [ $SECONDS -lt $deadline ] || die "not within the time: $*"
-        sleep 0.02
-    done
-}
 of() { awk -v name="$2:" '$1 == name { print $2 }' "/proc/$1/status"; }
 
 # in_memory PID FILE: how often the key in the file stands in the memory of a process, as bytes or as text. What a core
@@ -63,16 +22,14 @@ with open(f"/proc/{sys.argv[1]}/maps") as maps, open(f"/proc/{sys.argv[1]}/mem",
 print(found)
 PYTHON
 in_memory() { python3 "$dir/in_memory.py" "$1" "$2"; }
+is_gone() { [ "$(in_memory "$1" "$2")" = 0 ]; }
 
-umask 077
-for name in alice bob; do "$fernvpn" genkey >"$dir/$name.key"; done
-{ echo "$(<"$dir/alice.key")  # alice"; echo "$(<"$dir/bob.key")  # bob"; } >"$dir/server.key"
-ip netns add $ns
-ip -n $ns link set dev lo up
-ip -n $ns link add name up0 type veth peer name up1
-ip netns exec $ns "$fernvpn" server -k "$dir/server.key" --listen 127.0.0.1:12345 --push-routes 0.0.0.0/0 --nat up0 --name $ns >"$dir/server.log" 2>&1 &
-server=$!
-until_ok 10 grep -q '^listening on' "$dir/server.log"
+keys alice bob
+ns=$id-net user=$((200000 + $$))
+namespaces $ns
+link $ns up0 $ns up1
+fern server $ns server -k "$dir/server.key" --listen 127.0.0.1:12345 --push-routes 0.0.0.0/0 --nat up0
+server=${pids[server]}
 
 expect 'started by root with all capabilities, it keeps CAP_NET_ADMIN'
 for set in CapEff CapPrm; do
@@ -88,37 +45,86 @@ ok 'no new privileges'
 
 expect 'its memory is nobody else'\''s'
 [ "$(stat -c %U:%a "/proc/$server/mem")" = root:600 ] || die 'the memory is readable'
-uid=$((200000 + $$ % 10000))
-! setpriv --reuid=$uid --clear-groups cat "/proc/$server/maps" >/dev/null 2>&1 || die 'another user sees its memory'
+as_user() { setpriv --reuid=$user --clear-groups "$@"; }
+! as_user cat "/proc/$server/maps" >/dev/null 2>&1 || die 'another user sees its memory'
 ok 'not another user'\''s'
 install -m 755 "$fernvpn" "$dir/fernvpn"
 chmod 711 "$dir"
 install -m 644 "$dir/bob.key" "$dir/open.key"
-setpriv --reuid=$uid --clear-groups "$dir/fernvpn" server -k "$dir/open.key" --no-tun --listen 127.0.0.1:0 >"$dir/ordinary.log" 2>&1 &
-client=$!
-until_ok 10 grep -q '^listening on' "$dir/ordinary.log"
-! setpriv --reuid=$uid --clear-groups cat "/proc/$client/maps" >/dev/null 2>&1 || die 'a program of the same user sees its memory'
+start ordinary $ns setpriv --reuid=$user --clear-groups "$dir/fernvpn" server -k "$dir/open.key" --no-tun --listen 127.0.0.1:0
+ready ordinary
+! as_user cat "/proc/${pids[ordinary]}/maps" >/dev/null 2>&1 || die 'a program of the same user sees its memory'
 ok 'not of another program of the same user: no debugger, no core file'
-kill $client; wait $client || true; client=''
+stop ordinary
 
 expect 'a client connects, and with only these rights all goes on as before'
-ip netns exec $ns "$fernvpn" client -k "$dir/alice.key" --connect 127.0.0.1:12345 --no-tun --once --send hello >"$dir/client.log" 2>&1
-grep -q 'Hello, alice' "$dir/client.log"; ok
+run $ns "$fernvpn" client -k "$dir/alice.key" --connect 127.0.0.1:12345 --no-tun --once --send hello
+grep -q 'Hello, alice' "$dir/run.log"; ok
 [ "$(in_memory $server "$dir/alice.key")" -ge 1 ] || die 'the search finds nothing at all'
 ok "the search finds a key that is in use, $(in_memory $server "$dir/alice.key") times"
 
 expect 'a client that is removed leaves no key in memory'
 echo "$(<"$dir/bob.key")  # bob" >"$dir/server.key"
-ip netns exec $ns "$fernvpn" reload $ns
+run $ns "$fernvpn" reload $id-server
 [ "$(in_memory $server "$dir/alice.key")" = 0 ] || die "the removed key stands there $(in_memory $server "$dir/alice.key") times"
 [ "$(in_memory $server "$dir/bob.key")" -ge 1 ] || die 'the other key is gone too'
 ok
 
+expect 'a session that has ended leaves no traffic secret, a removed client no key that stood in the configuration'
+# in_memory takes a key as text; the key log has the secrets in hexadecimal digits.
+secret() { awk -v at="$1" '!/^#/ { print $at }' "$dir/secrets.keylog" | tail -1 | xxd -r -p | base64 | tr +/ -_ >"$dir/secret"; }
+inline() {
+    printf '[server]\nlisten = 127.0.0.1:12346\ninterface = fern1\n[peer]\nname = bob\nkey-file = %s\nratchet = yes\n' "$dir/bob.state"
+    [ "$1" = without ] || printf '[peer]\nname = alice\nkey = %s\n' "$(<"$dir/alice.key")"
+}
+(umask 077; inline with >"$dir/inline.conf")
+install -m 600 "$dir/bob.key" "$dir/bob.state"
+fern inline $ns server -c "$dir/inline.conf" --keylog "$dir/secrets.keylog"
+fern alice $ns client -k "$dir/alice.key" --connect 127.0.0.1:12346 --no-tun
+await grep -q "^fernvpn" "$dir/secrets.keylog"
+inline=${pids[inline]}
+for at in 4 5; do
+    secret $at
+    [ "$(in_memory "$inline" "$dir/secret")" -ge 1 ] || die 'the search does not find the secret of a session that goes on'
+done
+stop alice
+logged inline 'client disconnected'
+for at in 4 5; do
+    secret $at
+    await is_gone "$inline" "$dir/secret"
+done
+ok 'neither direction'
+inline without >"$dir/inline.conf"
+run $ns "$fernvpn" reload $id-inline
+[ "$(in_memory "$inline" "$dir/alice.key")" = 0 ] || die "the removed key stands there $(in_memory "$inline" "$dir/alice.key") times"
+ok 'and no key'
+
+expect 'a ratcheted key of an earlier step is in no memory, neither the server'\''s nor the client'\''s'
+install -m 600 "$dir/bob.key" "$dir/bob-own.state"
+printf '[client]\nserver = 127.0.0.1:12346\nkey-file = %s\nratchet = yes\n' "$dir/bob-own.state" >"$dir/bob.conf"
+fern bob $ns client -c "$dir/bob.conf" --no-tun
+logged bob '^connected'
+for who in inline bob; do
+    await is_gone "${pids[$who]}" "$dir/bob.key"
+    sed -n 's/^key=//p' "$dir/bob-own.state" >"$dir/now.key"
+    [ "$(in_memory "${pids[$who]}" "$dir/now.key")" -ge 1 ] || die "$who: the search does not find the key of this step"
+done
+ok
+stop bob; stop inline
+
+expect 'limits that are too low for so many clients are named when it starts'
+start limited $ns setpriv --reuid=$user --clear-groups prlimit --nproc=500:500 \
+    "$dir/fernvpn" server -k "$dir/open.key" --no-tun --listen 127.0.0.1:0 --max-clients 100000
+ready limited
+grep -q 'limit="ulimit -u" allowed=500 wanted=101088' "$dir/limited.log" || die 'ulimit -u'
+grep -q 'limit="sysctl vm.max_map_count"' "$dir/limited.log" || [ "$(sysctl -n vm.max_map_count)" -ge 804096 ] || die 'vm.max_map_count'
+stop limited
+ok
+
 expect 'an orderly stop needs no more rights: nothing is left'
-kill -TERM $server
-ended=0; wait $server || ended=$?; server=''
+stop server
 [ $ended = 0 ] || die "status $ended"
 ! grep -q 'not undone' "$dir/server.log" || die 'something was not undone'
-[ -z "$(ip netns exec $ns nft list ruleset)" ] || die 'rules are left'
-! ip -n $ns link show dev fern0 >/dev/null 2>&1 || die 'the device is left'
+[ -z "$(in_ns $ns nft list ruleset)" ] || die 'rules are left'
+no_device $ns || die 'the device is left'
 ok

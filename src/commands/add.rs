@@ -1,9 +1,10 @@
 //! `fernvpn add-client`, `fernvpn remove-client`
 
-use super::{Command, Failure};
-use crate::config::arguments::{Arguments, Known, Operand, Syntax, UsageError};
+use super::Failure;
+use crate::config::arguments::{Arguments, UsageError};
 use crate::config::edit;
 use crate::config::file::{self, Configuration};
+use crate::config::options::{self, CLIENT, PEER};
 use crate::config::settings::{ClientSettings, Peer, ServerSettings};
 use crate::fernet::Key;
 use crate::os::{entropy, files};
@@ -13,47 +14,6 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-/// Puts a client in.
-pub const ADD: Command = Command {
-    name: "add-client",
-    summary: "adds a client with a new key to a server's configuration",
-    usage: "NAME -c FILE [--address A ...] [--server HOST:PORT] [--ratchet]",
-    syntax: Syntax {
-        options: &[
-            Known::value("-c", "FILE", "the server's configuration"),
-            Known::list("--address", "A", "a fixed tunnel address; leased if there is none"),
-            Known::value("--server", "HOST:PORT", "by which clients reach the server, for the client's configuration"),
-            Known::flag("--ratchet", "a key that moves on with each session"),
-        ],
-        operands: &[Operand { name: "NAME", optional: false }],
-        command: false,
-    },
-    notes: "\
-Prints the client's configuration, key included: bring it to the client by a safe way, and keep no copy. The
-server's configuration is replaced as a whole, or not at all if anything is wrong; all that was in it stays. A
-running server takes it up by 'fernvpn reload'.
-
-With --ratchet the server keeps the key in a file of its own: in /var/lib/fernvpn if the configuration is in
-/etc/fernvpn, otherwise beside it.",
-    run: add,
-};
-
-/// Takes one out.
-pub const REMOVE: Command = Command {
-    name: "remove-client",
-    summary: "takes a client out of a server's configuration",
-    usage: "NAME -c FILE",
-    syntax: Syntax {
-        options: &[Known::value("-c", "FILE", "the server's configuration")],
-        operands: &[Operand { name: "NAME", optional: false }],
-        command: false,
-    },
-    notes: "\
-Its section goes, with the comments in it and directly above it; all else stays. A running server cuts the
-client off with 'fernvpn reload'.",
-    run: remove,
-};
 
 /// A server's configuration that is about to be changed, which nobody else does meanwhile.
 struct Change {
@@ -68,7 +28,7 @@ impl Change {
     fn begin(arguments: &Arguments) -> Result<Change, Failure> {
         let file = arguments.path("-c").ok_or_else(|| UsageError("which server? -c FILE names it".into()))?;
         let file = std::path::absolute(&file).unwrap_or(file);
-        let lock = files::lock_folder(&file).map_err(|error| error.to_string())?;
+        let lock = files::lock_folder(&file)?;
         let (text, _) = file::read_text(&file).map_err(|mistakes| mistakes.to_string())?;
         let settings = super::configured_server(&file)?;
         let name = arguments.operands().first().map(|name| name.to_string_lossy()).unwrap_or_default().into_owned();
@@ -106,25 +66,24 @@ impl Change {
     }
 }
 
-fn add(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) fn add(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut client = ClientSettings::new("", Key::from_bytes(&entropy::array()));
     let server = arguments.text("--server")?;
     if let Some(server) = server {
-        client.set("server", server).map_err(|reason| UsageError(format!("--server: {reason}")))?;
+        options::set(CLIENT, &mut client, "server", server)
+            .map_err(|reason| UsageError(format!("--server: {reason}")))?;
     }
     let change = Change::begin(arguments)?;
-    let mut peer = Peer { name: String::new(), keys: vec![], addresses: vec![], routes: vec![], ratchet: None };
-    peer.set("name", &change.name).map_err(UsageError)?;
-    if let Some(addresses) = super::joined(arguments, "--address")? {
-        peer.set("address", &addresses).map_err(|reason| UsageError(format!("--address: {reason}")))?;
-    }
+    let mut peer = Peer::default();
+    options::set(PEER, &mut peer, "name", &change.name).map_err(UsageError)?;
+    super::set_given(arguments, PEER, &mut peer)?;
     peer.ratchet = arguments.has("--ratchet").then(|| change.state_file());
     let key = client.key.to_text();
     let text = edit::with_section(&change.text, &section(&change, &peer, &key));
     if let Some(state) = &peer.ratchet {
         // Before the service has run for the first time its folder is not there.
         let _ = state.parent().map(fs::create_dir_all);
-        files::create_secret(state, &format!("{key}\n")).map_err(|error| error.to_string())?;
+        files::create_secret(state, &format!("{key}\n"))?;
     }
     let fits = fits(&change, &text);
     if let (Err(_), Some(state)) = (&fits, &peer.ratchet) {
@@ -203,7 +162,7 @@ fn configuration(change: &Change, peer: &Peer, key: &str, server: Option<&str>, 
     }
 }
 
-fn remove(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) fn remove(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let change = Change::begin(arguments)?;
     let text = edit::without_peer(&change.text, &change.name)
         .ok_or_else(|| format!("{} has no peer {}", change.file.display(), change.name))?;

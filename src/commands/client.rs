@@ -1,10 +1,10 @@
-//! `fernvpn client`
+//! `fernvpn client`, `fernvpn unlock`
 
 use super::device::{self, Interface};
-use super::{Command, Failure};
-use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
-use crate::config::key_file;
-use crate::config::settings::{ClientSettings, Device, Routes};
+use super::{Failure, status};
+use crate::config::arguments::{Arguments, UsageError};
+use crate::config::options::CLIENT;
+use crate::config::settings::{ClientSettings, Device};
 use crate::config::state_file::Kept;
 use crate::os::control::Control;
 use crate::os::signal::Signal;
@@ -13,76 +13,11 @@ use crate::os::{log, network, notify, process, signal};
 use crate::tunnel::client::{Client, Machine};
 use crate::tunnel::config_record::NetworkConfig;
 use crate::tunnel::connection::MAX_MESSAGE;
-use crate::tunnel::{SOFTWARE, locked};
+use crate::tunnel::locked;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-
-/// The command.
-pub const CLIENT: Command = Command {
-    name: "client",
-    summary: "runs the client",
-    usage: "[-c FILE] [-k FILE [--ratchet]] [--connect HOST:PORT]
-         [--tun NAME | --no-tun | --private | --private-if-allowed]
-         [--routes pushed|none|NETS] [--dns pushed|none|ADDRS] [--kill-switch]
-         [--suite S ...] [--send TEXT] [--ping [--count N]] [--once]
-         [--namespace NAME] [--congestion C] [--keylog FILE]
-         [--name NAME] [--verbose] [-- COMMAND ...]",
-    syntax: Syntax {
-        options: &[
-            Known::value("-c", "FILE", "configuration; options given here come before those in it"),
-            Known::value("-k", "FILE", "key file; its first key is used"),
-            Known::flag("--ratchet", "the key in that file moves on with each session; the server says so too"),
-            Known::value("--connect", "HOST:PORT", "the server; 127.0.0.1:12345"),
-            Known::value("--tun", "NAME", "the tunnel's device; fern0"),
-            Known::flag("--no-tun", "no device: for --send and --ping, and to answer pings"),
-            Known::flag("--private", "the device is made in a network namespace of its own; needs no root"),
-            Known::flag("--private-if-allowed", "the same, and no device where that is forbidden"),
-            Known::value("--namespace", "NAME", "the device is made in this network namespace (ip netns); root"),
-            Known::value("--routes", "WHAT", "which routes to set: pushed, none, or networks"),
-            Known::value("--dns", "WHAT", "which resolvers to set: pushed, none, or addresses"),
-            Known::flag("--kill-switch", "nothing leaves this machine but by the tunnel, until 'fernvpn unlock'"),
-            Known::list("--suite", "S", "offered suites, the preferred one first; aes-256-gcm, fernet"),
-            Known::value("--send", "TEXT", "send a message, print the answer"),
-            Known::flag("--ping", "ping the server through the tunnel, print the times"),
-            Known::value("--count", "N", "with --ping: how often; 3"),
-            Known::flag("--once", "do not connect again; leave after --send and --ping"),
-            Known::value("--congestion", "C", "of the carrier: auto (bbr on long paths), system, or a name"),
-            Known::value("--keylog", "FILE", "write every session's keys, for 'fernvpn capture': a hole in the tunnel"),
-            Known::value("--name", "NAME", "of this instance; client"),
-            Known::flag("--verbose", "log more"),
-        ],
-        operands: &[],
-        command: true,
-    },
-    notes: "\
-Prints 'connected: ' and what was agreed when the tunnel is up, and logs to stderr. Connects again when the
-connection is lost. Ctrl-C or SIGTERM ends it: the server is told, and everything that was changed on this
-machine is changed back.
-
-With COMMAND, runs that in a private network whose only way out is the tunnel, with the pushed resolvers,
-as you and without root, and exits with its status; 125 if the tunnel never was, 126 or 127 if COMMAND
-cannot be run. While the tunnel is down COMMAND has no network. Sockets with a path still lead outside:
-those of name services, D-Bus and systemd are hidden from COMMAND, others (X11, Docker, a running
-browser) are not.",
-    run: client,
-};
-
-/// The command that ends a kill switch.
-pub const UNLOCK: Command = Command {
-    name: "unlock",
-    summary: "ends the kill switch that a client has left",
-    usage: "",
-    syntax: Syntax { options: &[], operands: &[], command: false },
-    notes: "\
-A client with kill-switch = yes that was killed, or that gave up, leaves this machine able to send by the
-tunnel only. This ends that. It needs root.",
-    run: |_| match network::unlock() {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(Failure::Reason(format!("there is no kill switch to end, or it takes root: {error}"))),
-    },
-};
 
 /// What is said to whoever asks for a reload.
 const RESTART: &str = "a client takes up a changed configuration when it is started again";
@@ -90,9 +25,9 @@ const RESTART: &str = "a client takes up a changed configuration when it is star
 /// How long an orderly end may take.
 const STOP_TIME: Duration = Duration::from_secs(3);
 
-fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    signal::block().map_err(|error| error.to_string())?;
-    process::forbid_core_dumps().map_err(|error| error.to_string())?;
+pub(super) fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    signal::block()?;
+    process::forbid_core_dumps()?;
     log::set_verbose(arguments.has("--verbose"));
     let settings = settings(arguments)?;
     let has_command = !settings.command.is_empty();
@@ -113,6 +48,13 @@ fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
             }
             Ok(ExitCode::from(command.join().unwrap_or(125)))
         }
+    }
+}
+
+pub(super) fn unlock(_: &Arguments) -> Result<ExitCode, Failure> {
+    match network::unlock() {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(Failure::Reason(format!("there is no kill switch to end, or it takes root: {error}"))),
     }
 }
 
@@ -163,10 +105,9 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
             std::process::exit(0);
         }
     });
-    let control = Control::open(&host.settings.name).and_then(|control| {
-        let client = Arc::clone(&client);
-        control.serve(move |question| answer(&client, question)).map(|()| control)
-    });
+    let asked = Arc::clone(&client);
+    let answer = move |question: &str| status::answer(question, |format| asked.status(format), || Err(RESTART.into()));
+    let control = Control::open(&host.settings.name, answer);
     if let Err(reason) = &control {
         log::info("os", "fernvpn status cannot ask this client", &[("reason", reason)]);
     }
@@ -187,26 +128,11 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
     (ended, host.command)
 }
 
-fn answer(client: &Client, question: &str) -> Result<String, String> {
-    match question.split_once(' ') {
-        None if question == "reload" => return Err(RESTART.into()),
-        Some(("status", format)) => client.status(format),
-        _ => None,
-    }
-    .ok_or_else(|| format!("this client ({SOFTWARE}) does not know '{question}'"))
-}
-
 fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
     let (file, ratchet) = (arguments.path("-k"), arguments.has("--ratchet"));
     let key = match &file {
         Some(file) if ratchet => Some(Kept::read(file)?.key),
-        Some(file) => {
-            let (keys, warning) = key_file::read(file).map_err(|error| error.to_string())?;
-            if let Some(warning) = warning {
-                log::warning("config", &warning, &[]);
-            }
-            keys.into_iter().next().map(|named| named.key)
-        }
+        Some(file) => super::keys(file)?.into_iter().next().map(|named| named.key),
         None if ratchet => return Err(UsageError("--ratchet belongs to -k FILE".into()).into()),
         None => None,
     };
@@ -220,20 +146,7 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
             return Err(UsageError(which.into()).into());
         }
     };
-    for (option, name) in [
-        ("--connect", "server"),
-        ("--tun", "interface"),
-        ("--routes", "routes"),
-        ("--dns", "dns"),
-        ("--suite", "suites"),
-        ("--congestion", "congestion"),
-        ("--keylog", "keylog"),
-        ("--name", "name"),
-    ] {
-        if let Some(value) = super::joined(arguments, option)? {
-            settings.set(name, &value).map_err(|reason| UsageError(format!("{option}: {reason}")))?;
-        }
-    }
+    super::set_given(arguments, CLIENT, &mut settings)?;
     settings.device = device::chosen(arguments, &settings.device);
     settings.command = arguments.command().unwrap_or_default().to_vec();
     if arguments.command().is_some() && (settings.command.is_empty() || settings.device == Device::None) {
@@ -249,7 +162,6 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
         (false, None) => None,
         (false, Some(_)) => return Err(UsageError("--count belongs to --ping".into()).into()),
     };
-    settings.kill_switch |= arguments.has("--kill-switch");
     settings.once = arguments.has("--once");
     settings.verbose = arguments.has("--verbose");
     Ok(settings)
@@ -281,10 +193,7 @@ impl Machine for Host {
         }
         let Some((interface, tun)) = &mut *opened else { return Ok(None) };
         let ClientSettings { routes, dns, command, .. } = &self.settings;
-        let routes = match routes {
-            Routes::Pushed => &config.routes,
-            Routes::Only(routes) => routes,
-        };
+        let routes = routes.as_ref().unwrap_or(&config.routes);
         let resolvers = dns.as_ref().unwrap_or(&config.dns);
         interface.set_up_client(config.mtu, &config.addresses, routes, resolvers)?;
         if let (true, true, Some(server)) = (first, command.is_empty(), config.server.first()) {

@@ -1,7 +1,7 @@
-//! The device of a server or client, opened and set up as its settings say.
+//! The device of a server or client, opened and set up as its settings say. And `fernvpn clean-up`.
 
-use super::{Command, Failure};
-use crate::config::arguments::{Arguments, Known, Syntax};
+use super::Failure;
+use crate::config::arguments::Arguments;
 use crate::config::file::Configuration;
 use crate::config::options::DEVICE;
 use crate::config::settings::Device;
@@ -13,23 +13,7 @@ use crate::packet::subnet::Subnet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::process::ExitCode;
 
-/// The command that cleans up after a crash.
-pub const CLEAN_UP: Command = Command {
-    name: "clean-up",
-    summary: "removes what a killed server or client has left on this machine",
-    usage: "[-c FILE] [--tun NAME]",
-    syntax: Syntax {
-        options: &[Known::value("-c", "FILE", "its configuration"), Known::value("--tun", "NAME", "its device; fern0")],
-        operands: &[],
-        command: false,
-    },
-    notes: "\
-The next start with the same device does the same; this is for when there is none. It refuses while a
-fernvpn has the device. It does not end a kill switch: 'fernvpn unlock' does. It needs root.",
-    run: clean_up,
-};
-
-fn clean_up(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) fn clean_up(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let configured = match arguments.path("-c") {
         None => Device::Tun(DEVICE.into()),
         Some(file) => match super::configuration(&file)? {

@@ -1,39 +1,15 @@
 //! `fernvpn explain`: a lesson that the program gives about itself.
 
-use super::{Command, Failure};
+use super::Failure;
 use crate::audit::explain::text::Paint;
 use crate::audit::explain::{self, html, text};
-use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
+use crate::config::arguments::{Arguments, UsageError};
 use crate::protocol::record::Suite;
 use crate::tunnel::connection::End;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-/// `fernvpn explain`
-pub const EXPLAIN: Command = Command {
-    name: "explain",
-    summary: "shows a complete session, every byte of it explained",
-    usage: "[--html FILE] [--suite SUITE] [--seed NAME]",
-    syntax: Syntax {
-        options: &[
-            Known::value("--html", "FILE", "write one page for a browser to FILE instead"),
-            Known::value("--suite", "SUITE", "aes-256-gcm or fernet alone"),
-            Known::value("--seed", "NAME", "keys and random bytes that belong to NAME, for a class"),
-        ],
-        operands: &[],
-        command: false,
-    },
-    notes: "\
-Runs both ends in memory, with fixed keys, time and randomness, through the code that runs in a server and a
-client: from the key and the hellos to Close, with a static and with a ratcheted key, and then everything that
-must be refused. Touches no network and needs no right. The page is the same with steps to fold, bytes to
-point at, and Python lines that recompute each value; it loads nothing from anywhere.
-
-Never use one of these keys: everybody can derive them.",
-    run: explain,
-};
-
-fn explain(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) fn explain(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let suites = match arguments.text("--suite")? {
         None => Suite::ALL.to_vec(),
         Some(name) => {

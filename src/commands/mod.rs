@@ -1,9 +1,15 @@
-//! What can fernvpn do? One table of commands; each is a name, a syntax, an explanation and a function.
+//! What can fernvpn do? Each command has a name, a function, and a text in `help.txt` that explains it: the program reads
+//! from there what the command line may hold.
 //!
 //! | file | commands |
 //! |---|---|
 //! | [`token`] | `genkey`, `encrypt`, `decrypt`, `rotate`, `inspect` |
 //! | [`passphrase`] | (the key that `genkey --passphrase-file` derives) |
+//! | [`explain`], [`capture`] | the same |
+//! | [`server`], [`client`] | the same, and `unlock` |
+//! | [`device`] | `clean-up`, and the device of both |
+//! | [`status`] | `status`, `reload` |
+//! | [`check`], [`add`], [`reset`] | `check`; `add-client`, `remove-client`; `reset-client` |
 #![forbid(unsafe_code)]
 
 pub mod add;
@@ -20,31 +26,36 @@ pub mod token;
 
 use crate::config::arguments::{Arguments, Syntax, UsageError};
 use crate::config::file::{self, Configuration};
+use crate::config::key_file::{self, NamedKey};
+use crate::config::options::Setter;
 use crate::config::settings::{ClientSettings, ServerSettings};
 use crate::os::log;
 use std::fmt::{self, Write};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Every command, in the order of the help.
-pub const COMMANDS: &[&Command] = &[
-    &token::GENKEY,
-    &token::ENCRYPT,
-    &token::DECRYPT,
-    &token::ROTATE,
-    &token::INSPECT,
-    &explain::EXPLAIN,
-    &capture::CAPTURE,
-    &server::SERVER,
-    &client::CLIENT,
-    &client::UNLOCK,
-    &status::STATUS,
-    &status::RELOAD,
-    &device::CLEAN_UP,
-    &check::CHECK,
-    &add::ADD,
-    &add::REMOVE,
-    &reset::RESET,
+type Run = fn(&Arguments) -> Result<ExitCode, Failure>;
+
+/// What each command calls.
+const RUN: &[(&str, Run)] = &[
+    ("genkey", token::genkey),
+    ("encrypt", token::encrypt),
+    ("decrypt", token::decrypt),
+    ("rotate", token::rotate),
+    ("inspect", token::inspect),
+    ("explain", explain::explain),
+    ("capture", capture::capture),
+    ("server", server::server),
+    ("client", client::client),
+    ("unlock", client::unlock),
+    ("status", status::status),
+    ("reload", status::reload),
+    ("clean-up", device::clean_up),
+    ("check", check::check),
+    ("add-client", add::add),
+    ("remove-client", add::remove),
+    ("reset-client", reset::reset),
 ];
 
 /// One command.
@@ -54,14 +65,47 @@ pub struct Command {
     pub name: &'static str,
     /// What it does, in one line.
     pub summary: &'static str,
-    /// Its arguments, in one line.
+    /// The line, or lines, that say how it is called.
     pub usage: &'static str,
-    /// Its arguments, as a table.
+    /// The same, and its options, as the program reads them.
     pub syntax: Syntax,
     /// What else there is to know.
     pub notes: &'static str,
+    /// Everything about it.
+    pub help: &'static str,
     /// Does it.
-    pub run: fn(&Arguments) -> Result<ExitCode, Failure>,
+    pub run: Run,
+}
+
+/// Every command, in the order of the help.
+pub fn all() -> impl Iterator<Item = Command> {
+    include_str!("help.txt").split("\n\n\n").filter_map(command)
+}
+
+/// The command of this name.
+pub fn find(name: &str) -> Option<Command> {
+    all().find(|command| command.name == name)
+}
+
+/// The command that this part of `help.txt` explains.
+fn command(help: &'static str) -> Option<Command> {
+    let (name, text) = help.strip_prefix("fernvpn ")?.split_once(": ")?;
+    let (summary, text) = text.split_once("\n\n")?;
+    let (usage, text) = text.split_once("\n\n")?;
+    let (options, notes) = if text.starts_with("  -") { text.split_once("\n\n")? } else { ("", text) };
+    let syntax = Syntax::read(usage.strip_prefix("usage: fernvpn ")?.strip_prefix(name)?, options);
+    let (_, run) = RUN.iter().find(|(known, _)| *known == name)?;
+    Some(Command { name, summary, usage, syntax, notes, help, run: *run })
+}
+
+/// All commands in one line each.
+pub fn overview() -> String {
+    let mut text = String::from("usage: fernvpn COMMAND [ARGUMENTS]\n\n");
+    for command in all() {
+        let _ = writeln!(text, "  {:<13} {}", command.name, command.summary);
+    }
+    text + "\nfernvpn help COMMAND explains one of them; fernvpn --version prints the version.\n\
+            Exit status: 0 done; 1 it failed or refused; 2 the command line is wrong.\n"
 }
 
 /// Why a command did not do what it was asked to.
@@ -99,33 +143,15 @@ impl From<String> for Failure {
     }
 }
 
-impl Command {
-    /// The line that says how it is called.
-    pub fn usage(&self) -> String {
-        format!("usage: fernvpn {} {}", self.name, self.usage).trim_end().to_string()
-    }
-
-    /// Everything about it.
-    pub fn help(&self) -> String {
-        let mut help = format!("fernvpn {}: {}\n\n{}\n", self.name, self.summary, self.usage());
-        if !self.syntax.options.is_empty() {
-            help.push('\n');
-        }
-        for option in self.syntax.options {
-            let written = match option.value {
-                Some(value) => format!("{} {value}", option.name),
-                None => option.name.to_string(),
-            };
-            // Writing to a String cannot fail.
-            let _ = writeln!(help, "  {written:<21} {}", option.about);
-        }
-        format!("{help}\n{}\n", self.notes.trim())
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Reason(error.to_string())
     }
 }
 
 /// The configuration in `file`, with its warnings logged.
 fn configuration(file: &Path) -> Result<Configuration, Failure> {
-    let (configuration, warnings) = file::read(file).map_err(|mistakes| Failure::Reason(mistakes.to_string()))?;
+    let (configuration, warnings) = file::read(file).map_err(|mistakes| mistakes.to_string())?;
     for warning in warnings {
         log::warning("config", &warning, &[]);
     }
@@ -146,59 +172,70 @@ fn configured_client(file: &Path) -> Result<ClientSettings, Failure> {
     }
 }
 
-/// All values of a repeatable option as one list, or `None` if it was not given.
-fn joined(arguments: &Arguments, option: &str) -> Result<Option<String>, UsageError> {
-    let mut values = Vec::new();
-    for value in arguments.values(option) {
-        values.push(value.to_str().ok_or_else(|| UsageError(format!("{option}: the value is not UTF-8")))?);
+/// The keys in `file`, with a warning logged.
+fn keys(file: &Path) -> Result<Vec<NamedKey>, Failure> {
+    let (keys, warning) = key_file::read(file)?;
+    if let Some(warning) = warning {
+        log::warning("config", &warning, &[]);
     }
-    Ok(if values.is_empty() { None } else { Some(values.join(",")) })
+    Ok(keys)
 }
 
-/// The command of this name.
-pub fn find(name: &str) -> Option<&'static Command> {
-    COMMANDS.iter().copied().find(|command| command.name == name)
-}
+/// How the command line writes an option of the configuration, where its name is another one.
+const WRITTEN: [(&str, &str); 3] = [("interface", "--tun"), ("suites", "--suite"), ("server", "--connect")];
 
-/// All commands in one line each.
-pub fn overview() -> String {
-    let mut text = String::from("usage: fernvpn COMMAND [ARGUMENTS]\n\n");
-    for command in COMMANDS {
-        let _ = writeln!(text, "  {:<13} {}", command.name, command.summary);
+/// Sets all options of the configuration that the command line has as well.
+fn set_given<S>(arguments: &Arguments, options: &[Setter<S>], settings: &mut S) -> Result<(), UsageError> {
+    for (name, set) in options {
+        let written = WRITTEN.iter().find(|(known, _)| known == name);
+        let option = written.map_or(format!("--{name}"), |(_, option)| (*option).into());
+        let values = arguments.texts(&option)?;
+        if !values.is_empty() {
+            set(settings, &values.join(",")).map_err(|reason| UsageError(format!("{option}: {reason}")))?;
+        }
     }
-    text + "\nfernvpn help COMMAND explains one of them; fernvpn --version prints the version.\n\
-            Exit status: 0 done; 1 it failed or refused; 2 the command line is wrong.\n"
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::options::names;
 
     #[test]
-    fn the_command_line_has_what_a_file_has() {
-        for (command, options) in [(&server::SERVER, file::SERVER), (&client::CLIENT, file::CLIENT)] {
-            for option in options {
-                let written = match *option {
-                    "interface" => "--tun".to_owned(),
-                    "suites" => "--suite".to_owned(),
-                    "server" => "--connect".to_owned(),
-                    "key" | "key-file" => "-k".to_owned(),
-                    same => format!("--{same}"),
-                };
-                assert!(command.syntax.options.iter().any(|known| known.name == written), "{written}");
+    fn every_command_is_explained_and_every_explanation_is_a_command() {
+        assert_eq!(
+            all().map(|command| command.name).collect::<Vec<_>>(),
+            RUN.iter().map(|(name, _)| *name).collect::<Vec<_>>()
+        );
+        assert_eq!(all().count(), include_str!("help.txt").matches("usage: ").count());
+        for command in all() {
+            assert!(command.help.lines().all(|line| line.len() <= 110), "{}", command.name);
+            for option in command.syntax.options {
+                assert!(
+                    command.usage.contains(option.name) && !option.about.is_empty(),
+                    "{} {}",
+                    command.name,
+                    option.name
+                );
             }
         }
     }
 
     #[test]
-    fn every_option_is_in_the_usage_and_explained() {
-        for command in COMMANDS {
-            for option in command.syntax.options {
-                assert!(command.usage.contains(option.name), "{} {}", command.name, option.name);
-                assert!(!option.about.is_empty());
+    fn the_command_line_has_what_a_file_has() {
+        for (command, section) in [("server", "server"), ("client", "client")] {
+            let command = find(command).unwrap();
+            for name in names(section) {
+                let written = match name {
+                    "key" | "key-file" => "-k".to_owned(),
+                    _ => WRITTEN
+                        .iter()
+                        .find(|(known, _)| *known == name)
+                        .map_or(format!("--{name}"), |(_, option)| (*option).into()),
+                };
+                assert!(command.syntax.options.iter().any(|known| known.name == written), "{written}");
             }
-            assert!(command.help().lines().all(|line| line.len() <= 110), "{}", command.name);
-            assert_eq!(find(command.name).map(|found| found.name), Some(command.name));
         }
     }
 }

@@ -1,31 +1,14 @@
 //! `fernvpn reset-client`
 
-use super::{Command, Failure};
-use crate::config::arguments::{Arguments, Known, Operand, Syntax, UsageError};
+use super::Failure;
+use crate::config::arguments::{Arguments, UsageError};
 use crate::config::state_file::{Kept, StateFile, Store};
 use crate::fernet::Key;
 use crate::os::entropy;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// The command.
-pub const RESET: Command = Command {
-    name: "reset-client",
-    summary: "gives a ratcheted client that fell out of step a new key",
-    usage: "NAME -c FILE",
-    syntax: Syntax {
-        options: &[Known::value("-c", "FILE", "the server's configuration")],
-        operands: &[Operand { name: "NAME", optional: false }],
-        command: false,
-    },
-    notes: "\
-For a client whose backup was restored, or whose key somebody else uses. Stop the server first: it holds the
-state. Prints the new key, which is what belongs into the client's key-file, in place of all that is there.
-Bring it there by a safe way, and keep no copy.",
-    run: reset,
-};
-
-fn reset(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) fn reset(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let file = arguments.path("-c").ok_or_else(|| UsageError("which server? -c FILE names it".into()))?;
     let name = arguments.operands().first().map(|name| name.to_string_lossy()).unwrap_or_default();
     let peers = super::configured_server(&file)?.peers;
@@ -35,6 +18,6 @@ fn reset(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let key = Key::from_bytes(&entropy::array());
     let (mut state, _) = StateFile::open(&path)?;
     state.save(&Kept { key: key.clone(), step: 0, secret: None })?;
-    writeln!(io::stdout(), "{}   # {name}", key.to_text()).map_err(|error| error.to_string())?;
+    writeln!(io::stdout(), "{}   # {name}", key.to_text())?;
     Ok(ExitCode::SUCCESS)
 }

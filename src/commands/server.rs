@@ -1,10 +1,11 @@
 //! `fernvpn server`
 
 use super::device::{self, Interface};
-use super::{Command, Failure};
-use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
+use super::{Failure, status};
+use crate::config::arguments::{Arguments, UsageError};
 use crate::config::conflicts::conflicts;
-use crate::config::key_file::{self, NamedKey};
+use crate::config::key_file::NamedKey;
+use crate::config::options::SERVER;
 use crate::config::settings::{self, Device, Peer, ServerSettings};
 use crate::os;
 use crate::os::control::Control;
@@ -12,75 +13,23 @@ use crate::os::nat::Nat;
 use crate::os::signal::Signal;
 use crate::os::{log, notify, process, signal};
 use crate::tunnel::config_record::listed;
+use crate::tunnel::locked;
 use crate::tunnel::server::Server;
-use crate::tunnel::{SOFTWARE, locked};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
-/// The command.
-pub const SERVER: Command = Command {
-    name: "server",
-    summary: "runs the server",
-    usage: "[-c FILE] [-k FILE ...] [--listen ADDR:PORT ...]
-         [--proxy-protocol-from NETS ...] [--address A/PREFIX ...]
-         [--tun NAME | --no-tun | --private | --private-if-allowed] [--mtu BYTES] [--suite S ...]
-         [--client-to-client] [--nat auto|no|DEV] [--push-routes NETS] [--push-dns ADDRS] [--keepalive SECS]
-         [--max-clients N] [--hello-max-age SECS] [--congestion C] [--keylog FILE]
-         [--name NAME] [--verbose]",
-    syntax: Syntax {
-        options: &[
-            Known::value("-c", "FILE", "configuration; options given here come before those in it"),
-            Known::list("-k", "FILE", "key file; each key is one client, named by the comment after it"),
-            Known::list("--listen", "ADDR:PORT", "where to listen; 127.0.0.1:12345"),
-            Known::list("--proxy-protocol-from", "NETS", "load balancers, which tell by it who connects (v2)"),
-            Known::list("--address", "A/PREFIX", "tunnel addresses; 10.8.0.1/24 and fd0f:e12e::1/64"),
-            Known::value("--tun", "NAME", "the tunnel's device; fern0"),
-            Known::flag("--no-tun", "no device: the server itself answers pings and messages"),
-            Known::flag("--private", "the device is made in a network namespace of its own; needs no root"),
-            Known::flag("--private-if-allowed", "the same, and no device where that is forbidden"),
-            Known::value("--mtu", "BYTES", "of the tunnel; 1500"),
-            Known::list("--suite", "S", "allowed suites, the preferred one first; aes-256-gcm, fernet"),
-            Known::flag("--client-to-client", "clients may talk to each other"),
-            Known::value("--push-routes", "NETS", "networks that clients send here, such as 0.0.0.0/0,::/0"),
-            Known::value(
-                "--nat",
-                "auto|no|DEV",
-                "forward for clients under this machine's address; auto: if routes are pushed",
-            ),
-            Known::value("--push-dns", "ADDRS", "resolvers that clients use"),
-            Known::value("--keepalive", "SECS", "silence before a peer is asked whether it is there; 15"),
-            Known::value("--max-clients", "N", "connected at once; 4096"),
-            Known::value("--hello-max-age", "SECS", "refuse older hellos; unlimited, so that no clock is needed"),
-            Known::value("--congestion", "C", "of the carrier: auto (bbr on long paths), system, or a name"),
-            Known::value("--keylog", "FILE", "write every session's keys, for 'fernvpn capture': a hole in the tunnel"),
-            Known::value("--name", "NAME", "of this instance; server"),
-            Known::flag("--verbose", "log more"),
-        ],
-        operands: &[],
-        command: false,
-    },
-    notes: "\
-Prints 'listening on ADDR:PORT' when it is ready, and logs to stderr. Ctrl-C or SIGTERM ends it: clients are
-told, and everything that was changed on this machine is changed back.
-
-SIGHUP, or fernvpn reload, reads all of this anew, and disturbs only the clients that it concerns. Where
-clients are forwarded (nat), hosts in private networks that are pushed may open connections to them; others
-may not.",
-    run: server,
-};
-
-fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    signal::block().map_err(|error| error.to_string())?;
-    process::forbid_core_dumps().map_err(|error| error.to_string())?;
+pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    signal::block()?;
+    process::forbid_core_dumps()?;
     log::set_verbose(arguments.has("--verbose"));
     let settings = settings(arguments)?;
     device::raise_limits(settings.max_clients);
     let listeners = listen(&settings)?;
     // A private network is changed from outside, which needs more.
     if !matches!(settings.device, Device::Private { .. }) {
-        process::keep_network_rights_only().map_err(|error| error.to_string())?;
+        process::keep_network_rights_only()?;
     }
     let (interface, tun) = device::open(&settings.device)?.unzip();
     let device = tun.as_ref().map(|tun| tun.name().to_owned());
@@ -94,10 +43,10 @@ fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let name = settings.name.clone();
     let server = Server::start(settings, listeners, tun)?;
     let running = Arc::new(Running { arguments: arguments.clone(), server, machine: Mutex::new(Some(machine)) });
-    let control = Control::open(&name).and_then(|control| {
-        let running = Arc::clone(&running);
-        control.serve(move |question| running.answer(question)).map(|()| control)
-    });
+    let asked = Arc::clone(&running);
+    let answer =
+        move |question: &str| status::answer(question, |format| asked.server.status(format), || asked.reload());
+    let control = Control::open(&name, answer);
     if let Err(reason) = &control {
         log::warning("os", "fernvpn status and reload cannot ask this server", &[("reason", reason)]);
     }
@@ -137,15 +86,6 @@ struct Running {
 }
 
 impl Running {
-    fn answer(&self, question: &str) -> Result<String, String> {
-        let unknown = || format!("this server ({}) does not know '{question}'", SOFTWARE);
-        match question.split_once(' ') {
-            None if question == "reload" => self.reload(),
-            Some(("status", format)) => self.server.status(format).ok_or_else(unknown),
-            _ => Err(unknown()),
-        }
-    }
-
     /// Reads the configuration anew and takes it up, or says why not; then nothing has changed.
     fn reload(&self) -> Result<String, String> {
         notify::tell("RELOADING=1");
@@ -240,39 +180,14 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
         Some(file) => super::configured_server(&file)?,
         None => ServerSettings::default(),
     };
-    for (option, name) in [
-        ("--listen", "listen"),
-        ("--proxy-protocol-from", "proxy-protocol-from"),
-        ("--address", "address"),
-        ("--tun", "interface"),
-        ("--mtu", "mtu"),
-        ("--suite", "suites"),
-        ("--nat", "nat"),
-        ("--push-routes", "push-routes"),
-        ("--push-dns", "push-dns"),
-        ("--keepalive", "keepalive"),
-        ("--max-clients", "max-clients"),
-        ("--hello-max-age", "hello-max-age"),
-        ("--congestion", "congestion"),
-        ("--keylog", "keylog"),
-        ("--name", "name"),
-    ] {
-        if let Some(value) = super::joined(arguments, option)? {
-            settings.set(name, &value).map_err(|reason| UsageError(format!("{option}: {reason}")))?;
-        }
-    }
+    super::set_given(arguments, SERVER, &mut settings)?;
     settings.device = device::chosen(arguments, &settings.device);
-    settings.client_to_client |= arguments.has("--client-to-client");
     settings.verbose = arguments.has("--verbose");
     let mut keys = Vec::new();
     for file in arguments.paths("-k") {
-        let (read, warning) = key_file::read(&file).map_err(|error| error.to_string())?;
-        if let Some(warning) = warning {
-            log::warning("config", &warning, &[]);
-        }
-        keys.extend(read);
+        keys.extend(super::keys(&file)?);
     }
-    settings.peers.extend(peers(keys));
+    settings.peers.extend((1..).zip(keys).map(peer));
     if settings.peers.is_empty() && !arguments.has("-c") {
         let which = "which clients? -k FILE names a file with a key for each (fernvpn genkey), -c FILE a configuration";
         return Err(UsageError(which.into()).into());
@@ -284,15 +199,8 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
 }
 
 /// Each key is one client, named by its comment, otherwise by its number.
-fn peers(keys: Vec<NamedKey>) -> Vec<Peer> {
-    let named = |(number, key): (usize, NamedKey)| Peer {
-        name: key.name.unwrap_or_else(|| format!("client{number}")),
-        keys: vec![key.key],
-        addresses: Vec::new(),
-        routes: Vec::new(),
-        ratchet: None,
-    };
-    (1..).zip(keys).map(named).collect()
+fn peer((number, NamedKey { key, name, .. }): (usize, NamedKey)) -> Peer {
+    Peer { name: name.unwrap_or_else(|| format!("client{number}")), keys: vec![key], ..Peer::default() }
 }
 
 fn listen(settings: &ServerSettings) -> Result<Vec<TcpListener>, String> {

@@ -4,10 +4,10 @@
 //! refusal reads `invalid token`: the reason is for those who ask `inspect`, not for whoever sent the token.
 //! Messages are encrypted and decrypted where they were read: one buffer, a third longer than the message.
 
+use super::Failure;
 use super::passphrase;
-use super::{Command, Failure};
 use crate::audit::inspect::{self, Candidate};
-use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
+use crate::config::arguments::{Arguments, UsageError};
 use crate::config::key_file::{self, NamedKey};
 use crate::fernet::Key;
 use crate::fernet::token::{self, Age, Fernet};
@@ -20,100 +20,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// `fernvpn genkey`
-pub const GENKEY: Command = Command {
-    name: "genkey",
-    summary: "prints a new key",
-    usage: "[--passphrase-file FILE --salt TEXT [--iterations N]]",
-    syntax: Syntax {
-        options: &[
-            Known::value("--passphrase-file", "FILE", "derive the key from the first line of FILE instead"),
-            Known::value("--salt", "TEXT", "not secret, but never the same for two purposes; UTF-8"),
-            Known::value("--iterations", "N", "of PBKDF2-HMAC-SHA256; 1200000 unless you say otherwise"),
-        ],
-        operands: &[],
-        command: false,
-    },
-    notes: "\
-A key is 32 bytes from the system's random generator, written as every Fernet library writes a key.
-Keep it in a file that only you can read:
-
-  (umask 077; fernvpn genkey > vpn.key)
-
-A key from a passphrase can be guessed, offline and for years, by anybody who has recorded one token or
-one connection. Use it only to agree with another program that does; otherwise let the key be random.",
-    run: genkey,
-};
-
-/// `fernvpn encrypt`
-pub const ENCRYPT: Command = Command {
-    name: "encrypt",
-    summary: "makes a token of what comes in on stdin",
-    usage: "-k FILE [--time UNIX]",
-    syntax: Syntax {
-        options: &[
-            Known::value("-k", "FILE", "key file; the first key in it is used"),
-            Known::value("--time", "UNIX", "the timestamp, in seconds since 1970, instead of the clock's"),
-        ],
-        operands: &[],
-        command: false,
-    },
-    notes: "\
-Prints the token and a newline. A token shows everybody when it was made and about how long its message
-is (to 16 bytes); the rest is hidden.",
-    run: encrypt,
-};
-
-/// `fernvpn decrypt`
-pub const DECRYPT: Command = Command {
-    name: "decrypt",
-    summary: "turns a token from stdin back into its message",
-    usage: "-k FILE [-k FILE ...] [--ttl SECS [--now UNIX]]",
-    syntax: Syntax { options: &[KEYS, TTL, NOW], operands: &[], command: false },
-    notes: "\
-One newline (LF or CRLF) may follow the token. All keys of all files are tried in order. A refused token
-gives 'invalid token', exit status 1 and nothing on stdout; fernvpn inspect tells why.
-
-Without --ttl the timestamp is not looked at. With it, a token is good until its timestamp plus SECS, that
-second included, and not if it is from more than 60 seconds in the future.",
-    run: decrypt,
-};
-
-/// `fernvpn rotate`
-pub const ROTATE: Command = Command {
-    name: "rotate",
-    summary: "re-encrypts a token from stdin under a new key, with its old timestamp",
-    usage: "-k NEW -k OLD [-k OLD ...]",
-    syntax: Syntax { options: &[KEYS], operands: &[], command: false },
-    notes: "\
-The token may have been made with any of the keys; the first key of the first file makes the new one. Its
-IV is new, its timestamp is the old one, so that rotating makes no token younger.",
-    run: rotate,
-};
-
-/// `fernvpn inspect`
-pub const INSPECT: Command = Command {
-    name: "inspect",
-    summary: "takes a token from stdin apart, field by field",
-    usage: "[-k FILE ...] [--ttl SECS] [--now UNIX]",
-    syntax: Syntax { options: &[KEYS, TTL, NOW], operands: &[], command: false },
-    notes: "\
-Needs no key: offsets, bytes, meaning, time. With a key it also takes each verifying step and says how it
-ended. The message itself is never shown; that is what decrypt is for. A hello of fernvpn, the token behind
-the first 8 bytes of a ClientHello or the whole ServerHello, is recognised by the key of its client, and its
-lines are shown, but for the ratchet secret.
-
-Exit status 0 if the token could be taken apart completely and, with a key, every step succeeded; otherwise 1
-and the refusal on stderr. Unlike the other commands it prints on stdout even then: everything about the
-broken token that can be told.",
-    run: inspect,
-};
-
-const KEYS: Known = Known::list("-k", "FILE", "key file; all its keys, in order");
-const TTL: Known = Known::value("--ttl", "SECS", "how old the token may be");
-const NOW: Known = Known::value("--now", "UNIX", "the time now, in seconds since 1970, instead of the clock's");
-
-fn genkey(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) fn genkey(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let key = match arguments.path("--passphrase-file") {
         Some(file) => from_passphrase(arguments, &file)?,
         None => {
@@ -157,7 +64,7 @@ fn from_passphrase(arguments: &Arguments, file: &Path) -> Result<Key, Failure> {
     Ok(key)
 }
 
-fn encrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) fn encrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let keys = ready(arguments)?;
     // A key file without a key is an error already.
     let key = keys.first().ok_or_else(|| "there is no key".to_string())?;
@@ -177,7 +84,7 @@ fn encrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
     write_stdout(&[&text, b"\n"])
 }
 
-fn decrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) fn decrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let keys = ready(arguments)?;
     let age = age(arguments)?;
     let mut text = read_token()?;
@@ -185,14 +92,14 @@ fn decrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
     write_stdout(&[opened.message])
 }
 
-fn rotate(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) fn rotate(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let keys = ready(arguments)?;
     let iv = entropy::array();
     let rotated = token::rotate(&keys, read_token()?, iv).map_err(|_| Failure::InvalidToken)?;
     write_stdout(&[&rotated, b"\n"])
 }
 
-fn inspect(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) fn inspect(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let keys = if arguments.has("-k") { candidates(arguments)? } else { Vec::new() };
     let now = match arguments.number("--now", u64::MAX)? {
         Some(now) => now,
@@ -220,7 +127,7 @@ fn keys(arguments: &Arguments) -> Result<Vec<(Key, String)>, Failure> {
     }
     let mut all = Vec::new();
     for file in files {
-        let (keys, warning) = key_file::read(&file).map_err(|error| error.to_string())?;
+        let (keys, warning) = key_file::read(&file)?;
         warn(warning);
         for NamedKey { key, name, line } in keys {
             let name = name.map(|name| format!(" '{name}'")).unwrap_or_default();

@@ -4,7 +4,7 @@
 //!  --name value   --name=value   -k value   --flag   operand   -- the rest
 //! ```
 //!
-//! Each command has a [`Syntax`], a table of what it knows; anything else is an error that names what was not
+//! Each command has a [`Syntax`], which its help text says; anything else is an error that names what was not
 //! understood and the nearest thing that is known. Options and operands may be mixed. What follows `--` is operands,
 //! or, for a command that runs another one, that one's command line. Values are kept as the system gave them, because
 //! the name of a file need not be text; the accessors give them types.
@@ -15,12 +15,12 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// What a command knows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Syntax {
     /// Its options.
-    pub options: &'static [Known],
-    /// Its operands, in order.
-    pub operands: &'static [Operand],
+    pub options: Vec<Known>,
+    /// What its operands are called in the usage, in order, and whether they may be left out: `NAME`.
+    pub operands: Vec<(&'static str, bool)>,
     /// Whether `--` begins the command line of another program.
     pub command: bool,
 }
@@ -34,33 +34,35 @@ pub struct Known {
     pub value: Option<&'static str>,
     /// Whether it may be given more than once.
     pub repeats: bool,
-    /// What it does, in a line or two.
+    /// What it does, in a line.
     pub about: &'static str,
 }
 
-/// One operand that a command knows.
-#[derive(Debug)]
-pub struct Operand {
-    /// What it is called in the usage: `NAME`.
-    pub name: &'static str,
-    /// Whether it may be left out. After it, all may.
-    pub optional: bool,
-}
-
-impl Known {
-    /// An option without a value.
-    pub const fn flag(name: &'static str, about: &'static str) -> Known {
-        Known { name, value: None, repeats: false, about }
-    }
-
-    /// An option with a value, given at most once.
-    pub const fn value(name: &'static str, value: &'static str, about: &'static str) -> Known {
-        Known { name, value: Some(value), repeats: false, about }
-    }
-
-    /// An option with a value, given as often as you like.
-    pub const fn list(name: &'static str, value: &'static str, about: &'static str) -> Known {
-        Known { name, value: Some(value), repeats: true, about }
+impl Syntax {
+    /// Reads a help text: its usage, in which an operand that may be left out stands in brackets and an option that may be
+    /// given again is followed by `...`, and its table of options.
+    pub fn read(usage: &'static str, options: &'static str) -> Syntax {
+        let mut syntax = Syntax::default();
+        for line in options.lines() {
+            let (written, about) = line.trim_start().split_once("  ").unwrap_or((line, ""));
+            let (name, value) = written.split_once(' ').map_or((written, None), |(name, value)| (name, Some(value)));
+            syntax.options.push(Known { name, value, repeats: false, about: about.trim_start() });
+        }
+        let mut words = usage.split_whitespace().peekable();
+        while let Some(word) = words.next() {
+            let name = word.trim_matches(['[', ']']);
+            let known = syntax.options.iter_mut().find(|known| known.name == name);
+            match (name, known) {
+                ("--", _) => (syntax.command, words) = (true, "".split_whitespace().peekable()),
+                (_, Some(known)) => {
+                    let _ = known.value.and_then(|_| words.next());
+                    known.repeats |= words.next_if(|next| next.starts_with("...")).is_some();
+                }
+                ("|", None) => {}
+                (name, None) => syntax.operands.push((name, word.starts_with('['))),
+            }
+        }
+        syntax
     }
 }
 
@@ -110,7 +112,7 @@ impl Arguments {
                             words.next().ok_or_else(|| UsageError(format!("{name} needs a value: {name} {what}")))?
                         }
                         (Some(_), Some(value)) => value,
-                        (None, None) => OsString::new(),
+                        (None, None) => "yes".into(),
                         (None, Some(_)) => return Err(UsageError(format!("{name} takes no value"))),
                     };
                     read.options.push((known.name, value));
@@ -129,7 +131,7 @@ impl Arguments {
             return Err(unexpected(extra));
         }
         match syntax.operands.get(read.operands.len()) {
-            Some(missing) if !missing.optional => Err(UsageError(format!("{} is missing", missing.name))),
+            Some((missing, false)) => Err(UsageError(format!("{missing} is missing"))),
             _ => Ok(read),
         }
     }
@@ -154,13 +156,22 @@ impl Arguments {
         self.values(name).next().map(PathBuf::from)
     }
 
+    /// The values of an option as texts.
+    ///
+    /// # Errors
+    /// [`UsageError`] if one is not UTF-8.
+    pub fn texts(&self, name: &str) -> Result<Vec<&str>, UsageError> {
+        let given = self.options.iter().filter(|(known, _)| *known == name);
+        let texts = given.map(|(_, value)| value.to_str()).collect::<Option<Vec<&str>>>();
+        texts.ok_or_else(|| UsageError(format!("{name}: the value is not UTF-8")))
+    }
+
     /// The value of an option as text.
     ///
     /// # Errors
-    /// [`UsageError`] if it is not UTF-8.
+    /// As [`Arguments::texts`].
     pub fn text(&self, name: &str) -> Result<Option<&str>, UsageError> {
-        let Some((_, value)) = self.options.iter().find(|(known, _)| *known == name) else { return Ok(None) };
-        value.to_str().map(Some).ok_or_else(|| UsageError(format!("{name}: the value is not UTF-8")))
+        Ok(self.texts(name)?.first().copied())
     }
 
     /// The value of an option as a whole number from 0 to `max`: decimal digits, nothing else.
@@ -188,14 +199,11 @@ impl Arguments {
 }
 
 impl Syntax {
-    fn option(&self, name: &str) -> Result<&'static Known, UsageError> {
+    fn option(&self, name: &str) -> Result<&Known, UsageError> {
         if let Some(known) = self.options.iter().find(|known| known.name == name) {
             return Ok(known);
         }
-        let hint = match nearest(name, self.options.iter().map(|known| known.name)) {
-            Some(known) => format!("; did you mean {known}?"),
-            None => String::new(),
-        };
+        let hint = did_you_mean(name, self.options.iter().map(|known| known.name));
         Err(UsageError(format!("unknown option {name}{hint}")))
     }
 }
@@ -219,8 +227,13 @@ pub fn key_on_the_command_line() -> &'static str {
      make a new one, and keep it in a file (-k FILE)"
 }
 
+/// A question after something unknown, if one can guess what was meant.
+pub fn did_you_mean(word: &str, known: impl Iterator<Item = &'static str>) -> String {
+    nearest(word, known).map_or(String::new(), |known| format!("; did you mean {known}?"))
+}
+
 /// The known word that was probably meant: one that begins like `word`, or differs from it by few letters.
-pub fn nearest(word: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+fn nearest(word: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let far = |other: &str| {
         let begins = word.len() >= 4 && other.starts_with(word) || other.len() == 2 && word.starts_with(other);
         if begins { 0 } else { distance(word, other) }
@@ -248,19 +261,27 @@ fn distance(a: &str, b: &str) -> usize {
 mod tests {
     use super::*;
 
-    const SYNTAX: Syntax = Syntax {
-        options: &[
-            Known::list("-k", "FILE", ""),
-            Known::value("--ttl", "SECS", ""),
-            Known::value("--passphrase-file", "F", ""),
-            Known::flag("--verbose", ""),
-        ],
-        operands: &[Operand { name: "NAME", optional: false }, Operand { name: "MORE", optional: true }],
-        command: false,
-    };
+    const OPTIONS: &str = "  -k FILE    a file\n  --ttl SECS  how old\n  --passphrase-file F  one\n  --verbose  more";
+
+    fn read_by(usage: &'static str, line: &str) -> Result<Arguments, UsageError> {
+        Arguments::read(&Syntax::read(usage, OPTIONS), line.split_whitespace().map(OsString::from))
+    }
 
     fn read(line: &str) -> Result<Arguments, UsageError> {
-        Arguments::read(&SYNTAX, line.split_whitespace().map(OsString::from))
+        read_by("[-k FILE ...] NAME [--ttl SECS | --passphrase-file F] [MORE] [--verbose]", line)
+    }
+
+    #[test]
+    fn the_usage_says_what_may_be_left_out_and_given_again() {
+        let syntax = Syntax::read("-k NEW [-k OLD ...] [NAME] [--ttl SECS] [-- COMMAND ...]", OPTIONS);
+        let known: Vec<_> = syntax.options.iter().map(|known| (known.name, known.value, known.repeats)).collect();
+        let file = ("--passphrase-file", Some("F"), false);
+        assert_eq!(
+            known,
+            [("-k", Some("FILE"), true), ("--ttl", Some("SECS"), false), file, ("--verbose", None, false)]
+        );
+        assert_eq!((syntax.operands, syntax.command), (vec![("NAME", true)], true));
+        assert_eq!(syntax.options[1].about, "how old");
     }
 
     fn error(line: &str) -> String {
@@ -306,12 +327,10 @@ mod tests {
 
     #[test]
     fn another_command() {
-        let syntax = Syntax { options: SYNTAX.options, operands: &[], command: true };
-        let words = |line: &str| line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
-        let read = Arguments::read(&syntax, words("-k f -- ping -k -- x")).expect("fits");
-        assert_eq!(read.command().expect("given"), words("ping -k -- x"));
-        assert!(Arguments::read(&syntax, words("ping")).is_err());
-        assert!(Arguments::read(&syntax, words("-k f")).expect("fits").command().is_none());
+        let read = |line| read_by("[-k FILE] [-- COMMAND ...]", line);
+        assert_eq!(read("-k f -- ping -k -- x").expect("fits").command().expect("given"), ["ping", "-k", "--", "x"]);
+        assert!(read("ping").is_err());
+        assert!(read("-k f").expect("fits").command().is_none());
     }
 
     #[test]

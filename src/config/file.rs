@@ -10,10 +10,10 @@
 //!
 //! Every mistake is reported, not only the first, each with its line and what would be right.
 
-use super::arguments::nearest;
+use super::arguments::did_you_mean;
 use super::conflicts::{Place, conflicts};
 use super::key_file;
-use super::options::yes_or_no;
+use super::options::{self, yes_or_no};
 use super::settings::{ClientSettings, Nat, Peer, ServerSettings};
 use super::state_file::Kept;
 use crate::fernet::Key;
@@ -66,42 +66,6 @@ pub enum Configuration {
 /// Options that may stand several times in one section; their values form a list.
 const REPEATABLE: [&str; 9] =
     ["listen", "proxy-protocol-from", "address", "key", "push-routes", "push-dns", "routes", "dns", "suites"];
-
-/// Options of `[server]`. The command line has all of them.
-pub const SERVER: &[&str] = &[
-    "listen",
-    "proxy-protocol-from",
-    "interface",
-    "address",
-    "mtu",
-    "nat",
-    "push-routes",
-    "push-dns",
-    "client-to-client",
-    "suites",
-    "keepalive",
-    "max-clients",
-    "hello-max-age",
-    "congestion",
-    "keylog",
-    "name",
-];
-const PEER: &[&str] = &["name", "key", "key-file", "address", "routes", "ratchet"];
-/// Options of `[client]`, likewise.
-pub const CLIENT: &[&str] = &[
-    "server",
-    "key",
-    "key-file",
-    "interface",
-    "routes",
-    "dns",
-    "kill-switch",
-    "ratchet",
-    "suites",
-    "congestion",
-    "keylog",
-    "name",
-];
 
 /// No name of an option is longer. A key has 43 letters before its '='.
 const LONGEST_NAME: usize = 24;
@@ -268,7 +232,7 @@ impl Reading<'_> {
 
     fn server<'s>(&mut self, section: &Section, peers: impl Iterator<Item = &'s Section>) -> Option<ServerSettings> {
         let mut settings = ServerSettings::default();
-        let own = self.set(section, SERVER, |name, value| settings.set(name, value));
+        let own = self.set(section, |name, value| options::set(options::SERVER, &mut settings, name, value));
         let is_wrong = |option: &Setting| !own.items.contains(&("address", option.line));
         if section.options.iter().any(|option| option.name == "address" && is_wrong(option)) {
             settings.addresses.clear(); // one mistake is enough: no peer's address is outside of what is not known
@@ -294,12 +258,11 @@ impl Reading<'_> {
     }
 
     fn peer<'s>(&mut self, section: &'s Section) -> (Peer, Lines<'s>) {
-        let mut peer =
-            Peer { name: String::new(), keys: Vec::new(), addresses: Vec::new(), routes: Vec::new(), ratchet: None };
+        let mut peer = Peer::default();
         let mut keys = KeyOptions::new(section, self.folder);
-        let lines = self.set(section, PEER, |name, value| match keys.set(name, value) {
+        let lines = self.set(section, |name, value| match keys.set(name, value) {
             Some(done) => done,
-            None => peer.set(name, value),
+            None => options::set(options::PEER, &mut peer, name, value),
         });
         self.has(section, "name");
         self.has(section, "key");
@@ -313,9 +276,9 @@ impl Reading<'_> {
         // A stand-in, so that the other mistakes are found too. It is used neither with a mistake nor with a ratchet.
         let mut settings = ClientSettings::new("", Key::from_bytes(&[0; 32]));
         let mut keys = KeyOptions::new(section, self.folder);
-        self.set(section, CLIENT, |name, value| match keys.set(name, value) {
+        self.set(section, |name, value| match keys.set(name, value) {
             Some(done) => done,
-            None => settings.set(name, value),
+            None => options::set(options::CLIENT, &mut settings, name, value),
         });
         self.has(section, "server");
         self.has(section, "key");
@@ -331,17 +294,12 @@ impl Reading<'_> {
     }
 
     /// Sets the options of a section, line by line, so that each mistake has its own. The lines of a list are joined.
-    fn set<'s>(
-        &mut self,
-        section: &'s Section,
-        options: &[&'static str],
-        mut set: impl FnMut(&str, &str) -> Result<(), String>,
-    ) -> Lines<'s> {
+    fn set<'s>(&mut self, section: &'s Section, mut set: impl FnMut(&str, &str) -> Result<(), String>) -> Lines<'s> {
         let mut lines = Lines { section: section.line, items: Vec::new() };
         let mut lists: HashMap<&str, String> = HashMap::new();
         for Setting { name, line, value } in &section.options {
             let joined = lists.get(name.as_str()).map_or(value.clone(), |before| format!("{before},{value}"));
-            match known(name, options, &section.name).and_then(|()| set(name, &joined)) {
+            match known(name, &section.name).and_then(|()| set(name, &joined)) {
                 Ok(()) => {
                     lines.items.extend(value.split(',').map(|_| (name.as_str(), *line)));
                     lists.insert(name, joined);
@@ -396,24 +354,23 @@ impl KeyOptions<'_> {
                     self.warnings.extend(warning);
                     Ok(())
                 }
-                Err(error) => Err(error.to_string()),
+                Err(reason) => Err(reason),
             },
             _ => return None,
         })
     }
 }
 
-fn known(name: &str, options: &[&'static str], section: &str) -> Result<(), String> {
-    if options.contains(&name) {
+fn known(name: &str, section: &str) -> Result<(), String> {
+    let (here, elsewhere) = (options::names(section), ["server", "peer", "client"]);
+    if here.contains(&name) {
         return Ok(());
     }
-    let elsewhere = [("server", SERVER), ("peer", PEER), ("client", CLIENT)];
-    let hint =
-        match (elsewhere.iter().find(|(_, options)| options.contains(&name)), nearest(name, options.iter().copied())) {
-            (Some((other, _)), _) => format!("; it belongs into [{other}]"),
-            (None, Some(near)) => format!("; did you mean {near}?"),
-            (None, None) => format!("; there are {}", options.join(", ")),
-        };
+    let hint = match elsewhere.iter().find(|other| options::names(other).contains(&name)) {
+        Some(other) => format!("; it belongs into [{other}]"),
+        None => did_you_mean(name, here.iter().copied()),
+    };
+    let hint = if hint.is_empty() { format!("; there are {}", here.join(", ")) } else { hint };
     Err(format!("unknown option '{name}' in [{section}]{hint}"))
 }
 

@@ -13,10 +13,9 @@ use super::arguments::{is_key, key_on_the_command_line};
 use crate::fernet::Key;
 use crate::os::files;
 use hmac::digest::zeroize::Zeroize;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// More than this is no key file: `-k /dev/zero` ends with a message. Bytes.
 const MAX_FILE: u64 = 16 << 20;
@@ -32,45 +31,21 @@ pub struct NamedKey {
     pub line: usize,
 }
 
-/// Why a file gives no keys.
-#[derive(Debug)]
-pub struct KeyFileError {
-    file: PathBuf,
-    line: Option<usize>,
-    reason: String,
-}
-
-impl fmt::Display for KeyFileError {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let KeyFileError { file, line, reason } = self;
-        match line {
-            Some(line) => write!(f, "key file {}, line {line}: {reason}", file.display()),
-            None => write!(f, "cannot read key file {}: {reason}", file.display()),
-        }
-    }
-}
-
-impl std::error::Error for KeyFileError {}
-
 /// The keys of a file, at least one, and a warning if it is too open.
 ///
 /// # Errors
-/// [`KeyFileError`] if it cannot be read, has no key, or has a line that is none.
-pub fn read(file: &Path) -> Result<(Vec<NamedKey>, Option<String>), KeyFileError> {
-    let (mut bytes, warning) = read_secret(file).map_err(|reason| {
-        // The name of a file that is itself a key must not be shown.
-        let file = if is_key(file.as_os_str()) { PathBuf::from("(not shown)") } else { file.to_path_buf() };
-        KeyFileError { file, line: None, reason }
-    })?;
+/// A sentence that names the file: it cannot be read, has no key, or has a line that is none.
+pub fn read(file: &Path) -> Result<(Vec<NamedKey>, Option<String>), String> {
+    // The name of a file that is itself a key must not be shown.
+    let shown = if is_key(file.as_os_str()) { "(not shown)".into() } else { file.display().to_string() };
+    let cannot_read = |reason: &str| format!("cannot read key file {shown}: {reason}");
+    let (mut bytes, warning) = read_secret(file).map_err(|reason| cannot_read(&reason))?;
     let keys = parse(&bytes);
     bytes.zeroize();
     match keys {
-        Ok(keys) if keys.is_empty() => {
-            let reason = "it holds no key; fernvpn genkey prints one".into();
-            Err(KeyFileError { file: file.into(), line: None, reason })
-        }
+        Ok(keys) if keys.is_empty() => Err(cannot_read("it holds no key; fernvpn genkey prints one")),
         Ok(keys) => Ok((keys, warning)),
-        Err((line, reason)) => Err(KeyFileError { file: file.into(), line: Some(line), reason }),
+        Err((line, reason)) => Err(format!("key file {shown}, line {line}: {reason}")),
     }
 }
 

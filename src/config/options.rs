@@ -2,7 +2,7 @@
 //!
 //! Both come through here, so that `--mtu 1400` and `mtu = 1400` mean the same and fail with the same words.
 
-use super::settings::{ClientSettings, Congestion, Device, Nat, Peer, Routes, ServerSettings};
+use super::settings::{ClientSettings, Congestion, Device, Nat, Peer, ServerSettings};
 use crate::packet::subnet::Subnet;
 use crate::protocol::record::Suite;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -12,89 +12,77 @@ const MAX_ITEMS: usize = 1000;
 /// The name of the device where none is given.
 pub const DEVICE: &str = "fern0";
 
-impl ServerSettings {
-    /// Sets the option `name`. Lists are replaced.
-    ///
-    /// # Errors
-    /// A sentence: what is wrong, and what would be right.
-    pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        match name {
-            "listen" => self.listen = listen_addresses(value)?,
-            "proxy-protocol-from" => self.balancers = list(value, network)?,
-            "interface" => self.device = Device::Tun(device_name(value)?),
-            "address" => self.addresses = list(value, str::parse)?,
-            "mtu" => self.mtu = number(value, 576, 65_535)?,
-            "nat" => {
-                self.nat = match value {
-                    "auto" => Nat::Auto,
-                    "no" => Nat::No,
-                    device => Nat::By(device_name(device)?),
-                }
-            }
-            "push-routes" => self.push_routes = list(value, network)?,
-            "push-dns" => self.push_dns = list(value, address)?,
-            "client-to-client" => self.client_to_client = yes_or_no(value)?,
-            "suites" => self.suites = suites(value)?,
-            "keepalive" => self.keepalive = number(value, 1, 3600)?,
-            "max-clients" => self.max_clients = number(value, 1, 1_000_000)?,
-            "hello-max-age" => self.hello_max_age = Some(number(value, 1, u64::MAX)?),
-            "congestion" => self.congestion = congestion(value)?,
-            "keylog" => self.keylog = Some(value.into()),
-            "name" => self.name = instance_name(value)?,
-            _ => return Err(format!("a server has no option '{name}'")),
-        }
-        Ok(())
+/// An option: its name, and what sets it. Lists are replaced. The error is a sentence: what is wrong, and what would be
+/// right.
+pub type Setter<S> = (&'static str, fn(&mut S, &str) -> Result<(), String>);
+
+/// Options of `[server]`.
+pub const SERVER: &[Setter<ServerSettings>] = &[
+    ("listen", |own, value| put(&mut own.listen, listen_addresses(value))),
+    ("proxy-protocol-from", |own, value| put(&mut own.balancers, list(value, network))),
+    ("interface", |own, value| put(&mut own.device, device_name(value).map(Device::Tun))),
+    ("address", |own, value| put(&mut own.addresses, list(value, str::parse))),
+    ("mtu", |own, value| put(&mut own.mtu, number(value, 576, 65_535))),
+    ("nat", |own, value| put(&mut own.nat, nat(value))),
+    ("push-routes", |own, value| put(&mut own.push_routes, list(value, network))),
+    ("push-dns", |own, value| put(&mut own.push_dns, list(value, address))),
+    ("client-to-client", |own, value| put(&mut own.client_to_client, yes_or_no(value))),
+    ("suites", |own, value| put(&mut own.suites, suites(value))),
+    ("keepalive", |own, value| put(&mut own.keepalive, number(value, 1, 3600))),
+    ("max-clients", |own, value| put(&mut own.max_clients, number(value, 1, 1_000_000))),
+    ("hello-max-age", |own, value| put(&mut own.hello_max_age, number(value, 1, u64::MAX).map(Some))),
+    ("congestion", |own, value| put(&mut own.congestion, congestion(value))),
+    ("keylog", |own, value| put(&mut own.keylog, Ok(Some(value.into())))),
+    ("name", |own, value| put(&mut own.name, instance_name(value))),
+];
+
+/// Options of `[peer]`, but for those in [`KEYS`].
+pub const PEER: &[Setter<Peer>] = &[
+    ("name", |own, value| put(&mut own.name, instance_name(value))),
+    ("address", |own, value| put(&mut own.addresses, list(value, address))),
+    ("routes", |own, value| put(&mut own.routes, list(value, network))),
+];
+
+/// Options of `[client]`, but for those in [`KEYS`].
+pub const CLIENT: &[Setter<ClientSettings>] = &[
+    ("server", |own, value| put(&mut own.server, host_and_port(value))),
+    ("interface", |own, value| put(&mut own.device, device_name(value).map(Device::Tun))),
+    ("routes", |own, value| put(&mut own.routes, pushed_or(value, network))),
+    ("dns", |own, value| put(&mut own.dns, pushed_or(value, address))),
+    ("kill-switch", |own, value| put(&mut own.kill_switch, yes_or_no(value))),
+    ("suites", |own, value| put(&mut own.suites, suites(value))),
+    ("congestion", |own, value| put(&mut own.congestion, congestion(value))),
+    ("keylog", |own, value| put(&mut own.keylog, Ok(Some(value.into())))),
+    ("name", |own, value| put(&mut own.name, instance_name(value))),
+];
+
+/// The options of a peer and a client about keys, which only a file's reader can set (`file`).
+pub const KEYS: [&str; 3] = ["key", "key-file", "ratchet"];
+
+/// All options of the section with this name.
+pub fn names(section: &str) -> Vec<&'static str> {
+    fn of<S>(options: &[Setter<S>], more: &[&'static str]) -> Vec<&'static str> {
+        options.iter().map(|(name, _)| *name).chain(more.iter().copied()).collect()
+    }
+    match section {
+        "server" => of(SERVER, &[]),
+        "peer" => of(PEER, &KEYS),
+        "client" => of(CLIENT, &KEYS),
+        _ => Vec::new(),
     }
 }
 
-impl Peer {
-    /// Sets the option `name`, but for keys.
-    ///
-    /// # Errors
-    /// A sentence: what is wrong, and what would be right.
-    pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        match name {
-            "name" => self.name = instance_name(value)?,
-            "address" => self.addresses = list(value, address)?,
-            "routes" => self.routes = list(value, network)?,
-            _ => return Err(format!("a peer has no option '{name}'")),
-        }
-        Ok(())
-    }
+/// Sets one option.
+///
+/// # Errors
+/// A sentence.
+pub fn set<S>(options: &[Setter<S>], settings: &mut S, name: &str, value: &str) -> Result<(), String> {
+    let option = options.iter().find(|(known, _)| *known == name);
+    option.map_or(Err(format!("there is no option '{name}'")), |(_, set)| set(settings, value))
 }
 
-impl ClientSettings {
-    /// Sets the option `name`. Lists are replaced.
-    ///
-    /// # Errors
-    /// A sentence: what is wrong, and what would be right.
-    pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        match name {
-            "server" => self.server = host_and_port(value)?,
-            "interface" => self.device = Device::Tun(device_name(value)?),
-            "routes" => {
-                self.routes = match value {
-                    "pushed" => Routes::Pushed,
-                    "none" => Routes::Only(Vec::new()),
-                    networks => Routes::Only(list(networks, network).map_err(or_words)?),
-                }
-            }
-            "dns" => {
-                self.dns = match value {
-                    "pushed" => None,
-                    "none" => Some(Vec::new()),
-                    addresses => Some(list(addresses, address).map_err(or_words)?),
-                }
-            }
-            "kill-switch" => self.kill_switch = yes_or_no(value)?,
-            "suites" => self.suites = suites(value)?,
-            "congestion" => self.congestion = congestion(value)?,
-            "keylog" => self.keylog = Some(value.into()),
-            "name" => self.name = instance_name(value)?,
-            _ => return Err(format!("a client has no option '{name}'")),
-        }
-        Ok(())
-    }
+fn put<T>(place: &mut T, value: Result<T, String>) -> Result<(), String> {
+    value.map(|value| *place = value)
 }
 
 /// Comma-separated items, at least one and at most as many as a client takes.
@@ -122,8 +110,21 @@ fn address(item: &str) -> Result<IpAddr, String> {
     item.parse().map_err(|_| format!("'{item}' is no address such as 10.8.0.2 or fd0f:e12e::2"))
 }
 
-fn or_words(reason: String) -> String {
-    format!("{reason} (or 'pushed', or 'none')")
+fn nat(value: &str) -> Result<Nat, String> {
+    match value {
+        "auto" => Ok(Nat::Auto),
+        "no" => Ok(Nat::No),
+        device => device_name(device).map(Nat::By),
+    }
+}
+
+/// What the server pushes (`None`), nothing, or these items.
+fn pushed_or<T>(value: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<Vec<T>>, String> {
+    match value {
+        "pushed" => Ok(None),
+        "none" => Ok(Some(Vec::new())),
+        items => list(items, parse).map(Some).map_err(|reason| format!("{reason} (or 'pushed', or 'none')")),
+    }
 }
 
 fn number<T: TryFrom<u64>>(value: &str, least: u64, most: u64) -> Result<T, String> {
@@ -184,19 +185,18 @@ fn host_and_port(value: &str) -> Result<String, String> {
 }
 
 fn device_name(value: &str) -> Result<String, String> {
-    let fine = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
-    match value.len() {
-        1..=15 if value.bytes().all(fine) && !value.starts_with('.') => Ok(value.into()),
-        _ => Err(format!("'{value}' cannot name a device: 1 to 15 letters, digits, '-' and '_'")),
-    }
+    named(value, 15).ok_or_else(|| format!("'{value}' cannot name a device: 1 to 15 letters, digits, '-' and '_'"))
 }
 
 fn instance_name(value: &str) -> Result<String, String> {
+    named(value, 32).ok_or_else(|| format!("'{value}' is no name: 1 to 32 letters, digits, '-', '_' and '.'"))
+}
+
+/// A name that is safe as that of a device or a file.
+fn named(value: &str, longest: usize) -> Option<String> {
     let fine = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
-    match value.len() {
-        1..=32 if value.bytes().all(fine) && !value.starts_with('.') => Ok(value.into()),
-        _ => Err(format!("'{value}' is no name: 1 to 32 letters, digits, '-', '_' and '.'")),
-    }
+    let is_name = (1..=longest).contains(&value.len()) && value.bytes().all(fine) && !value.starts_with('.');
+    is_name.then(|| value.into())
 }
 
 #[cfg(test)]
@@ -219,10 +219,10 @@ mod tests {
             ("name", "../x", "letters"),
             ("nat", "a/b", "15 letters"),
         ] {
-            let error = server.set(name, value).unwrap_err();
+            let error = set(SERVER, &mut server, name, value).unwrap_err();
             assert!(error.contains(right), "{name}={value}: {error}");
         }
-        server.set("suites", "fernet, fernet,aes-256-gcm").unwrap();
+        set(SERVER, &mut server, "suites", "fernet, fernet,aes-256-gcm").unwrap();
         assert_eq!(server.suites, [Suite::Fernet, Suite::Aes256Gcm]);
     }
 }

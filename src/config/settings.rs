@@ -48,7 +48,7 @@ pub enum Nat {
 }
 
 /// A client, as the server knows it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Peer {
     /// A name for logs and status. Unique.
     pub name: String,
@@ -103,15 +103,6 @@ pub struct ServerSettings {
     pub verbose: bool,
 }
 
-/// Which routes a client sets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Routes {
-    /// Those that the server pushes.
-    Pushed,
-    /// These, and no others. None at all if empty.
-    Only(Vec<Subnet>),
-}
-
 /// Everything a client needs to know.
 #[derive(Clone, Debug)]
 pub struct ClientSettings {
@@ -125,8 +116,8 @@ pub struct ClientSettings {
     pub ratchet: Option<PathBuf>,
     /// The tunnel's device.
     pub device: Device,
-    /// Routes to set.
-    pub routes: Routes,
+    /// Routes to set, and no others; those that the server pushes if None.
+    pub routes: Option<Vec<Subnet>>,
     /// Resolvers to set; those that the server pushes if None.
     pub dns: Option<Vec<IpAddr>>,
     /// Whether nothing may leave this machine but by the tunnel, until `unlock` or an orderly stop.
@@ -186,7 +177,7 @@ impl ClientSettings {
             key,
             ratchet: None,
             device: Device::Tun("fern0".into()),
-            routes: Routes::Pushed,
+            routes: None,
             dns: None,
             kill_switch: false,
             suites: Suite::ALL.to_vec(),

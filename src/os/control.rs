@@ -47,27 +47,26 @@ mod system {
     }
 
     impl Control {
-        /// Makes the socket of the instance `name`.
+        /// Makes the socket of the instance `name`, and answers every question from now on, until this process ends.
         ///
         /// # Errors
-        /// A sentence: another instance has this name, or there is no place for the socket.
-        pub fn open(name: &str) -> io::Result<Control> {
+        /// A sentence: another instance has this name, there is no place for the socket, or no thread.
+        pub fn open(
+            name: &str,
+            answer: impl Fn(&str) -> Result<String, String> + Send + Sync + 'static,
+        ) -> io::Result<Control> {
             let mut reasons = Vec::new();
             for folder in folders() {
                 match open_in(&folder, name) {
                     Err(error) if error.kind() != ErrorKind::AddrInUse => reasons.push(error.to_string()),
-                    other => return other,
+                    control => return control.and_then(|control| control.serve(answer).map(|()| control)),
                 }
             }
             let advice = "it takes root, or a $XDG_RUNTIME_DIR";
             Err(io::Error::other(format!("{} ({advice})", reasons.join("; "))))
         }
 
-        /// Answers every question from now on, until this process ends.
-        ///
-        /// # Errors
-        /// There is no thread for it.
-        pub fn serve(&self, answer: impl Fn(&str) -> Result<String, String> + Send + Sync + 'static) -> io::Result<()> {
+        fn serve(&self, answer: impl Fn(&str) -> Result<String, String> + Send + Sync + 'static) -> io::Result<()> {
             let (listener, answer) = (self.listener.try_clone()?, Arc::new(answer));
             let asked = move || {
                 loop {
@@ -247,20 +246,18 @@ mod elsewhere {
     impl Control {
         /// # Errors
         /// Always.
-        pub fn open(_: &str) -> io::Result<Control> {
+        pub fn open(
+            _: &str,
+            _: impl Fn(&str) -> Result<String, String> + Send + Sync + 'static,
+        ) -> io::Result<Control> {
             Err(io::Error::new(io::ErrorKind::Unsupported, "there are no Unix sockets here"))
-        }
-
-        /// Never called.
-        pub fn serve(&self, _: impl Fn(&str) -> Result<String, String> + Send + Sync + 'static) -> io::Result<()> {
-            Ok(())
         }
     }
 
     /// # Errors
     /// Always.
     pub fn ask(_: &str, _: &str) -> io::Result<String> {
-        Control::open("").map(|_| String::new())
+        Err(io::Error::new(io::ErrorKind::Unsupported, "there are no Unix sockets here"))
     }
 
     /// None.

@@ -20,7 +20,7 @@ use crate::packet::subnet::Subnet;
 use crate::protocol::key_schedule::{Id, Root};
 use crate::protocol::ratchet::ServerState;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
@@ -64,8 +64,6 @@ pub struct Connected {
     pub from: SocketAddr,
     /// The way to it.
     pub outbound: Arc<Outbound>,
-    /// Its socket, for what the kernel knows of it.
-    pub socket: Arc<TcpStream>,
     /// The id of the key that it was made with.
     pub key: Id,
     /// When it was made.

@@ -8,12 +8,13 @@
 
 use super::carrier::{Filled, FrameReader};
 use super::outbound::{Outbound, Traffic, count};
-use crate::os::reason;
+use crate::os::{reason, socket};
 use crate::packet::offload::{self, Checked, Offload};
 use crate::protocol::frame::BadLength;
 use crate::protocol::record::{Kind, Opened, Opener, Refused};
 use std::fmt;
 use std::io;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -220,4 +221,26 @@ fn deliver(offload: Offload, packet: &[u8], traffic: &Traffic, inside: &mut dyn 
         Ok(parcel) => inside.parcel(&parcel),
         Err(_) => count(&traffic.dropped_malformed),
     }
+}
+
+/// Reads and forgets what a stranger sends, until the deadline, however fast it comes in.
+pub(super) fn keep_silent(socket: &TcpStream, deadline: Instant) {
+    let mut forgotten = [0; 1024];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || !matches!(socket::wait_readable(socket, left), Ok(true)) {
+            return;
+        }
+        match socket::receive_now(socket, &mut forgotten) {
+            Ok(0) => return,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+            _ => {}
+        }
+    }
+}
+
+/// After a Close of ours: reads on for a moment, because closing a socket with unread data resets the connection,
+/// and the reset can overtake the Close.
+pub(super) fn drain(socket: &TcpStream) {
+    keep_silent(socket, Instant::now() + Duration::from_secs(1));
 }

@@ -11,7 +11,7 @@ use crate::os::notify::{Pulse, TURN};
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
 use crate::packet::offload::{self, Checked, Offload};
-use crate::packet::{ip, segmentation};
+use crate::packet::{icmp, ip, segmentation};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outb
 
 /// Hands a packet to the kernel, whole or as the packets that it stands for. What the kernel does not take is lost,
 /// as on any link.
-pub fn deliver(device: &Tun, parcel: &Checked, segments: &mut Vec<u8>) {
+fn deliver(device: &Tun, parcel: &Checked, segments: &mut Vec<u8>) {
     if device.offload() {
         let header = parcel.offload().to_device();
         let _ = device.write(&[IoSlice::new(&header), IoSlice::new(parcel.packet())]);
@@ -77,5 +77,38 @@ pub fn deliver(device: &Tun, parcel: &Checked, segments: &mut Vec<u8>) {
         segmentation::segment(parcel, segments, |packet| {
             let _ = device.write(&[IoSlice::new(packet)]);
         });
+    }
+}
+
+/// The kernel behind this end of a connection. Without a device, pings are answered in its place.
+pub struct Kernel<'a> {
+    device: Option<&'a Tun>,
+    peer: &'a Arc<Outbound>,
+    scratch: Vec<u8>,
+}
+
+impl<'a> Kernel<'a> {
+    /// The kernel behind `device`, if there is one, and before `peer`.
+    pub fn new(device: Option<&'a Tun>, peer: &'a Arc<Outbound>) -> Kernel<'a> {
+        Kernel { device, peer, scratch: Vec::new() }
+    }
+
+    /// Whether it can be given packets for others than this end itself.
+    pub fn has_device(&self) -> bool {
+        self.device.is_some()
+    }
+
+    /// Takes a packet. What it answers itself goes into `batch`.
+    pub fn take(&mut self, parcel: &Checked, batch: &mut Batch) {
+        if let Some(device) = self.device {
+            return deliver(device, parcel, &mut self.scratch);
+        }
+        self.scratch.clear();
+        self.scratch.extend_from_slice(parcel.packet());
+        if icmp::answer_echo(&mut self.scratch)
+            && let Ok(reply) = Offload::default().check(&self.scratch)
+        {
+            batch.push(self.peer, &reply);
+        }
     }
 }

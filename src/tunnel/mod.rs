@@ -45,8 +45,8 @@ pub mod status;
 pub mod steps;
 
 use crate::os::{clock, entropy};
-use crate::protocol::handshake::FreshHello;
-use crate::protocol::record::Fresh;
+use crate::protocol::handshake::{Capabilities, FreshHello, Offer};
+use crate::protocol::record::{Fresh, Suite};
 
 /// The time and a new IV, for one Fernet token.
 pub fn fresh() -> Fresh {
@@ -56,6 +56,12 @@ pub fn fresh() -> Fresh {
 /// What is new in every hello.
 pub fn fresh_hello() -> FreshHello {
     FreshHello { nonce: entropy::array(), token: fresh() }
+}
+
+/// What an end of this program can do, with these suites.
+pub fn offer(suites: &[Suite]) -> Offer {
+    let capabilities = Capabilities { super_packets: true };
+    Offer { suites: suites.to_vec(), capabilities, software: SOFTWARE.into() }
 }
 
 /// Name and version of this program, as hellos carry it.

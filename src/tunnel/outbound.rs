@@ -64,7 +64,8 @@ pub fn count(counter: &AtomicU64) {
 
 /// The sending half of a session. Shared by everybody who has something for this peer.
 pub struct Outbound {
-    socket: Arc<TcpStream>,
+    /// The connection.
+    pub socket: Arc<TcpStream>,
     /// The suite of the session.
     pub suite: Suite,
     /// Whether the peer takes SuperPacket records.

@@ -7,6 +7,7 @@
 //!
 //! Names and texts of peers may hold anything, so each format escapes them in its own way. No key is in a report.
 
+use super::clients::Connected;
 use super::config_record::listed;
 use super::connection::printable;
 use super::outbound::{Traffic, count};
@@ -15,7 +16,7 @@ use crate::os::socket;
 use crate::packet::subnet::Subnet;
 use crate::protocol::record::Suite;
 use std::fmt::{Display, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -129,21 +130,14 @@ pub struct Link {
     from: SocketAddr,
     suite: Suite,
     since: Since,
-    silence: Option<Duration>,
-    round_trip: Option<Duration>,
+    path: Option<socket::Path>,
 }
 
 impl Link {
-    /// Of a connection made at `since`.
-    pub fn of(socket: &TcpStream, from: SocketAddr, suite: Suite, since: Since) -> Link {
-        let path = socket::path(socket).ok();
-        Link {
-            from,
-            suite,
-            since,
-            silence: path.map(|path| path.silence),
-            round_trip: path.map(|path| path.round_trip),
-        }
+    /// Of this connection.
+    pub fn of(connected: &Connected) -> Link {
+        let Connected { from, outbound, since, .. } = connected;
+        Link { from: *from, suite: outbound.suite, since: *since, path: socket::path(&outbound.socket).ok() }
     }
 }
 
@@ -228,9 +222,9 @@ impl Peer {
             ("connected_since", "connected_since_timestamp_seconds", "Since when, in Unix time.",
                 seconds(&|link| Some(link.since.unix as f64))),
             ("last_heard", "last_heard_timestamp_seconds", "When data last came from it, in Unix time.",
-                seconds(&|link| Some(ago(link.silence?) as f64))),
+                seconds(&|link| Some(ago(link.path?.silence) as f64))),
             ("round_trip_seconds", "round_trip_seconds", "Round trip time of its connection, smoothed.",
-                seconds(&|link| Some(link.round_trip?.as_secs_f64()))),
+                seconds(&|link| Some(link.path?.round_trip.as_secs_f64()))),
             ("ratchet_step", "ratchet_step", "Steps that its ratcheted key has made.",
                 Value::Number(self.step.map(|step| step as f64))),
             ("received_packets", "received_packets_total", "Packets from the peer, a super-packet once.",
@@ -370,8 +364,8 @@ impl Report<'_> {
                 link(&|link| Some(link.from.to_string())),
                 link(&|link| Some(link.suite.name().into())),
                 link(&|link| Some(span(link.since.elapsed()))),
-                link(&|link| Some(span(link.silence?))),
-                link(&|link| Some(format!("{:.2} ms", link.round_trip?.as_secs_f64() * 1e3))),
+                link(&|link| Some(span(link.path?.silence))),
+                link(&|link| Some(format!("{:.2} ms", link.path?.round_trip.as_secs_f64() * 1e3))),
                 carried(packets_in, bytes_in),
                 carried(packets_out, bytes_out),
                 if dropped.is_empty() { "-".into() } else { dropped.join(", ") },

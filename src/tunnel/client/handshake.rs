@@ -1,0 +1,143 @@
+//! How does a client reach its server, and is it the right one? PROTOCOL.md section 4, on the client.
+
+use super::{ANSWER_TIME, CONNECT_TIME, Client, NAME_LIFE};
+use crate::os::socket::{self, Tuning};
+use crate::protocol::handshake::{Agreed, Refused, client_hello};
+use crate::protocol::key_schedule::Id;
+use crate::protocol::limits::MAX_HELLO;
+use crate::protocol::ratchet::ClientState;
+use crate::protocol::record::{Opener, Sealer};
+use crate::tunnel::carrier::{self, FrameReader, NoFrame};
+use crate::tunnel::config_record::NetworkConfig;
+use crate::tunnel::{fresh, fresh_hello, locked, offer};
+use std::io::{ErrorKind, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+/// What both ends agree on after their hellos.
+pub(super) struct Greeting {
+    pub(super) agreed: Agreed,
+    /// How long the answer took.
+    pub(super) round_trip: Duration,
+    /// Of the key.
+    id: Id,
+}
+
+/// What a handshake has led to.
+pub(super) struct Session {
+    pub(super) config: NetworkConfig,
+    pub(super) sealer: Sealer,
+    pub(super) opener: Opener,
+    pub(super) super_packets: bool,
+    pub(super) software: String,
+    pub(super) round_trip: Duration,
+    pub(super) key: Id,
+}
+
+impl Client {
+    /// Looks the server up, unless that is done.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn find_server(&self) -> Result<(), String> {
+        let (known, at) = &mut *locked(&self.server);
+        if known.is_empty() {
+            let name = &self.settings.server;
+            let advice = "is this the right name, and does this machine's resolver answer?";
+            let found = name.to_socket_addrs().map_err(|error| format!("cannot find {name}: {error} ({advice})"))?;
+            (*known, *at) = (found.collect(), Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Connects to the first address of the server that answers. The addresses are kept, because names may have to be
+    /// asked through the tunnel which there is not now.
+    pub(super) fn connect(&self) -> Result<TcpStream, String> {
+        self.find_server()?;
+        let (known, at) = &mut *locked(&self.server);
+        let tuning = Tuning { mark: self.mark, ..carrier::tuning() };
+        let mut reason = format!("{} has no address", self.settings.server);
+        for address in known.iter() {
+            match socket::connect(*address, CONNECT_TIME, &tuning) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => reason = format!("{error}{}", advice(error.kind())),
+            }
+        }
+        if at.elapsed() >= NAME_LIFE {
+            *at = Instant::now();
+            *known = self.settings.server.to_socket_addrs().map_or(std::mem::take(known), Iterator::collect);
+        }
+        Err(reason)
+    }
+
+    /// ClientHello and ServerHello.
+    pub(super) fn greet(&self, socket: &TcpStream, reader: &mut FrameReader) -> Result<Greeting, String> {
+        let (root, step) = locked(&self.key).current();
+        let (frame, await_server_hello) = client_hello(&root, step, offer(&self.settings.suites), fresh_hello());
+        let asked = Instant::now();
+        send(socket, &frame)?;
+        let body = reader.frame_until(MAX_HELLO, asked + ANSWER_TIME).map_err(|reason| unanswered(&reason))?;
+        let round_trip = asked.elapsed();
+        let agreed = await_server_hello.receive(body).map_err(|reason| match reason {
+            Refused::Token(_) => format!("the answer was not made with this client's key ({reason})"),
+            _ => reason.to_string(),
+        })?;
+        Ok(Greeting { agreed, round_trip, id: root.id() })
+    }
+
+    /// All of the handshake.
+    pub(super) fn handshake(&self, socket: &TcpStream, reader: &mut FrameReader) -> Result<Session, String> {
+        let Greeting { agreed, round_trip, id } = self.greet(socket, reader)?;
+        let (suite, software) = (agreed.suite, agreed.software.clone());
+        let super_packets = agreed.capabilities.super_packets;
+        // Finished, Config.
+        let keep = |next: &ClientState| locked(&self.key).keep(next);
+        let advice = "a ratcheted key that cannot take its step is not used: make room, allow writing";
+        let finished = agreed.finish(keep, &mut fresh).map_err(|reason| format!("{reason} ({advice})"));
+        let (frame, await_config) = finished?;
+        send(socket, &frame)?;
+        reader.suit(&self.settings.congestion, round_trip);
+        reader.establish();
+        let body = reader
+            .frame_until(suite.max_body(), Instant::now() + ANSWER_TIME)
+            .map_err(|reason| format!("the server did not finish the handshake: {reason}"))?;
+        let (config, sealer, opener) = await_config.receive(body).map_err(|reason| reason.to_string())?;
+        if let Some(key_log) = &self.key_log {
+            key_log.add(&peer(socket), suite, sealer.secret(), opener.secret());
+        }
+        let config = NetworkConfig::decode(&config)
+            .map_err(|reason| format!("the server's configuration makes no sense: {reason}"))?;
+        Ok(Session { config, sealer, opener, super_packets, software, round_trip, key: id })
+    }
+}
+
+/// Who is at the other end.
+pub(super) fn peer(socket: &TcpStream) -> String {
+    socket.peer_addr().map_or_else(|_| "the server".into(), |address| address.to_string())
+}
+
+fn send(mut socket: &TcpStream, frame: &[u8]) -> Result<(), String> {
+    socket.write_all(frame).map_err(|error| format!("cannot send: {error}"))
+}
+
+fn advice(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::ConnectionRefused => " (nothing listens there: is the server running, and is this its port?)",
+        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => " (this machine has no way there)",
+        ErrorKind::TimedOut => " (no machine there, or a firewall in between)",
+        ErrorKind::PermissionDenied => " (a firewall on this machine forbids it; a kill switch ends by fernvpn unlock)",
+        _ => "",
+    }
+}
+
+/// What can be known when there was a connection and no answer.
+fn unanswered(reason: &NoFrame) -> String {
+    const MEANS: &str = "a server says nothing to a key that it does not know (removed, another server's, or an earlier \
+                         step of a ratcheted one) nor, with hello-max-age, to a wrong clock; or this is no fernvpn \
+                         server. The server's log says which";
+    match reason {
+        NoFrame::TimedOut => format!("connected, but no answer for {} s: {MEANS}", ANSWER_TIME.as_secs()),
+        NoFrame::BadLength(_) | NoFrame::BadPreface(_) => format!("this is not a fernvpn server ({reason})"),
+        _ => format!("connected, but closed without an answer ({reason}): {MEANS}"),
+    }
+}

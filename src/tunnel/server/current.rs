@@ -1,0 +1,72 @@
+//! What does the configuration say now? One value, which a reload replaces as a whole: connections that fit the new one as
+//! well notice nothing, the others get a Close.
+
+use crate::config::settings::ServerSettings;
+use crate::os::log;
+use crate::protocol::handshake::Offer;
+use crate::protocol::limits::MAX_CONTENT;
+use crate::tunnel::clients::{Client, Clients, Connected};
+use crate::tunnel::config_record::NetworkConfig;
+use crate::tunnel::connection::close;
+use crate::tunnel::offer;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// What a server works by.
+pub(super) struct Current {
+    pub(super) settings: ServerSettings,
+    pub(super) clients: Clients,
+    pub(super) offer: Offer,
+}
+
+impl Current {
+    pub(super) fn new(settings: ServerSettings, before: Option<&Clients>) -> Result<Current, String> {
+        let clients = Clients::after(before, &settings)?;
+        let current = Current { offer: offer(&settings.suites), settings, clients };
+        for client in current.clients.all() {
+            // Otherwise every client would refuse it, each time it connects.
+            let config = current.config_for(client).encode();
+            if config.len() > MAX_CONTENT || NetworkConfig::decode(&config).is_err() {
+                return Err("too many routes or resolvers to push: at most 1000 of each, and 64 KiB in all".into());
+            }
+        }
+        current.clients.open_states()?;
+        Ok(current)
+    }
+
+    pub(super) fn config_for(&self, client: &Client) -> NetworkConfig {
+        NetworkConfig {
+            addresses: client.addresses.clone(),
+            server: self.settings.addresses.iter().map(|own| own.address).collect(),
+            mtu: self.settings.mtu,
+            routes: self.settings.push_routes.clone(),
+            dns: self.settings.push_dns.clone(),
+            keepalive: Duration::from_secs(self.settings.keepalive.into()),
+        }
+    }
+
+    /// Ends a connection that was made, or would be made, by an older configuration unless it fits this one as well: its
+    /// key must be somebody's, and it must have been told what it would be told now.
+    ///
+    /// # Errors
+    /// The code of the Close.
+    pub(super) fn judge(&self, then: &Current, client: &Client, connection: &Connected) -> Result<(), u8> {
+        let (code, words) = match self.clients.holder(client, &connection.key) {
+            Some(now) if now.name == client.name && self.config_for(now) == then.config_for(client) => return Ok(()),
+            Some(_) => (close::CONFIGURED, "the server's configuration has changed"),
+            None => (close::REMOVED, "this key was removed"),
+        };
+        connection.outbound.close(code, words);
+        log::info("tunnel", words, &[("client", &client.name), ("from", &connection.from)]);
+        Err(code)
+    }
+
+    /// Whether one more is too many. Who is connected already only changes its connection.
+    pub(super) fn is_full_for(&self, client: &Client, connected: usize) -> bool {
+        connected >= self.settings.max_clients && client.connection().is_none()
+    }
+
+    pub(super) fn is_own(&self, address: IpAddr) -> bool {
+        self.settings.addresses.iter().any(|own| own.address == address)
+    }
+}

@@ -1,0 +1,170 @@
+//! What becomes of a client's packets? A session from Finished to its end.
+
+use super::current::Current;
+use super::{STOPS, STRANGERS, Shared};
+use crate::os::log::{self, Seldom};
+use crate::os::notify;
+use crate::packet::ip;
+use crate::packet::offload::Checked;
+use crate::protocol::handshake::Ready;
+use crate::protocol::key_schedule::Id;
+use crate::protocol::record::Kind;
+use crate::tunnel::batch::Batch;
+use crate::tunnel::carrier::FrameReader;
+use crate::tunnel::clients::{Client, Connected};
+use crate::tunnel::config_record::listed;
+use crate::tunnel::connection::{self, End, Inside, MAX_MESSAGE, Patience, close, drain};
+use crate::tunnel::device::Kernel;
+use crate::tunnel::outbound::{Outbound, count};
+use crate::tunnel::status::{Refusal, Since};
+use crate::tunnel::{fresh, locked};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+static MESSAGES: Seldom = Seldom::new(10, Duration::from_secs(10));
+
+/// What a connection is after Finished.
+pub(super) struct Authenticated {
+    /// The configuration by which it began.
+    pub(super) current: Arc<Current>,
+    pub(super) client: Arc<Client>,
+    pub(super) key: Id,
+    pub(super) number: u64,
+    pub(super) ready: Ready,
+    pub(super) super_packets: bool,
+}
+
+/// A session from Finished to its end.
+pub(super) fn session(
+    shared: &Shared,
+    Authenticated { current, client, key, number, ready, super_packets }: Authenticated,
+    from: SocketAddr,
+    socket: &Arc<TcpStream>,
+    reader: &mut FrameReader,
+) {
+    let config = current.config_for(&client).encode();
+    let Ok((frame, sealer, mut opener)) = ready.configure(&config, &mut fresh) else {
+        return log::error("tunnel", "too many routes for one Config", &[("client", &client.name)]);
+    };
+    let suite = sealer.suite();
+    if let Some(key_log) = &shared.key_log {
+        key_log.add(&client.name, suite, opener.secret(), sealer.secret());
+    }
+    let connect = || {
+        let traffic = Arc::clone(&client.traffic);
+        let outbound = Outbound::new(Arc::clone(socket), sealer, super_packets, traffic, frame);
+        Connected { from, outbound, key, since: Since::now() }
+    };
+    // Counted and finished in one, so that handshakes at the same time do not all take the last place.
+    let mut connected = locked(&shared.connected);
+    if current.is_full_for(&client, *connected) {
+        shared.handshakes.refuse(Refusal::Full);
+        return STRANGERS.warning("tunnel", "the server is full (max-clients)", &[("client", &client.name)]);
+    }
+    let Ok((connection, replaced)) = client.finish(number, connect) else {
+        shared.handshakes.refuse(Refusal::Superseded);
+        let fields: log::Fields = &[("client", &client.name), ("from", &from)];
+        return log::warning("tunnel", "a handshake came too late: a newer one has finished", fields);
+    };
+    let outbound = &connection.outbound;
+    *connected += 1;
+    notify::status(format_args!("{connected} clients connected"));
+    drop(connected);
+    shared.handshakes.accept();
+    let addresses = listed(&client.addresses);
+    log::info(
+        "tunnel",
+        "client connected",
+        &[("client", &client.name), ("from", &from), ("suite", &suite), ("addresses", &addresses)],
+    );
+    if let Some(old) = replaced {
+        old.outbound.close(close::REPLACED, "a newer connection of this client has taken its place");
+        log::info("tunnel", "replaced an older connection", &[("client", &client.name), ("old", &old.from)]);
+    }
+    if shared.stopping.load(Ordering::Acquire) {
+        // `stop` may have asked this client for its connection before there was one.
+        outbound.close(close::STOPPING, STOPS);
+    }
+    // So may a reload, in vain.
+    let _ = shared.current().judge(&current, &client, &connection);
+    let keepalive = Duration::from_secs(current.settings.keepalive.into());
+    drop(current);
+    let kernel = Kernel::new(shared.device.as_ref(), outbound);
+    let mut inside = FromClient { shared, current: None, client: &client, outbound, kernel, batch: Batch::default() };
+    let patience = Patience { keepalive, tick: keepalive };
+    let end = connection::run(reader, &mut opener, outbound, patience, &mut inside);
+    client.end(outbound);
+    if matches!(end, End::Left) {
+        drain(socket);
+    }
+    outbound.abort();
+    let mut connected = locked(&shared.connected);
+    *connected -= 1;
+    notify::status(format_args!("{connected} clients connected"));
+    drop(connected);
+    shared.fewer_connected.notify_all();
+    let fields: log::Fields = &[("client", &client.name), ("from", &from), ("reason", &end)];
+    match end {
+        End::Closed { .. } | End::Left => log::info("tunnel", "client disconnected", fields),
+        _ => log::warning("tunnel", "client lost", fields),
+    }
+}
+
+/// What a client's records lead to.
+struct FromClient<'a> {
+    shared: &'a Shared,
+    /// The configuration, for what arrives together; an idle connection keeps no old one.
+    current: Option<Arc<Current>>,
+    client: &'a Client,
+    outbound: &'a Arc<Outbound>,
+    kernel: Kernel<'a>,
+    batch: Batch,
+}
+
+impl Inside for FromClient<'_> {
+    /// Routes a packet: only with the client's own source, and to nobody it may not reach.
+    fn parcel(&mut self, parcel: &Checked) {
+        let traffic = &self.client.traffic;
+        let current = self.current.get_or_insert_with(|| self.shared.current());
+        let Ok((source, destination)) = ip::addresses(parcel.packet()) else { return };
+        let Current { settings, clients, .. } = &**current;
+        if !clients.may_send(self.client, source) {
+            return count(&traffic.dropped_source);
+        }
+        match clients.owner(destination) {
+            // Another client, if they may talk to each other.
+            Some(owner) => match owner.way() {
+                Some(to) if settings.client_to_client && owner.name != self.client.name => {
+                    self.batch.push(&to, parcel);
+                }
+                _ => return count(&traffic.dropped_destination),
+            },
+            // The server itself, or by its kernel a host in the world behind it. Never an address of the tunnel that
+            // nobody has, nor one at which whatever listens on this machine would hear it.
+            None if current.is_own(destination)
+                || self.kernel.has_device() && !clients.is_inside(destination) && ip::one_host(destination) =>
+            {
+                self.kernel.take(parcel, &mut self.batch);
+            }
+            None => return count(&traffic.dropped_destination),
+        }
+        count(&traffic.packets_in);
+        traffic.bytes_in.fetch_add(parcel.packet().len() as u64, Ordering::Relaxed);
+    }
+
+    fn message(&mut self, text: &str) {
+        MESSAGES.info("tunnel", "message", &[("client", &self.client.name), ("text", &text)]);
+        let mut answer = format!("Hello, {}! Your {} bytes have arrived: {text}", self.client.name, text.len());
+        while answer.len() > MAX_MESSAGE {
+            answer.pop();
+        }
+        self.outbound.send(Kind::Message, answer.as_bytes());
+    }
+
+    fn pause(&mut self) {
+        self.batch.send_all();
+        self.current = None;
+    }
+}
