@@ -67,6 +67,13 @@ pub fn forbid_core_dumps() -> io::Result<()> {
     super::sys::set_dumpable(false).map_err(|error| super::tried("cannot forbid core dumps", &error))
 }
 
+/// Overwrites what functions that have returned have left on this thread's stack. A key that is moved is wiped where it
+/// ends, and not where it was before. No more than a handshake uses, since each thread keeps it.
+#[inline(never)]
+pub fn wipe_stack() {
+    std::hint::black_box(&mut [0u8; 16 * 1024]);
+}
+
 /// Keeps the right to set up the network and gives up all others, for good, here and in every program started from
 /// here. Before the first thread: each thread has rights of its own.
 #[cfg(target_os = "linux")]

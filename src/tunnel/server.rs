@@ -25,6 +25,7 @@ use super::{device, locked};
 use crate::config::settings::ServerSettings;
 use crate::os::log::Seldom;
 use crate::os::notify::{Pulse, TURN};
+use crate::os::process;
 use crate::os::signal::{self, Signal};
 use crate::os::socket;
 use crate::os::tun::Tun;
@@ -242,7 +243,10 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
         let served = accepted.and_then(|(socket, from)| {
             let server = Arc::clone(shared);
             let thread = thread::Builder::new().name("connection".into()).stack_size(STACK);
-            let served = thread.spawn(move || handshake::serve(&server, socket, from));
+            let served = thread.spawn(move || {
+                handshake::serve(&server, socket, from);
+                process::wipe_stack();
+            });
             served.map_err(|error| ("no thread for a connection (see TasksMax, ulimit -u, vm.max_map_count)", error))
         });
         match served {

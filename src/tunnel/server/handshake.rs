@@ -7,7 +7,7 @@ use super::session::{Authenticated, session};
 use super::{HANDSHAKE_TIME, STRANGERS, Shared};
 use crate::fernet::{self, Age};
 use crate::os::log::{self, Seldom};
-use crate::os::{clock, socket};
+use crate::os::{clock, process, socket};
 use crate::protocol::handshake::{ClientHello, Refused, client_id};
 use crate::protocol::limits::MAX_HELLO;
 use crate::tunnel::carrier::{self, FrameReader, NoFrame};
@@ -63,6 +63,7 @@ pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
     shared.admission.leave(&stranger.socket);
     if let Ok(authenticated) = outcome {
         reader.establish();
+        process::wipe_stack();
         session(shared, authenticated, stranger.from, &stranger.socket, &mut reader);
     }
 }
