@@ -43,7 +43,8 @@ struct Stranger<'a> {
     deadline: Instant,
 }
 
-/// The life of one connection.
+/// The life of one connection. What it leaves on the stack can be wiped behind it.
+#[inline(never)]
 pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
     let socket = Arc::new(socket);
     let from = SocketAddr::new(from.ip().to_canonical(), from.port()); // on `[::]`, IPv4 in the form people know
@@ -78,6 +79,7 @@ impl Stranger<'_> {
         Ok(())
     }
 
+    #[inline(never)] // the same
     fn handshake(&self, reader: &mut FrameReader) -> Result<Authenticated, Silence> {
         let shared = self.shared;
         let current = shared.current();
