@@ -390,7 +390,9 @@ impl RawHello {
 
     /// Sends it and verifies the answer. What remains is to send Finished, which is returned.
     pub fn ask(self, server: SocketAddr) -> Unfinished {
-        let mut socket = TcpStream::connect(server).unwrap();
+        // In a flood the kernel may drop the first packet, and would itself try again after seconds.
+        let connect = |_| TcpStream::connect_timeout(&server, Duration::from_millis(250)).ok();
+        let mut socket = (0..80).find_map(connect).expect("a connection");
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.write_all(&self.frame).unwrap();
