@@ -1,8 +1,8 @@
 //! Does every refusal of the core say what was wrong? For logs, `inspect` and `capture`: in words of its own.
 
+use fernvpn::fernet::Refusal;
 use fernvpn::fernet::base64url::Malformed;
 use fernvpn::fernet::key::KeyError;
-use fernvpn::fernet::{self, Refusal};
 use fernvpn::protocol::fields::FieldError;
 use fernvpn::protocol::frame::BadLength;
 use fernvpn::protocol::handshake::Refused;
@@ -37,7 +37,7 @@ fn every_reason_has_words_of_its_own() {
         &BadLength { length: 0, limit: 1024 },
         &Refused::Length(9),
         &Refused::Id,
-        &Refused::Token(fernet::Refusal::Mac),
+        &Refused::Token(Refusal::Mac),
         &Refused::Field(FieldError::Form),
         &Refused::Role("server".into()),
         &Refused::Version("9".into()),
