@@ -51,24 +51,18 @@ $(KEYS): | build
 demo: build ## all of it in one terminal: a server, two clients, pings, a file; leaves nothing behind
 	@FERNVPN=$(PROGRAM) tests/demo.sh
 
+# Those that take long come first: two run at a time, and much of it is waiting.
+SCRIPTS := $(addprefix tests/, faults.sh package.sh netns.sh lab/test.py audit/planted.sh routing.sh crash.sh nat.sh capture.sh \
+    reload.sh status.sh balancer.sh sites.sh privileges.sh demo.sh)
+
 .PHONY: test
 test: build ## every test; as root also those in network namespaces
 	$(CARGO) test --locked
-	FERNVPN=$(PROGRAM) tests/demo.sh
-	FERNVPN=$(PROGRAM) tests/netns.sh
-	FERNVPN=$(PROGRAM) tests/routing.sh
-	FERNVPN=$(PROGRAM) tests/nat.sh
-	FERNVPN=$(PROGRAM) tests/balancer.sh
-	FERNVPN=$(PROGRAM) tests/sites.sh
-	FERNVPN=$(PROGRAM) tests/capture.sh
-	FERNVPN=$(PROGRAM) tests/faults.sh
-	FERNVPN=$(PROGRAM) tests/privileges.sh
-	FERNVPN=$(PROGRAM) tests/reload.sh
-	FERNVPN=$(PROGRAM) tests/status.sh
-	FERNVPN=$(PROGRAM) tests/crash.sh
-	FERNVPN=$(PROGRAM) tests/package.sh
-	FERNVPN=$(PROGRAM) tests/audit/planted.sh
-	FERNVPN=$(PROGRAM) python3 tests/lab/test.py
+	$(MAKE) --no-print-directory --keep-going --jobs 2 --output-sync=target $(SCRIPTS)
+
+.PHONY: $(SCRIPTS)
+$(SCRIPTS): build
+	FERNVPN=$(PROGRAM) $@
 
 .PHONY: check
 check: toolchain ## format, lints and the links of the documentation; any warning is an error

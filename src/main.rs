@@ -69,8 +69,5 @@ fn show_help(command: &Command) -> ExitCode {
 }
 
 fn show(text: &str) -> ExitCode {
-    match io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+    commands::print(&[text.as_bytes()]).unwrap_or(ExitCode::FAILURE)
 }

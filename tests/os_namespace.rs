@@ -16,15 +16,15 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fernvpn::os::namespace::Namespace;
-use fernvpn::os::network::{Change, Network, Place};
+use fernvpn::os::network::{Network, Place};
 use fernvpn::os::tun::Tun;
 use fernvpn::os::wake::Wake;
 use fernvpn::packet::subnet::Subnet;
 
 /// The namespace, or nothing where this machine does not allow one: then the test says so, loudly, and is over.
 fn private(device: &str, offload: bool) -> Option<(Namespace, Tun)> {
-    let program = std::env::var_os("FERNVPN_PROGRAM").unwrap_or(env!("CARGO_BIN_EXE_fernvpn").into());
-    match Namespace::create_by(Path::new(&program), device, offload, None) {
+    let program = std::env::var("FERNVPN_PROGRAM").unwrap_or(env!("CARGO_BIN_EXE_fernvpn").into());
+    match Namespace::create(&program, device, offload, None) {
         Ok(made) => Some(made),
         Err(error) => {
             eprintln!("\n======== SKIPPED, NOTHING WAS TESTED ========\n{error}\n");
@@ -120,14 +120,12 @@ fn packets_go_through_addresses_and_routes() {
     let mut command = Command::new("ping");
     namespace.enter(command.args(["-c", "2", "-i", "0.2", "-W", "5", "192.0.2.7"])).unwrap();
     let mut network = Network::new(Place::Private(namespace), tun.name());
-    network.make(Change::Up { mtu: 1400 }).unwrap();
-    network.make(Change::Address(prefix("10.99.0.1", 24))).unwrap();
-    if let Err(error) = network.make(Change::Address(prefix("fd99::1", 64))) {
+    let (own, all) = (prefix("10.99.0.1", 24), prefix("0.0.0.0", 0));
+    if let Err(error) = network.set_up(1400, &[prefix("fd99::1", 64)], &[]) {
         assert!(error.to_string().contains("disable_ipv6"), "{error}");
     }
-    let route = Change::Route(prefix("0.0.0.0", 0));
-    network.make(route.clone()).unwrap();
-    let error = network.make(route.clone()).unwrap_err();
+    network.set_up(1400, &[own], &[all]).unwrap();
+    let error = network.set_up(1400, &[own], &[all, prefix("10.99.0.0", 24)]).unwrap_err();
     assert!(error.to_string().contains("has a route to the same addresses"), "{error}");
 
     let wake = Wake::new().unwrap();
@@ -141,10 +139,10 @@ fn packets_go_through_addresses_and_routes() {
         assert!(said.contains("2 received"), "{said}");
     });
 
-    network.take_back(&route).unwrap();
-    network.take_back(&route).unwrap(); // gone already
-    network.undo();
-    network.undo();
+    let mut route = Command::new("ip");
+    network.private().unwrap().enter(route.args(["route", "del", "default"])).unwrap();
+    assert!(route.status().unwrap().success());
+    network.set_up(1400, &[own], &[]).unwrap(); // the route is gone already
 }
 
 /// Swaps the addresses of each ICMP echo request and makes it a reply. The IP checksum stays right by itself; the

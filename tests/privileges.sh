@@ -128,3 +128,29 @@ stop server
 [ -z "$(in_ns $ns nft list ruleset)" ] || die 'rules are left'
 no_device $ns || die 'the device is left'
 ok
+
+expect 'what the service'\''s user leaves in its own folders gives it nothing of root'\''s'
+# As after a break-in: both folders are that user's, and then root cleans up, or makes a new key.
+echo untouched >"$dir/roots"
+inode=$(in_ns $ns readlink /proc/self/ns/net | tr -dc 0-9)
+state=/run/fernvpn/prv0-$inode.sysctl
+printf '%s written\n' "$dir/roots" "/proc/sys/net/../../../$dir/roots" >"$state"
+run $ns "$fernvpn" clean-up --tun prv0
+[ "$(<"$dir/roots")" = untouched ] && [ ! -e "$state" ] || die 'root has written a file that the user named'
+ok 'not by what is to be put back'
+ln -s "$dir/none" "$state"
+fern link $ns server -k "$dir/server.key" --tun prv0 --listen 127.0.0.1:12345 --push-routes 0.0.0.0/0 --nat up0
+stop link
+[ ! -e "$dir/none" ] || die 'root has made a file that the user named'
+ok 'not by a link in the place of what is to be put back'
+install -d -o $user -g $user "$dir/state"
+install -m 600 -o $user -g $user "$dir/alice.key" "$dir/state/alice.key"
+printf '[server]\n[peer]\nname = alice\nkey-file = %s\nratchet = yes\n' "$dir/state/alice.key" >"$dir/ratchet.conf"
+chmod 600 "$dir/ratchet.conf"
+ln -s "$dir/roots" "$dir/state/.alice.key.lock"
+"$fernvpn" reset-client alice -c "$dir/ratchet.conf" >/dev/null
+[ "$(stat -c %u "$dir/roots")" = 0 ] || die 'root has given its file away'
+rm "$dir/state/.alice.key.lock"
+"$fernvpn" reset-client alice -c "$dir/ratchet.conf" >/dev/null
+[ "$(stat -c %u "$dir/state/.alice.key.lock")" = $user ] || die 'the service cannot lock its key'
+ok 'not by a link in the place of the lock'

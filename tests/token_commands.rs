@@ -310,7 +310,7 @@ fn inspect_takes_a_token_apart() {
     assert_eq!((status, stderr.as_str()), (0, ""));
     for says in [
         "100 characters of base64url, 2 of them padding, 73 bytes",
-        "499162800: Sat 1985-10-26 08:20:00 UTC, 1 second before now",
+        "499162800: 1985-10-26T08:20:00Z, 1 second before now",
         "00 00 00 00 1d c0 9e b0",
         "1 block: a message of 0 to 15 bytes",
         "3  recompute the HMAC and compare     needs a key",

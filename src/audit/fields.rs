@@ -9,8 +9,9 @@
 //! shown because it was refused. Fields are taken off the front of the bytes, so that none overlap and none are
 //! left out.
 
-use super::date;
+use crate::fernet::base64url::{self, Malformed};
 use crate::fernet::token::MAC;
+use crate::os::clock;
 use crate::protocol::record::Suite;
 use std::borrow::Cow;
 
@@ -32,13 +33,21 @@ pub struct Field {
 /// The types of records, from 1 on.
 const TYPES: [&str; 9] = ["Finished", "Config", "Packets", "SuperPacket", "Ping", "Pong", "Rekey", "Message", "Close"];
 
-/// The fields of a frame with the layout of this name: `client hello`, `token frame` (a ServerHello, or a record of the
-/// suite `fernet`) or `aes-256-gcm frame`.
+/// The fields of a frame with the layout of this name: `client hello`, `server hello`, `aes-256-gcm frame`, `fernet frame`.
 pub fn frame(name: &str, frame: &[u8]) -> Vec<Field> {
     Tiles::of(frame, |tiles| tiles.rows(name))
 }
 
-/// The fields of a token's bytes, after base64url.
+/// The bytes of a token's text.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn decode(text: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut bytes = text.to_vec();
+    base64url::decode_in_place(&mut bytes).map(|length| bytes[..length].to_vec())
+}
+
+/// The fields of a token's bytes.
 pub fn token(raw: &[u8]) -> Vec<Field> {
     Tiles::of(raw, |tiles| {
         tiles.rows("token");
@@ -84,15 +93,10 @@ pub fn unpadded(padded: &[u8]) -> usize {
 /// One row of a layout.
 struct Row {
     name: &'static str,
-    length: Length,
+    length: &'static str,
     show: &'static str,
     section: &'static str,
     meaning: &'static str,
-}
-
-enum Length {
-    Bytes(usize),
-    AllBut(usize),
 }
 
 /// The rows of the layout with this name.
@@ -102,10 +106,6 @@ fn layout(name: &str) -> impl Iterator<Item = Row> {
     rows.take_while(|line| !line.is_empty()).filter_map(|line| {
         let mut cells = line.splitn(5, " | ");
         let (name, length, show) = (cells.next()?, cells.next()?, cells.next()?);
-        let length = match length.strip_prefix('*') {
-            Some(but) => Length::AllBut(but.trim_start_matches('-').parse().unwrap_or(0)),
-            None => Length::Bytes(length.parse().unwrap_or(0)),
-        };
         Some(Row { name, length, show, section: cells.next()?, meaning: cells.next()? })
     })
 }
@@ -135,9 +135,9 @@ impl<'a> Tiles<'a> {
     /// The fields of a layout. One without bytes is none.
     fn rows(&mut self, name: &str) {
         for row in layout(name) {
-            let length = match row.length {
-                Length::Bytes(length) => length.min(self.rest.len()),
-                Length::AllBut(after) => self.rest.len().saturating_sub(after),
+            let length = match row.length.strip_prefix('*') {
+                Some(but) => self.rest.len().saturating_sub(but.trim_start_matches('-').parse().unwrap_or(0)),
+                None => self.rest.len().min(row.length.parse().unwrap_or(0)),
             };
             self.row(&row, length);
         }
@@ -203,7 +203,7 @@ fn shown(bytes: &[u8], show: &str) -> String {
     let number = bytes.iter().fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
     match (show, bytes) {
         ("number", _) => number.to_string(),
-        ("time", _) => format!("{number}: {}", date::utc(number)),
+        ("time", _) => format!("{number}: {}", clock::utc(number)),
         ("type", [kind]) => format!("{kind}: {}", name_of(*kind)),
         ("address", [a, b, c, d]) => format!("{a}.{b}.{c}.{d}"),
         ("text", _) if bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\n')) => {

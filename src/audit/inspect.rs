@@ -3,11 +3,12 @@
 //! A drawing of the token, field by field, then the steps of [`token`] with their verdicts. Decides nothing by itself:
 //! every verdict is one that `fernet` gave. What is drawn of a broken token is what can be read before it breaks.
 
-use super::{date, fields};
-use crate::fernet::base64url::{self, Malformed};
+use super::fields;
+use crate::fernet::base64url::Malformed;
 use crate::fernet::cbc::BLOCK;
 use crate::fernet::key;
 use crate::fernet::token::{self, Age, Fernet, HEADER, MAC, MAX_CLOCK_SKEW, Refusal, Token, VERSION};
+use crate::os::clock;
 use std::fmt::Write;
 use std::slice;
 
@@ -60,17 +61,13 @@ pub fn inspect(text: &[u8], keys: &[Candidate], now: u64, ttl: Option<u64>) -> R
 
 /// The bytes of `text`: all of them, or those before its first fault, and that fault.
 fn readable(text: &[u8]) -> (Vec<u8>, Option<Malformed>) {
-    let decode = |text: &[u8]| {
-        let mut bytes = text.to_vec();
-        base64url::decode_in_place(&mut bytes).map(|n| bytes[..n].to_vec())
-    };
-    let mut fault = match decode(text) {
+    let mut fault = match fields::decode(text) {
         Ok(bytes) => return (bytes, None),
         Err(fault) => fault,
     };
     let mut end = text.len() / 4 * 4;
     loop {
-        match decode(&text[..end]) {
+        match fields::decode(&text[..end]) {
             Ok(bytes) => return (bytes, Some(fault)),
             // A stray character explains more than the wrong length that it causes.
             Err(Malformed::Character(at)) => (fault, end) = (Malformed::Character(at), at / 4 * 4),
@@ -211,7 +208,7 @@ fn draw_fields(out: &mut String, raw: &[u8], whole: bool, now: u64) {
         Ok(time) => {
             let ahead = time > now.saturating_add(MAX_CLOCK_SKEW);
             let ahead = if ahead { " (too far ahead, if a time-to-live is set)" } else { "" };
-            format!("{time}: {}, {}{ahead}; anyone can read this", date::utc(time), date::relation(time, now))
+            format!("{time}: {}, {}{ahead}; anyone can read this", clock::utc(time), relation(time, now))
         }
         Err(_) => cut(time, 8),
     };
@@ -234,6 +231,23 @@ fn draw_fields(out: &mut String, raw: &[u8], whole: bool, now: u64) {
     let signed = HEADER + ciphertext.len();
     let meaning = if mac.len() == MAC { format!("of bytes 0 to {}", signed - 1) } else { cut(mac, MAC) };
     field(out, signed, mac, "HMAC", &meaning);
+}
+
+/// How far `time` is from `now`: `2 days 3 hours before now`.
+fn relation(time: u64, now: u64) -> String {
+    let far = time.abs_diff(now);
+    if far == 0 {
+        return "now".into();
+    }
+    let parts = [(far / 86_400, "day"), (far / 3600 % 24, "hour"), (far / 60 % 60, "minute"), (far % 60, "second")];
+    let words: Vec<String> = parts
+        .into_iter()
+        .skip_while(|(n, _)| *n == 0)
+        .take(2)
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, unit)| format!("{n} {unit}{}", if n == 1 { "" } else { "s" }))
+        .collect();
+    format!("{} {} now", words.join(" "), if time < now { "before" } else { "after" })
 }
 
 fn cut(field: &[u8], whole: usize) -> String {
@@ -288,5 +302,20 @@ fn draw_steps(out: &mut String, verdict: &Verdict, keyless: bool, now: u64, ttl:
             },
         };
         let _ = writeln!(out, "  {number}  {name:<33}  {said}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relations() {
+        assert_eq!(relation(5, 5), "now");
+        assert_eq!(relation(5, 6), "1 second before now");
+        assert_eq!(relation(3_661, 1), "1 hour 1 minute after now");
+        assert_eq!(relation(0, 86_400 * 2), "2 days before now");
+        assert_eq!(relation(0, 86_400 * 2 + 59), "2 days before now");
+        assert!(relation(0, u64::MAX).starts_with("213503982334601 days"));
     }
 }

@@ -6,11 +6,9 @@
 //! | [`explain`] | what happens in a session, byte by byte? |
 //! | [`inspect`] | what is in this token, and which step refuses it? |
 //! | [`fields`] | which field does a byte belong to, and what does it mean? |
-//! | [`date`] | which day was that? |
 #![forbid(unsafe_code)]
 
 pub mod capture;
-pub mod date;
 pub mod explain;
 pub mod fields;
 pub mod inspect;

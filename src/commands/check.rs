@@ -7,7 +7,6 @@ use crate::config::settings::Device;
 use crate::os::process;
 use crate::tunnel::client::Client;
 use crate::tunnel::clients::Clients;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 pub(super) fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -32,6 +31,5 @@ pub(super) fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {
             }
         }
     };
-    let _ = writeln!(io::stdout(), "{}: {found}", file.display());
-    Ok(ExitCode::SUCCESS)
+    super::print(&[format!("{}: {found}\n", file.display()).as_bytes()])
 }

@@ -1,19 +1,21 @@
 //! `fernvpn client`, `fernvpn unlock`
 
-use super::device::{self, Interface};
+use super::device;
 use super::{Failure, status};
 use crate::config::arguments::{Arguments, UsageError};
 use crate::config::options::CLIENT;
 use crate::config::settings::{ClientSettings, Device};
 use crate::config::state_file::Kept;
 use crate::os::control::Control;
+use crate::os::network::{self, Network};
 use crate::os::signal::Signal;
 use crate::os::tun::Tun;
-use crate::os::{log, network, notify, process, signal};
+use crate::os::{log, notify, process, signal};
 use crate::tunnel::client::{Client, Machine};
 use crate::tunnel::config_record::NetworkConfig;
 use crate::tunnel::connection::MAX_MESSAGE;
 use crate::tunnel::locked;
+use std::io;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -31,7 +33,7 @@ pub(super) fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
     log::set_verbose(arguments.has("--verbose"));
     let settings = settings(arguments)?;
     let has_command = !settings.command.is_empty();
-    if has_command && !settings.verbose {
+    if has_command && !arguments.has("--verbose") {
         log::set_quiet();
     }
     let (ended, command) = run(settings);
@@ -84,7 +86,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
     let undo = clean_up.clone();
     let waiting = thread::Builder::new().name("signals".into()).spawn(move || {
         loop {
-            let (signal, by_terminal) = signal::wait_and_see();
+            let (signal, by_terminal) = signal::wait();
             if let Some(command) = *locked(&running) {
                 if !by_terminal {
                     let _ = signal::send(command, signal); // it may have ended just now
@@ -163,12 +165,11 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
         (false, Some(_)) => return Err(UsageError("--count belongs to --ping".into()).into()),
     };
     settings.once = arguments.has("--once");
-    settings.verbose = arguments.has("--verbose");
     Ok(settings)
 }
 
 /// The device, once there is one; shared with whoever undoes what was changed for it.
-type Opened = Arc<Mutex<Option<(Interface, Arc<Tun>)>>>;
+type Opened = Arc<Mutex<Option<(Network, Arc<Tun>)>>>;
 
 /// This machine: the device is opened when the server has said what it should look like.
 struct Host {
@@ -183,24 +184,25 @@ struct Host {
 
 impl Machine for Host {
     fn set_up(&mut self, config: &NetworkConfig) -> Result<Option<Arc<Tun>>, String> {
+        let text = |error: io::Error| error.to_string();
         let mut opened = locked(&self.opened);
         let first = opened.is_none();
         if first {
-            *opened = device::open(&self.settings.device)?.map(|(interface, tun)| (interface, Arc::new(tun)));
+            *opened = device::open(&self.settings.device).map_err(text)?.map(|(network, tun)| (network, Arc::new(tun)));
             if opened.is_none() {
                 self.settings.device = Device::None;
             }
         }
-        let Some((interface, tun)) = &mut *opened else { return Ok(None) };
+        let Some((network, tun)) = &mut *opened else { return Ok(None) };
         let ClientSettings { routes, dns, command, .. } = &self.settings;
         let routes = routes.as_ref().unwrap_or(&config.routes);
         let resolvers = dns.as_ref().unwrap_or(&config.dns);
-        interface.set_up_client(config.mtu, &config.addresses, routes, resolvers)?;
+        network.set_up_client(config.mtu, &config.addresses, routes, resolvers).map_err(text)?;
         if let (true, true, Some(server)) = (first, command.is_empty(), config.server.first()) {
-            interface.invite(&format!("ping {server}"));
+            device::invite(network, &format!("ping {server}"));
         }
-        if let (true, false, Some(private)) = (first, command.is_empty(), interface.private()) {
-            let failed = |error: std::io::Error| format!("cannot start the command: {error}");
+        if let (true, false, Some(private)) = (first, command.is_empty(), network.private()) {
+            let failed = |error: io::Error| format!("cannot start the command: {error}");
             let mut command = private.command(resolvers, command).map_err(failed)?;
             let mut command = command.spawn().map_err(failed)?;
             *locked(&self.running) = Some(command.id());

@@ -9,17 +9,17 @@
 //! | [`server`], [`client`] | the same, and `unlock` |
 //! | [`device`] | `clean-up`, and the device of both |
 //! | [`status`] | `status`, `reload` |
-//! | [`check`], [`add`], [`reset`] | `check`; `add-client`, `remove-client`; `reset-client` |
+//! | [`check`] | the same |
+//! | [`clients`] | `add-client`, `remove-client`, `reset-client` |
 #![forbid(unsafe_code)]
 
-pub mod add;
 pub mod capture;
 pub mod check;
 pub mod client;
+pub mod clients;
 pub mod device;
 pub mod explain;
 pub mod passphrase;
-pub mod reset;
 pub mod server;
 pub mod status;
 pub mod token;
@@ -30,8 +30,8 @@ use crate::config::key_file::{self, NamedKey};
 use crate::config::options::Setter;
 use crate::config::settings::{ClientSettings, ServerSettings};
 use crate::os::log;
-use std::fmt::{self, Write};
-use std::io;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -53,9 +53,9 @@ const RUN: &[(&str, Run)] = &[
     ("reload", status::reload),
     ("clean-up", device::clean_up),
     ("check", check::check),
-    ("add-client", add::add),
-    ("remove-client", add::remove),
-    ("reset-client", reset::reset),
+    ("add-client", clients::add),
+    ("remove-client", clients::remove),
+    ("reset-client", clients::reset),
 ];
 
 /// One command.
@@ -147,6 +147,17 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         Failure::Reason(error.to_string())
     }
+}
+
+/// Writes an answer to stdout.
+///
+/// # Errors
+/// It cannot be written.
+pub fn print(parts: &[&[u8]]) -> Result<ExitCode, Failure> {
+    let mut stdout = io::stdout().lock();
+    let written = parts.iter().try_for_each(|part| stdout.write_all(part)).and_then(|()| stdout.flush());
+    written.map_err(|error| format!("cannot write to stdout: {error}"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The configuration in `file`, with its warnings logged.

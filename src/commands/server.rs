@@ -1,17 +1,18 @@
 //! `fernvpn server`
 
-use super::device::{self, Interface};
+use super::device;
 use super::{Failure, status};
 use crate::config::arguments::{Arguments, UsageError};
-use crate::config::conflicts::conflicts;
 use crate::config::key_file::NamedKey;
 use crate::config::options::SERVER;
 use crate::config::settings::{self, Device, Peer, ServerSettings};
 use crate::os;
 use crate::os::control::Control;
 use crate::os::nat::Nat;
+use crate::os::network::Network;
 use crate::os::signal::Signal;
 use crate::os::{log, notify, process, signal};
+use crate::packet::subnet::Subnet;
 use crate::tunnel::config_record::listed;
 use crate::tunnel::locked;
 use crate::tunnel::server::Server;
@@ -31,12 +32,12 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if !matches!(settings.device, Device::Private { .. }) {
         process::keep_network_rights_only()?;
     }
-    let (interface, tun) = device::open(&settings.device)?.unzip();
+    let (network, tun) = device::open(&settings.device)?.unzip();
     let device = tun.as_ref().map(|tun| tun.name().to_owned());
-    let mut machine = Machine { interface, device, nat: None };
+    let mut machine = Machine { network, device, nat: None };
     machine.set_up(&settings)?;
-    if let Some(interface) = &machine.interface {
-        interface.invite("ip -brief address");
+    if let Some(network) = &machine.network {
+        device::invite(network, "ip -brief address");
     }
     let addresses: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let (clients, own) = (settings.peers.len(), listed(&settings.addresses));
@@ -58,7 +59,7 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     notify::watch();
     notify::tell("READY=1");
     let signal = loop {
-        match signal::wait_and_see() {
+        match signal::wait() {
             // What became of it is in the log. From a terminal, it says that the terminal is gone.
             (Signal::Hangup, false) => drop(running.reload()),
             (signal, _) => break signal,
@@ -135,15 +136,18 @@ fn keep<T: Clone + PartialEq>(name: &'static str, new: &mut T, old: &T, stays: &
 /// What a server changes on this machine, undone when this goes.
 struct Machine {
     nat: Option<Nat>,
-    interface: Option<Interface>,
+    network: Option<Network>,
     device: Option<String>,
 }
 
 impl Machine {
     /// Makes it what the settings ask for.
     fn set_up(&mut self, settings: &ServerSettings) -> Result<(), String> {
-        if let Some(interface) = &mut self.interface {
-            interface.set_up(settings.mtu, &settings.addresses, &routes(settings))?;
+        let text = |error: io::Error| error.to_string();
+        if let Some(network) = &mut self.network {
+            // Networks behind clients; the tunnel's own come with the addresses.
+            let routes: Vec<Subnet> = settings.peers.iter().flat_map(|peer| peer.routes.iter().copied()).collect();
+            network.set_up(settings.mtu, &settings.addresses, &routes).map_err(text)?;
         }
         let uplink = match &settings.nat {
             settings::Nat::By(uplink) => Some(uplink.as_str()),
@@ -153,7 +157,6 @@ impl Machine {
                 return Ok(());
             }
         };
-        let text = |error: io::Error| error.to_string();
         match (&settings.device, &self.device, &self.nat) {
             (_, _, Some(nat)) => nat.open_to(&settings.push_routes).map_err(text)?,
             (Device::Tun(_), Some(device), None) => {
@@ -170,11 +173,6 @@ impl Machine {
     }
 }
 
-/// Networks behind clients; the tunnel's own come with the addresses.
-fn routes(settings: &ServerSettings) -> Vec<crate::packet::subnet::Subnet> {
-    settings.peers.iter().flat_map(|peer| peer.routes.iter().copied()).collect()
-}
-
 fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
     let mut settings = match arguments.path("-c") {
         Some(file) => super::configured_server(&file)?,
@@ -182,7 +180,6 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
     };
     super::set_given(arguments, SERVER, &mut settings)?;
     settings.device = device::chosen(arguments, &settings.device);
-    settings.verbose = arguments.has("--verbose");
     let mut keys = Vec::new();
     for file in arguments.paths("-k") {
         keys.extend(super::keys(&file)?);
@@ -192,10 +189,8 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
         let which = "which clients? -k FILE names a file with a key for each (fernvpn genkey), -c FILE a configuration";
         return Err(UsageError(which.into()).into());
     }
-    match conflicts(&settings).into_iter().next() {
-        Some(conflict) => Err(Failure::Reason(conflict.reason)),
-        None => Ok(settings),
-    }
+    settings.consistent()?;
+    Ok(settings)
 }
 
 /// Each key is one client, named by its comment, otherwise by its number.

@@ -5,7 +5,7 @@ use crate::config::arguments::{Arguments, UsageError};
 use crate::os::control;
 use crate::tunnel::SOFTWARE;
 use crate::tunnel::status::merged;
-use std::io::{self, ErrorKind, Write};
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 pub(super) fn status(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -35,12 +35,12 @@ pub(super) fn status(arguments: &Arguments) -> Result<ExitCode, Failure> {
             }
         }
     };
-    show(&answer)
+    super::print(&[answer.as_bytes()])
 }
 
 pub(super) fn reload(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let done = control::ask(name(arguments)?.unwrap_or("server"), "reload")?;
-    show(&format!("reloaded: {done}\n"))
+    super::print(&[format!("reloaded: {done}\n").as_bytes()])
 }
 
 /// What a running server or client answers: the other end of both commands.
@@ -61,9 +61,4 @@ fn name(arguments: &Arguments) -> Result<Option<&str>, UsageError> {
     let Some(name) = arguments.operands().first() else { return Ok(None) };
     let fine = name.to_str().filter(|name| !name.contains('/'));
     fine.map(Some).ok_or_else(|| UsageError("NAME is that of an instance, no file".into()))
-}
-
-fn show(text: &str) -> Result<ExitCode, Failure> {
-    io::stdout().write_all(text.as_bytes()).map_err(|error| format!("cannot write the answer: {error}"))?;
-    Ok(ExitCode::SUCCESS)
 }

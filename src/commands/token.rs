@@ -4,21 +4,20 @@
 //! refusal reads `invalid token`: the reason is for those who ask `inspect`, not for whoever sent the token.
 //! Messages are encrypted and decrypted where they were read: one buffer, a third longer than the message.
 
-use super::Failure;
 use super::passphrase;
+use super::{Failure, print};
 use crate::audit::inspect::{self, Candidate};
 use crate::config::arguments::{Arguments, UsageError};
 use crate::config::key_file::{self, NamedKey};
 use crate::fernet::Key;
 use crate::fernet::token::{self, Age, Fernet};
-use crate::os::entropy;
+use crate::os::{clock, entropy};
 use crate::protocol::key_schedule::Root;
 use hmac::digest::zeroize::Zeroize;
 use std::io::{self, Read, Write};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(super) fn genkey(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let key = match arguments.path("--passphrase-file") {
@@ -35,7 +34,7 @@ pub(super) fn genkey(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let mut line = key.to_text().into_bytes();
     line.push(b'\n');
-    let written = write_stdout(&[&line]);
+    let written = print(&[&line]);
     line.zeroize();
     written
 }
@@ -68,10 +67,7 @@ pub(super) fn encrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let keys = ready(arguments)?;
     // A key file without a key is an error already.
     let key = keys.first().ok_or_else(|| "there is no key".to_string())?;
-    let time = match arguments.number("--time", u64::MAX)? {
-        Some(time) => time,
-        None => clock()?,
-    };
+    let time = arguments.number("--time", u64::MAX)?.unwrap_or_else(clock::unix_seconds);
     let iv = entropy::array();
     let mut text = read_stdin()?;
     // The message moves to its place in the buffer that becomes the token.
@@ -81,7 +77,7 @@ pub(super) fn encrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
     text.resize(len, 0);
     text.copy_within(..n, start);
     key.seal_in_place(&mut text, n, time, iv);
-    write_stdout(&[&text, b"\n"])
+    print(&[&text, b"\n"])
 }
 
 pub(super) fn decrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -89,25 +85,22 @@ pub(super) fn decrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let age = age(arguments)?;
     let mut text = read_token()?;
     let opened = token::open(&keys, &mut text, age).map_err(|_| Failure::InvalidToken)?;
-    write_stdout(&[opened.message])
+    print(&[opened.message])
 }
 
 pub(super) fn rotate(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let keys = ready(arguments)?;
     let iv = entropy::array();
     let rotated = token::rotate(&keys, read_token()?, iv).map_err(|_| Failure::InvalidToken)?;
-    write_stdout(&[&rotated, b"\n"])
+    print(&[&rotated, b"\n"])
 }
 
 pub(super) fn inspect(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let keys = if arguments.has("-k") { candidates(arguments)? } else { Vec::new() };
-    let now = match arguments.number("--now", u64::MAX)? {
-        Some(now) => now,
-        None => clock()?,
-    };
+    let now = arguments.number("--now", u64::MAX)?.unwrap_or_else(clock::unix_seconds);
     let ttl = arguments.number("--ttl", u64::MAX)?;
     let report = inspect::inspect(&read_token()?, &keys, now, ttl);
-    write_stdout(&[report.text.as_bytes()])?;
+    print(&[report.text.as_bytes()])?;
     match report.refusal {
         None => Ok(ExitCode::SUCCESS),
         Some(refusal) => Err(Failure::Reason(format!("refused in step {}: {refusal}", inspect::step(refusal)))),
@@ -154,16 +147,7 @@ fn age(arguments: &Arguments) -> Result<Option<Age>, Failure> {
     match (arguments.number("--ttl", u64::MAX)?, now) {
         (None, None) => Ok(None),
         (None, Some(_)) => Err(UsageError("--now changes nothing without --ttl SECS".into()).into()),
-        (Some(ttl), Some(now)) => Ok(Some(Age { now, ttl })),
-        (Some(ttl), None) => Ok(Some(Age { now: clock()?, ttl })),
-    }
-}
-
-/// Seconds since 1970.
-fn clock() -> Result<u64, String> {
-    match SystemTime::now().duration_since(UNIX_EPOCH) {
-        Ok(since) => Ok(since.as_secs()),
-        Err(_) => Err("the clock of this machine is before 1970: set it, or give the time as UNIX seconds".into()),
+        (Some(ttl), now) => Ok(Some(Age { now: now.unwrap_or_else(clock::unix_seconds), ttl })),
     }
 }
 
@@ -181,13 +165,6 @@ fn read_token() -> Result<Vec<u8>, String> {
         text.pop_if(|last| *last == b'\r');
     }
     Ok(text)
-}
-
-fn write_stdout(parts: &[&[u8]]) -> Result<ExitCode, Failure> {
-    let mut stdout = io::stdout().lock();
-    let written = parts.iter().try_for_each(|part| stdout.write_all(part)).and_then(|()| stdout.flush());
-    written.map_err(|error| format!("cannot write to stdout: {error}"))?;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// A warning goes to stderr; if that is closed, to nobody.

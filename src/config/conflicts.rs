@@ -28,6 +28,16 @@ pub struct Conflict {
     pub reason: String,
 }
 
+impl ServerSettings {
+    /// The one place where settings are held against each other, whoever has made them.
+    ///
+    /// # Errors
+    /// The first conflict.
+    pub fn consistent(&self) -> Result<(), String> {
+        conflicts(self).into_iter().next().map_or(Ok(()), |conflict| Err(conflict.reason))
+    }
+}
+
 /// All conflicts of a server's settings.
 pub fn conflicts(settings: &ServerSettings) -> Vec<Conflict> {
     let mut found = Found { settings, conflicts: Vec::new(), seen: HashMap::new() };

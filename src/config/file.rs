@@ -13,7 +13,7 @@
 use super::arguments::did_you_mean;
 use super::conflicts::{Place, conflicts};
 use super::key_file;
-use super::options::{self, yes_or_no};
+use super::options::{self, Setter, yes_or_no};
 use super::settings::{ClientSettings, Nat, Peer, ServerSettings};
 use super::state_file::Kept;
 use crate::fernet::Key;
@@ -226,12 +226,12 @@ impl Reading<'_> {
         }
         let peers = sections.iter().filter(|section| section.name == "peer");
         match main {
-            Some(section) if section.name == "server" => self.server(section, peers).map(Configuration::Server),
+            Some(section) if section.name == "server" => Some(Configuration::Server(self.server(section, peers))),
             Some(section) => {
                 for peer in peers {
                     self.wrong(peer.line, "a client has no [peer]: its server stands in [client]");
                 }
-                self.client(section).map(Configuration::Client)
+                Some(Configuration::Client(self.client(section)))
             }
             None => {
                 self.mistakes.push(Mistake { line: None, reason: "no section [server] or [client]".into() });
@@ -240,7 +240,7 @@ impl Reading<'_> {
         }
     }
 
-    fn server<'s>(&mut self, section: &Section, peers: impl Iterator<Item = &'s Section>) -> Option<ServerSettings> {
+    fn server<'s>(&mut self, section: &Section, peers: impl Iterator<Item = &'s Section>) -> ServerSettings {
         let mut settings = ServerSettings::default();
         let own = self.set(section, |name, value| options::set(options::SERVER, &mut settings, name, value));
         let is_wrong = |option: &Setting| !own.items.contains(&("address", option.line));
@@ -264,43 +264,49 @@ impl Reading<'_> {
         {
             self.warnings.push(format!("nat = {device}: this machine has no such device now"));
         }
-        Some(settings)
+        settings
     }
 
     fn peer<'s>(&mut self, section: &'s Section) -> (Peer, Lines<'s>) {
         let mut peer = Peer::default();
-        let mut keys = KeyOptions::new(section, self.folder);
-        let lines = self.set(section, |name, value| match keys.set(name, value) {
-            Some(done) => done,
-            None => options::set(options::PEER, &mut peer, name, value),
-        });
-        self.has(section, "name");
-        self.has(section, "key");
-        self.warnings.append(&mut keys.warnings);
-        peer.keys = [keys.inline, keys.filed].concat();
-        peer.ratchet = keys.state;
-        (peer, lines)
+        let (lines, keys, ratchet) = self.keyed(section, options::PEER, &mut peer, "name");
+        (Peer { keys, ratchet, ..peer }, lines)
     }
 
-    fn client(&mut self, section: &Section) -> Option<ClientSettings> {
+    fn client(&mut self, section: &Section) -> ClientSettings {
         // A stand-in, so that the other mistakes are found too. It is used neither with a mistake nor with a ratchet.
         let mut settings = ClientSettings::new("", Key::from_bytes(&[0; 32]));
-        let mut keys = KeyOptions::new(section, self.folder);
-        self.set(section, |name, value| match keys.set(name, value) {
-            Some(done) => done,
-            None => options::set(options::CLIENT, &mut settings, name, value),
-        });
-        self.has(section, "server");
-        self.has(section, "key");
+        let (_, keys, ratchet) = self.keyed(section, options::CLIENT, &mut settings, "server");
         let mut given = section.options.iter().filter(|option| option.name.starts_with("key"));
         if let (Some(first), Some(second)) = (given.next(), given.next()) {
             self.wrong(second.line, format!("a client has one key, and line {} names one already", first.line));
         }
-        self.warnings.append(&mut keys.warnings);
         settings.keylog = settings.keylog.map(|file| self.folder.join(file));
-        settings.key = keys.inline.into_iter().chain(keys.filed).next().unwrap_or(settings.key);
-        settings.ratchet = keys.state;
-        Some(settings)
+        settings.key = keys.into_iter().next().unwrap_or(settings.key);
+        ClientSettings { ratchet, ..settings }
+    }
+
+    /// A section with keys, which has to have them, and the option `due`. Its keys, or the file of its ratcheted one.
+    fn keyed<'s, S>(
+        &mut self,
+        section: &'s Section,
+        options: &[Setter<S>],
+        settings: &mut S,
+        due: &str,
+    ) -> (Lines<'s>, Vec<Key>, Option<PathBuf>) {
+        let mut keys = KeyOptions::new(section, self.folder);
+        let lines = self.set(section, |name, value| match keys.set(name, value) {
+            Some(done) => done,
+            None => options::set(options, settings, name, value),
+        });
+        for name in [due, "key"] {
+            // For a key, either of both.
+            if !section.options.iter().any(|option| option.name.starts_with(name)) {
+                self.wrong(section.line, format!("this [{}] has no {name}", section.name));
+            }
+        }
+        self.warnings.append(&mut keys.warnings);
+        (lines, [keys.inline, keys.filed].concat(), keys.state)
     }
 
     /// Sets the options of a section, line by line, so that each mistake has its own. The lines of a list are joined.
@@ -318,13 +324,6 @@ impl Reading<'_> {
             }
         }
         lines
-    }
-
-    /// A section without this option (or for a key, with neither of both) is a mistake.
-    fn has(&mut self, section: &Section, name: &str) {
-        if !section.options.iter().any(|option| option.name.starts_with(name)) {
-            self.wrong(section.line, format!("this [{}] has no {name}", section.name));
-        }
     }
 }
 

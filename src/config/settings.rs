@@ -99,8 +99,6 @@ pub struct ServerSettings {
     pub congestion: Congestion,
     /// The file that gets every session's keys, if any.
     pub keylog: Option<PathBuf>,
-    /// Log more.
-    pub verbose: bool,
 }
 
 /// Everything a client needs to know.
@@ -136,8 +134,6 @@ pub struct ClientSettings {
     pub congestion: Congestion,
     /// The file that gets every session's keys, if any.
     pub keylog: Option<PathBuf>,
-    /// Log more.
-    pub verbose: bool,
 }
 
 impl Default for ServerSettings {
@@ -163,7 +159,6 @@ impl Default for ServerSettings {
             peers: Vec::new(),
             congestion: Congestion::Auto,
             keylog: None,
-            verbose: false,
         }
     }
 }
@@ -187,7 +182,6 @@ impl ClientSettings {
             once: false,
             congestion: Congestion::Auto,
             keylog: None,
-            verbose: false,
         }
     }
 }

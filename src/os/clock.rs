@@ -49,6 +49,27 @@ mod tests {
     }
 
     #[test]
+    fn every_day_of_a_thousand_years_follows_the_one_before() {
+        let leap = |y: u64| y.is_multiple_of(4) && !y.is_multiple_of(100) || y.is_multiple_of(400);
+        let (mut year, mut month, mut day) = (1970, 1, 1);
+        for days in 0..366_000 {
+            assert_eq!(utc(days * 86_400), format!("{year}-{month:02}-{day:02}T00:00:00Z"));
+            let length = match month {
+                2 => 28 + u64::from(leap(year)),
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            day += 1;
+            if day > length {
+                (month, day) = (month + 1, 1);
+            }
+            if month > 12 {
+                (year, month) = (year + 1, 1);
+            }
+        }
+    }
+
+    #[test]
     fn no_time_is_too_late() {
         assert!(utc(u64::MAX).starts_with("584554051223-"));
         assert!(unix_seconds() > 1_700_000_000);

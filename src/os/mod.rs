@@ -4,7 +4,7 @@
 //! tun        the device: packets in and out, a wait that can be woken        wake     ends such a wait
 //! socket     what the tunnel wants of a TCP socket                           signal   Ctrl-C, stop, reload
 //! network    link, addresses, routes: each change with its undo beside it    command  `ip` and its like, shown
-//! nat        a server's forwarding and address translation
+//! nat        a server's forwarding and address translation                  rules    what nft is given
 //! namespace  a network of its own, which vanishes with the process           process  user, limits, core dumps
 //! control    a running instance is asked, by a Unix socket
 //! files      secrets read, created, replaced                                 log      lines on stderr
@@ -31,6 +31,7 @@ pub mod nat;
 pub mod network;
 pub mod notify;
 pub mod process;
+mod rules;
 pub mod signal;
 pub mod socket;
 #[cfg(target_os = "linux")]

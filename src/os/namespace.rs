@@ -32,6 +32,8 @@
 
 use std::io;
 
+/// Still this program when its file has been replaced by an upgrade.
+pub const THIS: &str = "/proc/self/exe";
 /// The first argument that makes `main` call [`hold`]; not for people.
 pub const HOLDER_WORD: &str = "--namespace-holder";
 /// The first argument that makes `main` call [`become_command`]; not for people.
@@ -42,7 +44,7 @@ pub use system::{Namespace, become_command, hold};
 
 #[cfg(target_os = "linux")]
 mod system {
-    use super::{COMMAND_WORD, HOLDER_WORD, io};
+    use super::{COMMAND_WORD, HOLDER_WORD, THIS, io};
     use crate::os::tun::Tun;
     use crate::os::{command, log, reason, signal, sys, tried};
     use std::ffi::{CString, OsString};
@@ -86,19 +88,8 @@ mod system {
 
     impl Namespace {
         /// A new private network, or that of this name (`ip netns`), and the device in it, open. The loopback is up;
-        /// the device is not yet.
-        pub fn create(device: &str, offload: bool, named: Option<&str>) -> io::Result<(Namespace, Tun)> {
-            // Still this program when its file has been replaced by an upgrade.
-            Namespace::create_by(Path::new("/proc/self/exe"), device, offload, named)
-        }
-
-        /// The same by another program whose `main` calls [`hold`]: for tests, which are not fernvpn.
-        pub fn create_by(
-            program: &Path,
-            device: &str,
-            offload: bool,
-            named: Option<&str>,
-        ) -> io::Result<(Namespace, Tun)> {
+        /// the device is not yet. `program` is one whose `main` calls [`hold`]: [`THIS`], but in tests.
+        pub fn create(program: &str, device: &str, offload: bool, named: Option<&str>) -> io::Result<(Namespace, Tun)> {
             let failed = |error: io::Error| tried("cannot start the holder of a private network", &error);
             let (near, far) = UnixStream::pair().map_err(failed)?;
             near.set_read_timeout(Some(ANSWER_WITHIN)).map_err(failed)?;
@@ -159,7 +150,7 @@ mod system {
             let (user, group) = sys::effective_ids();
             let ids = if self.of_user { format!("{user}:{group}") } else { "root".into() };
             let lines: String = resolvers.iter().map(|address| format!("nameserver {address}\n")).collect();
-            let mut command = Command::new("/proc/self/exe");
+            let mut command = Command::new(THIS);
             command.arg0("fernvpn").args([COMMAND_WORD, &ids, &lines]).args(words);
             self.enter(&mut command)?;
             Ok(command)
@@ -350,7 +341,12 @@ pub enum Namespace {}
 #[cfg(not(target_os = "linux"))]
 impl Namespace {
     /// Not here.
-    pub fn create(_device: &str, _offload: bool, _named: Option<&str>) -> io::Result<(Namespace, super::tun::Tun)> {
+    pub fn create(
+        _program: &str,
+        _device: &str,
+        _offload: bool,
+        _named: Option<&str>,
+    ) -> io::Result<(Namespace, super::tun::Tun)> {
         Err(super::unsupported("a private network"))
     }
 
@@ -394,7 +390,6 @@ pub use hold as become_command;
 mod tests {
     use super::system::*;
     use std::fs;
-    use std::path::Path;
 
     #[test]
     fn the_setting_that_forbids_is_named() {
@@ -415,8 +410,8 @@ mod tests {
 
     #[test]
     fn a_program_that_does_not_hold_is_an_error() {
-        let error = Namespace::create_by(Path::new("/bin/true"), "fern0", false, None).unwrap_err();
+        let error = Namespace::create("/bin/true", "fern0", false, None).unwrap_err();
         assert!(error.to_string().contains("ended before it answered"), "{error}");
-        assert!(Namespace::create_by(Path::new("/none/such"), "fern0", false, None).is_err());
+        assert!(Namespace::create("/none/such", "fern0", false, None).is_err());
     }
 }

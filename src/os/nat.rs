@@ -28,7 +28,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::signal::{self, Signal};
-use super::{command, log, tried};
+use super::{command, log, rules, tried};
 use crate::packet::subnet::Subnet;
 
 /// Longest that `nft` may take to put the rules in.
@@ -88,7 +88,8 @@ impl Nat {
         let old: String = changes.iter().map(|(path, old, _)| format!("{} {old}\n", path.display())).collect();
         let folder = fs::create_dir_all("/run/fernvpn");
         folder
-            .and_then(|()| fs::write(&state, old))
+            .and_then(|()| fs::File::create_new(&state)) // no link: root may be here in another user's folder
+            .and_then(|mut file| file.write_all(old.as_bytes()))
             .map_err(|error| tried(format!("cannot write {}", state.display()), &error))?;
         for (path, _, new) in &changes {
             set(path, new)?;
@@ -212,11 +213,13 @@ fn state_file(device: &str) -> io::Result<PathBuf> {
 }
 
 /// Every sysctl as it was before NAT for this device, if a server has not come to undo it. For whoever has just opened
-/// the device, which is therefore nobody else's.
+/// the device, which is therefore nobody else's. The folder is the service's user's, who must not have root write
+/// anything but what a server changes, and that user may change as well.
 pub fn put_back(device: &str) {
     let Ok(state) = state_file(device) else { return };
-    let Ok(old) = fs::read_to_string(&state) else { return };
-    for (path, value) in old.lines().rev().filter_map(|line| line.split_once(' ')) {
+    let old = fs::read_to_string(&state).unwrap_or_default();
+    let is_network = |(path, _): &(&str, &str)| path.starts_with("/proc/sys/net/") && !path.contains("..");
+    for (path, value) in old.lines().rev().filter_map(|line| line.split_once(' ')).filter(is_network) {
         let path = Path::new(path);
         // The device may be gone.
         if let Err(error) = set(path, value).or_else(|error| if path.exists() { Err(error) } else { Ok(()) }) {
@@ -266,9 +269,8 @@ fn set(path: &Path, value: &str) -> io::Result<()> {
 /// The ports that NAT gives to clients: the most that lie together among those that the kernel gives to programs that
 /// connect, without those at which the server listens.
 fn ports(listen: &[u16]) -> (u16, u16) {
-    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut ends = range.split_whitespace().map_while(|end| end.parse::<u16>().ok());
-    let (first, last) = (ends.next().unwrap_or(32768).max(1024), ends.next().unwrap_or(60999));
+    let (first, last) = rules::local_ports();
+    let first = first.max(1024);
     let mut taken: Vec<u16> = listen.iter().copied().filter(|port| (first..=last).contains(port)).collect();
     taken.extend([first - 1, last.saturating_add(1)]);
     taken.sort_unstable();
@@ -287,29 +289,17 @@ fn is_private(network: &Subnet) -> bool {
     }
 }
 
-/// `server.nft` as one line, filled in as its head says.
+/// `server.nft`, filled in.
 fn rule_text(nat: &Nat, pushed: &[Subnet]) -> String {
     let Nat { device, networks, uplink, router, ports, .. } = nat;
     let uplink_is = uplink.as_ref().map_or(format!("!= \"{device}\""), |uplink| format!("\"{uplink}\""));
+    let ports = format!("{}-{}", ports.0, ports.1);
+    let tunnel: Vec<Subnet> = networks.iter().map(|own| Subnet { address: own.network(), ..*own }).collect();
     let sites: Vec<Subnet> = pushed.iter().copied().filter(is_private).collect();
-    let mut line = Vec::new();
-    for rule in include_str!("server.nft").lines() {
-        let (rule, note) = rule.split_once('#').unwrap_or((rule, ""));
-        let left_out = note == " ONLY" && uplink.is_none() || note == " ROUTER" && !router;
-        let rule = rule.trim().replace("DEVICE", device).replace("UPLINK", &uplink_is);
-        let rule = rule.replace("PORTS", &format!("{}-{}", ports.0, ports.1));
-        let copies = match note {
-            " SITES" => &sites,
-            _ if rule.contains("FAMILY") => &networks[..],
-            _ => networks.get(..1).unwrap_or_default(),
-        };
-        for network in copies.iter().filter(|_| !left_out && !rule.is_empty()) {
-            let family = if network.address.is_ipv4() { "ip" } else { "ip6" };
-            let net = format!("{}/{}", network.network(), network.prefix);
-            line.push(rule.replace("FAMILY", family).replace("NET", &net));
-        }
-    }
-    line.join(" ")
+    let once = |holds| &tunnel[..usize::from(holds)];
+    let lists =
+        [("TUNNEL", &tunnel[..]), ("SITES", &sites), ("ONLY", once(uplink.is_some())), ("ROUTER", once(*router))];
+    rules::filled(include_str!("server.nft"), &[("DEVICE", device), ("UPLINK", &uplink_is), ("PORTS", &ports)], &lists)
 }
 
 #[cfg(test)]

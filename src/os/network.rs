@@ -23,11 +23,11 @@
 //! Only the kill switch ([`lock`]) is meant to stay.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use super::namespace::Namespace;
-use super::{command, log};
+use super::{command, log, rules};
 use crate::packet::subnet::Subnet;
 
 /// The mark of what goes around the tunnel. Also the number of the first client's routing table, and of its rule.
@@ -100,7 +100,7 @@ impl Change {
                 format!("ip {} rule add not fwmark {MARK} {}", family(*ipv6), rule(device))
             }
             Change::Firewall { own, refuse_ipv6 } => {
-                format!("nft '{}", rules(include_str!("client.nft"), device, own, *refuse_ipv6))
+                format!("nft '{}", filled(include_str!("client.nft"), device, own, *refuse_ipv6))
             }
             // A table without rules remembers that it was 0, as long as the kernel does: see `clear`.
             Change::ValidMark => format!("nft add table inet fernvpn-{device}-mark && {VALID_MARK}=1"),
@@ -126,6 +126,7 @@ impl Change {
     }
 }
 
+const ALL_IPV6: Subnet = Subnet { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix: 0 };
 const VALID_MARK: &str = "sysctl -q -w net.ipv4.conf.all.src_valid_mark";
 
 fn family(ipv6: bool) -> &'static str {
@@ -142,30 +143,21 @@ fn rule(device: &str) -> String {
     format!("table {0} priority {0}", table(device))
 }
 
-/// A file of nft's as one line, filled in as its head says.
-fn rules(file: &str, device: &str, own: &[IpAddr], refuse_ipv6: bool) -> String {
-    let ports = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let ports = ports.split_whitespace().next().unwrap_or("32768");
-    let file = if refuse_ipv6 { file.replace("# REFUSE-IPV6", "") } else { file.to_owned() };
-    let file = file.replace("DEVICE", device).replace("MARK", &MARK.to_string()).replace("PORTS", ports);
-    let mut line = Vec::new();
-    for rule in file.lines().filter(|rule| !rule.ends_with("# REFUSE-IPV6")) {
-        let rule = rule.split_once('#').map_or(rule, |(rule, _)| rule).trim();
-        let family = |address: &IpAddr| if address.is_ipv4() { "ip" } else { "ip6" };
-        match rule.starts_with("FAMILY") {
-            false if rule.is_empty() => {}
-            false => line.push(rule.to_owned()),
-            true => line.extend(
-                own.iter().map(|address| rule.replace("FAMILY", family(address)).replace("OWN", &address.to_string())),
-            ),
-        }
-    }
-    line.join(" ")
+/// A file of nft's, filled in.
+fn filled(file: &str, device: &str, own: &[IpAddr], refuse_ipv6: bool) -> String {
+    let (mark, ports) = (MARK.to_string(), rules::local_ports().0.to_string());
+    let own: Vec<Subnet> = own.iter().map(|address| Subnet::alone(*address)).collect();
+    let refuse = if refuse_ipv6 { &[ALL_IPV6][..] } else { &[] };
+    rules::filled(
+        file,
+        &[("DEVICE", device), ("MARK", &mark), ("PORTS", &ports)],
+        &[("OWN", &own), ("REFUSE-IPV6", refuse)],
+    )
 }
 
 /// Begins the kill switch of a client with this device. It lasts until [`unlock`].
 pub fn lock(device: &str) -> io::Result<()> {
-    command::run(&["nft", &rules(include_str!("lock.nft"), device, &[], false)])
+    command::run(&["nft", &filled(include_str!("lock.nft"), device, &[], false)])
 }
 
 /// Ends the kill switch.
@@ -175,7 +167,7 @@ pub fn unlock() -> io::Result<()> {
 
 /// Whether packets of marked sockets could be dropped on arrival: the kernel asks its tables without the mark whether
 /// they come by the interface by which it would answer.
-pub fn filters_strictly() -> bool {
+fn filters_strictly() -> bool {
     let read = |path: std::path::PathBuf| std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1");
     let folder = Path::new("/proc/sys/net/ipv4/conf");
     let strict = std::fs::read_dir(folder)
@@ -184,13 +176,13 @@ pub fn filters_strictly() -> bool {
 }
 
 /// Whether `/etc/resolv.conf` leads to systemd-resolved.
-pub fn resolv_conf_is_resolveds() -> bool {
+fn resolv_conf_is_resolveds() -> bool {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     text.lines().any(|line| line.starts_with("nameserver 127.0.0.53"))
 }
 
 /// Whether this kernel has IPv6, and a device of this MTU with it.
-pub fn has_ipv6(mtu: u16) -> bool {
+fn has_ipv6(mtu: u16) -> bool {
     let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");
     mtu >= 1280 && disabled.is_ok_and(|value| value.trim() == "0")
 }
@@ -215,14 +207,17 @@ impl Network {
         Network { place, device: device.to_owned(), made: Vec::new() }
     }
 
-    /// Where the device is.
-    pub fn place(&self) -> &Place {
-        &self.place
+    /// The private network, if the device is in one.
+    pub fn private(&self) -> Option<&Namespace> {
+        match &self.place {
+            Place::Private(namespace) => Some(namespace),
+            Place::Host => None,
+        }
     }
 
     /// Clears what a client with this device has left on the host when it was killed.
     pub fn clear(&self) {
-        if matches!(self.place, Place::Private(_)) {
+        if self.private().is_some() {
             return;
         }
         let table = table(&self.device).to_string();
@@ -237,35 +232,90 @@ impl Network {
         }
     }
 
-    /// Makes a change. What fails leaves nothing to undo.
-    pub fn make(&mut self, change: Change) -> io::Result<()> {
-        self.run(&change.set(&self.device)).map_err(|error| explain(&change, error))?;
-        self.made.push(change);
-        Ok(())
+    /// Sets the device up, or changes it to this.
+    ///
+    /// # Errors
+    /// A sentence that names the command that failed.
+    pub fn set_up(&mut self, mtu: u16, addresses: &[Subnet], routes: &[Subnet]) -> io::Result<()> {
+        let mut wanted = vec![Change::Up { mtu }];
+        wanted.extend(addresses.iter().map(|address| Change::Address(*address)));
+        wanted.extend(routes.iter().map(|route| Change::Route(*route)));
+        self.change_to(wanted)
     }
 
-    /// Takes one change back while the device goes on, as a reload does. No error if it is gone already.
-    pub fn take_back(&mut self, change: &Change) -> io::Result<()> {
-        match self.run(&change.unset(&self.device)) {
-            Err(error) if !is_gone(&error) => return Err(error),
-            _ => self.made.retain(|made| made != change),
+    /// The same for a client, with its resolvers. On the host it steers by a table of its own.
+    ///
+    /// # Errors
+    /// A sentence that names the command that failed.
+    pub fn set_up_client(
+        &mut self,
+        mtu: u16,
+        addresses: &[Subnet],
+        routes: &[Subnet],
+        resolvers: &[IpAddr],
+    ) -> io::Result<()> {
+        if self.private().is_some() {
+            return self.set_up(mtu, addresses, routes);
         }
-        Ok(())
+        let carries_ipv6 = addresses.iter().any(|own| own.address.is_ipv6());
+        // Most of IPv4 by a tunnel without IPv6: then no IPv6 at all, rather than past the tunnel.
+        let size = |route: &Subnet| (route.address.is_ipv4()).then(|| 1_u64 << (32 - route.prefix));
+        let refuse_ipv6 = !carries_ipv6 && routes.iter().filter_map(size).sum::<u64>() >= 1 << 31 && has_ipv6(mtu);
+        let own = addresses.iter().map(|own| own.address).collect();
+        let mut wanted = vec![Change::Up { mtu }];
+        wanted.extend(addresses.iter().map(|address| Change::Address(*address)));
+        wanted.push(Change::Firewall { own, refuse_ipv6 });
+        if !routes.is_empty() {
+            let networks = addresses.iter().map(|own| Subnet { address: own.network(), ..*own });
+            for route in routes.iter().copied().chain(networks).chain(refuse_ipv6.then_some(ALL_IPV6)) {
+                let steered = Change::Steered(route);
+                if (route.address.is_ipv4() || carries_ipv6 || refuse_ipv6) && !wanted.contains(&steered) {
+                    wanted.push(steered);
+                }
+            }
+            let strict = self.made.contains(&Change::ValidMark) || filters_strictly();
+            wanted.extend(strict.then_some(Change::ValidMark));
+            wanted.push(Change::Rule { ipv6: false });
+            wanted.extend((carries_ipv6 || refuse_ipv6).then_some(Change::Rule { ipv6: true }));
+        }
+        if !resolvers.is_empty() {
+            wanted.push(Change::Resolvers(resolvers.to_vec()));
+        }
+        self.change_to(wanted)
     }
 
-    /// Takes everything back, last change first, and goes on after a failure, which is logged. Doing it twice is
-    /// fine.
-    pub fn undo(&mut self) {
-        let made = std::mem::take(&mut self.made);
-        if matches!(self.place, Place::Private(_)) {
-            return; // it all goes with the namespace
-        }
-        for change in made.iter().rev() {
-            match self.run(&change.unset(&self.device)) {
-                Err(error) if !is_gone(&error) => log::warning("os", "not undone", &[("reason", &error)]),
-                _ => {}
+    /// What is no longer wanted is taken back, and then what is new is made. What is here after a failure is what was
+    /// made, so that something else can be wanted then.
+    fn change_to(&mut self, mut wanted: Vec<Change>) -> io::Result<()> {
+        let goes = |old: &&Change| !wanted.contains(old) && !matches!(old, Change::Up { .. });
+        for old in self.made.iter().rev().filter(goes).cloned().collect::<Vec<_>>() {
+            match self.run(&old.unset(&self.device)) {
+                Err(error) if !is_gone(&error) => return Err(error),
+                _ => self.made.retain(|made| *made != old),
             }
         }
+        for new in &wanted {
+            if self.made.contains(new) {
+                continue;
+            }
+            match (self.run(&new.set(&self.device)), new) {
+                (Ok(()), _) => self.made.push(new.clone()),
+                // A tunnel without its resolvers is better than none.
+                (Err(error), Change::Resolvers(_)) => {
+                    let text = "the tunnel's resolvers are not in use; put them into /etc/resolv.conf, or configure dns = none";
+                    log::warning("os", text, &[("reason", &error)]);
+                }
+                (Err(error), _) => return Err(explain(new, error)),
+            }
+            if matches!(self.made.last(), Some(Change::Resolvers(_))) && !resolv_conf_is_resolveds() {
+                let text = "programs that read /etc/resolv.conf do not ask the tunnel's resolvers: \
+                            ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf";
+                log::warning("os", text, &[]);
+            }
+        }
+        wanted.retain(|wanted| self.made.contains(wanted));
+        self.made = wanted;
+        Ok(())
     }
 
     /// No name, address or number in our commands has a blank; only nft's rules do, one quoted word at the end.
@@ -277,9 +327,18 @@ impl Network {
     }
 }
 
+/// Takes everything back, last change first, and goes on after a failure, which is logged.
 impl Drop for Network {
     fn drop(&mut self) {
-        self.undo();
+        if self.private().is_some() {
+            return; // it all goes with the namespace
+        }
+        for change in self.made.iter().rev() {
+            match self.run(&change.unset(&self.device)) {
+                Err(error) if !is_gone(&error) => log::warning("os", "not undone", &[("reason", &error)]),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -354,16 +413,17 @@ mod tests {
     fn tables_are_told_apart_and_rules_filled_in() {
         assert_eq!(["fern0", "fern7", "office", "a99999999"].map(table), [12345, 12352, 12345, 12345]);
         let own: [IpAddr; 2] = ["10.8.0.2".parse().unwrap(), "fd0f::2".parse().unwrap()];
-        let text = rules(include_str!("client.nft"), "fern7", &own, true);
-        for part in ["table inet fernvpn-fern7", "ip daddr 10.8.0.2 drop;", "ip6 saddr fd0f::2 return;", "nfproto ipv6"]
+        let text = filled(include_str!("client.nft"), "fern7", &own, true);
+        for part in
+            ["table inet fernvpn-fern7", "ip daddr 10.8.0.2/32 drop;", "ip6 saddr fd0f::2/128 return;", "nfproto ipv6"]
         {
             assert!(text.contains(part), "{text}");
         }
         assert!(
-            !["DEVICE", "MARK", "PORTS", "FAMILY", "OWN", "#", "\n"].iter().any(|left| text.contains(left)),
+            !["DEVICE", "MARK", "PORTS", "FAMILY", "NET", "#", "\n"].iter().any(|left| text.contains(left)),
             "{text}"
         );
-        assert!(!rules(include_str!("client.nft"), "fern7", &own, false).contains("nfproto"));
+        assert!(!filled(include_str!("client.nft"), "fern7", &own, false).contains("nfproto"));
     }
 
     #[test]

@@ -9,34 +9,24 @@
 
 use std::io;
 
-/// What a person, systemd or a terminal asks for.
+/// What a person, systemd or a terminal asks for, by the numbers that kill(2) knows, and from which a shell makes the status
+/// 128 + n. These four have the same numbers on every Unix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGINT, Ctrl-C.
-    Interrupt,
-    /// SIGQUIT, Ctrl-\.
-    Quit,
-    /// SIGTERM, an orderly stop.
-    Terminate,
     /// SIGHUP, by custom: reload.
-    Hangup,
+    Hangup = 1,
+    /// SIGINT, Ctrl-C.
+    Interrupt = 2,
+    /// SIGQUIT, Ctrl-\.
+    Quit = 3,
+    /// SIGTERM, an orderly stop.
+    Terminate = 15,
 }
 
-/// These four have the same numbers on every Unix.
 #[cfg(target_os = "linux")]
 pub(super) const AWAITED: &[i32] = &[1, 2, 3, 15];
 
 impl Signal {
-    /// The number by which kill(2) knows it, and from which a shell makes the status 128 + n.
-    pub fn number(self) -> i32 {
-        match self {
-            Signal::Hangup => 1,
-            Signal::Interrupt => 2,
-            Signal::Quit => 3,
-            Signal::Terminate => 15,
-        }
-    }
-
     /// Its name, for people.
     pub fn name(self) -> &'static str {
         match self {
@@ -49,9 +39,8 @@ impl Signal {
 
     #[cfg(target_os = "linux")]
     fn from_number(number: i32) -> Option<Signal> {
-        [Signal::Hangup, Signal::Interrupt, Signal::Quit, Signal::Terminate]
-            .into_iter()
-            .find(|signal| signal.number() == number)
+        use Signal::{Hangup, Interrupt, Quit, Terminate};
+        [Hangup, Interrupt, Quit, Terminate].into_iter().find(|signal| *signal as i32 == number)
     }
 }
 
@@ -62,14 +51,10 @@ pub fn block() -> io::Result<()> {
     super::sys::block_signals(AWAITED).map_err(|error| super::tried("cannot block signals", &error))
 }
 
-/// Waits for the next signal, for as long as it takes.
-pub fn wait() -> Signal {
-    wait_and_see().0
-}
-
-/// The same, and whether the terminal sent it (Ctrl-C): then a command that shares the terminal has had it as well.
+/// Waits for the next signal, for as long as it takes, and says whether the terminal sent it (Ctrl-C): then a command that
+/// shares the terminal has had it as well.
 #[cfg(target_os = "linux")]
-pub fn wait_and_see() -> (Signal, bool) {
+pub fn wait() -> (Signal, bool) {
     loop {
         // What fails here is a wait cut short by a stop and a continuation of this process (Ctrl-Z, fg).
         let Ok((number, by_terminal)) = super::sys::wait_for_signal(AWAITED) else { continue };
@@ -84,7 +69,7 @@ pub fn wait_and_see() -> (Signal, bool) {
 pub fn send(pid: u32, signal: Signal) -> io::Result<()> {
     // 0 and negative numbers mean groups of processes.
     let target = i32::try_from(pid).ok().filter(|&pid| pid > 0).ok_or(io::ErrorKind::InvalidInput)?;
-    super::sys::send_signal(target, signal.number())
+    super::sys::send_signal(target, signal as i32)
 }
 
 /// Nothing to keep back.
@@ -95,7 +80,7 @@ pub fn block() -> io::Result<()> {
 
 /// Waits for ever: the system's default ends the process.
 #[cfg(not(target_os = "linux"))]
-pub fn wait_and_see() -> (Signal, bool) {
+pub fn wait() -> (Signal, bool) {
     loop {
         std::thread::park();
     }
@@ -117,7 +102,7 @@ mod tests {
     #[test]
     fn a_blocked_signal_waits_to_be_fetched() {
         if std::env::var_os("FERNVPN_TEST_SIGNAL").is_some() {
-            return assert_eq!([wait_and_see(), wait_and_see()], [(Signal::Hangup, false), (Signal::Terminate, false)]);
+            return assert_eq!([wait(), wait()], [(Signal::Hangup, false), (Signal::Terminate, false)]);
         }
         block().unwrap();
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())

@@ -15,10 +15,7 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-pub use system::{
-    congestion_control, defer_accept, mark, path, receive_now, send_now, stop_listening, wait_readable, wait_to_accept,
-    wait_writable,
-};
+pub use system::{mark, path, receive_now, send_now, stop_listening, wait_readable, wait_to_accept, wait_writable};
 
 /// What a carrier connection is tuned to. `TCP_NODELAY` is always on: without it small records wait 40 ms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,19 +105,6 @@ mod system {
     /// Wakes whoever is blocked in `accept`, with an error; so does every later call.
     pub fn stop_listening(listener: &TcpListener) -> io::Result<()> {
         sys::shut_down(listener.as_fd())
-    }
-
-    /// Keeps connections whose client says nothing in the kernel for about so long: they cost no thread. For
-    /// protocols in which the client speaks first.
-    pub fn defer_accept(listener: &TcpListener, silent: Duration) -> io::Result<()> {
-        let seconds = u32::try_from(silent.as_secs()).unwrap_or(u32::MAX);
-        sys::set_option(listener.as_fd(), sys::IPPROTO_TCP, sys::TCP_DEFER_ACCEPT, seconds)
-    }
-
-    /// The name of the congestion control in use, for `status`.
-    pub fn congestion_control(stream: &TcpStream) -> io::Result<String> {
-        let name = sys::option_bytes::<16>(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_CONGESTION)?;
-        Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
     }
 
     /// What the kernel has seen of the path.
@@ -248,16 +232,6 @@ mod system {
             std::net::IpAddr::V6(_) => address.set_ip(std::net::Ipv6Addr::LOCALHOST.into()),
         }
         TcpStream::connect_timeout(&address, Duration::from_secs(1)).map(drop)
-    }
-
-    /// Only Linux can; every connection is accepted at once.
-    pub fn defer_accept(_listener: &TcpListener, _silent: Duration) -> io::Result<()> {
-        Ok(())
-    }
-
-    /// std does not say.
-    pub fn congestion_control(_stream: &TcpStream) -> io::Result<String> {
-        Ok("unknown".to_owned())
     }
 
     /// std does not say.
@@ -389,12 +363,11 @@ mod tests {
         };
         prepare(&near, &tuning).unwrap();
         let option = |level, name| sys::option_bytes::<16>(near.as_fd(), level, name).unwrap();
-        defer_accept(&TcpListener::bind("127.0.0.1:0").unwrap(), Duration::from_secs(5)).unwrap();
         assert!(near.nodelay().unwrap());
         assert_eq!(option(sys::IPPROTO_TCP, sys::TCP_NOTSENT_LOWAT), 16_384u32.to_ne_bytes());
         assert_eq!(option(sys::IPPROTO_TCP, sys::TCP_USER_TIMEOUT), 20_000u32.to_ne_bytes());
         assert_eq!(option(sys::SOL_SOCKET, sys::SO_RCVBUF), 131_072u32.to_ne_bytes());
-        assert_eq!(congestion_control(&near).unwrap(), "reno");
+        assert!(option(sys::IPPROTO_TCP, sys::TCP_CONGESTION).starts_with(b"reno\0"));
         let wrong = Tuning { congestion_control: Some("none-such".into()), ..Tuning::default() };
         assert!(prepare(&near, &wrong).unwrap_err().to_string().contains("none-such"));
     }

@@ -42,7 +42,6 @@ pub(super) const SOL_SOCKET: c_int = 1;
 pub(super) const SO_MARK: c_int = 36;
 pub(super) const SO_RCVBUF: c_int = 8;
 pub(super) const IPPROTO_TCP: c_int = 6;
-pub(super) const TCP_DEFER_ACCEPT: c_int = 9;
 pub(super) const TCP_INFO: c_int = 11;
 pub(super) const TCP_CONGESTION: c_int = 13;
 pub(super) const TCP_USER_TIMEOUT: c_int = 18;

@@ -15,6 +15,11 @@ pub struct Subnet {
 }
 
 impl Subnet {
+    /// A network of one.
+    pub fn alone(address: IpAddr) -> Subnet {
+        Subnet { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
     /// Whether `address` is in this network. Never across families.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address) {

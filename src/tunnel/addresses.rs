@@ -23,20 +23,10 @@ impl AddressPool {
         AddressPool { networks: networks.to_vec(), taken }
     }
 
-    /// Takes a fixed address, which then is nobody else's.
-    ///
-    /// # Errors
-    /// A sentence that names the address, if it is taken or outside of the tunnel's networks.
-    pub fn take(&mut self, address: IpAddr) -> Result<Subnet, String> {
-        let network = self.networks.iter().find(|network| network.contains(address));
-        let network = network.ok_or_else(|| {
-            let networks: Vec<String> = self.networks.iter().map(Subnet::to_string).collect();
-            format!("address {address} is not in the tunnel's networks ({})", networks.join(", "))
-        })?;
-        if !self.taken.insert(address) {
-            return Err(format!("address {address} is taken already"));
-        }
-        Ok(Subnet { address, prefix: network.prefix })
+    /// Takes a fixed address, which then is nobody else's; none if it is, or lies in no network.
+    pub fn take(&mut self, address: IpAddr) -> Option<Subnet> {
+        let network = self.networks.iter().find(|network| network.contains(address))?;
+        self.taken.insert(address).then_some(Subnet { address, prefix: network.prefix })
     }
 
     /// Leases an address in every network in which `name` has none among `fixed`. The same name gets the same
@@ -100,9 +90,9 @@ mod tests {
         let mut pool = pool(&["10.8.0.1/24", "fd0f::1/64"]);
         let fixed = pool.take("10.8.0.2".parse().unwrap()).unwrap();
         assert_eq!(fixed.to_string(), "10.8.0.2/24");
-        assert!(pool.take("10.8.0.2".parse().unwrap()).unwrap_err().contains("taken"));
-        assert!(pool.take("10.8.0.1".parse().unwrap()).unwrap_err().contains("taken"), "the server's own");
-        assert!(pool.take("10.9.0.2".parse().unwrap()).unwrap_err().contains("10.8.0.1/24"));
+        assert_eq!(pool.take("10.8.0.2".parse().unwrap()), None, "taken");
+        assert_eq!(pool.take("10.8.0.1".parse().unwrap()), None, "the server's own");
+        assert_eq!(pool.take("10.9.0.2".parse().unwrap()), None, "outside");
         let leased = pool.lease("alice", &[fixed]).unwrap();
         assert_eq!(leased.len(), 1);
         assert!(leased[0].address.is_ipv6());

@@ -40,7 +40,7 @@ use crate::packet::subnet::Subnet;
 use handshake::{Session, peer};
 use session::FromServer;
 use std::io::{self, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -237,10 +237,9 @@ impl Client {
             Carrier::Session(connected) => Some(Link::of(connected)),
             _ => None,
         };
-        let host = |address: &IpAddr| Subnet { address: *address, prefix: if address.is_ipv4() { 32 } else { 128 } };
         let peer = Peer {
             name: self.settings.server.clone(),
-            addresses: server.iter().map(host).collect(),
+            addresses: server.iter().map(|own| Subnet::alone(*own)).collect(),
             traffic: Arc::clone(&self.traffic),
             step: locked(&self.key).current().1,
             link,

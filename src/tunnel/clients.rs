@@ -16,6 +16,7 @@ use super::status::Since;
 use super::steps::ServerSteps;
 use crate::config::settings::{Peer, ServerSettings};
 use crate::config::state_file::StateFile;
+use crate::packet::ip;
 use crate::packet::subnet::Subnet;
 use crate::protocol::key_schedule::{Id, Root};
 use crate::protocol::ratchet::ServerState;
@@ -102,18 +103,16 @@ impl Client {
 
     /// Puts a connection in place whose handshake has finished, and returns it with the one that it replaces.
     /// `connect` makes the connection while nobody else can. Of those replaced, one at a time may take until its peer
-    /// hangs up: who connects again and again has two connections, not hundreds.
-    ///
-    /// # Errors
-    /// A handshake that began later has finished already.
+    /// hangs up: who connects again and again has two connections, not hundreds. `None` if a handshake that began later has
+    /// finished already.
     pub fn finish(
         &self,
         number: u64,
         connect: impl FnOnce() -> Connected,
-    ) -> Result<(Arc<Connected>, Option<Arc<Connected>>), Superseded> {
+    ) -> Option<(Arc<Connected>, Option<Arc<Connected>>)> {
         let mut state = locked(&self.state);
         if number <= state.finished {
-            return Err(Superseded);
+            return None;
         }
         state.finished = number;
         let connected = Arc::new(connect());
@@ -124,7 +123,7 @@ impl Client {
                 earlier.abort();
             }
         }
-        Ok((connected, replaced))
+        Some((connected, replaced))
     }
 
     /// Forgets a connection that has ended, unless a newer one has taken its place.
@@ -151,10 +150,6 @@ impl Client {
     }
 }
 
-/// A handshake that began later has finished already.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Superseded;
-
 /// All clients of a configuration.
 pub struct Clients {
     all: Vec<Arc<Client>>,
@@ -172,7 +167,7 @@ impl Clients {
     /// Makes clients of the configuration's peers and leases their addresses.
     ///
     /// # Errors
-    /// A sentence: two peers with one name, key or address, or no address left.
+    /// A sentence: settings that contradict each other, or no address left.
     pub fn new(settings: &ServerSettings) -> Result<Clients, String> {
         Clients::after(None, settings)
     }
@@ -182,17 +177,14 @@ impl Clients {
     /// # Errors
     /// As [`Clients::new`].
     pub fn after(before: Option<&Clients>, settings: &ServerSettings) -> Result<Clients, String> {
+        settings.consistent()?;
         let mut pool = AddressPool::new(&settings.addresses);
         // Fixed addresses first, so that no lease takes them.
-        let mut fixed = Vec::new();
-        let mut names = HashSet::new();
-        for peer in &settings.peers {
-            if !names.insert(&peer.name) {
-                return Err(format!("two peers are called {}", peer.name));
-            }
-            let subnets: Result<Vec<Subnet>, String> = peer.addresses.iter().map(|a| pool.take(*a)).collect();
-            fixed.push(subnets.map_err(|reason| format!("peer {}: {reason}", peer.name))?);
-        }
+        let fixed: Vec<Vec<Subnet>> = settings
+            .peers
+            .iter()
+            .map(|peer| peer.addresses.iter().filter_map(|own| pool.take(*own)).collect())
+            .collect();
         let mut clients = Clients {
             all: Vec::new(),
             by_id: HashMap::new(),
@@ -204,26 +196,23 @@ impl Clients {
         for (peer, mut addresses) in settings.peers.iter().zip(fixed) {
             addresses.extend(pool.lease(&peer.name, &addresses)?);
             let before = before.map_or(&[][..], Clients::all);
-            clients.add(peer, Arc::new(Client::new(peer, addresses, before)))?;
+            clients.add(peer, Arc::new(Client::new(peer, addresses, before)));
         }
         // The longest prefix first, so that the first that contains an address is the right one.
         clients.networks.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix));
         Ok(clients)
     }
 
-    fn add(&mut self, peer: &Peer, client: Arc<Client>) -> Result<(), String> {
+    fn add(&mut self, peer: &Peer, client: Arc<Client>) {
         for key in &peer.keys {
             let root = Root::new(key.clone());
-            if let Some((other, _)) = self.by_id.insert(root.id(), (Arc::clone(&client), root)) {
-                return Err(same_key(&other, &client));
-            }
+            self.by_id.insert(root.id(), (Arc::clone(&client), root));
         }
         for subnet in &client.addresses {
             self.by_address.insert(subnet.address, Arc::clone(&client));
         }
         self.networks.extend(client.routes.iter().map(|network| (*network, Arc::clone(&client))));
         self.all.push(client);
-        Ok(())
     }
 
     /// Takes the state files of ratcheted keys that are new. They are this program's until the clients are dropped.
@@ -241,7 +230,8 @@ impl Clients {
             for id in client.steps.get().iter().flat_map(|steps| locked(steps).ids().collect::<Vec<_>>()) {
                 let other = seen.insert(id, client).or(self.by_id.get(&id).map(|(other, _)| &**other));
                 if let Some(other) = other.filter(|other| other.name != client.name) {
-                    return Err(same_key(other, client));
+                    let (one, other) = (&other.name, &client.name);
+                    return Err(format!("{one} and {other} have the same key; each client needs its own"));
                 }
             }
         }
@@ -320,11 +310,12 @@ impl Clients {
     }
 
     /// The client whom packets for this address go to. In the tunnel's networks an address is somebody's exactly or
-    /// nobody's: a network behind a client, even 0.0.0.0/0, takes neither the server's addresses nor free ones.
+    /// nobody's: a network behind a client, even 0.0.0.0/0, takes neither the server's addresses nor free ones, nor any
+    /// that is no host's.
     pub fn owner(&self, address: IpAddr) -> Option<&Arc<Client>> {
         self.by_address.get(&address).or_else(|| {
             let behind = self.networks.iter().find(|(network, _)| network.contains(address));
-            behind.filter(|_| !self.is_inside(address)).map(|(_, client)| client)
+            behind.filter(|_| ip::one_host(address) && !self.is_inside(address)).map(|(_, client)| client)
         })
     }
 
@@ -337,10 +328,6 @@ impl Clients {
     pub fn is_inside(&self, address: IpAddr) -> bool {
         self.tunnel.iter().any(|own| own.contains(address))
     }
-}
-
-fn same_key(one: &Client, other: &Client) -> String {
-    format!("{} and {} have the same key; each client needs its own", one.name, other.name)
 }
 
 #[cfg(test)]
@@ -399,6 +386,9 @@ mod tests {
             ("fd0f:e12e::1", None, false),
             ("10.8.0.2", Some("alice"), false),
             ("10.8.0.255", None, false),
+            ("127.0.0.1", None, false),
+            ("ff02::1", None, false),
+            ("fe80::1", None, false),
         ] {
             let address = address.parse().unwrap();
             assert_eq!(clients.owner(address).map(|client| client.name.as_str()), owner, "{address}");
@@ -409,7 +399,7 @@ mod tests {
     #[test]
     fn one_key_name_or_address_for_two_is_refused() {
         let error = |peers| clients(peers).err().unwrap();
-        assert!(error(vec![peer("a", 1), peer("b", 1)]).contains("a and b have the same key"));
+        assert!(error(vec![peer("a", 1), peer("b", 1)]).contains("a has the same key"));
         assert!(error(vec![peer("a", 1), peer("a", 2)]).contains("two peers are called a"));
         let with_address = |name, key| Peer { addresses: vec!["10.8.0.9".parse().unwrap()], ..peer(name, key) };
         assert!(error(vec![with_address("a", 1), with_address("b", 2)]).contains("taken"));

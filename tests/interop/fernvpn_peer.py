@@ -72,7 +72,7 @@ class Frames:
     def fill(self, size, deadline):
         while len(self.buffer) < size:
             self.sock.settimeout(max(deadline - time.monotonic(), 0.001))
-            received = self.sock.recv(65536)        # on TimeoutError, self.buffer keeps what there is
+            received = self.sock.recv(65536)        # on a timeout, self.buffer keeps what there is
             require(received, "truncation: the stream ended without a Close")
             self.buffer += received
 
@@ -182,7 +182,7 @@ class Session:
             patience = PONG_SECONDS if pinged else self.keepalive
             try:
                 type, content = self.read_record(time.monotonic() + patience, LATER)
-            except TimeoutError:                    # section 9, silence
+            except socket.timeout:                  # section 9, silence
                 if pinged:
                     raise Ended("the peer is dead: a Ping was not answered") from None
                 self.send(PING, os.urandom(8))

@@ -59,7 +59,7 @@ def handshake(sock, clients, suites):
     elif "step" in fields:
         answer["refused"] = "this server has no ratcheted keys"
     else:
-        answer |= {"nonce": os.urandom(32).hex(), "suite": common[0], "capabilities": "", "software": "server.py"}
+        answer.update(nonce=os.urandom(32).hex(), suite=common[0], capabilities="", software="server.py")
     server_hello = seal_token(hello, write_fields(answer))
     sock.sendall(frame(server_hello))
     require("refused" not in answer, "refused: " + answer.get("refused", ""))

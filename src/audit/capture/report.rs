@@ -12,6 +12,7 @@ use super::inner::Writer;
 use super::key_log::Line;
 use super::link::NoSegment;
 use super::search::Record;
+use crate::audit::fields;
 use crate::fernet::token::{HEADER, Token};
 use crate::os::clock;
 use crate::packet::offload::{self, Checked, Offload};
@@ -25,9 +26,6 @@ use std::net::SocketAddr;
 
 /// Packets of a record that its line names.
 const NAMED: usize = 3;
-/// The types of records in words, by their numbers.
-const NAMES: [&str; 10] =
-    ["?", "Finished", "Config", "Packets", "SuperPacket", "Ping", "Pong", "Rekey", "Message", "Close"];
 const PACKETS: u8 = 3;
 const SUPER_PACKET: u8 = 4;
 
@@ -159,8 +157,7 @@ impl Report<'_> {
             (types::FINISHED | types::REKEY, None) => String::new(),
             _ => text(content),
         };
-        let name = NAMES.get(usize::from(*kind)).copied().unwrap_or("?");
-        self.frame(place, name, frame, 0, &format!("{step}.{counter} {said}"))?;
+        self.frame(place, fields::name_of(*kind), frame, 0, &format!("{step}.{counter} {said}"))?;
         self.field("type", &[*kind])?;
         if packets.is_empty() {
             return self.field("content", content);

@@ -131,7 +131,7 @@ fn draw_value(out: &mut String, value: &Value) {
         escaped(value.meaning)
     );
     if let Some(Derived { key, salt, label, extract }) = &value.derived {
-        let (python, salt) = (escaped(salt), if *salt == "b\"\"" { "no salt" } else { salt });
+        let (python, salt) = (escaped(salt), if salt == "b\"\"" { "no salt" } else { salt });
         let _ = writeln!(
             out,
             "<p class=\"drawn\"><span class=\"in\">{key}</span><span class=\"in\">{salt}</span><span class=\"hmac\">HMAC</span>\

@@ -10,6 +10,7 @@ const pairOf = (target) => {
   const other = one.id.replace(/[bf](\d+)$/, (all, n) => (one.matches("li") ? "b" : "f") + n);
   return [one, document.getElementById(other)];
 };
+const short = (text) => (text.length > 60 ? text.slice(0, 60) + "…" : text);
 let lit = [];
 const point = (pair) => {
   if (pair[0] && lit.includes(pair[0])) return;
@@ -21,7 +22,7 @@ const point = (pair) => {
   now.hidden = !field || pair[0] === field;
   if (!now.hidden) {
     const [name, place, value, meaning] = [...field.children].map((child) => child.firstChild?.textContent.trim() ?? "");
-    now.textContent = `${name}, ${place.includes("–") ? "bytes" : "byte"} ${place}: ${value ? value + ", " : ""}${meaning}`;
+    now.textContent = `${name}, ${place.includes("–") ? "bytes" : "byte"} ${place}: ${value ? short(value) + ", " : ""}${meaning}`;
   }
 };
 for (const layer of document.querySelectorAll(".layer")) {

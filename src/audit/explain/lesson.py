@@ -1,5 +1,6 @@
 import base64, hashlib, hmac
-from cryptography.fernet import Fernet
+from cryptography.exceptions import InvalidTag
+from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -27,17 +28,31 @@ def token(key, message, time, iv):       # a Fernet token
     aes = Cipher(algorithms.AES(key[16:]), modes.CBC(iv)).encryptor()
     signed = b"\x80" + u(8, time) + iv + aes.update(pad(message)) + aes.finalize()
     text = base64.urlsafe_b64encode(signed + mac(key[:16], signed))
-    assert open_token(key, text) == message
+    assert open_token(key, text) == message          # a library reads it
     return text
 
-def open_token(key, text):               # its message, or an exception: any Fernet library does this
+def open_token(key, text):               # its message, or an exception
+    if base64.urlsafe_b64encode(base64.urlsafe_b64decode(text)) != text:
+        raise InvalidToken               # another spelling, which a library may accept
     return Fernet(base64.urlsafe_b64encode(key)).decrypt(text)
 
 def gcm(key, nonce, message):            # the frame of a record, suite aes-256-gcm
-    header = u(4, len(message) + 16)
+    header = u(4, len(message) + 16)     # authenticated with it
     record = header + AESGCM(key).encrypt(nonce, message, header)
-    assert open_gcm(key, nonce, record) == message
+    assert open_gcm(key, nonce, record) == message  # the receiver reads it
     return record
 
 def open_gcm(key, nonce, record):        # its message, or an exception
     return AESGCM(key).decrypt(nonce, record[4:], record[:4])
+
+def checksum(data):                      # of IP and ICMP, RFC 1071
+    data += bytes(len(data) % 2)
+    words = (data[n:n + 2] for n in range(0, len(data), 2))
+    total = sum(int.from_bytes(word, "big") for word in words)
+    return u(2, -total % 0xffff)         # what makes the sum 0, where carries go around
+
+def refused(check, sent):                # whether a check fails, or something does not open
+    try:
+        return not check(sent)
+    except (InvalidToken, InvalidTag, ValueError):
+        return True

@@ -129,7 +129,7 @@ pub struct Derived {
     /// The name of the key.
     pub key: String,
     /// The salt in Python: its name, or nothing.
-    pub salt: &'static str,
+    pub salt: String,
     /// The label.
     pub label: &'static str,
     /// The first half of the derivation: `HMAC(salt, key)`.
@@ -174,7 +174,8 @@ pub fn lesson(suites: &[Suite], seed: Option<&str>, truncated: &str) -> Result<L
 
 /// The paragraph with this name.
 fn prose(name: &str) -> &'static str {
-    let mut paragraphs = include_str!("prose.txt").split("\n\n").filter_map(|paragraph| paragraph.split_once('\n'));
+    let all = concat!(include_str!("prose.txt"), "\n", include_str!("cases.txt"));
+    let mut paragraphs = all.split("\n\n").filter_map(|paragraph| paragraph.split_once('\n'));
     paragraphs.find(|(known, _)| *known == name).map_or("", |(_, text)| text.trim_end())
 }
 

@@ -3,12 +3,12 @@
 //! Every case asks the function that a server or client would ask, and shows its own words. One that is not refused
 //! ends the lesson with an error, since then a check is missing.
 
-use super::session::{Ends, TIME, body, decode, seal};
+use super::session::{Ends, Records, TIME, body, given, hello, literal, seal};
 use super::{Chapter, Layer, Source, Step, prose};
 use crate::audit::fields;
-use crate::fernet::{Age, Key, base64url};
+use crate::fernet::{Age, Key, Refusal, base64url};
 use crate::protocol::frame::{self, frame, whole};
-use crate::protocol::handshake::{ClientHello, client_hello};
+use crate::protocol::handshake::{AwaitServerHello, ClientHello, client_hello};
 use crate::protocol::key_schedule::Root;
 use crate::protocol::limits::MAX_HELLO;
 use crate::protocol::record::{Kind, Suite};
@@ -20,46 +20,54 @@ use std::fmt::Display;
 pub(super) fn hellos(source: Source) -> Result<Chapter, Box<dyn Error>> {
     let ends = Ends::new(Suite::Aes256Gcm, false, source);
     let first = ends.hellos()?;
-    let receive = |frame: &[u8], age| ClientHello::receive(&ends.root, body(frame), age).map(drop);
-
+    let server = |about, frame: &[u8], now: Option<u64>| {
+        let age = now.map(|now| Age { now, ttl: 30 });
+        case(about, "server", "4.2", frame, "client hello", ClientHello::receive(&ends.root, body(frame), age))
+    };
+    // A stranger says what the client does, under another key.
     let other = Root::new(Key::from_bytes(&source.bytes("another key", 0x80)));
-    let (stranger, _) = client_hello(&other, None, ends.offer(&Suite::ALL), ends.fresh("stranger", 0xc0, 0xd0, TIME));
+    let (stranger, _) = client_hello(&other, None, ends.offer(&Suite::ALL), ends.fresh("client", 0x20, 0xa0, TIME));
     let forged = frame(&[&ends.root.id(), &body(&stranger)[8..]].concat());
     let (flipped, at) = flip(&first.client, 12)?;
-    let hello = "client hello";
+    let mut before = ends.before()?;
+    given(&mut before, "other_K", &literal(other.key().bytes()), other.key().bytes());
+    let other_nonce: [u8; 32] = source.bytes("second client nonce", 0xe0);
+    given(&mut before, "other_nonce", &literal(&other_nonce), &other_nonce);
     let mut steps = vec![
-        case("Wrong key", "server", "4.2", &stranger, hello, receive(&stranger, None))?,
-        case("Forged hello", "server", "4.2", &forged, hello, receive(&forged, None))?,
-        marked(case("Flipped bit in a hello", "server", "4.2", &flipped, hello, receive(&flipped, None))?, at),
+        before,
+        server("Wrong key", &stranger, None)?,
+        server("Forged hello", &forged, None)?,
+        flipped_in("client_hello", server("Flipped bit in a hello", &flipped, None)?, at),
+        server("Expired hello", &first.client, Some(TIME + 31))?,
+        server("Future hello", &first.client, Some(TIME - 61))?,
     ];
-    for (about, now) in [("Expired hello", TIME + 31), ("Future hello", TIME - 61)] {
-        let result = receive(&first.client, Some(Age { now, ttl: 30 }));
-        steps.push(case(about, "server", "4.2", &first.client, hello, result)?);
-    }
 
-    let reflected = frame(&body(&first.client)[8..]);
-    let result = ends.begin().1.receive(body(&reflected)).map(drop);
-    steps.push(case("Reflected hello", "client", "4.3", &reflected, "token frame", result)?);
+    let client = |about, waiting: AwaitServerHello, section, frame: &[u8]| {
+        case(about, "client", section, frame, "server hello", waiting.receive(body(frame)))
+    };
+    steps.push(client("Reflected hello", ends.begin().1, "4.3", &frame(&body(&first.client)[8..]))?);
     let again = ends.fresh("second client", 0xe0, 0xf0, TIME + 9);
     let (_, waiting) = client_hello(&ends.root, None, ends.offer(&Suite::ALL), again);
-    let result = waiting.receive(body(&first.server)).map(drop);
-    steps.push(case("Answer to another hello", "client", "4.3", &first.server, "token frame", result)?);
+    steps.push(client("Answer to another hello", waiting, "4.3", &first.server)?);
 
     let (finished, _) = first.agreed.finish(|_| Ok::<_, Infallible>(()), &mut || ends.fresh_record(0))?;
     let replayed = ClientHello::receive(&ends.root, body(&first.client), None)?;
-    let (_, waiting) = replayed.answer(&ends.offer(&Suite::ALL), None, ends.fresh("second server", 0xe0, 0xf0, TIME));
-    let result = waiting?.receive(&mut body(&finished).to_vec()).map(drop);
-    steps.push(case("Replayed hello, and its Finished", "server", "4.4", &finished, "aes-256-gcm frame", result)?);
+    let fresh = ends.fresh("second server", 0xe0, 0xf0, TIME + 9);
+    let (again, waiting) = replayed.answer(&ends.offer(&Suite::ALL), None, fresh);
+    let result = waiting?.receive(&mut body(&finished).to_vec());
+    let mut step = case("Replayed hello, and its Finished", "server", "4.4", &finished, "aes-256-gcm frame", result)?;
+    step.layers.insert(0, shown("ClientHello, recorded", "client_hello", &first.client, "client hello"));
+    step.layers.insert(1, shown("ServerHello, another one", "again_hello", &again, "server hello"));
+    steps.push(after(&again, "again_", &ends, step)?);
 
     let (ratcheted, waiting) = Ends::new(Suite::Aes256Gcm, true, source).begin();
-    let hello = ClientHello::receive(&ends.root, body(&ratcheted), None)?;
-    let (answer, _) = hello.answer(&ends.offer(&Suite::ALL), None, ends.fresh("server", 0x40, 0xb0, TIME + 2));
-    let result = waiting.receive(body(&answer)).map(drop);
-    steps.push(case("Ratchet disagrees", "client", "8", &answer, "token frame", result)?);
+    let unlike = ClientHello::receive(&ends.root, body(&ratcheted), None)?;
+    let (answer, _) = unlike.answer(&ends.offer(&Suite::ALL), None, ends.fresh("server", 0x40, 0xb0, TIME + 2));
+    steps.push(after(&answer, "refusing_", &ends, client("Ratchet disagrees", waiting, "8", &answer)?)?);
 
     for (about, length) in [("Oversized frame", MAX_HELLO + 1), ("Empty frame", 0)] {
         let header = frame::header(length);
-        steps.push(case(about, "server", "3", &header, "token frame", whole(&header, MAX_HELLO))?);
+        steps.push(case(about, "server", "3", &header, "server hello", whole(&header, MAX_HELLO))?);
     }
     let (id, title) = ("refused-hellos".into(), "Unhappy paths: the handshake".into());
     Ok(Chapter { id, title, about: prose("refusals"), steps })
@@ -71,26 +79,25 @@ pub(super) fn records(suite: Suite, source: Source, truncated: &str) -> Result<C
     // The same two ends again for each case: a connection ends with the first record that is refused.
     let again = || ends.establish(ends.hellos()?);
     let session = again()?;
-    let (mut client, mut server) = (session.client.0, session.server.0);
+    let ((mut client, from_server), (mut server, from_client)) = (session.client, session.server);
     let first = seal(&mut client, Kind::Message, b"Hello, World!", ends.fresh_record(2))?;
     let second = seal(&mut client, Kind::Message, b"Hello again!", ends.fresh_record(3))?;
     let reflected = seal(&mut server, Kind::Message, b"Hello, client!", ends.fresh_record(4))?;
     let step = client.rekey(&mut || ends.fresh_record(4))?;
+    let (mut before, mut records) = (ends.before()?, Records::new(&ends, &ends.hellos()?, 1));
+    let mut openers = [from_server, from_client];
+    for (by_client, frame) in [(true, &first), (true, &second), (false, &reflected)] {
+        let mut opened = body(frame).to_vec();
+        openers[usize::from(by_client)].open(&mut opened)?;
+        before.python += &records.step(by_client, "Message", &(frame.clone(), opened))?.python;
+    }
+    before.python += prose(&format!("python {suite}"));
     let (flipped, at) = match suite {
         Suite::Fernet => flip(&first, 4)?,
-        Suite::Aes256Gcm => {
-            let mut flipped = first.clone();
-            flipped[12] ^= 1;
-            (flipped, 12)
-        }
+        Suite::Aes256Gcm => ([&first[..12], &[first[12] ^ 1], &first[13..]].concat(), 12),
     };
     let longer = frame(&[body(&first), b"A"].concat());
     let shorter = frame(&body(&first)[..body(&first).len() - 4]);
-    let layout = match suite {
-        Suite::Aes256Gcm => "aes-256-gcm frame",
-        Suite::Fernet => "token frame",
-    };
-
     // What arrives at a server that has just sent its Config; the last of it is to be refused.
     let open = |about, arriving: &[&[u8]]| {
         let mut opener = again()?.server.1;
@@ -98,10 +105,11 @@ pub(super) fn records(suite: Suite, source: Source, truncated: &str) -> Result<C
         for frame in before {
             opener.open(&mut body(frame).to_vec())?;
         }
-        case(about, "server", "6", last, layout, opener.open(&mut body(last).to_vec()).map(drop))
+        case(about, "server", "6", last, &format!("{suite} frame"), opener.open(&mut body(last).to_vec()))
     };
     let mut steps = vec![
-        marked(open("Flipped bit in a record", &[&flipped])?, at),
+        before,
+        flipped_in("record2", open("Flipped bit in a record", &[&flipped])?, at),
         marked(open("Flipped bit in a length", &[&longer])?, 3),
         open("Dropped or reordered record", &[&second])?,
         open("Repeated record", &[&first, &first])?,
@@ -127,9 +135,29 @@ fn case<T>(
 ) -> Result<Step, Box<dyn Error>> {
     let Err(refusal) = result else { return Err(format!("{about}: it was not refused").into()) };
     let mut step = Step::new(about, by, section);
-    step.layers = vec![Layer::new("frame", String::new(), frame, fields::frame(layout, frame))];
+    step.layers = vec![shown("frame", "received", frame, layout)];
     step.refusal = Some(refusal.to_string());
+    step.python = prose(&format!("python {about}")).to_owned();
     Ok(step)
+}
+
+/// A frame, and the name that it has in Python.
+fn shown(name: &'static str, python: &str, frame: &[u8], layout: &str) -> Layer {
+    Layer::new(name, python.into(), frame, fields::frame(layout, frame))
+}
+
+/// The same, with the Python lines that make a ServerHello before its own. Names begin with `prefix`.
+fn after(answer: &[u8], prefix: &str, ends: &Ends, mut step: Step) -> Result<Step, Box<dyn Error>> {
+    step.python.insert_str(0, &hello(ends, false, answer)?.python.replace("server_", prefix));
+    Ok(step)
+}
+
+/// The same with one byte of the frame `honest` changed, and marked.
+fn flipped_in(honest: &str, mut step: Step, at: usize) -> Step {
+    let changed = step.layers[0].bytes[at];
+    let line = format!("received = {honest}[:{at}] + u(1, {changed}) + {honest}[{}:]\n", at + 1);
+    step.python.insert_str(0, &line);
+    marked(step, at)
 }
 
 /// The same with one byte marked.
@@ -140,7 +168,7 @@ fn marked(mut step: Step, at: usize) -> Step {
 
 /// Flips a bit of the ciphertext in the token that begins at `start`, and says which character of the frame changes.
 fn flip(frame: &[u8], start: usize) -> Result<(Vec<u8>, usize), Box<dyn Error>> {
-    let mut raw = decode(&frame[start..])?;
+    let mut raw = fields::decode(&frame[start..]).map_err(Refusal::Text)?;
     // Base64url has three bytes in four characters; this bit of the second byte is in one of them.
     raw[31] ^= 4;
     let (mut text, length) = (vec![0; base64url::encoded_len(raw.len())], raw.len());

@@ -6,7 +6,7 @@
 use super::{Chapter, Derived, Layer, Source, Step, Value, hex, prose};
 use crate::audit::fields;
 use crate::fernet::token::{HEADER, MAC, open};
-use crate::fernet::{Key, Refusal, base64url};
+use crate::fernet::{Key, Refusal};
 use crate::protocol::frame;
 use crate::protocol::handshake::{
     Agreed, AwaitFinished, AwaitServerHello, Capabilities, ClientHello, FreshHello, Offer, client_hello,
@@ -99,6 +99,12 @@ pub(super) struct Hellos {
     pub(super) finished: AwaitFinished,
 }
 
+impl Hellos {
+    fn transcript(&self) -> [u8; 32] {
+        Sha256::digest([&self.client[..], &self.server].concat()).into()
+    }
+}
+
 /// A frame, and its body as the other end's opener has left it.
 type Sent = (Vec<u8>, Vec<u8>);
 
@@ -149,6 +155,19 @@ impl<'a> Ends<'a> {
         Ok(Hellos { client, server, agreed, finished: finished? })
     }
 
+    /// The steps up to the session's keys.
+    fn steps(&self, hellos: &Hellos) -> Result<Vec<Step>, Box<dyn Error>> {
+        let hello = |by_client, frame| hello(self, by_client, frame);
+        let schedule = key_schedule(self.suite, &self.root, &hellos.transcript());
+        Ok(vec![key(&self.root), hello(true, &hellos.client)?, hello(false, &hellos.server)?, schedule])
+    }
+
+    /// All of them as one: what the unhappy paths begin with.
+    pub(super) fn before(&self) -> Result<Step, Box<dyn Error>> {
+        let python = self.steps(&self.hellos()?)?.into_iter().map(|step| step.python).collect();
+        Ok(Step { python, ..Step::new("What went well", "both", "4") })
+    }
+
     /// The rest of the handshake.
     pub(super) fn establish(&self, hellos: Hellos) -> Result<Established, Box<dyn Error>> {
         let (finished, waiting) = hellos.agreed.finish(|_| Ok::<_, Infallible>(()), &mut || self.fresh_record(0))?;
@@ -166,19 +185,13 @@ impl<'a> Ends<'a> {
 /// A whole session.
 pub(super) fn session(suite: Suite, ratcheted: bool, source: Source) -> Result<Chapter, Box<dyn Error>> {
     let ends = Ends::new(suite, ratcheted, source);
-    let mut steps = vec![key(&ends.root)];
-
-    // 4.2, 4.3: the hellos.
+    // 2 to 5: the key, the hellos, the session's keys.
     let hellos = ends.hellos()?;
-    let transcript: [u8; 32] = Sha256::digest([&hellos.client[..], &hellos.server].concat()).into();
-    steps.push(hello(&ends, true, &hellos.client)?);
-    steps.push(hello(&ends, false, &hellos.server)?);
-    steps.push(key_schedule(suite, &ends.root, &transcript));
+    let mut steps = ends.steps(&hellos)?;
     steps.extend(ends.state().map(|state| next_key(&state)));
 
     // 4.4, 4.5: Finished and Config.
-    let keys = ends.root.traffic_secrets(&transcript).map(|secret| (secret, 1, 0));
-    let mut records = Records { suite, number: 0, keys };
+    let mut records = Records::new(&ends, &hellos, 0);
     let Established { client, server, sent: [finished, config] } = ends.establish(hellos)?;
     steps.push(records.step(true, "Finished", &finished)?);
     steps.push(records.step(false, "Config", &config)?);
@@ -219,36 +232,32 @@ pub(super) fn seal(sealer: &mut Sealer, kind: Kind, content: &[u8], fresh: Fresh
 
 // -------------------------------------------------------------------- steps
 
-/// No salt.
-const NONE: (&str, &[u8]) = ("", &[]);
+/// Bytes, and their name in Python.
+type Named<'a> = (&'a str, &'a [u8]);
 
-/// Adds a derived value, and the Python line that derives it. `key` and `salt` are names and bytes.
-fn derive(
-    step: &mut Step,
-    name: &str,
-    key: (&str, &[u8]),
-    salt: (&'static str, &[u8]),
-    label: &'static str,
-    bytes: &[u8],
-) {
+/// No salt.
+const NONE: Named = ("", &[]);
+
+/// Adds a derived value, and the Python line that derives it.
+fn derive(step: &mut Step, name: &str, key: Named, salt: Named, label: &'static str, bytes: &[u8]) {
     let written = if salt.0.is_empty() { "b\"\"" } else { salt.0 };
     step.python += &format!("{name} = derive({}, {written}, b\"{label}\", {})\n", key.0, bytes.len());
     let meaning = prose(&format!("value {label}"));
     let extract = Hmac::<Sha256>::new_from_slice(salt.1).expect("HMAC takes a key of any length").chain_update(key.1);
     let extract = extract.finalize().into_bytes().into();
-    let derived = Some(Derived { key: key.0.into(), salt: written, label, extract });
+    let derived = Some(Derived { key: key.0.into(), salt: written.into(), label, extract });
     step.values.push(Value { meaning, python: name.into(), bytes: bytes.to_vec(), derived });
 }
 
 /// Adds a value that is not derived; `formula` is how Python has it.
-fn given(step: &mut Step, name: &str, formula: &str, bytes: &[u8]) {
+pub(super) fn given(step: &mut Step, name: &str, formula: &str, bytes: &[u8]) {
     step.python += &format!("{name} = {formula}\n");
     let meaning = prose(&format!("value {}", name.trim_end_matches(|c: char| c.is_ascii_digit())));
     step.values.push(Value { meaning, python: name.into(), bytes: bytes.to_vec(), derived: None });
 }
 
 /// Bytes as Python writes them.
-fn literal(bytes: &[u8]) -> String {
+pub(super) fn literal(bytes: &[u8]) -> String {
     match str::from_utf8(bytes) {
         Ok(text) if bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\n')) => format!("b{text:?}"),
         _ => format!("bytes.fromhex(\"{}\")", hex(bytes)),
@@ -269,21 +278,21 @@ fn key(root: &Root) -> Step {
 }
 
 /// Sections 4.2 and 4.3.
-fn hello(ends: &Ends, by_client: bool, frame: &[u8]) -> Result<Step, Box<dyn Error>> {
-    let (name, side, section) =
-        if by_client { ("ClientHello", "client", "4.2") } else { ("ServerHello", "server", "4.3") };
+pub(super) fn hello(ends: &Ends, by_client: bool, frame: &[u8]) -> Result<Step, Box<dyn Error>> {
+    let side = SIDES[usize::from(!by_client)];
+    let (name, section) = if by_client { ("ClientHello", "4.2") } else { ("ServerHello", "4.3") };
     let (id, skip) = if by_client { ("id + ", 8) } else { ("", 0) };
     let mut step = Step::new(name, side, section);
     let mut text = body(frame)[skip..].to_vec();
-    let raw = decode(&text)?;
+    let raw = fields::decode(&text).map_err(Refusal::Text)?;
     let message = open(slice::from_ref(ends.root.hello()), &mut text, None)?.message.len();
     let padded = &text[HEADER..raw.len() - MAC];
     let lines: Vec<String> = padded[..message].split_inclusive(|byte| *byte == b'\n').map(literal).collect();
     step.python = format!("{side}_fields = ({})\n", lines.join("\n    "));
     token(&mut step, &format!("{side}_token"), "hello", &format!("{side}_fields"), &raw);
     step.python += &format!("{side}_hello = frame({id}{side}_token)\n");
-    let layout = if by_client { "client hello" } else { "token frame" };
-    step.layers.insert(0, Layer::new("frame", format!("{side}_hello"), frame, fields::frame(layout, frame)));
+    let fields = fields::frame(&format!("{side} hello"), frame);
+    step.layers.insert(0, Layer::new("frame", format!("{side}_hello"), frame, fields));
     step.layers.push(Layer::new("message", format!("pad({side}_fields)"), padded, fields::hello_message(padded)));
     step.known = Some(known(name, by_client));
     Ok(step)
@@ -329,7 +338,7 @@ fn next_key(state: &ServerState) -> Step {
 }
 
 /// The records of a session.
-struct Records {
+pub(super) struct Records {
     suite: Suite,
     number: u8,
     /// Of each direction the traffic secret, the how manieth it is, and the records under it.
@@ -345,19 +354,30 @@ fn secret_name(side: usize, which: u8) -> String {
 }
 
 impl Records {
+    /// Those of both directions from this counter on.
+    pub(super) fn new(ends: &Ends, hellos: &Hellos, counter: u8) -> Records {
+        let keys = ends.root.traffic_secrets(&hellos.transcript()).map(|secret| (secret, 1, counter.into()));
+        Records { suite: ends.suite, number: 2 * counter, keys }
+    }
+
     /// A record.
-    fn step(&mut self, by_client: bool, about: &'static str, (frame, opened): &Sent) -> Result<Step, Box<dyn Error>> {
+    pub(super) fn step(
+        &mut self,
+        by_client: bool,
+        about: &'static str,
+        (frame, opened): &Sent,
+    ) -> Result<Step, Box<dyn Error>> {
         let (n, side) = (self.number, usize::from(!by_client));
         let (secret, which, counter) = &mut self.keys[side];
         let name = secret_name(side, *which);
         let mut step = Step::new(about, SIDES[side], "6");
         let sections = [("Finished", "4.4"), ("Config", "4.5"), ("Close", "6.2"), ("Rekey", "7")];
         step.section = sections.iter().find(|(name, _)| *name == step.name).map_or("6", |(_, section)| section);
-        let frame_is = |fields| Layer::new("frame", format!("record{n}"), frame, fields);
+        let fields = fields::frame(&format!("{} frame", self.suite), frame);
+        step.layers.push(Layer::new("frame", format!("record{n}"), frame, fields));
         let (message, padded) = match self.suite {
             Suite::Aes256Gcm => {
                 let message = &opened[..opened.len() - TAG];
-                step.layers.push(frame_is(fields::frame("aes-256-gcm frame", frame)));
                 step.python = format!("message{n} = {}\n", typed(message));
                 let count = [&[0; 4][..], &counter.to_be_bytes()].concat();
                 let nonce: Vec<u8> = secret.iv().iter().zip(count).map(|(iv, count)| iv ^ count).collect();
@@ -367,9 +387,8 @@ impl Records {
                 (format!("message{n}"), message)
             }
             Suite::Fernet => {
-                let raw = decode(body(frame))?;
+                let raw = fields::decode(body(frame)).map_err(Refusal::Text)?;
                 let padded = &opened[HEADER..raw.len() - MAC];
-                step.layers.push(frame_is(fields::frame("token frame", frame)));
                 step.python =
                     format!("message{n} = u(8, {counter}) + {}\n", typed(&padded[8..fields::unpadded(padded)]));
                 token(&mut step, &format!("token{n}"), &format!("{name}_key"), &format!("message{n}"), &raw);
@@ -377,6 +396,10 @@ impl Records {
                 (format!("pad(message{n})"), padded)
             }
         };
+        if step.name == "Packets" {
+            // Both of them end with the same packet, which is as long as this one.
+            step.python += &format!("packet = message{n}[-{}:]\n{}", REPLY.len(), prose("python Packets"));
+        }
         step.layers.push(Layer::new("message", message, padded, fields::record_message(self.suite, padded)));
         step.known = Some(known(step.name, by_client));
         (self.number, *counter) = (n + 1, *counter + 1);
@@ -403,12 +426,4 @@ fn typed(message: &[u8]) -> String {
         [kind, content @ ..] => format!("u(1, {kind}) + {}", literal(content)),
         [] => literal(message),
     }
-}
-
-/// The bytes of a token's text.
-pub(super) fn decode(text: &[u8]) -> Result<Vec<u8>, Refusal> {
-    let mut raw = text.to_vec();
-    let length = base64url::decode_in_place(&mut raw).map_err(Refusal::Text)?;
-    raw.truncate(length);
-    Ok(raw)
 }

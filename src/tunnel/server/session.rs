@@ -63,7 +63,7 @@ pub(super) fn session(
         shared.handshakes.refuse(Refusal::Full);
         return STRANGERS.warning("tunnel", "the server is full (max-clients)", &[("client", &client.name)]);
     }
-    let Ok((connection, replaced)) = client.finish(number, connect) else {
+    let Some((connection, replaced)) = client.finish(number, connect) else {
         shared.handshakes.refuse(Refusal::Superseded);
         let fields: log::Fields = &[("client", &client.name), ("from", &from)];
         return log::warning("tunnel", "a handshake came too late: a newer one has finished", fields);

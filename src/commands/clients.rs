@@ -1,4 +1,4 @@
-//! `fernvpn add-client`, `fernvpn remove-client`
+//! The clients in a server's configuration: `fernvpn add-client`, `fernvpn remove-client`, `fernvpn reset-client`
 
 use super::Failure;
 use crate::config::arguments::{Arguments, UsageError};
@@ -6,6 +6,7 @@ use crate::config::edit;
 use crate::config::file::{self, Configuration};
 use crate::config::options::{self, CLIENT, PEER};
 use crate::config::settings::{ClientSettings, Peer, ServerSettings};
+use crate::config::state_file::{Kept, StateFile, Store};
 use crate::fernet::Key;
 use crate::os::{entropy, files};
 use crate::tunnel::clients::Clients;
@@ -33,6 +34,14 @@ impl Change {
         let settings = super::configured_server(&file)?;
         let name = arguments.operands().first().map(|name| name.to_string_lossy()).unwrap_or_default().into_owned();
         Ok(Change { name, file, text, settings, _lock: lock })
+    }
+
+    fn peer(&self) -> Result<&Peer, String> {
+        self.settings.peers.iter().find(|peer| peer.name == self.name).ok_or_else(|| self.no_peer())
+    }
+
+    fn no_peer(&self) -> String {
+        format!("{} has no peer {}", self.file.display(), self.name)
     }
 
     /// Puts the new text in place. If it is not written, nothing has changed.
@@ -164,12 +173,21 @@ fn configuration(change: &Change, peer: &Peer, key: &str, server: Option<&str>, 
 
 pub(super) fn remove(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let change = Change::begin(arguments)?;
-    let text = edit::without_peer(&change.text, &change.name)
-        .ok_or_else(|| format!("{} has no peer {}", change.file.display(), change.name))?;
+    let text = edit::without_peer(&change.text, &change.name).ok_or_else(|| change.no_peer())?;
     change.write(&text, &format!("removed {} from", change.name))?;
-    let state = change.settings.peers.into_iter().find(|peer| peer.name == change.name).and_then(|peer| peer.ratchet);
-    if let Some(state) = state {
+    if let Some(state) = change.peer()?.ratchet.as_ref() {
         eprintln!("its ratcheted key is of no use any more; after the reload: rm {}", state.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A new key for a ratcheted client that fell out of step.
+pub(super) fn reset(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let change = Change::begin(arguments)?;
+    let (peer, key) = (change.peer()?, Key::from_bytes(&entropy::array()));
+    let path =
+        peer.ratchet.as_ref().ok_or_else(|| format!("{} has a static key, which has no step to lose", peer.name))?;
+    let (mut state, _) = StateFile::open(path)?;
+    state.save(&Kept { key: key.clone(), step: 0, secret: None })?;
+    super::print(&[format!("{}   # {}\n", key.to_text(), peer.name).as_bytes()])
 }
