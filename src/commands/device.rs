@@ -8,7 +8,7 @@ use crate::config::settings::Device;
 use crate::os::namespace::{Namespace, THIS};
 use crate::os::network::{Network, Place};
 use crate::os::tun::Tun;
-use crate::os::{log, nat, process};
+use crate::os::{control, log, nat, process};
 use std::io;
 use std::process::ExitCode;
 
@@ -22,6 +22,7 @@ pub(super) fn clean_up(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let device = arguments.text("--tun")?.map_or(configured, |name| Device::Tun(name.into()));
     open(&device)?; // which clears, and closes it again
+    control::clear();
     Ok(ExitCode::SUCCESS)
 }
 
