@@ -46,6 +46,7 @@ const NOT_IN_CORE: &[&str] = &[
     "rand",
     "print!",
     "println!",
+    "thread_local!",
     "eprint!",
     "eprintln!",
     "env!",
