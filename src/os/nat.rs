@@ -17,8 +17,8 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -28,7 +28,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::signal::{self, Signal};
-use super::{command, log, rules, tried};
+use super::{command, log, rules, sys, tried};
 use crate::packet::subnet::Subnet;
 
 /// Longest that `nft` may take to put the rules in.
@@ -148,15 +148,18 @@ impl Nft {
         drop(command); // and with it our copies of its ends
         let (sender, says) = mpsc::channel();
         let mut nft = Nft { child, says };
-        let (rules, id) = (Arc::clone(rules), nft.child.id());
+        let (rules, id, ours) = (Arc::clone(rules), nft.child.id(), table.to_owned());
         let watching = thread::Builder::new().name("nft".into()).spawn(move || {
+            let mut place = [String::new(), String::new()];
             for line in BufReader::new(near).lines().map_while(Result::ok) {
+                warn_of_a_firewall(&line, &mut place, &ours);
                 let _ = sender.send(line);
             }
             drop(sender); // whoever waits for it is told
             put_in_again(&rules, id);
         });
-        if let Err(error) = watching.map(drop).and_then(|()| nft.put_in(text, table)) {
+        let put_in = |nft: &mut Nft| nft.put_in(&format!("list chains\n{text}"), table);
+        if let Err(error) = watching.map(drop).and_then(|()| put_in(&mut nft)) {
             nft.end();
             return Err(error);
         }
@@ -188,6 +191,25 @@ impl Nft {
     }
 }
 
+/// Reads a line of `list chains`. A chain of somebody else's that drops what is forwarded has the last word, so a
+/// person has to know. `place` keeps the table and the chain in which the line is.
+fn warn_of_a_firewall(line: &str, place: &mut [String; 2], ours: &str) {
+    let inside = line.trim().trim_end_matches('{').trim_end();
+    let [table, chain] = place;
+    if let Some(name) = inside.strip_prefix("table ") {
+        name.clone_into(table);
+    } else if let Some(name) = inside.strip_prefix("chain ") {
+        name.clone_into(chain);
+    } else if inside.contains("hook forward") && inside.contains("policy drop") {
+        let text = "a firewall drops what is forwarded; unless a rule there lets clients through, they reach nothing. It can be:";
+        log::warning("os", text, &[("table", table), ("chain", chain)]);
+        let (_, device) = ours.rsplit_once("fernvpn-nat-").unwrap_or_default();
+        for way in ["iifname", "oifname"] {
+            log::to_paste(&format!("nft insert rule {table} {chain} {way} {device} accept"));
+        }
+    }
+}
+
 /// The child of this id has ended, and its table with it.
 fn put_in_again(shared: &Arc<Mutex<Rules>>, id: u32) {
     let mut rules = locked(shared);
@@ -207,8 +229,10 @@ fn put_in_again(shared: &Arc<Mutex<Rules>>, id: u32) {
 
 /// Where the old values are while they are changed.
 fn state_file(device: &str) -> io::Result<PathBuf> {
-    let network = fs::read_link("/proc/self/ns/net")?.display().to_string();
-    let network: String = network.chars().filter(char::is_ascii_digit).collect();
+    // Of this network, and of no other until the machine is started anew, when /run is empty.
+    let network = sys::option_bytes::<8>(UnixDatagram::unbound()?.as_fd(), sys::SOL_SOCKET, sys::SO_NETNS_COOKIE)
+        .map_err(|error| tried("cannot tell this network from others (SO_NETNS_COOKIE, Linux 5.14)", &error))?;
+    let network = network.iter().rev().map(|byte| format!("{byte:02x}")).collect::<String>();
     Ok(PathBuf::from(format!("/run/fernvpn/{device}-{network}.sysctl")))
 }
 
