@@ -18,6 +18,7 @@ use super::settings::{ClientSettings, Nat, Peer, ServerSettings};
 use super::state_file::Kept;
 use crate::fernet::Key;
 use crate::os::network;
+use hmac::digest::zeroize::Zeroize;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -80,7 +81,9 @@ pub type Read = (Configuration, Vec<String>);
 /// [`Mistakes`], all of them.
 pub fn read(path: &Path) -> Result<Read, Mistakes> {
     let (text, warning) = read_text(path)?;
-    let (configuration, warnings) = parse(&text, path)?;
+    let parsed = parse(&text, path);
+    text.into_bytes().as_mut_slice().zeroize();
+    let (configuration, warnings) = parsed?;
     Ok((configuration, warning.into_iter().chain(warnings).collect()))
 }
 
@@ -131,6 +134,13 @@ pub(super) struct Setting {
     pub(super) name: String,
     pub(super) line: usize,
     pub(super) value: String,
+}
+
+impl Drop for Setting {
+    /// It may be a key.
+    fn drop(&mut self) {
+        std::mem::take(&mut self.value).into_bytes().as_mut_slice().zeroize();
+    }
 }
 
 /// Where the items of a section's options stand.
