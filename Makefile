@@ -102,7 +102,7 @@ scale: toolchain ## many clients at once, and floods: memory, mappings, handshak
 
 # The trusted core, and the tests that are quick about it.
 CORE_TESTS := --lib --test fernet_spec --test fernet_divergence --test key_schedule --test handshake --test records \
-    --test ratchet --test vectors --test wycheproof --test fuzz
+    --test ratchet --test vectors --test wycheproof --test refusals --test fuzz
 MUTANTS ?=
 
 .PHONY: mutants

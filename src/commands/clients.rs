@@ -187,7 +187,7 @@ pub(super) fn reset(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let (peer, key) = (change.peer()?, Key::from_bytes(&entropy::array()));
     let path =
         peer.ratchet.as_ref().ok_or_else(|| format!("{} has a static key, which has no step to lose", peer.name))?;
-    let (mut state, _) = StateFile::open(path)?;
+    let (mut state, _) = StateFile::open(path).map_err(|reason| format!("{reason} (stop the server first)"))?;
     state.save(&Kept { key: key.clone(), step: 0, secret: None })?;
     super::print(&[format!("{}   # {}\n", key.to_text(), peer.name).as_bytes()])
 }

@@ -320,6 +320,7 @@ mod system {
             ("kernel.unprivileged_userns_clone", "0", "1"),
             ("user.max_user_namespaces", "0", "10000"),
             ("user.max_net_namespaces", "0", "10000"),
+            ("user.max_mnt_namespaces", "0", "10000"),
             ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
         ]
         .into_iter()
