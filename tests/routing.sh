@@ -318,6 +318,11 @@ else
         [ $got = "$want" ] || die "status $got for ${words[*]}, expected $want"
         ok "status $got: ${words[*]}"
     done
+    got=0
+    # shellcheck disable=SC2086
+    as_user $user -- sh -c 'exit 7' 2> >(exec true) >"$dir/run.log" || got=$?
+    [ $got = 7 ] || die "status $got when nobody reads stderr"
+    ok 'status 7 where nobody reads stderr, too'
     # shellcheck disable=SC2086
     as_user $user -- sh -c 'trap "echo had TERM; exit 5" TERM; echo ready; while :; do sleep 0.1; done' >"$dir/term.log" 2>&1 &
     pids[term]=$!

@@ -41,7 +41,7 @@ pub(super) fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
         None if !has_command => ended.map(|()| ExitCode::SUCCESS).map_err(Failure::Reason),
         None => {
             let reason = ended.err().unwrap_or_else(|| "stopped before the tunnel was up".into());
-            eprintln!("fernvpn: {reason}");
+            log::say(format_args!("fernvpn: {reason}"));
             Ok(ExitCode::from(125))
         }
         Some(command) => {

@@ -317,7 +317,7 @@ impl Client {
         if self.settings.command.is_empty() {
             print(&connected)
         } else {
-            eprintln!("{connected}")
+            log::say(&connected)
         }
         if std::mem::take(first) {
             let started = self.start_pump(&device).and_then(|()| self.start_tasks(&outbound, &config));
