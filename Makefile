@@ -70,7 +70,7 @@ check: toolchain ## format, lints and the links of the documentation; any warnin
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
-# Seconds for each fuzz target, and which.
+# Seconds for each fuzz target, and which. Leaks are not looked for: a thread that ends just then looks like one.
 FUZZ_SECONDS ?= 60
 FUZZ ?= $(basename $(notdir $(wildcard fuzz/targets/*.rs)))
 
@@ -80,7 +80,7 @@ fuzz: toolchain ## every property of fuzz/, guided by coverage: FUZZ_SECONDS eac
 	set -e; for target in $(FUZZ); do echo "== $$target"; mkdir -p fuzz/corpus/$$target fuzz/regressions/$$target; \
 	    RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --release --fuzz-dir fuzz $$target fuzz/corpus/$$target fuzz/seeds/$$target \
 	        fuzz/regressions/$$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=60 -rss_limit_mb=1024 -max_len=8192 \
-	        -print_final_stats=1 2>&1 | tee fuzz/corpus/$$target.log | grep -E 'stat::|DONE|ERROR|panicked|Test unit' || true; \
+	        -detect_leaks=0 -print_final_stats=1 2>&1 | tee fuzz/corpus/$$target.log | grep -E 'stat::|DONE|ERROR|panicked|Test unit' || true; \
 	    grep -q '^Done ' fuzz/corpus/$$target.log || { tail -n 40 fuzz/corpus/$$target.log; exit 1; }; done
 
 .PHONY: lesson
@@ -102,7 +102,7 @@ scale: toolchain ## many clients at once, and floods: memory, mappings, handshak
 
 # The trusted core, and the tests that are quick about it.
 CORE_TESTS := --lib --test fernet_spec --test fernet_divergence --test key_schedule --test handshake --test records \
-    --test ratchet --test vectors --test wycheproof --test fuzz
+    --test ratchet --test vectors --test wycheproof --test refusals --test fuzz
 MUTANTS ?=
 
 .PHONY: mutants

@@ -85,7 +85,8 @@ fn world() -> &'static World {
             ratchet: None,
         };
         let peers = (0..CLIENTS).map(peer).collect();
-        let settings = ServerSettings { device: Device::None, peers, ..ServerSettings::default() };
+        // On a slow machine it may take a while until a client does something; nobody is given up for that.
+        let settings = ServerSettings { device: Device::None, keepalive: 3600, peers, ..ServerSettings::default() };
         let listener = TcpListener::bind("0.0.0.0:0").expect("a socket");
         let port = listener.local_addr().expect("an address").port();
         let server = Server::start(settings, vec![listener], None).expect("a server");

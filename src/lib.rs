@@ -28,6 +28,8 @@
     test,
     allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::unwrap_used, reason = "inline tests")
 )]
+// A macro that panics when nobody reads is no way to print: see `log::say`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod audit;
 pub mod commands;

@@ -101,20 +101,23 @@ fn forty_more_and_the_same_for_clients() {
          nat = fern0                            ! fern0 is the tunnel itself
          push-routes = 0.0.0.0/33               ! must be 0 to 32
          push-dns =                             ! has no value
+         push-dns = 9.9.9.9, 0.0.0.0            ! push-dns: '0.0.0.0' is no address such as
          keepalive = 0                          ! 1 to 3600
-         max-clients = -5                       ! whole number from 1 to
+         max-clients = -5                       ! max-clients: '-5' is no whole number from 1 to
          hello-max-age = soon                   ! whole number
          congestion = Bbr                       ! auto nor system
          routes = 10.0.0.0/8                    ! it belongs into [peer]
          kill-switch = yes                      ! it belongs into [client]
          frobnicate = yes                       ! there are listen, proxy
+         Push_Routes = ::/0                     ! did you mean push-routes?
+         ; a comment of another kind            ! nor # a comment
          [server]                               ! line 2 began one
          [peer]                                 ! this [peer] has no name
          key = KEY_A, KEY_B
-         key = KEY_A                            ! has the same key; each client needs its own, in line 25
+         key = KEY_A                            ! has the same key; each client needs its own, in line 28
          [peer]
          name = a b                             ! 1 to 32 letters
-         key = short                            ! fernvpn genkey prints one
+         key = short                            ! what fernvpn genkey prints, 44 characters
          [peer]
          name = server-own
          key-file = a.key                       ! has the same key
@@ -129,7 +132,7 @@ fn forty_more_and_the_same_for_clients() {
          [peer]
          name = carol
          key-file = none.key                    ! it holds no key
-         routes = 192.168.0.0/16                ! is behind bob already, in line 40
+         routes = 192.168.0.0/16                ! is behind bob already, in line 43
          [peer]
          name = dora
          key-file = bad.key                     ! line 2: not a key
@@ -188,7 +191,7 @@ fn files_that_are_read_and_files_that_are_not() {
         (b"[server]\n# \xff\n".as_slice(), "f.conf:2: this is not UTF-8"),
         (b"\xff\xfe[\0s\0", "f.conf:1: this is not UTF-8"),
         (b"", "f.conf: no section [server] or [client]"),
-        (full.as_bytes(), "no address left"),
+        (full.as_bytes(), "f.conf:2: address 10.8.0.1/30 leaves room for 1 clients, and there are 2"),
     ] {
         let (status, stdout, stderr) = run(&["check", "-c", &folder.file("f.conf", bytes)], "");
         assert_eq!((status, stdout.as_str()), (1, ""));
@@ -208,7 +211,10 @@ fn warnings_stand_in_nobodys_way() {
     let (status, stdout, stderr) = run(&["check", "-c", &folder.file("f.conf", text)], "");
     assert!(status == 0 && stdout.contains("1 client"), "{stderr}");
     assert!(stderr.contains("others can read the secret in") && stderr.contains("chmod 600"), "{stderr}");
-    assert!(!cfg!(target_os = "linux") || stderr.contains("no such device"), "{stderr}");
+    assert!(
+        !cfg!(target_os = "linux") || stderr.contains("f.conf:2: nat: this machine has no device none-such"),
+        "{stderr}"
+    );
 }
 
 /// What a file is: its text and all that belongs to it.
@@ -289,7 +295,7 @@ fn what_cannot_be_added_changes_nothing() {
     assert!(stderr.contains("rm ") && stderr.contains("s-c.key"), "{stderr}");
     let wrong = folder.file("wrong.conf", text.replace("[server]", "[server]\nmtu = 1"));
     let (status, _, stderr) = run(&["add-client", "x", "-c", &wrong], "");
-    assert!(status == 1 && stderr.contains("wrong.conf:2: '1' is no whole number"), "{stderr}");
+    assert!(status == 1 && stderr.contains("wrong.conf:2: mtu: '1' is no whole number"), "{stderr}");
 }
 
 #[test]

@@ -48,13 +48,14 @@ for ((round = 0; round < rounds; round++)); do
     state $ns >"$dir/after"
     echo "after $delay s: $(diff "$dir/before" "$dir/after" | grep -c '^>' || true) lines left"
     no_device $ns || die 'the device is left'
-    locked() { in_ns $ns nft list table inet fernvpn-lock >/dev/null 2>&1; }
+    locked() { in_ns $ns nft list table inet fernvpn-fern0-lock >/dev/null 2>&1; }
     was_locked=''; ! locked || was_locked=yes
     [ -z "$was_locked" ] || [ $kind = client-locked ] || die 'a kill switch that nobody asked for'
     [ $kind != client-locked ] || [ $moment != run ] || [ $was_locked ] || die 'the kill switch has gone'
     # One way or the other.
     if ((RANDOM % 2)); then
         run $ns "$fernvpn" clean-up
+        [ ! -e "/run/fernvpn/$id-$name.sock" ] || die 'its socket is left'
         how=clean-up
     else
         if [ $name = client ]; then client; else server --nat no; fi

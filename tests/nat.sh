@@ -59,6 +59,16 @@ server in; client
 ! fetch 198.51.100.2 3 || die 'it left'
 down client server; ok
 
+expect 'a firewall that drops what is forwarded is named, and a way through it'
+in_ns $s nft 'table ip filter { chain FORWARD { type filter hook forward priority filter; policy drop; }; }'
+server auto; client
+! fetch 198.51.100.2 2 || die 'there is no firewall'
+grep -q 'a firewall drops what is forwarded.* table="ip filter" chain=FORWARD' "$dir/server.log" || die 'it is not named'
+while read -ra words; do run $s "${words[@]}"; done < <(grep '^    nft insert rule' "$dir/server.log")
+reached
+run $s nft delete table ip filter
+down client server; ok
+
 expect 'nft is killed: the rules come again, and so do connections'
 mkdir "$dir/bin"
 printf '#!/bin/sh\nexec %s "$@"\n' "$(command -v nft)" >"$dir/bin/nft"

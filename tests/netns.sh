@@ -201,6 +201,24 @@ run $a ping -c 3 -i 0.05 -W 1 10.8.0.1 # behind them, in order
 ok "$sent went into alice's device; none came out at the server, none at bob"
 for ns in $a $b $s; do run $ns nft delete table inet seen; done
 
+expect 'a server is no router of its clients'\'' link: they take no route from it that they were not pushed'
+cat >"$dir/router.py" <<'PYTHON'
+# A Router Advertisement (RFC 4861, section 4.2) into the device: a default route, for half an hour.
+import socket, struct, sys
+source, target = (socket.inet_pton(socket.AF_INET6, text) for text in ("fe80::1", sys.argv[1]))
+message = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
+total = sum(struct.unpack("!28H", source + target + struct.pack("!II", len(message), 58) + message))
+total = (total & 0xFFFF) + (total >> 16)
+message = message[:2] + struct.pack("!H", ~total & 0xFFFF) + message[4:]
+packet = struct.pack("!IHBB", 6 << 28, len(message), 58, 255) + source + target + message
+socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM).sendto(packet, ("fern0", 0x86DD))
+PYTHON
+run $a sysctl -w net.ipv6.conf.fern0.accept_ra=1
+run $s python3 "$dir/router.py" $alice6
+run $a ping -c 3 -i 0.05 -W 1 fd0f:e12e::1 # behind it, in order
+[ -z "$(ip -n $a -6 route show proto ra)" ] || die "$(ip -n $a -6 route show proto ra)"
+ok
+
 # ---- accidents: two connections are open, alice to server and alice to bob, in IPv4 and IPv6, and stay open
 
 printf '\n######## accidents\n'

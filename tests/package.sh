@@ -33,6 +33,16 @@ says() { [[ $(shows "$1" "$2" StatusText) == $3 ]]; }                           
 is_active() { [ "$(shows "$1" "$2" ActiveState)" = active ]; }
 fetch() { in_machine "$1" curl --silent --globoff --max-time 3 "${@:3}" "http://$2/"; } # by which address it was asked
 reaches() { [ "$(fetch "$1" "$2" "${@:4}")" = "$3" ]; }
+# document HEADING NUMBER: that block of commands below that heading of OPERATIONS.md. by_the_book MACHINE HEADING NUMBER:
+# types them, as they stand, in root's folder there; whatever fails in them ends the test.
+document() {
+    awk -v heading="## $1" -v number="$2" '/^## / { inside = $0 == heading } inside && /^```/ { block = /^```sh/; seen += block; next }
+        inside && block && seen == number { print; said = 1 } END { exit !said }' docs/OPERATIONS.md || die "there is no block $2 below $1"
+}
+by_the_book() { local text; text=$(document "$2" "$3"); on "$1" bash -euc "cd /root; $text"; }
+# row WANTED: the command that the table of OPERATIONS.md has for it.
+row() { local text; text=$(sed -n "s/^| $1 | \`\(.*\)\` |\$/\1/p" docs/OPERATIONS.md); [ "$text" ] || die "there is no row '$1'"; echo "$text"; }
+bring() { in_machine "$2" cat "/root/$1" | in_machine "$3" sh -c "umask 077; cat >/root/$1"; in_machine "$2" rm "/root/$1"; } # FILE FROM TO
 
 # ---- what can be read without running it
 
@@ -103,11 +113,13 @@ uplink $s $r s 203.0.113 2001:db8:5
 link $s in $w eth0
 address $s in 10.99.0.1/24 2001:db8:99::1/64
 address $w eth0 10.99.0.2/24 2001:db8:99::2/64
+address $w lo 9.9.9.9/32 # the resolver of OPERATIONS.md
+ip -n $s route add 9.9.9.9 via 10.99.0.2
 forwards $r
 # There is no way from here back to the tunnel, nor to the internet.
 start web $w python3 "$tests/common/web.py" 80
 start resolver $w dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file= --user=root \
-    --address=/web.inside.test/10.99.0.2 --address=/web.inside.test/2001:db8:99::2
+    --address=/web.inside.test/10.99.0.2 --address=/web.inside.test/2001:db8:99::2 --address=/example.org/10.99.0.2
 for port in 80 53; do await listening $w $port; done
 
 mkdir "$dir/machines"
@@ -135,25 +147,26 @@ done
 in_machine $s systemd-analyze verify --man=no /usr/lib/systemd/system/fernvpn-{server,client}@.service >"$dir/verify" 2>&1 || { cat "$dir/verify"; die 'a unit is wrong'; }
 ok
 
-expect 'a server, as a service'
-in_machine $s sh -c 'cat >/etc/fernvpn/vpn.conf; chmod 640 /etc/fernvpn/vpn.conf' <<'CONF'
-[server]
-listen = [::]:12345
-push-routes = 0.0.0.0/0, ::/0
-push-dns = 10.99.0.2
-CONF
-in_machine $s fernvpn add-client alice -c /etc/fernvpn/vpn.conf --server 203.0.113.2:12345 >"$dir/alice.conf"
-on $s fernvpn check -c /etc/fernvpn/vpn.conf
+expect 'a server, as OPERATIONS.md says'
+for host in "$s:127.0.0.1" "$a:203.0.113.2" "$b:2001:db8:5::2"; do echo "${host#*:} vpn.example.org" | in_machine "${host%%:*}" tee -a /etc/hosts >"$dir/quiet"; done
+by_the_book $s 'A first server' 1
 [ "$(in_machine $s stat --format='%U:%G %a' /etc/fernvpn/vpn.conf)" = 'root:fernvpn 640' ] || die "the configuration is of $(in_machine $s stat --format='%U:%G %a' /etc/fernvpn/vpn.conf)"
-on $s systemctl enable --now fernvpn-server@vpn
 process() { in_machine "$1" sed -n "s/^$3:[[:space:]]*//p" "/proc/$(shows "$1" "$2" MainPID)/status"; }
 [ "$(process $s fernvpn-server@vpn CapEff)" = 0000000000001000 ] || die "capabilities $(process $s fernvpn-server@vpn CapEff)"
 user=$(in_machine $s id --user fernvpn)
 [[ $(process $s fernvpn-server@vpn Uid) == "$user"$'\t'"$user"* ]] || die 'another user'
 ok 'as fernvpn, with CAP_NET_ADMIN alone'
-in_machine $s fernvpn add-client bob -c /etc/fernvpn/vpn.conf --server '[2001:db8:5::2]:12345' --ratchet >"$dir/bob.conf"
-on $s systemctl reload fernvpn-server@vpn
-ok 'a client is added while it runs'
+if in_machine $s test -e /usr/share/doc/fernvpn/examples/low-port.conf; then
+    by_the_book $s 'A first server' 2
+    [ "$(process $s fernvpn-server@vpn CapBnd)" = 0000000000001400 ] || die 'a port below 1024 is not allowed'
+    in_machine $s rm -r /etc/systemd/system/fernvpn-server@vpn.service.d
+    on $s systemctl daemon-reload
+    on $s systemctl restart fernvpn-server@vpn
+    ok 'a port below 1024'
+fi
+on $s bash -euc "cd /root; $(row 'add bob')"
+by_the_book $s 'Clients come and go' 1
+ok 'clients are added while it runs'
 
 expect 'clients: everything through the tunnel, IPv4 and IPv6, names resolved inside'
 # As Debian's systemd-resolved sets it up; on bob it does not run.
@@ -164,13 +177,12 @@ if in_machine $a test -x /usr/bin/resolvectl; then
     on $a systemctl restart systemd-resolved
 fi
 [ ! $resolved ] || on $b systemctl mask --now systemd-resolved
-echo 'nameserver 10.99.0.2' | in_machine $b tee /etc/resolv.conf >"$dir/quiet"
-in_machine $a sh -c 'umask 027; cat >/etc/fernvpn/home.conf; echo kill-switch = yes >>/etc/fernvpn/home.conf' <"$dir/alice.conf"
-# A ratcheted key moves, so it is where the service may write.
-sed -n 's/^#\(.*=\)$/\1/p' "$dir/bob.conf" | in_machine $b sh -c 'umask 077; cat >/root/bob.key; install -m 600 -o fernvpn -g fernvpn /root/bob.key /var/lib/fernvpn/bob.key'
-sed 's|^key-file = .*|key-file = /var/lib/fernvpn/bob.key|' "$dir/bob.conf" | in_machine $b sh -c 'umask 027; cat >/etc/fernvpn/home.conf'
+echo 'nameserver 9.9.9.9' | in_machine $b tee /etc/resolv.conf >"$dir/quiet"
+bring alice.conf $s $a; by_the_book $a 'A first client' 1
+bring carol.conf $s $b; by_the_book $b 'Clients come and go' 2
+in_machine $a sh -c 'echo kill-switch = yes >>/etc/fernvpn/home.conf'
+on $a systemctl restart fernvpn-client@home
 for machine in $a $b; do
-    on $machine systemctl enable --now fernvpn-client@home
     says $machine fernvpn-client@home 'connected: *' || die "not connected: $(shows $machine fernvpn-client@home StatusText)"
     for name in 10.99.0.2 '[2001:db8:99::2]'; do
         want=10.99.0.1; [[ $name == 10* ]] || want=2001:db8:99::1
@@ -179,16 +191,34 @@ for machine in $a $b; do
     ok "${machine#*-}, by address"
 done
 in_machine $s fernvpn status vpn | tee "$dir/status"
-grep -q alice "$dir/status" && grep -q bob "$dir/status" || die 'status does not know them'
+grep -q alice "$dir/status" && grep -q carol "$dir/status" || die 'status does not know them'
 in_machine $a fernvpn status home >"$dir/status" || die 'no status of a client'
 ok 'status'
 reaches $b web.inside.test 10.99.0.1 -4 && reaches $b web.inside.test 2001:db8:99::1 -6 || die "bob: $(fetch $b web.inside.test)"
 if [ $resolved ]; then
     reaches $a web.inside.test 10.99.0.1 -4 && reaches $a web.inside.test 2001:db8:99::1 -6 || die "alice: $(fetch $a web.inside.test)"
     ok 'by name: systemd-resolved asks through the tunnel, and polkit lets the service tell it so'
+    as() { in_machine $a setpriv --reuid="$1" --regid="$1" --clear-groups "${@:2}" </dev/null >"$dir/quiet" 2>&1; }
+    before=$(in_machine $a resolvectl dns fern0)
+    ! as nobody resolvectl dns fern0 203.0.113.53 && ! as nobody resolvectl revert fern0 || die 'polkit lets anybody'
+    ! as fernvpn resolvectl llmnr fern0 no || die 'polkit lets the service do more than it needs'
+    [ "$(in_machine $a resolvectl dns fern0)" = "$before" ] || die 'the resolvers have changed'
+    as fernvpn resolvectl dns fern0 9.9.9.9 || die 'polkit does not let the service'
+    ok 'and nobody else, nor anything else'
 fi
 in_machine $b journalctl --unit=fernvpn-client@home --output=cat | grep -q 'resolvers are not in use' || die 'bob was told nothing'
 ok 'by name, without systemd-resolved: a warning, and resolv.conf stays'
+
+expect 'a command of an ordinary user; its client is taken out at once'
+bring bob.conf $s $b
+in_machine $b sh -c 'install -D -m 600 -o nobody /root/bob.conf /tmp/nobody/bob.conf'
+text=$(document 'A first client' 2)
+asks() { in_machine $b setpriv --reuid=nobody --regid=nogroup --clear-groups bash -c "cd /tmp/nobody; ${text/https/http}"; } # there is no TLS here
+[ "$(asks 2>"$dir/asks.log")" = 10.99.0.1 ] || { cat "$dir/asks.log"; die 'not through the tunnel'; }
+ok
+on $s bash -euc "$(row 'take him out, at once')"
+! in_machine $s fernvpn status vpn | grep -q bob || die 'he is still there'
+ok
 
 # ---- accidents
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # What may a running server still do, and what does its memory give away? Looked at from outside. As root.
 . "$(dirname "$0")/common/network.sh"
-needs ip nft python3 setpriv
+needs ip nft python3 setpriv prlimit xxd
 
 of() { awk -v name="$2:" '$1 == name { print $2 }' "/proc/$1/status"; }
 
@@ -22,6 +22,7 @@ with open(f"/proc/{sys.argv[1]}/maps") as maps, open(f"/proc/{sys.argv[1]}/mem",
 print(found)
 PYTHON
 in_memory() { python3 "$dir/in_memory.py" "$1" "$2"; }
+is_gone() { [ "$(in_memory "$1" "$2")" = 0 ]; }
 
 keys alice bob
 ns=$id-net user=$((200000 + $$))
@@ -69,6 +70,57 @@ run $ns "$fernvpn" reload $id-server
 [ "$(in_memory $server "$dir/bob.key")" -ge 1 ] || die 'the other key is gone too'
 ok
 
+expect 'a session that has ended leaves no traffic secret, a removed client no key that stood in the configuration'
+# in_memory takes a key as text; the key log has the secrets in hexadecimal digits.
+secret() { awk -v at="$1" '!/^#/ { print $at }' "$dir/secrets.keylog" | tail -1 | xxd -r -p | base64 | tr +/ -_ >"$dir/secret"; }
+inline() {
+    printf '[server]\nlisten = 127.0.0.1:12346\ninterface = fern1\n[peer]\nname = bob\nkey-file = %s\nratchet = yes\n' "$dir/bob.state"
+    [ "$1" = without ] || printf '[peer]\nname = alice\nkey = %s\n' "$(<"$dir/alice.key")"
+}
+(umask 077; inline with >"$dir/inline.conf")
+install -m 600 "$dir/bob.key" "$dir/bob.state"
+fern inline $ns server -c "$dir/inline.conf" --keylog "$dir/secrets.keylog"
+fern alice $ns client -k "$dir/alice.key" --connect 127.0.0.1:12346 --no-tun
+await grep -q "^fernvpn" "$dir/secrets.keylog"
+inline=${pids[inline]}
+for at in 4 5; do
+    secret $at
+    [ "$(in_memory "$inline" "$dir/secret")" -ge 1 ] || die 'the search does not find the secret of a session that goes on'
+done
+stop alice
+logged inline 'client disconnected'
+for at in 4 5; do
+    secret $at
+    await is_gone "$inline" "$dir/secret"
+done
+ok 'neither direction'
+inline without >"$dir/inline.conf"
+run $ns "$fernvpn" reload $id-inline
+[ "$(in_memory "$inline" "$dir/alice.key")" = 0 ] || die "the removed key stands there $(in_memory "$inline" "$dir/alice.key") times"
+ok 'and no key'
+
+expect 'a ratcheted key of an earlier step is in no memory, neither the server'\''s nor the client'\''s'
+install -m 600 "$dir/bob.key" "$dir/bob-own.state"
+printf '[client]\nserver = 127.0.0.1:12346\nkey-file = %s\nratchet = yes\n' "$dir/bob-own.state" >"$dir/bob.conf"
+fern bob $ns client -c "$dir/bob.conf" --no-tun
+logged bob '^connected'
+for who in inline bob; do
+    await is_gone "${pids[$who]}" "$dir/bob.key"
+    sed -n 's/^key=//p' "$dir/bob-own.state" >"$dir/now.key"
+    [ "$(in_memory "${pids[$who]}" "$dir/now.key")" -ge 1 ] || die "$who: the search does not find the key of this step"
+done
+ok
+stop bob; stop inline
+
+expect 'limits that are too low for so many clients are named when it starts'
+start limited $ns setpriv --reuid=$user --clear-groups prlimit --nproc=500:500 \
+    "$dir/fernvpn" server -k "$dir/open.key" --no-tun --listen 127.0.0.1:0 --max-clients 100000
+ready limited
+grep -q 'limit="ulimit -u" allowed=500 wanted=101088' "$dir/limited.log" || die 'ulimit -u'
+grep -q 'limit="sysctl vm.max_map_count"' "$dir/limited.log" || [ "$(sysctl -n vm.max_map_count)" -ge 804096 ] || die 'vm.max_map_count'
+stop limited
+ok
+
 expect 'an orderly stop needs no more rights: nothing is left'
 stop server
 [ $ended = 0 ] || die "status $ended"
@@ -76,3 +128,29 @@ stop server
 [ -z "$(in_ns $ns nft list ruleset)" ] || die 'rules are left'
 no_device $ns || die 'the device is left'
 ok
+
+expect 'what the service'\''s user leaves in its own folders gives it nothing of root'\''s'
+# As after a break-in: both folders are that user's, and then root cleans up, or makes a new key.
+echo untouched >"$dir/roots"
+inode=$(in_ns $ns readlink /proc/self/ns/net | tr -dc 0-9)
+state=/run/fernvpn/prv0-$inode.sysctl
+printf '%s written\n' "$dir/roots" "/proc/sys/net/../../../$dir/roots" >"$state"
+run $ns "$fernvpn" clean-up --tun prv0
+[ "$(<"$dir/roots")" = untouched ] && [ ! -e "$state" ] || die 'root has written a file that the user named'
+ok 'not by what is to be put back'
+ln -s "$dir/none" "$state"
+fern link $ns server -k "$dir/server.key" --tun prv0 --listen 127.0.0.1:12345 --push-routes 0.0.0.0/0 --nat up0
+stop link
+[ ! -e "$dir/none" ] || die 'root has made a file that the user named'
+ok 'not by a link in the place of what is to be put back'
+install -d -o $user -g $user "$dir/state"
+install -m 600 -o $user -g $user "$dir/alice.key" "$dir/state/alice.key"
+printf '[server]\n[peer]\nname = alice\nkey-file = %s\nratchet = yes\n' "$dir/state/alice.key" >"$dir/ratchet.conf"
+chmod 600 "$dir/ratchet.conf"
+ln -s "$dir/roots" "$dir/state/.alice.key.lock"
+"$fernvpn" reset-client alice -c "$dir/ratchet.conf" >/dev/null
+[ "$(stat -c %u "$dir/roots")" = 0 ] || die 'root has given its file away'
+rm "$dir/state/.alice.key.lock"
+"$fernvpn" reset-client alice -c "$dir/ratchet.conf" >/dev/null
+[ "$(stat -c %u "$dir/state/.alice.key.lock")" = $user ] || die 'the service cannot lock its key'
+ok 'not by a link in the place of the lock'

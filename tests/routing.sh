@@ -58,7 +58,7 @@ start ssh $c python3 "$tests/common/talk.py" listen 22
 start ssh-high $c python3 "$tests/common/talk.py" listen 40022
 for at in "$r 8000" "$s 8000" "$c 22" "$c 40022"; do await listening ${at% *} ${at#* }; done
 for to in 203.0.113.9 198.51.100.2 '[2001:db8:9::9]'; do await in_ns $c curl -s --max-time 1 "http://$to:8000/"; done
-keys client
+keys client second
 state $c >"$dir/before"
 web4=203.0.113.9 web6='[2001:db8:9::9]'
 
@@ -187,7 +187,22 @@ no_leak
 goes_on before6; ok 'connections from outside go on'
 talk after6 $r 2001:db8:c::2 22; stop after6; ok 'and begin'
 down
-for name in before4 before6; do stop $name; done
+
+expect 'a machine without IPv6 has a tunnel for IPv4; where only the tunnel has none, it says so, or has a kill switch'
+stop server
+server --nat no --push-routes 0.0.0.0/0,::/0
+run $c sysctl -qw net.ipv6.conf.default.disable_ipv6=1
+client
+seen_as '10.8.0.*' $web4
+seen_as 2001:db8:c::2 $web6
+grep -q 'IPv6 goes past the tunnel' "$dir/client.log" || die 'not a word'
+down
+client --kill-switch
+seen_as '10.8.0.*' $web4
+seen_as '' $web6
+down
+run $c sysctl -qw net.ipv6.conf.default.disable_ipv6=0
+as_before
 stop server
 
 expect 'the kill switch: nothing leaks while the server is away, nor after the client is killed'
@@ -200,6 +215,7 @@ stop server KILL
 logged client 'connection lost'
 seen_as '' $web4; seen_as '' $web6; seen_as '' $web4 --interface eth0
 no_leak
+goes_on before4; goes_on before6; ok 'connections from outside go on'
 server --nat no --push-routes 0.0.0.0/0,::/0
 await in_ns $c curl -s --max-time 1 http://$web4:8000/
 seen_as '10.8.0.*' $web4
@@ -209,7 +225,21 @@ seen_as '' $web4; seen_as '' $web6
 no_leak
 client --kill-switch; seen_as '10.8.0.*' $web4; no_leak
 stop client KILL
+run $c "$fernvpn" clean-up
+goes_on before4; goes_on before6
+for name in after4:192.0.2.2 after6:2001:db8:c::2; do talk ${name%%:*} $r ${name#*:} 22; stop ${name%%:*}; done
+ok 'connections from outside go on and begin, also after clean-up'
+stop server
+start client $c "$fernvpn" client -k "$dir/client.key" --connect 198.51.100.2:12345 --kill-switch
+logged client 'no connection'
+goes_on before4; goes_on before6; talk after4 $r 192.0.2.2 22; stop after4
+seen_as '' $web4
+no_leak
+ok 'and before the first connection to the server'
+stop client KILL
+server --nat no --push-routes 0.0.0.0/0,::/0
 run $c "$fernvpn" unlock
+for name in before4 before6; do stop $name; done
 await no_device $c
 seen_as 192.0.2.2 $web4; ok 'unlock'
 client --kill-switch
@@ -217,6 +247,23 @@ down
 as_before
 seen_as 192.0.2.2 $web4; ok 'an orderly stop ends it'
 ! in_ns $c "$fernvpn" unlock 2>/dev/null || die 'unlocked what was not locked'
+
+expect 'two clients: the end of one takes nothing from the other'
+for name in all eth0; do run $c sysctl -qw net.ipv4.conf.$name.rp_filter=1; done
+client --kill-switch
+fern second $c client -k "$dir/second.key" --connect 198.51.100.2:12345 --tun fern1 --routes 203.0.113.0/24 --kill-switch
+seen_as '10.8.0.*' $web4
+stop second
+count_anew
+seen_as '10.8.0.*' $web4
+seen_as '' $web4 --interface eth0
+no_leak
+stop client KILL
+seen_as '' $web4
+run $c "$fernvpn" unlock
+client; down
+for name in all eth0; do run $c sysctl -qw net.ipv4.conf.$name.rp_filter=0; done
+as_before
 
 stop server
 expect 'resolvers: by systemd-resolved, and a clear word where there is none'
@@ -271,6 +318,11 @@ else
         [ $got = "$want" ] || die "status $got for ${words[*]}, expected $want"
         ok "status $got: ${words[*]}"
     done
+    got=0
+    # shellcheck disable=SC2086
+    as_user $user -- sh -c 'exit 7' 2> >(exec true) >"$dir/run.log" || got=$?
+    [ $got = 7 ] || die "status $got when nobody reads stderr"
+    ok 'status 7 where nobody reads stderr, too'
     # shellcheck disable=SC2086
     as_user $user -- sh -c 'trap "echo had TERM; exit 5" TERM; echo ready; while :; do sleep 0.1; done' >"$dir/term.log" 2>&1 &
     pids[term]=$!

@@ -13,85 +13,31 @@
 # arrives in both directions. The server is killed in the first third of the time alone: what its memory is at the end
 # has grown all the rest of it.
 #
-#   FERNVPN=target/release/fernvpn    the program            SEED=1    the same faults again
-set -euo pipefail
-shopt -s inherit_errexit
-export LC_ALL=C
+#   SEED=1    the same faults again
+. "$(dirname "$0")/common/network.sh"
+needs ip nft python3 gcc ping
 
 minutes=${1:-120}
 RANDOM=${SEED:=$$}
-fernvpn=$(realpath -m "${FERNVPN:-target/release/fernvpn}")
-here=$(cd "$(dirname "$0")" && pwd)
-[ "$(id -u)" = 0 ] || { echo 'soak.sh needs root' >&2; exit 1; }
-[ -x "$fernvpn" ] || { echo "there is no $fernvpn: make build" >&2; exit 1; }
-
-id=soak$$
 a=$id-a b=$id-b s=$id-s r=$id-r
-dir=$(mktemp -d)
-declare -A pids=()
-clean_up() {
-    status=$?
-    trap '' INT TERM HUP
-    set +e
-    exec 2>/dev/null
-    [ $status = 0 ] || for log in "$dir"/*.log; do [ -s "$log" ] && printf -- '--- %s\n' "${log##*/}" && tail -n 40 "$log"; done
-    for ns in $a $b $s $r; do
-        ip netns pids $ns | xargs -r kill -KILL
-        ip netns del $ns
-    done
-    wait
-    rm -rf "$dir"
-    if [ $status = 0 ]; then echo 'soak: 1 passed, 0 failed'; else echo "soak: 0 passed, 1 failed (status $status)"; fi
-    exit $status
-}
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-
-die() { echo "!! $*"; exit 1; }
-in_ns() { local ns=$1; shift; ip netns exec "$ns" "$@"; }
-now() { date +%s%N; }
-until_ok() {
-    local deadline=$(($(now) + $1 * 1000000000)); shift
-    until "$@" >/dev/null 2>&1; do
-        [ "$(now)" -lt $deadline ] || die "not within the time: $*"
-        sleep 0.02
-    done
-}
-start() {
-    local name=$1 ns=$2; shift 2
-    ip netns exec "$ns" "$@" >>"$dir/$name.log" 2>&1 &
-    pids[$name]=$!
-}
-lines() { cat "$dir/$1.log" 2>/dev/null | grep -c -- "$2" || true; }
-more() { [ "$(lines "$1" "$2")" -gt "$3" ]; }
-fault() { sleep "$1"; } # a fault that lasts is itself a length of time
+keep() { local name=$1 ns=$2; shift 2; ip netns exec "$ns" "$@" >>"$dir/$name.log" 2>&1 & pids[$name]=$!; } # as start, quietly
 
 # ---- the topology
 
-for ns in $a $b $s $r; do ip netns add $ns; ip -n $ns link set dev lo up; done
-link() {
-    ip link add name eth0 netns "$1" type veth peer name "$2" netns $r
-    ip -n $r address add "$3.1/24" dev "$2"
-    ip -n $r link set dev "$2" up
-    ip -n "$1" link set dev eth0 up
-    address "$1" "$3.2"
-}
-address() { # NAMESPACE ADDRESS: its only one
+namespaces $a $b $s $r
+at() { # NAMESPACE ADDRESS: its only one
     ip -n "$1" address flush dev eth0
     ip -n "$1" address add "$2/24" dev eth0
     ip -n "$1" route replace default via "${2%.*}.1"
 }
 declare -A network=([a]=192.0.2 [b]=198.51.100) space=([a]=$a [b]=$b) name=([a]=alice [b]=bob)
-link $a a ${network[a]}
-link $b b ${network[b]}
-link $s s 203.0.113
-in_ns $r sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'
-gcc -shared -fPIC -o "$dir/clock.so" "$here/clock.c"
+for side in a b; do uplink ${space[$side]} $r $side ${network[$side]}; done
+uplink $s $r s 203.0.113
+forwards $r
+gcc -shared -fPIC -o "$dir/clock.so" "$tests/clock.c"
 
-umask 077
-"$fernvpn" genkey | tee "$dir/alice.key" >"$dir/alice.state"
-"$fernvpn" genkey >"$dir/bob.key"
+keys alice bob
+install -m 600 "$dir/alice.key" "$dir/alice.state"
 cat >"$dir/server.conf" <<CONF
 [server]
 listen = 0.0.0.0:12345
@@ -109,15 +55,16 @@ configuration() { printf '[client]\nserver = 203.0.113.2:12345\nname = %s\nkey-f
 { configuration $a "$dir/alice.key"; echo 'ratchet = yes'; } >"$dir/alice.conf"
 configuration $b "$dir/bob.key" >"$dir/bob.conf"
 
-run() { # NAME NAMESPACE ARGUMENTS...: the program, by a clock that can be set
-    local who=$1 ns=$2; shift 2
-    start "$who" "$ns" env LD_PRELOAD="$dir/clock.so" CLOCK_OFFSET="$dir/clock-$who" "$fernvpn" "$@"
+by_clock() { # NAME NAMESPACE ARGUMENTS...: the program, by a clock that can be set
+    local name=$1 ns=$2; shift 2
+    keep "$name" "$ns" env LD_PRELOAD="$dir/clock.so" CLOCK_OFFSET="$dir/clock-$name" "$fernvpn" "$@"
 }
 server() {
-    local listening; listening=$(lines server '^listening on')
-    run server $s server -c "$dir/server.conf"
-    until_ok 20 more server '^listening on' "$listening"
+    local listening; listening=$(times server '^listening on')
+    by_clock server $s server -c "$dir/server.conf"
+    await more server '^listening on' "$listening"
 }
+touch "$dir"/{server,alice,bob,serve,use-alice,use-bob}.log
 
 # ---- faults
 
@@ -125,12 +72,12 @@ choose() { local choice=$(($# * RANDOM / 32768 + 1)); echo "${!choice}"; }
 rule() { in_ns $r nft "add table ip fault; add chain ip fault c { type filter hook forward priority 0; $1; }"; }
 unblock() { in_ns $r nft delete table ip fault; }
 cut() {
-    local lost; lost=$(lines "${name[$1]}" 'connection lost')
+    local lost; lost=$(times "${name[$1]}" 'connection lost')
     rule "ip saddr ${network[$1]}.0/24 tcp dport 12345 tcp flags != syn reject with tcp reset"
-    until_ok 30 more "${name[$1]}" 'connection lost' "$lost"
+    await more "${name[$1]}" 'connection lost' "$lost"
     unblock
 }
-suspend() { kill -STOP "${pids[$1]}"; fault $((RANDOM % 12)); kill -CONT "${pids[$1]}"; }
+suspend() { kill -STOP "${pids[$1]}"; sleep $((RANDOM % 12)); kill -CONT "${pids[$1]}"; }
 killed() {
     kill -KILL "${pids[server]}"
     wait "${pids[server]}" 2>/dev/null || true
@@ -138,19 +85,19 @@ killed() {
 }
 moved() {
     local old; old=$(in_ns ${space[$1]} ip -o -4 address show dev eth0 | grep -o "${network[$1]}\.[23]" | head -1)
-    address ${space[$1]} "${network[$1]}.$((5 - ${old##*.}))"
+    at ${space[$1]} "${network[$1]}.$((5 - ${old##*.}))"
 }
 # The last of them is left out after a third of the time.
 faults=(link-down blocked client-suspended server-suspended cut loss address clock reload killed)
 strike() { # FAULT: and when this returns, it is over
     local side; side=$(choose a b)
     case $1 in
-        link-down) in_ns $r ip link set dev $side down; fault $((RANDOM % 10)); in_ns $r ip link set dev $side up ;;
-        blocked) rule 'policy drop'; fault $((RANDOM % 10)); unblock ;;
+        link-down) in_ns $r ip link set dev $side down; sleep $((RANDOM % 10)); in_ns $r ip link set dev $side up ;;
+        blocked) rule 'policy drop'; sleep $((RANDOM % 10)); unblock ;;
         client-suspended) suspend ${name[$side]} ;;
         server-suspended) suspend server ;;
         cut) cut $side ;;
-        loss) rule 'numgen random mod 50 0 drop'; fault 5; unblock ;;
+        loss) rule 'numgen random mod 50 0 drop'; sleep 5; unblock ;;
         address) moved $side ;;
         clock) echo $((RANDOM * 8 - 131072)) >"$dir/clock-$(choose alice bob server)" ;;
         reload) in_ns $s "$fernvpn" reload $s >/dev/null ;;
@@ -161,12 +108,12 @@ strike() { # FAULT: and when this returns, it is over
 recovered() {
     local begun who; begun=$(now)
     declare -A said
-    for who in alice bob; do said[$who]=$(lines use-$who '^alive'); done
-    for who in alice bob; do until_ok 30 more use-$who '^alive' "${said[$who]}"; done
-    took=$((($(now) - begun) / 1000000))
-    for who in alice bob; do said[$who]=$(lines use-$who '^moved'); done
-    for who in alice bob; do until_ok 120 more use-$who '^moved' $((said[$who] + 1)); done
-    for who in alice bob serve; do kill -0 "${pids[use-$who]}" || die "$who: the traffic was disturbed"; done
+    for who in alice bob; do said[$who]=$(times use-$who '^alive'); done
+    for who in alice bob; do within 30 more use-$who '^alive' "${said[$who]}"; done
+    took=$(($(now) - begun))
+    for who in alice bob; do said[$who]=$(times use-$who '^moved'); done
+    for who in alice bob; do within 120 more use-$who '^moved' $((said[$who] + 1)); done
+    for who in use-alice use-bob serve; do kill -0 "${pids[$who]}" || die "$who: the traffic was disturbed"; done
 }
 
 # ---- the soak
@@ -178,17 +125,17 @@ sizes() { # resident KiB and descriptors of the three programs
     done
 }
 server
-run alice $a client -c "$dir/alice.conf" --suite aes-256-gcm
-run bob $b client -c "$dir/bob.conf" --suite fernet
-for who in alice bob; do until_ok 20 more $who '^connected: ' 0; done
-start use-serve $s python3 "$here/traffic.py" serve 10.8.0.1
-until_ok 20 more use-serve ready 0
+by_clock alice $a client -c "$dir/alice.conf" --suite aes-256-gcm
+by_clock bob $b client -c "$dir/bob.conf" --suite fernet
+for who in alice bob; do ready $who; done
+keep serve $s python3 "$tests/traffic.py" serve 10.8.0.1
+logged serve ready
 for side in a b; do
-    start use-${name[$side]} ${space[$side]} python3 "$here/traffic.py" use 10.8.0.1
-    start ping-${name[$side]} ${space[$side]} ping -q -i 0.5 -s 1000 -p a5 10.8.0.1
+    keep use-${name[$side]} ${space[$side]} python3 "$tests/traffic.py" use 10.8.0.1
+    keep ping-${name[$side]} ${space[$side]} ping -q -i 0.5 -s 1000 -p a5 10.8.0.1
 done
 
-begun=$(now) end=$(($(now) + minutes * 60000000000)) rounds=0 longest=0 first=''
+begun=$(now) end=$(($(now) + minutes * 60000)) rounds=0 longest=0 first=''
 declare -A count=()
 while [ "$(now)" -lt $end ]; do
     fault=$(choose "${faults[@]}")
@@ -210,7 +157,7 @@ echo "$rounds faults (seed $SEED), the open connections went on; the longest rec
 for fault in "${!count[@]}"; do echo "  ${count[$fault]} $fault"; done | sort -k 2
 for who in alice bob; do
     kill -INT "${pids[ping-$who]}"; wait "${pids[ping-$who]}" || true
-    echo "$who: $(lines use-$who '^moved') files, $(grep '^datagrams' "$dir/use-$who.log" | tail -1), pings: $(grep 'packets transmitted' "$dir/ping-$who.log")"
+    echo "$who: $(times use-$who '^moved') files, $(grep '^datagrams' "$dir/use-$who.log" | tail -1), pings: $(grep 'packets transmitted' "$dir/ping-$who.log")"
     ! grep -e 'wrong data' -e DUP "$dir/ping-$who.log" || die 'a ping has changed, or came twice'
     ! grep WRONG "$dir/use-$who.log" || die 'the traffic has changed'
 done
@@ -221,3 +168,4 @@ paste <(tr ' ' '\n' <<<"$first") <(tr ' ' '\n' <<<"$last") | awk '
     NR % 3 == 2 && $2 > $1 * 5 / 4 + 2048 { print "!! the memory of " who " grows"; bad = 1 }
     NR % 3 == 0 && $2 > $1 + 2 { print "!! the descriptors of " who " grow"; bad = 1 }
     END { exit bad }'
+ok

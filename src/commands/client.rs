@@ -41,7 +41,7 @@ pub(super) fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
         None if !has_command => ended.map(|()| ExitCode::SUCCESS).map_err(Failure::Reason),
         None => {
             let reason = ended.err().unwrap_or_else(|| "stopped before the tunnel was up".into());
-            eprintln!("fernvpn: {reason}");
+            log::say(format_args!("fernvpn: {reason}"));
             Ok(ExitCode::from(125))
         }
         Some(command) => {
@@ -54,10 +54,7 @@ pub(super) fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 pub(super) fn unlock(_: &Arguments) -> Result<ExitCode, Failure> {
-    match network::unlock() {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(Failure::Reason(format!("there is no kill switch to end, or it takes root: {error}"))),
-    }
+    network::unlock(None).map(|()| ExitCode::SUCCESS).map_err(|error| Failure::Reason(error.to_string()))
 }
 
 /// How the tunnel ended, and the thread that knows how the command ends, if one was started.
@@ -66,8 +63,12 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         Ok(client) => client,
         Err(error) => return (Err(format!("cannot start: {error}")), None),
     };
-    let has_lock = settings.kill_switch && matches!(settings.device, Device::Tun(_));
-    if let (Device::Tun(device), true) = (&settings.device, has_lock) {
+    let lock = match &settings.device {
+        Device::Tun(device) if settings.kill_switch => Some(device.clone()),
+        _ => None,
+    };
+    let has_lock = lock.is_some();
+    if let Some(device) = &lock {
         // The server's name first: afterwards only the tunnel would lead to a resolver.
         let locked = client.find_server().and_then(|()| network::lock(device).map_err(|error| error.to_string()));
         if let Err(reason) = locked {
@@ -79,7 +80,9 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
     let (stopped, running, opened) = (Arc::clone(&client), Arc::clone(&host.running), Arc::clone(&host.opened));
     let clean_up = move || {
         drop(locked(&opened).take());
-        if has_lock && let Err(error) = network::unlock() {
+        if lock.is_some()
+            && let Err(error) = network::unlock(lock.as_deref())
+        {
             log::warning("os", "the kill switch is still on", &[("reason", &error)]);
         }
     };

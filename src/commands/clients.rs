@@ -8,7 +8,7 @@ use crate::config::options::{self, CLIENT, PEER};
 use crate::config::settings::{ClientSettings, Peer, ServerSettings};
 use crate::config::state_file::{Kept, StateFile, Store};
 use crate::fernet::Key;
-use crate::os::{entropy, files};
+use crate::os::{entropy, files, log};
 use crate::tunnel::clients::Clients;
 use crate::tunnel::config_record::listed;
 use std::fs;
@@ -47,11 +47,11 @@ impl Change {
     /// Puts the new text in place. If it is not written, nothing has changed.
     fn write(&self, text: &str, done: &str) -> Result<(), String> {
         files::rewrite(&self.file, text.as_bytes()).map_err(|error| error.to_string())?;
-        eprintln!(
+        log::say(format_args!(
             "{done} {}; a running server takes it up by: fernvpn reload {}",
             self.file.display(),
             self.instance()
-        );
+        ));
         Ok(())
     }
 
@@ -176,7 +176,7 @@ pub(super) fn remove(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let text = edit::without_peer(&change.text, &change.name).ok_or_else(|| change.no_peer())?;
     change.write(&text, &format!("removed {} from", change.name))?;
     if let Some(state) = change.peer()?.ratchet.as_ref() {
-        eprintln!("its ratcheted key is of no use any more; after the reload: rm {}", state.display());
+        log::say(format_args!("its ratcheted key is of no use any more; after the reload: rm {}", state.display()));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -187,7 +187,7 @@ pub(super) fn reset(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let (peer, key) = (change.peer()?, Key::from_bytes(&entropy::array()));
     let path =
         peer.ratchet.as_ref().ok_or_else(|| format!("{} has a static key, which has no step to lose", peer.name))?;
-    let (mut state, _) = StateFile::open(path)?;
+    let (mut state, _) = StateFile::open(path).map_err(|reason| format!("{reason} (stop the server first)"))?;
     state.save(&Kept { key: key.clone(), step: 0, secret: None })?;
     super::print(&[format!("{}   # {}\n", key.to_text(), peer.name).as_bytes()])
 }

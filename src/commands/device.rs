@@ -8,7 +8,7 @@ use crate::config::settings::Device;
 use crate::os::namespace::{Namespace, THIS};
 use crate::os::network::{Network, Place};
 use crate::os::tun::Tun;
-use crate::os::{log, nat, process};
+use crate::os::{control, log, nat, process};
 use std::io;
 use std::process::ExitCode;
 
@@ -22,6 +22,7 @@ pub(super) fn clean_up(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let device = arguments.text("--tun")?.map_or(configured, |name| Device::Tun(name.into()));
     open(&device)?; // which clears, and closes it again
+    control::clear();
     Ok(ExitCode::SUCCESS)
 }
 
@@ -87,13 +88,17 @@ pub fn raise_limits(connections: usize) {
         Ok(_) => {}
         Err(error) => log::warning("os", "cannot raise the limit of open files", &[("reason", &error)]),
     }
-    // Each client its thread and at worst a companion, and the strangers theirs.
-    let threads = 2 * connections as u64 + 1024;
-    if let Some(most) = process::most_threads().filter(|most| *most < threads) {
-        log::warning(
-            "os",
-            "so many clients need more memory mappings (sysctl vm.max_map_count); without them the server may abort",
-            &[("threads", &most), ("wanted", &threads)],
-        );
+    // Each client its thread, and the strangers theirs; at worst, each client a companion as well.
+    let (usual, worst) = (connections as u64 + 1024 + 64, 2 * connections as u64 + 1024);
+    for limit in process::thread_limits() {
+        let wanted = if limit.deadly { worst } else { usual };
+        if limit.most < wanted {
+            let text = if limit.deadly { "without them the server may abort" } else { "later ones will be refused" };
+            log::warning(
+                "os",
+                &format!("so many clients (max-clients) need more threads: {text}"),
+                &[("limit", &limit.name), ("allowed", &limit.most), ("wanted", &wanted)],
+            );
+        }
     }
 }

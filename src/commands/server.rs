@@ -7,7 +7,7 @@ use crate::config::key_file::NamedKey;
 use crate::config::options::SERVER;
 use crate::config::settings::{self, Device, Peer, ServerSettings};
 use crate::os;
-use crate::os::control::Control;
+use crate::os::control::{self, Control};
 use crate::os::nat::Nat;
 use crate::os::network::Network;
 use crate::os::signal::Signal;
@@ -30,6 +30,7 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let listeners = listen(&settings)?;
     // A private network is changed from outside, which needs more.
     if !matches!(settings.device, Device::Private { .. }) {
+        control::share_folder();
         process::keep_network_rights_only()?;
     }
     let (network, tun) = device::open(&settings.device)?.unzip();
@@ -205,7 +206,7 @@ fn listen(settings: &ServerSettings) -> Result<Vec<TcpListener>, String> {
                 io::ErrorKind::AddrInUse => {
                     " (another program listens there, or an earlier address of this server, as [::] does on 0.0.0.0)"
                 }
-                io::ErrorKind::PermissionDenied => " (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
+                io::ErrorKind::PermissionDenied => " (a port below 1024 takes root; a service, the file low-port.conf in /usr/share/doc/fernvpn/examples)",
                 io::ErrorKind::AddrNotAvailable => " (this machine does not have that address)",
                 _ => "",
             };

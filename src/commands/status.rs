@@ -2,7 +2,7 @@
 
 use super::Failure;
 use crate::config::arguments::{Arguments, UsageError};
-use crate::os::control;
+use crate::os::{control, log};
 use crate::tunnel::SOFTWARE;
 use crate::tunnel::status::merged;
 use std::io::ErrorKind;
@@ -22,7 +22,7 @@ pub(super) fn status(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 match control::ask(&name, &question) {
                     Ok(report) => reports.push(report),
                     Err(error) if error.kind() == ErrorKind::NotFound => {} // what a crash has left
-                    Err(error) => eprintln!("fernvpn: {error}"),
+                    Err(error) => log::say(format_args!("fernvpn: {error}")),
                 }
             }
             match format {

@@ -4,7 +4,7 @@
 //! configuration; addresses have to lie in the tunnel's networks, and these apart from each other. Each conflict says
 //! where it is, so that a file's reader can name the line.
 
-use super::settings::{Device, Nat, ServerSettings};
+use super::settings::{Device, Nat, Peer, ServerSettings};
 use super::state_file::Kept;
 use crate::packet::subnet::Subnet;
 use crate::protocol::key_schedule::Root;
@@ -119,6 +119,15 @@ impl Found<'_> {
         } else if let Some(first) = self.settings.addresses[..item].iter().position(overlaps) {
             let reason = format!("address {own} lies in the same network as another one");
             self.conflicts.push(Conflict { at, first: Some((None, "address", first)), reason });
+        }
+        // Each client has an address in each network, and the server one.
+        let of = |peer: &Peer| peer.addresses.iter().filter(|address| own.contains(**address)).count().max(1);
+        let clients: usize = self.settings.peers.iter().map(of).sum();
+        if own.is_tunnels() && own.hosts() > 0 && clients as u64 >= own.hosts() {
+            let room = own.hosts() - 1;
+            let reason =
+                format!("address {own} leaves room for {room} clients, and there are {clients}: take a larger network");
+            self.wrong(at, reason);
         }
         self.seen.entry(("address", own.address.to_string())).or_insert(at);
     }

@@ -18,6 +18,7 @@ use super::settings::{ClientSettings, Nat, Peer, ServerSettings};
 use super::state_file::Kept;
 use crate::fernet::Key;
 use crate::os::network;
+use hmac::digest::zeroize::Zeroize;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -44,7 +45,8 @@ impl fmt::Display for Mistakes {
         for (i, Mistake { line, reason }) in self.list.iter().enumerate() {
             let end = if i + 1 == self.list.len() { "" } else { "\n" };
             match line {
-                Some(line) => write!(f, "{}:{line}: {reason}{end}", self.file)?,
+                // What is shown again of a line of a megabyte ends somewhere.
+                Some(line) => write!(f, "{}:{line}: {reason:.400}{end}", self.file)?,
                 None => write!(f, "{}: {reason}{end}", self.file)?,
             }
         }
@@ -79,7 +81,9 @@ pub type Read = (Configuration, Vec<String>);
 /// [`Mistakes`], all of them.
 pub fn read(path: &Path) -> Result<Read, Mistakes> {
     let (text, warning) = read_text(path)?;
-    let (configuration, warnings) = parse(&text, path)?;
+    let parsed = parse(&text, path);
+    text.into_bytes().as_mut_slice().zeroize();
+    let (configuration, warnings) = parsed?;
     Ok((configuration, warning.into_iter().chain(warnings).collect()))
 }
 
@@ -103,8 +107,7 @@ pub fn read_text(path: &Path) -> Result<(String, Option<String>), Mistakes> {
 /// # Errors
 /// [`Mistakes`], all of them.
 pub fn parse(text: &str, path: &Path) -> Result<Read, Mistakes> {
-    let mut reading =
-        Reading { mistakes: Vec::new(), warnings: Vec::new(), folder: path.parent().unwrap_or(Path::new(".")) };
+    let mut reading = Reading { mistakes: Vec::new(), warnings: Vec::new(), path };
     let sections = reading.sections(text);
     let configuration = reading.configuration(&sections);
     reading.mistakes.sort_by_key(|mistake| mistake.line.unwrap_or(usize::MAX));
@@ -116,7 +119,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Read, Mistakes> {
 
 /// The sections of a text, right or not.
 pub(super) fn sections(text: &str) -> Vec<Section> {
-    Reading { mistakes: Vec::new(), warnings: Vec::new(), folder: Path::new("") }.sections(text)
+    Reading { mistakes: Vec::new(), warnings: Vec::new(), path: Path::new("") }.sections(text)
 }
 
 pub(super) struct Section {
@@ -131,6 +134,13 @@ pub(super) struct Setting {
     pub(super) name: String,
     pub(super) line: usize,
     pub(super) value: String,
+}
+
+impl Drop for Setting {
+    /// It may be a key.
+    fn drop(&mut self) {
+        std::mem::take(&mut self.value).into_bytes().as_mut_slice().zeroize();
+    }
 }
 
 /// Where the items of a section's options stand.
@@ -151,10 +161,14 @@ impl Lines<'_> {
 struct Reading<'a> {
     mistakes: Vec<Mistake>,
     warnings: Vec<String>,
-    folder: &'a Path,
+    path: &'a Path,
 }
 
-impl Reading<'_> {
+impl<'a> Reading<'a> {
+    fn folder(&self) -> &'a Path {
+        self.path.parent().unwrap_or(Path::new("."))
+    }
+
     fn wrong(&mut self, line: usize, reason: impl Into<String>) {
         self.mistakes.push(Mistake { line: Some(line), reason: reason.into() });
     }
@@ -174,9 +188,9 @@ impl Reading<'_> {
             }
             let (name, value) = line.split_once('=').map_or(("", ""), |(name, value)| (name.trim(), value.trim()));
             // A name is shown again. A key whose own '=' is the only one in its line is no name.
-            let is_name = name.chars().all(|c| c.is_ascii_alphabetic() || c == '-');
+            let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
             if name.is_empty() || name.len() > LONGEST_NAME || !is_name {
-                self.wrong(number, "this is neither [section] nor name = value");
+                self.wrong(number, "this is neither [section] nor name = value nor # a comment");
                 continue;
             }
             let Some(section) = sections.last_mut() else {
@@ -237,7 +251,7 @@ impl Reading<'_> {
         if section.options.iter().any(|option| option.name == "address" && is_wrong(option)) {
             settings.addresses.clear(); // one mistake is enough: no peer's address is outside of what is not known
         }
-        settings.keylog = settings.keylog.map(|file| self.folder.join(file));
+        settings.keylog = settings.keylog.map(|file| self.folder().join(file));
         let mut lines = Vec::new();
         for section in peers {
             let (peer, of_peer) = self.peer(section);
@@ -252,7 +266,8 @@ impl Reading<'_> {
         if let Nat::By(device) = &settings.nat
             && !network::has_device(device)
         {
-            self.warnings.push(format!("nat = {device}: this machine has no such device now"));
+            let line = own.of("nat", 0);
+            self.warnings.push(format!("{}:{line}: nat: this machine has no device {device} now", self.path.display()));
         }
         settings
     }
@@ -271,7 +286,7 @@ impl Reading<'_> {
         if let (Some(first), Some(second)) = (given.next(), given.next()) {
             self.wrong(second.line, format!("a client has one key, and line {} names one already", first.line));
         }
-        settings.keylog = settings.keylog.map(|file| self.folder.join(file));
+        settings.keylog = settings.keylog.map(|file| self.folder().join(file));
         settings.key = keys.into_iter().next().unwrap_or(settings.key);
         ClientSettings { ratchet, ..settings }
     }
@@ -284,7 +299,7 @@ impl Reading<'_> {
         settings: &mut S,
         due: &str,
     ) -> (Lines<'s>, Vec<Key>, Option<PathBuf>) {
-        let mut keys = KeyOptions::new(section, self.folder);
+        let mut keys = KeyOptions::new(section, self.folder());
         let lines = self.set(section, |name, value| match keys.set(name, value) {
             Some(done) => done,
             None => options::set(options, settings, name, value),
@@ -305,7 +320,8 @@ impl Reading<'_> {
         let mut lists: HashMap<&str, String> = HashMap::new();
         for Setting { name, line, value } in &section.options {
             let joined = lists.get(name.as_str()).map_or(value.clone(), |before| format!("{before},{value}"));
-            match known(name, &section.name).and_then(|()| set(name, &joined)) {
+            let set = |()| set(name, &joined).map_err(|reason| format!("{name}: {reason}"));
+            match known(name, &section.name).and_then(set) {
                 Ok(()) => {
                     lines.items.extend(value.split(',').map(|_| (name.as_str(), *line)));
                     lists.insert(name, joined);
@@ -341,11 +357,7 @@ impl KeyOptions<'_> {
             "key" if self.ratcheted => {
                 Err("a ratcheted key moves: it stands in a key-file of its own, never here".into())
             }
-            "key" => {
-                let parse =
-                    |text: &str| Key::parse(text.trim()).map_err(|e| format!("{e} (fernvpn genkey prints one)"));
-                value.split(',').map(parse).collect::<Result<_, _>>().map(|keys| self.inline = keys)
-            }
+            "key" => value.split(',').map(key_file::parse_key).collect::<Result<_, _>>().map(|keys| self.inline = keys),
             "key-file" if self.ratcheted => Kept::read(&path).map(|_| self.state = Some(path)),
             "key-file" => match key_file::read(&path) {
                 Ok((keys, warning)) => {
@@ -367,7 +379,7 @@ fn known(name: &str, section: &str) -> Result<(), String> {
     }
     let hint = match elsewhere.iter().find(|other| options::names(other).contains(&name)) {
         Some(other) => format!("; it belongs into [{other}]"),
-        None => did_you_mean(name, here.iter().copied()),
+        None => did_you_mean(&name.to_ascii_lowercase(), here.iter().copied()),
     };
     let hint = if hint.is_empty() { format!("; there are {}", here.join(", ")) } else { hint };
     Err(format!("unknown option '{name}' in [{section}]{hint}"))

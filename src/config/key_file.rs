@@ -11,7 +11,7 @@
 
 use super::arguments::{is_key, key_on_the_command_line};
 use crate::fernet::Key;
-use crate::os::files;
+use crate::os::{files, reason};
 use hmac::digest::zeroize::Zeroize;
 use std::fs::File;
 use std::io::{self, Read};
@@ -54,13 +54,15 @@ pub fn read(file: &Path) -> Result<(Vec<NamedKey>, Option<String>), String> {
 /// # Errors
 /// The reason, for people.
 pub fn read_secret(file: &Path) -> Result<(Vec<u8>, Option<String>), String> {
-    let explain = |error: io::Error| match error.kind() {
+    let explain = |error: io::Error| {
+        match error.kind() {
         _ if is_key(file.as_os_str()) => key_on_the_command_line().to_string(),
         io::ErrorKind::PermissionDenied => {
-            "permission denied (the user who runs fernvpn must be able to read it)".into()
+            "permission denied (the user who runs fernvpn must be able to read it; a running server of root's reads only root's files)".into()
         }
         io::ErrorKind::NotFound => "there is no such file".into(),
-        _ => error.to_string(),
+        _ => reason(&error),
+    }
     };
     let open = File::open(file).map_err(explain)?;
     let warning = too_open(file, &open);
@@ -91,13 +93,17 @@ pub fn parse(text: &[u8]) -> Result<Vec<NamedKey>, (usize, String)> {
         if key.is_empty() {
             continue;
         }
-        let key = Key::parse(key).map_err(|error| {
-            (number, format!("{error}; right is one line as fernvpn genkey prints it: 44 characters of A-Z a-z 0-9 - _ =, then perhaps # and a name"))
-        })?;
+        let key = parse_key(key).map_err(|reason| (number, reason))?;
         let name = if comment.is_empty() { None } else { Some(comment.to_string()) };
         keys.push(NamedKey { key, name, line: number });
     }
     Ok(keys)
+}
+
+/// One key, with blanks around it.
+pub(super) fn parse_key(text: &str) -> Result<Key, String> {
+    let right = "right is what fernvpn genkey prints, 44 characters of A-Z a-z 0-9 - _ =, then perhaps # and a name";
+    Key::parse(text.trim()).map_err(|error| format!("{error}; {right}"))
 }
 
 /// A warning if the group or others can read the file. Pipes and devices have modes that mean something else.

@@ -107,7 +107,9 @@ fn network(item: &str) -> Result<Subnet, String> {
 }
 
 fn address(item: &str) -> Result<IpAddr, String> {
-    item.parse().map_err(|_| format!("'{item}' is no address such as 10.8.0.2 or fd0f:e12e::2"))
+    let address: Option<IpAddr> = item.parse().ok();
+    let address = address.filter(|address| !address.is_unspecified() && !address.is_multicast());
+    address.ok_or_else(|| format!("'{item}' is no address such as 10.8.0.2 or fd0f:e12e::2"))
 }
 
 fn nat(value: &str) -> Result<Nat, String> {
@@ -176,7 +178,7 @@ fn listen_addresses(value: &str) -> Result<Vec<SocketAddr>, String> {
 
 /// Only its form: the host is looked up at every connection.
 fn host_and_port(value: &str) -> Result<String, String> {
-    let is_name = |host: &str| !host.is_empty() && !host.contains([':', '/', '[', ']', ' ', '\t']);
+    let is_name = |host: &str| (1..=253).contains(&host.len()) && !host.contains([':', '/', '[', ']', ' ', '\t']);
     match value.rsplit_once(':') {
         Some((host, port)) if is_name(host) && number::<u16>(port, 1, 65_535).is_ok() => Ok(value.into()),
         _ if value.parse::<SocketAddr>().is_ok_and(|address| address.port() > 0) => Ok(value.into()),

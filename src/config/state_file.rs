@@ -106,9 +106,10 @@ impl StateFile {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let lock_path = path.with_file_name(format!(".{name}.lock"));
         let cannot = |reason: &dyn std::fmt::Display| format!("cannot lock {}: {reason}", lock_path.display());
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
-        let lock = lock.map_err(|error| cannot(&error))?;
-        files::give(&lock, &path); // a command of root's must not keep the service of another user out
+        // A command of root's must not keep the service of another user out, so the owner is the state's; but only
+        // of a new file: what stands there already may be a link of that user's to a file of root's.
+        let lock = File::create_new(&lock_path).inspect(|new| files::give(new, &path));
+        let lock = lock.or_else(|_| OpenOptions::new().write(true).open(&lock_path)).map_err(|error| cannot(&error))?;
         match lock.try_lock() {
             Err(TryLockError::WouldBlock) => {
                 Err(format!("another program uses {}: a ratcheted key belongs to one at a time", path.display()))

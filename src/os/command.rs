@@ -42,6 +42,12 @@ pub fn attempt(argv: &[&str]) -> bool {
     did
 }
 
+/// What `argv` says, if it succeeds. To look at something, which is not shown.
+pub fn said(argv: &[&str]) -> Option<String> {
+    let output = output(&mut prepare(argv).ok()?).ok().filter(|output| output.status.success())?;
+    String::from_utf8(output.stdout).ok()
+}
+
 /// A command that finds what lies in `sbin` (not in the search path of an ordinary Debian user) and speaks English.
 pub(super) fn prepare(argv: &[&str]) -> io::Result<Command> {
     let (program, arguments) = argv.split_first().ok_or(ErrorKind::InvalidInput)?;
@@ -58,16 +64,18 @@ pub(super) fn prepare(argv: &[&str]) -> io::Result<Command> {
 pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()> {
     let shown = line(command);
     log::command(&format!("{place}{shown}"));
+    // A long one, which is nft with its rules, is not said twice.
+    let named = if shown.len() > 200 { format!("{} ...", command.get_program().display()) } else { shown.clone() };
     let output = output(command).map_err(|error| {
         let program = command.get_program();
         let package =
             PACKAGES.iter().find(|(name, _)| *name == program).filter(|_| error.kind() == ErrorKind::NotFound);
         let text = match package {
             Some((name, package)) => {
-                format!("{shown} failed: there is no program {name}: apt install {package}")
+                format!("{named} failed: there is no program {name}: apt install {package}")
             }
-            None if error.kind() == ErrorKind::TimedOut => format!("{shown} failed: {error}"),
-            None => format!("{shown} failed: cannot start it: {}", super::reason(&error)),
+            None if error.kind() == ErrorKind::TimedOut => format!("{named} failed: {error}"),
+            None => format!("{named} failed: cannot start it: {}", super::reason(&error)),
         };
         io::Error::new(error.kind(), text)
     })?;
@@ -82,12 +90,13 @@ pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()>
         .filter(|line| !line.is_empty() && (line.len() < 100 || !shown.contains(line)))
         .collect();
     let why = if said.is_empty() { output.status.to_string() } else { said.join("; ") };
-    Err(io::Error::other(format!("{shown} failed: {why}")))
+    Err(io::Error::other(format!("{named} failed: {why}")))
 }
 
-/// Runs a command to its end, but not for ever: one that hangs must not hold the tunnel up.
+/// Runs a command to its end, but not for ever: one that hangs, or says more than a pipe holds (64 KiB), must not hold the
+/// tunnel up.
 fn output(command: &mut Command) -> io::Result<Output> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let begun = Instant::now();
     while child.try_wait()?.is_none() {
         if begun.elapsed() > PATIENCE {

@@ -9,22 +9,22 @@
 //!  answer   ok\n text …      or, if it was refused, no\n and the reason
 //! ```
 //!
-//! What a crash leaves behind is replaced by the next instance of that name. Each asker has a thread of its own, so that
+//! What a crash leaves behind is replaced by the next instance of that name, or removed by `fernvpn clean-up`. Each asker has a thread of its own, so that
 //! one who does not read holds up nobody.
 
 use std::io;
 
 #[cfg(unix)]
-pub use system::{Control, ask, names};
+pub use system::{Control, ask, clear, names, share_folder};
 
 #[cfg(unix)]
 mod system {
     use super::io;
-    use crate::os::{files, reason};
+    use crate::os::{files, process, reason};
     use std::fs::{self, Permissions};
     use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
     use std::net::Shutdown;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
@@ -93,6 +93,16 @@ mod system {
         }
     }
 
+    /// For root, who is about to give up the right to write everywhere: where a service has made the folder, root's group
+    /// may write there too.
+    pub fn share_folder() {
+        let folder = Path::new("/run/fernvpn");
+        if process::is_root() && fs::metadata(folder).is_ok_and(|data| data.uid() != 0) {
+            let _ =
+                chown(folder, None, Some(0)).and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o775)));
+        }
+    }
+
     fn folders() -> impl Iterator<Item = PathBuf> {
         let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
         [Some(PathBuf::from("/run/fernvpn")), own.map(|own| Path::new(&own).join("fernvpn"))].into_iter().flatten()
@@ -115,7 +125,8 @@ mod system {
             }
             // Whoever listened there is dead.
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(&path).map_err(cannot)?,
-            Err(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(cannot(error)),
         }
         let listener = UnixListener::bind(&path).map_err(cannot)?;
         let control = Control { listener, path: path.clone() };
@@ -173,11 +184,24 @@ mod system {
         Err(failed)
     }
 
+    fn sockets() -> impl Iterator<Item = PathBuf> {
+        let files = folders().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+        files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "sock"))
+    }
+
+    /// Removes the sockets at which nobody listens any more, as far as this user may.
+    pub fn clear() {
+        for path in sockets() {
+            let alone = files::lock_folder(&path);
+            let dead = UnixStream::connect(&path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+            let _ = (alone.is_ok() && dead).then(|| fs::remove_file(&path));
+        }
+    }
+
     /// The names for which there is a socket, sorted.
     pub fn names() -> Vec<String> {
-        let files = folders().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
-        let name = |file: fs::DirEntry| file.file_name().to_str()?.strip_suffix(".sock").map(str::to_owned);
-        let mut names: Vec<String> = files.filter_map(name).collect();
+        let mut names: Vec<String> =
+            sockets().filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect();
         names.sort();
         names.dedup();
         names
@@ -234,7 +258,7 @@ mod system {
 }
 
 #[cfg(not(unix))]
-pub use elsewhere::{Control, ask, names};
+pub use elsewhere::{Control, ask, clear, names, share_folder};
 
 #[cfg(not(unix))]
 mod elsewhere {
@@ -253,6 +277,12 @@ mod elsewhere {
             Err(io::Error::new(io::ErrorKind::Unsupported, "there are no Unix sockets here"))
         }
     }
+
+    /// There are none.
+    pub fn clear() {}
+
+    /// There is none.
+    pub fn share_folder() {}
 
     /// # Errors
     /// Always.

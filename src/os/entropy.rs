@@ -9,9 +9,9 @@ use rand::rngs::SysRng;
 /// key, an IV or a nonce, nothing safe can be done without it, and an error could be ignored.
 pub fn fill(bytes: &mut [u8]) {
     if let Err(error) = SysRng.try_fill_bytes(bytes) {
-        eprintln!(
+        super::log::say(format_args!(
             "fernvpn: the system gives no random bytes ({error}); without them no key is safe, so this ends here"
-        );
+        ));
         std::process::abort();
     }
 }

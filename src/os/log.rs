@@ -71,6 +71,11 @@ pub fn to_paste(line: &str) {
     write_line(&format!("    {}\n", without_controls(line)));
 }
 
+/// A line that is no log, for who started this. (`eprintln!` would end the program if nobody reads stderr any more.)
+pub fn say(text: impl Display) {
+    write_line(&format!("{text}\n"));
+}
+
 /// Lets at most `limit` lines through per interval, and then tells how many it kept back. One for each kind of
 /// line that strangers can trigger; it can be a `static`.
 #[derive(Debug)]

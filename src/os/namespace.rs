@@ -195,7 +195,9 @@ mod system {
             Err(text) => (&socket).write_all(format!("!{text}").as_bytes()),
         };
         if let Err(error) = answered {
-            eprintln!("fernvpn {HOLDER_WORD}: nobody to answer to: {error} (it is not meant to be run by hand)");
+            log::say(format_args!(
+                "fernvpn {HOLDER_WORD}: nobody to answer to: {error} (it is not meant to be run by hand)"
+            ));
             return ExitCode::FAILURE;
         }
         // Nothing is ever sent: this waits for the end.
@@ -264,11 +266,11 @@ mod system {
         let words: Vec<OsString> = std::env::args_os().skip(2).collect();
         let [ids, resolvers, program, arguments @ ..] = words.as_slice() else { return ExitCode::FAILURE };
         if let Err(why) = settle(&ids.to_string_lossy(), &resolvers.to_string_lossy()) {
-            eprintln!("fernvpn: cannot prepare the private network for a command: {why}");
+            log::say(format_args!("fernvpn: cannot prepare the private network for a command: {why}"));
             return ExitCode::from(125);
         }
         let error = Command::new(program).args(arguments).exec();
-        eprintln!("fernvpn: cannot run {}: {}", program.to_string_lossy(), reason(&error));
+        log::say(format_args!("fernvpn: cannot run {}: {}", program.to_string_lossy(), reason(&error)));
         ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 })
     }
 
@@ -320,6 +322,7 @@ mod system {
             ("kernel.unprivileged_userns_clone", "0", "1"),
             ("user.max_user_namespaces", "0", "10000"),
             ("user.max_net_namespaces", "0", "10000"),
+            ("user.max_mnt_namespaces", "0", "10000"),
             ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
         ]
         .into_iter()
@@ -378,7 +381,7 @@ impl Namespace {
 /// Not here.
 #[cfg(not(target_os = "linux"))]
 pub fn hold() -> std::process::ExitCode {
-    eprintln!("fernvpn: {}", super::unsupported("a private network"));
+    super::log::say(format_args!("fernvpn: {}", super::unsupported("a private network")));
     std::process::ExitCode::FAILURE
 }
 

@@ -17,8 +17,8 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -28,7 +28,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::signal::{self, Signal};
-use super::{command, log, rules, tried};
+use super::{command, log, rules, sys, tried};
 use crate::packet::subnet::Subnet;
 
 /// Longest that `nft` may take to put the rules in.
@@ -88,7 +88,8 @@ impl Nat {
         let old: String = changes.iter().map(|(path, old, _)| format!("{} {old}\n", path.display())).collect();
         let folder = fs::create_dir_all("/run/fernvpn");
         folder
-            .and_then(|()| fs::write(&state, old))
+            .and_then(|()| fs::File::create_new(&state)) // no link: root may be here in another user's folder
+            .and_then(|mut file| file.write_all(old.as_bytes()))
             .map_err(|error| tried(format!("cannot write {}", state.display()), &error))?;
         for (path, _, new) in &changes {
             set(path, new)?;
@@ -147,15 +148,18 @@ impl Nft {
         drop(command); // and with it our copies of its ends
         let (sender, says) = mpsc::channel();
         let mut nft = Nft { child, says };
-        let (rules, id) = (Arc::clone(rules), nft.child.id());
+        let (rules, id, ours) = (Arc::clone(rules), nft.child.id(), table.to_owned());
         let watching = thread::Builder::new().name("nft".into()).spawn(move || {
+            let mut place = [String::new(), String::new()];
             for line in BufReader::new(near).lines().map_while(Result::ok) {
+                warn_of_a_firewall(&line, &mut place, &ours);
                 let _ = sender.send(line);
             }
             drop(sender); // whoever waits for it is told
             put_in_again(&rules, id);
         });
-        if let Err(error) = watching.map(drop).and_then(|()| nft.put_in(text, table)) {
+        let put_in = |nft: &mut Nft| nft.put_in(&format!("list chains\n{text}"), table);
+        if let Err(error) = watching.map(drop).and_then(|()| put_in(&mut nft)) {
             nft.end();
             return Err(error);
         }
@@ -187,6 +191,25 @@ impl Nft {
     }
 }
 
+/// Reads a line of `list chains`. A chain of somebody else's that drops what is forwarded has the last word, so a
+/// person has to know. `place` keeps the table and the chain in which the line is.
+fn warn_of_a_firewall(line: &str, place: &mut [String; 2], ours: &str) {
+    let inside = line.trim().trim_end_matches('{').trim_end();
+    let [table, chain] = place;
+    if let Some(name) = inside.strip_prefix("table ") {
+        name.clone_into(table);
+    } else if let Some(name) = inside.strip_prefix("chain ") {
+        name.clone_into(chain);
+    } else if inside.contains("hook forward") && inside.contains("policy drop") {
+        let text = "a firewall drops what is forwarded; unless a rule there lets clients through, they reach nothing. It can be:";
+        log::warning("os", text, &[("table", table), ("chain", chain)]);
+        let (_, device) = ours.rsplit_once("fernvpn-nat-").unwrap_or_default();
+        for way in ["iifname", "oifname"] {
+            log::to_paste(&format!("nft insert rule {table} {chain} {way} {device} accept"));
+        }
+    }
+}
+
 /// The child of this id has ended, and its table with it.
 fn put_in_again(shared: &Arc<Mutex<Rules>>, id: u32) {
     let mut rules = locked(shared);
@@ -206,17 +229,21 @@ fn put_in_again(shared: &Arc<Mutex<Rules>>, id: u32) {
 
 /// Where the old values are while they are changed.
 fn state_file(device: &str) -> io::Result<PathBuf> {
-    let network = fs::read_link("/proc/self/ns/net")?.display().to_string();
-    let network: String = network.chars().filter(char::is_ascii_digit).collect();
+    // Of this network, and of no other until the machine is started anew, when /run is empty.
+    let network = sys::option_bytes::<8>(UnixDatagram::unbound()?.as_fd(), sys::SOL_SOCKET, sys::SO_NETNS_COOKIE)
+        .map_err(|error| tried("cannot tell this network from others (SO_NETNS_COOKIE, Linux 5.14)", &error))?;
+    let network = network.iter().rev().map(|byte| format!("{byte:02x}")).collect::<String>();
     Ok(PathBuf::from(format!("/run/fernvpn/{device}-{network}.sysctl")))
 }
 
 /// Every sysctl as it was before NAT for this device, if a server has not come to undo it. For whoever has just opened
-/// the device, which is therefore nobody else's.
+/// the device, which is therefore nobody else's. The folder is the service's user's, who must not have root write
+/// anything but what a server changes, and that user may change as well.
 pub fn put_back(device: &str) {
     let Ok(state) = state_file(device) else { return };
-    let Ok(old) = fs::read_to_string(&state) else { return };
-    for (path, value) in old.lines().rev().filter_map(|line| line.split_once(' ')) {
+    let old = fs::read_to_string(&state).unwrap_or_default();
+    let is_network = |(path, _): &(&str, &str)| path.starts_with("/proc/sys/net/") && !path.contains("..");
+    for (path, value) in old.lines().rev().filter_map(|line| line.split_once(' ')).filter(is_network) {
         let path = Path::new(path);
         // The device may be gone.
         if let Err(error) = set(path, value).or_else(|error| if path.exists() { Err(error) } else { Ok(()) }) {

@@ -100,7 +100,7 @@ impl Change {
                 format!("ip {} rule add not fwmark {MARK} {}", family(*ipv6), rule(device))
             }
             Change::Firewall { own, refuse_ipv6 } => {
-                format!("nft '{}", filled(include_str!("client.nft"), device, own, *refuse_ipv6))
+                format!("nft '{}", filled(CLIENT_RULES, device, "", own, *refuse_ipv6))
             }
             // A table without rules remembers that it was 0, as long as the kernel does: see `clear`.
             Change::ValidMark => format!("nft add table inet fernvpn-{device}-mark && {VALID_MARK}=1"),
@@ -120,6 +120,8 @@ impl Change {
             Change::Steered(prefix) => format!("ip route del {prefix} dev {device} table {}", table(device)),
             Change::Rule { ipv6 } => format!("ip {} rule del {}", family(*ipv6), rule(device)),
             Change::Firewall { .. } => format!("nft delete table inet fernvpn-{device}"),
+            // The last of several clients sets it back.
+            Change::ValidMark if tables("-mark").len() > 1 => format!("nft delete table inet fernvpn-{device}-mark"),
             Change::ValidMark => format!("{VALID_MARK}=0 && nft delete table inet fernvpn-{device}-mark"),
             Change::Resolvers(_) => format!("resolvectl revert {device}"),
         }
@@ -127,6 +129,7 @@ impl Change {
 }
 
 const ALL_IPV6: Subnet = Subnet { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix: 0 };
+const CLIENT_RULES: &str = include_str!("client.nft");
 const VALID_MARK: &str = "sysctl -q -w net.ipv4.conf.all.src_valid_mark";
 
 fn family(ipv6: bool) -> &'static str {
@@ -143,26 +146,38 @@ fn rule(device: &str) -> String {
     format!("table {0} priority {0}", table(device))
 }
 
-/// A file of nft's, filled in.
-fn filled(file: &str, device: &str, own: &[IpAddr], refuse_ipv6: bool) -> String {
+/// A text for nft, filled in, for the table `fernvpn-DEVICE` and `kind`.
+fn filled(file: &str, device: &str, kind: &str, own: &[IpAddr], refuse_ipv6: bool) -> String {
     let (mark, ports) = (MARK.to_string(), rules::local_ports().0.to_string());
     let own: Vec<Subnet> = own.iter().map(|address| Subnet::alone(*address)).collect();
     let refuse = if refuse_ipv6 { &[ALL_IPV6][..] } else { &[] };
     rules::filled(
         file,
-        &[("DEVICE", device), ("MARK", &mark), ("PORTS", &ports)],
+        &[("TABLE", &format!("fernvpn-{device}{kind}")), ("DEVICE", device), ("MARK", &mark), ("PORTS", &ports)],
         &[("OWN", &own), ("REFUSE-IPV6", refuse)],
     )
 }
 
 /// Begins the kill switch of a client with this device. It lasts until [`unlock`].
 pub fn lock(device: &str) -> io::Result<()> {
-    command::run(&["nft", &filled(include_str!("lock.nft"), device, &[], false)])
+    let text = concat!(include_str!("client.nft"), include_str!("lock.nft"));
+    command::run(&["nft", &filled(text, device, "-lock", &[], false)])
 }
 
-/// Ends the kill switch.
-pub fn unlock() -> io::Result<()> {
-    command::run(&["nft", "delete", "table", "inet", "fernvpn-lock"])
+/// Ends the kill switch of a client with this device, or each that there is.
+pub fn unlock(device: Option<&str>) -> io::Result<()> {
+    let locks = device.map_or_else(|| tables("-lock"), |device| vec![format!("fernvpn-{device}-lock")]);
+    if locks.is_empty() {
+        return Err(io::Error::other("there is no kill switch to end, or it takes root to see it"));
+    }
+    locks.iter().try_for_each(|table| command::run(&["nft", "delete", "table", "inet", table]))
+}
+
+/// nft's tables of clients on this machine whose name ends so.
+fn tables(kind: &str) -> Vec<String> {
+    let all = command::said(&["nft", "list", "tables", "inet"]).unwrap_or_default();
+    let names = all.lines().filter_map(|line| line.strip_prefix("table inet "));
+    names.filter(|name| name.starts_with("fernvpn-") && name.ends_with(kind)).map(str::to_owned).collect()
 }
 
 /// Whether packets of marked sockets could be dropped on arrival: the kernel asks its tables without the mark whether
@@ -172,19 +187,14 @@ fn filters_strictly() -> bool {
     let folder = Path::new("/proc/sys/net/ipv4/conf");
     let strict = std::fs::read_dir(folder)
         .is_ok_and(|entries| entries.flatten().any(|interface| read(interface.path().join("rp_filter"))));
-    strict && !read(folder.join("all/src_valid_mark"))
+    // Another client may have set it, and will set it back.
+    strict && (!read(folder.join("all/src_valid_mark")) || !tables("-mark").is_empty())
 }
 
 /// Whether `/etc/resolv.conf` leads to systemd-resolved.
 fn resolv_conf_is_resolveds() -> bool {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     text.lines().any(|line| line.starts_with("nameserver 127.0.0.53"))
-}
-
-/// Whether this kernel has IPv6, and a device of this MTU with it.
-fn has_ipv6(mtu: u16) -> bool {
-    let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");
-    mtu >= 1280 && disabled.is_ok_and(|value| value.trim() == "0")
 }
 
 /// Whether there is a device of this name, as far as can be known.
@@ -215,6 +225,20 @@ impl Network {
         }
     }
 
+    /// Whether the device can have IPv6, with an MTU like this. (A network of its own begins with the kernel's defaults.)
+    fn has_ipv6(&self, mtu: u16) -> bool {
+        let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");
+        mtu >= 1280 && disabled.is_ok_and(|value| self.private().is_some() || value.trim() == "0")
+    }
+
+    /// Whether another one has IPv6.
+    fn others_have_ipv6(&self) -> bool {
+        let devices = std::fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten();
+        let none = ["all", "default", "lo", &self.device];
+        let mut others = devices.filter(|device| !none.iter().any(|name| device.file_name() == *name));
+        others.any(|it| std::fs::read_to_string(it.path().join("disable_ipv6")).is_ok_and(|value| value.trim() == "0"))
+    }
+
     /// Clears what a client with this device has left on the host when it was killed.
     pub fn clear(&self) {
         if self.private().is_some() {
@@ -225,7 +249,7 @@ impl Network {
             while command::attempt(&["ip", family, "rule", "del", "priority", &table, "table", &table]) {}
         }
         command::attempt(&["nft", "delete", "table", "inet", &format!("fernvpn-{}", self.device)]);
-        if command::attempt(&["nft", "list", "table", "inet", &format!("fernvpn-{}-mark", self.device)])
+        if tables("-mark").contains(&format!("fernvpn-{}-mark", self.device))
             && let Err(error) = self.run(&Change::ValidMark.unset(&self.device))
         {
             log::warning("os", "not undone", &[("reason", &error)]);
@@ -254,13 +278,28 @@ impl Network {
         routes: &[Subnet],
         resolvers: &[IpAddr],
     ) -> io::Result<()> {
+        // What this machine cannot have is left out: a tunnel for IPv4 alone is better than none.
+        let has_ipv6 = self.has_ipv6(mtu);
+        let of_use = |own: &&Subnet| has_ipv6 || own.address.is_ipv4();
+        if !addresses.iter().all(|own| of_use(&own)) {
+            let text = "the tunnel is for IPv4 alone: IPv6 is switched off here (net.ipv6.conf.default.disable_ipv6)";
+            log::info("os", text, &[]);
+        }
+        let addresses = &addresses.iter().filter(of_use).copied().collect::<Vec<_>>()[..];
+        let routes = &routes.iter().filter(of_use).copied().collect::<Vec<_>>()[..];
         if self.private().is_some() {
             return self.set_up(mtu, addresses, routes);
         }
         let carries_ipv6 = addresses.iter().any(|own| own.address.is_ipv6());
         // Most of IPv4 by a tunnel without IPv6: then no IPv6 at all, rather than past the tunnel.
         let size = |route: &Subnet| (route.address.is_ipv4()).then(|| 1_u64 << (32 - route.prefix));
-        let refuse_ipv6 = !carries_ipv6 && routes.iter().filter_map(size).sum::<u64>() >= 1 << 31 && has_ipv6(mtu);
+        let is_full = routes.iter().filter_map(size).sum::<u64>() >= 1 << 31;
+        let refuse_ipv6 = is_full && !carries_ipv6 && has_ipv6;
+        if is_full && !has_ipv6 && self.others_have_ipv6() {
+            let text = "IPv6 goes past the tunnel, whose device cannot have it (its mtu is below 1280, or \
+                        net.ipv6.conf.default.disable_ipv6 is set); kill-switch = yes stops it";
+            log::warning("os", text, &[]);
+        }
         let own = addresses.iter().map(|own| own.address).collect();
         let mut wanted = vec![Change::Up { mtu }];
         wanted.extend(addresses.iter().map(|address| Change::Address(*address)));
@@ -358,7 +397,7 @@ fn explain(change: &Change, error: io::Error) -> io::Error {
             if prefix.address.is_ipv6()
                 && (text.contains("Permission denied") || text.contains("IPv6 is disabled")) =>
         {
-            "IPv6 is switched off on this machine: sysctl net.ipv6.conf.all.disable_ipv6=0, or configure no IPv6 address"
+            "IPv6 is switched off on this machine: sysctl net.ipv6.conf.default.disable_ipv6=0, or IPv4 alone: address = 10.8.0.1/24"
         }
         Change::Route(_) if text.contains("File exists") => {
             "this machine has a route to the same addresses already: configure other ones, or remove it"
@@ -413,17 +452,17 @@ mod tests {
     fn tables_are_told_apart_and_rules_filled_in() {
         assert_eq!(["fern0", "fern7", "office", "a99999999"].map(table), [12345, 12352, 12345, 12345]);
         let own: [IpAddr; 2] = ["10.8.0.2".parse().unwrap(), "fd0f::2".parse().unwrap()];
-        let text = filled(include_str!("client.nft"), "fern7", &own, true);
+        let text = filled(CLIENT_RULES, "fern7", "", &own, true);
         for part in
             ["table inet fernvpn-fern7", "ip daddr 10.8.0.2/32 drop;", "ip6 saddr fd0f::2/128 return;", "nfproto ipv6"]
         {
             assert!(text.contains(part), "{text}");
         }
         assert!(
-            !["DEVICE", "MARK", "PORTS", "FAMILY", "NET", "#", "\n"].iter().any(|left| text.contains(left)),
+            !["TABLE", "DEVICE", "MARK", "PORTS", "FAMILY", "NET", "#", "\n"].iter().any(|left| text.contains(left)),
             "{text}"
         );
-        assert!(!filled(include_str!("client.nft"), "fern7", &own, false).contains("nfproto"));
+        assert!(!filled(CLIENT_RULES, "fern7", "", &own, false).contains("nfproto"));
     }
 
     #[test]

@@ -21,12 +21,43 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     Ok(raised)
 }
 
-/// How many threads a process may have before the kernel gives it no more memory mappings: each takes four, stack and
-/// signal stack with a guard each, and std ends the process where the last of them fails. None if that is not known.
+/// A limit on threads, by the name under which people find it.
+pub struct ThreadLimit {
+    /// What to change.
+    pub name: &'static str,
+    /// How many threads it allows.
+    pub most: u64,
+    /// Whether the process ends where it is reached. Otherwise a new thread is refused, and all else goes on.
+    pub deadly: bool,
+}
+
+/// The system's limits on threads, as far as they are known. Each thread takes four memory mappings, stack and signal
+/// stack with a guard each, and std ends the process where the last of them fails.
 #[cfg(target_os = "linux")]
-pub fn most_threads() -> Option<u64> {
-    let mappings = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?;
-    mappings.trim().parse::<u64>().ok().map(|mappings| mappings / 4)
+pub fn thread_limits() -> Vec<ThreadLimit> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let (limits, groups) = (read("/proc/self/limits"), read("/proc/self/cgroup"));
+    // "Max processes  SOFT  HARD  processes", which does not hold for root
+    let processes = limits.lines().find_map(|line| line.strip_prefix("Max processes")?.split_whitespace().next());
+    // "0::/path", or "NUMBER:pids:/path" where groups are of the older kind
+    let group = |mark: &str| groups.lines().find_map(|line| line.split_once(mark)).map(|(_, path)| path.to_owned());
+    let tasks = match (group(":pids:"), group("0::")) {
+        (Some(path), _) => read(&format!("/sys/fs/cgroup/pids{path}/pids.max")),
+        (None, Some(path)) => read(&format!("/sys/fs/cgroup{path}/pids.max")),
+        (None, None) => String::new(),
+    };
+    let known = |name, text: &str, each, deadly| {
+        let most = text.trim().parse::<u64>().ok()? / each;
+        Some(ThreadLimit { name, most, deadly })
+    };
+    let all = [
+        known("sysctl vm.max_map_count", &read("/proc/sys/vm/max_map_count"), 4, true),
+        known("sysctl kernel.threads-max", &read("/proc/sys/kernel/threads-max"), 1, false),
+        known("sysctl kernel.pid_max", &read("/proc/sys/kernel/pid_max"), 1, false),
+        known("TasksMax, pids.max of the control group", &tasks, 1, false),
+        known("ulimit -u", processes.filter(|_| !is_root()).unwrap_or_default(), 1, false),
+    ];
+    all.into_iter().flatten().collect()
 }
 
 /// No core dump of this process, and no debugger of the same user's: its memory holds keys.
@@ -34,6 +65,13 @@ pub fn most_threads() -> Option<u64> {
 #[cfg(target_os = "linux")]
 pub fn forbid_core_dumps() -> io::Result<()> {
     super::sys::set_dumpable(false).map_err(|error| super::tried("cannot forbid core dumps", &error))
+}
+
+/// Overwrites what functions that have returned have left on this thread's stack. A key that is moved is wiped where it
+/// ends, and not where it was before. No more than a handshake uses, since each thread keeps it.
+#[inline(never)]
+pub fn wipe_stack() {
+    std::hint::black_box(&mut [0u8; 16 * 1024]);
 }
 
 /// Keeps the right to set up the network and gives up all others, for good, here and in every program started from
@@ -72,8 +110,8 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
 
 /// Not known here.
 #[cfg(not(target_os = "linux"))]
-pub fn most_threads() -> Option<u64> {
-    None
+pub fn thread_limits() -> Vec<ThreadLimit> {
+    Vec::new()
 }
 
 /// Left as they are.

@@ -40,6 +40,7 @@ pub(super) const POLLOUT: i16 = 0x4;
 
 pub(super) const SOL_SOCKET: c_int = 1;
 pub(super) const SO_MARK: c_int = 36;
+pub(super) const SO_NETNS_COOKIE: c_int = 71;
 pub(super) const SO_RCVBUF: c_int = 8;
 pub(super) const IPPROTO_TCP: c_int = 6;
 pub(super) const TCP_INFO: c_int = 11;

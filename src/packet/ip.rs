@@ -146,11 +146,15 @@ pub fn flow(packet: &[u8]) -> usize {
     (hash ^ hash >> 16) as usize
 }
 
-/// Whether an address can be one host's, as it is seen from another host: it is not for many, for nobody, or for
-/// whoever looks at it.
+/// Whether an address can be one host's, as it is seen from another network: it is not for many, for nobody, for
+/// whoever looks at it, or for one link alone (RFC 4291, section 2.5.6; RFC 3927, section 7). A tunnel that carried the
+/// last would let its far end be a router here (RFC 4861, section 6.1.2), and clients ask a cloud for its server's secrets.
 pub fn one_host(address: IpAddr) -> bool {
-    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
-    !broadcast && !address.is_multicast() && !address.is_unspecified() && !address.is_loopback()
+    let near = match address {
+        IpAddr::V4(address) => address.is_broadcast() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !near && !address.is_multicast() && !address.is_unspecified() && !address.is_loopback()
 }
 
 /// Protocol, transport offset and whether it is a fragment, of an IPv4 packet that [`addresses`] took.
@@ -279,6 +283,15 @@ mod tests {
         let mut zero = bytes(V4_OPTIONS);
         zero[2..4].fill(0);
         assert_eq!(parse(&zero), Err(Malformed::TotalLength));
+    }
+
+    #[test]
+    fn some_addresses_are_no_hosts_that_a_router_knows() {
+        let hosts = ["10.8.0.2", "169.253.0.1", "198.51.100.7", "fd07::2", "2001:db8::1", "fec0::1"];
+        let others = ["0.0.0.0", "127.0.0.1", "169.254.169.254", "224.0.0.1", "255.255.255.255"];
+        let others6 = ["::", "::1", "fe80::1", "febf::1", "ff02::1"];
+        assert!(hosts.iter().all(|text| one_host(text.parse().unwrap())));
+        assert!(!others.iter().chain(&others6).any(|text| one_host(text.parse().unwrap())));
     }
 
     #[test]

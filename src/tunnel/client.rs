@@ -35,7 +35,7 @@ use crate::os::network::MARK;
 use crate::os::notify::{self, Pulse};
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
-use crate::os::{clock, entropy};
+use crate::os::{clock, entropy, process};
 use crate::packet::subnet::Subnet;
 use handshake::{Session, peer};
 use session::FromServer;
@@ -288,6 +288,7 @@ impl Client {
         }
         let mut reader = FrameReader::new(Arc::clone(&socket));
         let session = self.handshake(&socket, &mut reader);
+        process::wipe_stack();
         // No attempt any more: from here on `stop` must not cut it, but close the session.
         *locked(&self.carrier) = Carrier::None;
         let server = peer(&socket);
@@ -316,7 +317,7 @@ impl Client {
         if self.settings.command.is_empty() {
             print(&connected)
         } else {
-            eprintln!("{connected}")
+            log::say(&connected)
         }
         if std::mem::take(first) {
             let started = self.start_pump(&device).and_then(|()| self.start_tasks(&outbound, &config));

@@ -16,6 +16,7 @@ use super::status::Since;
 use super::steps::ServerSteps;
 use crate::config::settings::{Peer, ServerSettings};
 use crate::config::state_file::StateFile;
+use crate::packet::ip;
 use crate::packet::subnet::Subnet;
 use crate::protocol::key_schedule::{Id, Root};
 use crate::protocol::ratchet::ServerState;
@@ -309,11 +310,12 @@ impl Clients {
     }
 
     /// The client whom packets for this address go to. In the tunnel's networks an address is somebody's exactly or
-    /// nobody's: a network behind a client, even 0.0.0.0/0, takes neither the server's addresses nor free ones.
+    /// nobody's: a network behind a client, even 0.0.0.0/0, takes neither the server's addresses nor free ones, nor any
+    /// that is no host's.
     pub fn owner(&self, address: IpAddr) -> Option<&Arc<Client>> {
         self.by_address.get(&address).or_else(|| {
             let behind = self.networks.iter().find(|(network, _)| network.contains(address));
-            behind.filter(|_| !self.is_inside(address)).map(|(_, client)| client)
+            behind.filter(|_| ip::one_host(address) && !self.is_inside(address)).map(|(_, client)| client)
         })
     }
 
@@ -384,6 +386,9 @@ mod tests {
             ("fd0f:e12e::1", None, false),
             ("10.8.0.2", Some("alice"), false),
             ("10.8.0.255", None, false),
+            ("127.0.0.1", None, false),
+            ("ff02::1", None, false),
+            ("fe80::1", None, false),
         ] {
             let address = address.parse().unwrap();
             assert_eq!(clients.owner(address).map(|client| client.name.as_str()), owner, "{address}");

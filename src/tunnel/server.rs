@@ -15,7 +15,7 @@ mod current;
 mod handshake;
 mod session;
 
-use super::admission::{Admission, PLACES};
+use super::admission::{Admission, PLACES, Pace};
 use super::clients::Client;
 use super::connection::close;
 use super::key_log::KeyLog;
@@ -25,6 +25,7 @@ use super::{device, locked};
 use crate::config::settings::ServerSettings;
 use crate::os::log::Seldom;
 use crate::os::notify::{Pulse, TURN};
+use crate::os::process;
 use crate::os::signal::{self, Signal};
 use crate::os::socket;
 use crate::os::tun::Tun;
@@ -35,7 +36,7 @@ use std::net::{IpAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// From accept to Finished, in all.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
@@ -232,6 +233,7 @@ impl Shared {
 
 fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
     let pulse = Pulse::new("accept");
+    let mut pace = Pace::default();
     loop {
         pulse.beat();
         if let Ok(false) = socket::wait_to_accept(listener, TURN) {
@@ -241,11 +243,14 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
         let served = accepted.and_then(|(socket, from)| {
             let server = Arc::clone(shared);
             let thread = thread::Builder::new().name("connection".into()).stack_size(STACK);
-            let served = thread.spawn(move || handshake::serve(&server, socket, from));
+            let served = thread.spawn(move || {
+                handshake::serve(&server, socket, from);
+                process::wipe_stack();
+            });
             served.map_err(|error| ("no thread for a connection (see TasksMax, ulimit -u, vm.max_map_count)", error))
         });
         match served {
-            Ok(_) => {}
+            Ok(_) => thread::sleep(pace.after(Instant::now())),
             Err(_) if shared.stopping.load(Ordering::Acquire) => return,
             Err((what, error)) => {
                 ACCEPT.warning("tunnel", what, &[("reason", &error)]);

@@ -33,11 +33,17 @@ AROUND = ["os/entropy", "config/key_file", "config/state_file", "tunnel/steps", 
           "tunnel/server", "tunnel/client", "tunnel/connection", "os/sys"]
 ROOMS = ["packet", "tunnel", "os", "config", "commands", "audit"]
 
-# Constants, and the words of PROTOCOL.md that must have their values.
+# Constants, and the words of PROTOCOL.md that must have their values, or what follows from them.
 SPECIFIED = [
     ("protocol/mod.rs", "MAX_HELLO", "| hello body | {:,} bytes |"),
     ("protocol/mod.rs", "MAX_CONTENT", "| content of a record | {:,} bytes |"),
+    ("protocol/mod.rs", "MAX_CONTENT", "| a record, suite `aes-256-gcm` | {:,} |", lambda n: 1 + n + 16),
+    ("protocol/mod.rs", "MAX_CONTENT", "| a record, suite `fernet` | {:,} |",
+     lambda n: (57 + (8 + 1 + n) // 16 * 16 + 16 + 2) // 3 * 4),
+    ("protocol/mod.rs", "REKEY_AFTER_BYTES", "| content under one key | {} GiB then Rekey", lambda n: n >> 30),
     ("protocol/mod.rs", "REKEY_AFTER_SECONDS", "2^31 records or {} seconds"),
+    ("protocol/mod.rs", "MAX_BYTES", "then Rekey; {} GiB hard", lambda n: n >> 30),
+    ("protocol/mod.rs", "MAX_RECORDS", "| records under one key | 2^{} hard", lambda n: n.bit_length() - 1),
     ("tunnel/server.rs", "HANDSHAKE_TIME", "| handshake, from accept to Finished | {} s in all"),
     ("tunnel/admission.rs", "PLACES", "| unauthenticated connections | {:,} |"),
     ("tunnel/clients.rs", "REMEMBERED", "| remembered nonces per client | the last {} |"),
@@ -258,10 +264,11 @@ def names_exist():
 
 def the_specification_has_the_limits():
     protocol = text("docs/PROTOCOL.md")
-    for file, name, phrase in SPECIFIED:
+    for file, name, phrase, *follows in SPECIFIED:
         found = re.search(rf"const {name}: [\w:]+ = (.*?);", text(f"src/{file}"))
         require(found, f"src/{file} has no {name}")
-        phrase = phrase.format(value(found[1]))
+        number = value(found[1])
+        phrase = phrase.format(follows[0](number) if follows else number)
         require(phrase in protocol, f"docs/PROTOCOL.md does not say '{phrase}' ({name} in src/{file})")
     return f"{len(SPECIFIED)} limits"
 

@@ -47,6 +47,8 @@ planted 'unsafe code' src/packet/mod.rs 'a room that does not forbid it' sed -i 
 planted 'each unsafe' src/os/sys.rs 'an unsafe block without its reason' sed -i '0,/\/\/ SAFETY: /{/\/\/ SAFETY: /d}'
 planted 'each unsafe' Cargo.toml 'unsafe code allowed' sed -i 's/^unsafe_code = "deny"/unsafe_code = "allow"/'
 planted 'rooms use' src/protocol/frame.rs 'the protocol uses the machine' append 'use crate::os::log;'
+planted 'rooms use' src/protocol/frame.rs 'the same by another name' append 'use crate as c;'
+planted 'rooms use' src/fernet/mod.rs "another room's file as a part of the core" append "$(printf '#[path = "../os/clock.rs"]\nmod clock;')"
 planted 'the core has no clock' src/fernet/token.rs 'a clock in the core' append 'use std::time::SystemTime;'
 planted 'the core has no clock' src/fernet/token.rs 'a clock by another name' append 'use ::std as s;'
 planted 'the core has no clock' src/protocol/record.rs 'randomness in the core' append 'use rand::rngs::SysRng;'
@@ -56,6 +58,8 @@ planted 'Python recomputes' tests/vectors/session-fernet-static.json 'a changed 
 planted 'Python recomputes' tests/vectors/session-aes-256-gcm-static.json 'a session that is not there' rm
 planted 'the Fernet' tests/vectors/fernet/verify.json 'a changed vector of the specification' sed -i 's/"hello"/"hallo"/'
 planted 'PROTOCOL.md' src/tunnel/admission.rs 'a limit that is not the specified one' sed -i 's/PLACES: usize = 1024/PLACES: usize = 2048/'
+planted 'PROTOCOL.md' src/protocol/mod.rs 'a key that is used for longer' sed -i 's/MAX_RECORDS: u64 = 1 << 32/MAX_RECORDS: u64 = 1 << 33/'
+planted 'PROTOCOL.md' docs/PROTOCOL.md 'a frame of another length' sed -i 's/| 87,500 |/| 87,600 |/'
 planted 'PROTOCOL.md' docs/PROTOCOL.md 'a specification of another limit' sed -i 's/| hello body | 1,024 bytes/| hello body | 2,048 bytes/'
 planted 'the tables' src/tunnel/client.rs 'a limit changed, and the table not' sed -i 's/CONNECT_TIME: Duration = Duration::from_secs(5)/CONNECT_TIME: Duration = Duration::from_secs(6)/'
 planted 'the tables' docs/AUDIT.md 'a table changed by hand' sed -i 's/^| `chdir/| `chroot/; s/^| \[`PLACES`\](\(.*\)) | 1,024/| [`PLACES`](\1) | 512/'

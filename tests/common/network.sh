@@ -42,7 +42,7 @@ clean_up() {
     while mine=$(grep -lsz "^FERNVPN_TEST=$id\$" /proc/[0-9]*/environ | cut -d / -f 3); [ -n "$mine" ]; do kill -KILL $mine; done
     wait
     for ns in /run/netns/"$id"-*; do
-        rm -f /run/fernvpn/*-"$(stat --dereference --format=%i "$ns")".sysctl # a later one may have this number again
+        in_ns "${ns##*/}" "$fernvpn" clean-up # a file of a killed server's, with the values from before
         ip netns del "${ns##*/}"
     done
     also_clean_up

@@ -164,8 +164,12 @@ pub fn packet(source: IpAddr, destination: IpAddr, payload: &[u8]) -> Vec<u8> {
 }
 
 pub fn ping(source: IpAddr, destination: IpAddr, sequence: u16) -> Vec<u8> {
+    ping_with(source, destination, sequence, b"is it there?")
+}
+
+pub fn ping_with(source: IpAddr, destination: IpAddr, sequence: u16, payload: &[u8]) -> Vec<u8> {
     let mut packet = Vec::new();
-    icmp::echo_request(source, destination, 7, sequence, b"is it there?", &mut packet).unwrap();
+    icmp::echo_request(source, destination, 7, sequence, payload, &mut packet).unwrap();
     packet
 }
 
@@ -386,7 +390,9 @@ impl RawHello {
 
     /// Sends it and verifies the answer. What remains is to send Finished, which is returned.
     pub fn ask(self, server: SocketAddr) -> Unfinished {
-        let mut socket = TcpStream::connect(server).unwrap();
+        // In a flood the kernel may drop the first packet, and would itself try again after seconds.
+        let connect = |_| TcpStream::connect_timeout(&server, Duration::from_millis(250)).ok();
+        let mut socket = (0..80).find_map(connect).expect("a connection");
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.write_all(&self.frame).unwrap();
@@ -481,7 +487,7 @@ impl Process {
         let mut child = Command::new("sh")
             .args(["-c", "chmod 600 \"$0\"; ulimit -n \"$1\"; shift; exec \"$@\""])
             .args([file.to_str().unwrap(), &files.to_string(), env!("CARGO_BIN_EXE_fernvpn")])
-            .args(["server", "--no-tun", "--listen", "127.0.0.1:0", "-k", file.to_str().unwrap()])
+            .args(["server", "--no-tun", "--listen", "0.0.0.0:0", "-k", file.to_str().unwrap()])
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -490,8 +496,8 @@ impl Process {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         std::fs::remove_file(&file).unwrap();
-        let address = line.trim().strip_prefix("listening on ").expect("a server that listens");
-        Process { child, address: address.parse().unwrap() }
+        let port = line.trim().strip_prefix("listening on 0.0.0.0:").expect("a server that listens");
+        Process { child, address: SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap())) }
     }
 
     /// Memory mappings of the process; `vm.max_map_count` limits them.

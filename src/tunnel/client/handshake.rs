@@ -85,7 +85,8 @@ impl Client {
         Ok(Greeting { agreed, round_trip, id: root.id() })
     }
 
-    /// All of the handshake.
+    /// All of the handshake. What it leaves on the stack can be wiped behind it.
+    #[inline(never)]
     pub(super) fn handshake(&self, socket: &TcpStream, reader: &mut FrameReader) -> Result<Session, String> {
         let Greeting { agreed, round_trip, id } = self.greet(socket, reader)?;
         let (suite, software) = (agreed.suite, agreed.software.clone());

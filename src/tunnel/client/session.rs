@@ -31,8 +31,12 @@ impl Inside for FromServer<'_> {
         {
             return self.reply(Reply::Echo { sequence: echo.sequence });
         }
-        let Ok((_, destination)) = ip::addresses(parcel.packet()) else { return };
+        let Ok((source, destination)) = ip::addresses(parcel.packet()) else { return };
         let traffic = &self.outbound.traffic;
+        // Not from what would be a router on this machine's link.
+        if !ip::one_host(source) {
+            return count(&traffic.dropped_source);
+        }
         // Never to what listens for many, or for this machine alone.
         if !if self.kernel.has_device() { ip::one_host(destination) } else { self.own.contains(&destination) } {
             return count(&traffic.dropped_destination);

@@ -7,7 +7,7 @@ use super::session::{Authenticated, session};
 use super::{HANDSHAKE_TIME, STRANGERS, Shared};
 use crate::fernet::{self, Age};
 use crate::os::log::{self, Seldom};
-use crate::os::{clock, socket};
+use crate::os::{clock, process, socket};
 use crate::protocol::handshake::{ClientHello, Refused, client_id};
 use crate::protocol::limits::MAX_HELLO;
 use crate::tunnel::carrier::{self, FrameReader, NoFrame};
@@ -43,7 +43,8 @@ struct Stranger<'a> {
     deadline: Instant,
 }
 
-/// The life of one connection.
+/// The life of one connection. What it leaves on the stack can be wiped behind it.
+#[inline(never)]
 pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
     let socket = Arc::new(socket);
     let from = SocketAddr::new(from.ip().to_canonical(), from.port()); // on `[::]`, IPv4 in the form people know
@@ -63,6 +64,7 @@ pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
     shared.admission.leave(&stranger.socket);
     if let Ok(authenticated) = outcome {
         reader.establish();
+        process::wipe_stack();
         session(shared, authenticated, stranger.from, &stranger.socket, &mut reader);
     }
 }
@@ -77,6 +79,7 @@ impl Stranger<'_> {
         Ok(())
     }
 
+    #[inline(never)] // the same
     fn handshake(&self, reader: &mut FrameReader) -> Result<Authenticated, Silence> {
         let shared = self.shared;
         let current = shared.current();
