@@ -132,8 +132,9 @@ ok
 expect 'what the service'\''s user leaves in its own folders gives it nothing of root'\''s'
 # As after a break-in: both folders are that user's, and then root cleans up, or makes a new key.
 echo untouched >"$dir/roots"
-inode=$(in_ns $ns readlink /proc/self/ns/net | tr -dc 0-9)
-state=/run/fernvpn/prv0-$inode.sysctl
+state=/run/fernvpn/prv0-$(in_ns $ns python3 -c '
+import socket, struct
+print("%016x" % struct.unpack("Q", socket.socket().getsockopt(socket.SOL_SOCKET, 71, 8)))').sysctl # SO_NETNS_COOKIE
 printf '%s written\n' "$dir/roots" "/proc/sys/net/../../../$dir/roots" >"$state"
 run $ns "$fernvpn" clean-up --tun prv0
 [ "$(<"$dir/roots")" = untouched ] && [ ! -e "$state" ] || die 'root has written a file that the user named'
