@@ -27,8 +27,9 @@ fn two_hundred_clients_at_once_and_each_pings() {
     for n in 0..clients {
         writeln!(keys, "{} # client{n}", key(n).to_text()).unwrap();
     }
-    let arguments = ["--address", "10.8.0.1/16", "--address", "fd08::1/64", "--max-clients", "65000"];
-    let server = Process::serve(&keys, &arguments);
+    // Until a client's turn comes it answers nothing; nobody is given up for that.
+    let networks = ["--address", "10.8.0.1/16", "--address", "fd08::1/64"];
+    let server = Process::serve(&keys, &[&networks[..], &["--max-clients", "65000", "--keepalive", "3600"]].concat());
     let (empty, threads) = server.resident_kib_and_threads();
     println!("{empty} KiB and {threads} threads with nobody there");
 
@@ -63,7 +64,9 @@ fn two_hundred_clients_at_once_and_each_pings() {
         println!("round {round}: every ping was answered, in {:?}", begun.elapsed());
     }
     let each = report("after the pings");
-    assert!(each < 200.0, "{each} KiB for each client");
+    // Of a few clients each bears more of what all share.
+    let most = if clients < 1000 { 200.0 } else { 48.0 };
+    assert!(each < most, "{each} KiB for each client");
     // A tenth of them comes back at once, as after a cut; the others notice nothing.
     let storm = clients / 10;
     let address = server.address;
