@@ -14,7 +14,18 @@
 //! | `offload` | segments are what a reference makes of the packet; every checksum in them verifies |
 //! | `icmp` | an answer is the request with its ends exchanged; what is not answered is left as it was |
 //! | `configuration` | comments, blanks and line ends change nothing; a mistake names a line that is there |
+//! | `capture` | what waits is bounded by the file; a file is read as written; of a session comes out what went in |
+//! | `inspect` | the verdict is that of `token::open`; nothing moves a cursor |
+//! | `proxy` | an address is written as it was read; the header ends where it says, and is refused for good |
 
+use fernvpn::audit::capture::file::{Packet, Reader};
+use fernvpn::audit::capture::inner::Writer;
+use fernvpn::audit::capture::key_log::Line;
+use fernvpn::audit::capture::report::{Counts, Report};
+use fernvpn::audit::capture::search::Keys;
+use fernvpn::audit::capture::session::Session;
+use fernvpn::audit::capture::{self as recording, link};
+use fernvpn::audit::inspect::{self as drawing, Candidate};
 use fernvpn::config::{file, key_file};
 use fernvpn::fernet::{Fernet, Key, base64url, token};
 use fernvpn::packet::offload::{GSO_NONE, LENGTH, NEEDS_CSUM, Offload};
@@ -27,14 +38,18 @@ use fernvpn::protocol::limits::{MAX_CONTENT, MAX_HELLO};
 use fernvpn::protocol::ratchet::ClientState;
 use fernvpn::protocol::record::{Fresh, HEADROOM, Kind, Opened, Opener, Sealer, Suite};
 use fernvpn::tunnel::config_record::NetworkConfig;
+use fernvpn::tunnel::proxy as balancer;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::path::Path;
 
 /// A property, by the name of its target.
 pub type Property = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const PROPERTIES: [Property; 10] = [
+pub const PROPERTIES: [Property; 13] = [
     ("token", token),
     ("key_file", key_file),
     ("frame", frame),
@@ -45,6 +60,9 @@ pub const PROPERTIES: [Property; 10] = [
     ("offload", offload),
     ("icmp", icmp),
     ("configuration", configuration),
+    ("capture", capture),
+    ("inspect", inspect),
+    ("proxy", proxy),
 ];
 
 /// Bytes that are taken as numbers and texts; zeros when they are used up.
@@ -269,25 +287,37 @@ impl End {
     }
 }
 
-fn session(suite: Suite) -> [End; 2] {
+/// Both ends, the client first, and what each has said so far.
+fn session(suite: Suite) -> ([End; 2], [Vec<u8>; 2]) {
     let root = root();
-    let (hello, next) = begin(&root, None, offer(&[suite]), fresh_hello(1));
-    let hello = ClientHello::receive(&root, &hello[frame::HEADER..], None).expect("a hello");
-    let (frame, await_finished) = hello.answer(&offer(&[suite]), None, fresh_hello(2));
-    let agreed = next.receive(&frame[frame::HEADER..]).expect("an answer");
+    let (mut client, next) = begin(&root, None, offer(&[suite]), fresh_hello(1));
+    let hello = ClientHello::receive(&root, &client[frame::HEADER..], None).expect("a hello");
+    let (mut server, await_finished) = hello.answer(&offer(&[suite]), None, fresh_hello(2));
+    let agreed = next.receive(&server[frame::HEADER..]).expect("an answer");
     let Ok((mut frame, next)) = agreed.finish(|_| Ok::<(), Infallible>(()), &mut fresh);
+    client.extend(&frame);
     let ready = await_finished.expect("an answer").receive(&mut frame[frame::HEADER..]).expect("Finished");
     let (mut frame, sealer, opener) = ready.configure(b"", &mut fresh).expect("Config");
-    let server = End { sealer, opener, sent: Vec::new(), arrived: 0 };
+    server.extend(&frame);
+    let there = End { sealer, opener, sent: Vec::new(), arrived: 0 };
     let (_, sealer, opener) = next.receive(&mut frame[frame::HEADER..]).expect("Config");
-    [End { sealer, opener, sent: Vec::new(), arrived: 0 }, server]
+    ([End { sealer, opener, sent: Vec::new(), arrived: 0 }, there], [client, server])
+}
+
+/// A record of any kind, framed.
+fn sealed(sealer: &mut Sealer, kind: Kind, content: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0; sealer.suite().frame_len(content.len())];
+    frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
+    let length = sealer.seal(kind, &mut frame, content.len(), &mut fresh).expect("room");
+    frame.truncate(length);
+    frame
 }
 
 /// Events between two ends of a session. Only the oldest record that has not arrived opens, and only at its own end.
 pub fn record(data: &[u8]) {
     let mut input = Input(data);
     let suite = Suite::ALL[usize::from(input.byte() % 2)];
-    let mut ends = session(suite);
+    let (mut ends, _) = session(suite);
     let mut written = 0;
     while !input.0.is_empty() && written < 1 << 20 {
         let event = input.byte();
@@ -297,11 +327,9 @@ pub fn record(data: &[u8]) {
             0 | 1 => {
                 let kinds = [Kind::Packets, Kind::SuperPacket, Kind::Ping, Kind::Pong, Kind::Message, Kind::Close];
                 let (kind, content) = (kinds[usize::from(event / 8 % 6)], input.bytes());
-                let mut frame = vec![0; suite.frame_len(content.len())];
-                frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
-                let length = ends[from].sealer.seal(kind, &mut frame, content.len(), &mut fresh).expect("room");
-                written += length;
-                let body = frame[frame::HEADER..length].to_vec();
+                let frame = sealed(&mut ends[from].sealer, kind, content);
+                written += frame.len();
+                let body = frame[frame::HEADER..].to_vec();
                 ends[to].sent.push(Sent { content: Some((kind, content.to_vec())), body });
             }
             2 => {
@@ -477,6 +505,237 @@ pub fn configuration(data: &[u8]) {
     assert_eq!(read(&format!("{text}\n\n   # the end\n")), found, "a comment changes nothing");
     if !text.contains('\r') {
         assert_eq!(read(&text.replace('\n', "\r\n")), found, "the line ends of other systems change nothing");
+    }
+}
+
+/// Bytes that may be tried for one capture: some dozen attempts for each search.
+const WORK: u64 = 1 << 17;
+
+/// What a report says, and the packets that it has written.
+fn report(run: impl FnOnce(&mut Report)) -> (String, Vec<Packet>) {
+    let (mut out, mut inner) = (Vec::new(), Vec::new());
+    let writer = Writer::new(&mut inner as &mut dyn std::io::Write).expect("into memory");
+    let counts = Counts::default();
+    run(&mut Report { time: 0, out: &mut out, inner: Some(writer), whole: false, verbose: true, counts });
+    (String::from_utf8(out).expect("text"), packets(&inner).expect("what is written can be read"))
+}
+
+/// The packets of a file; as an error those before the place where it is broken.
+fn packets(file: &[u8]) -> Result<Vec<Packet>, Vec<Packet>> {
+    let mut packets = Vec::new();
+    let Ok(mut reader) = Reader::new(file) else { return Err(packets) };
+    loop {
+        match reader.packet() {
+            Ok(Some(packet)) => packets.push(packet),
+            Ok(None) => return Ok(packets),
+            Err(_) => return Err(packets),
+        }
+    }
+}
+
+/// Text that stays where it is put on a terminal.
+fn plain(text: &str) -> bool {
+    text.chars().all(|c| c == '\n' || !c.is_control())
+}
+
+pub fn capture(data: &[u8]) {
+    let lines: Vec<Line> = Suite::ALL
+        .into_iter()
+        .zip(1..)
+        .map(|(suite, number)| {
+            let ([client, server], _) = session(suite);
+            Line { number, suite, secrets: [server.opener.secret().clone(), client.opener.secret().clone()] }
+        })
+        .collect();
+    let keys = || Keys { lines: lines.clone(), work: WORK };
+    // Whatever comes: what is read, what waits and what is told is bounded by it.
+    let read = packets(data).unwrap_or_else(|before| before);
+    assert!(read.iter().map(|packet| packet.bytes.len()).sum::<usize>() <= data.len());
+    let (mut keys_left, mut open, mut taken) = (keys(), BTreeMap::<_, Session>::new(), 0);
+    report(|report| {
+        for segment in read.iter().filter_map(|packet| link::segment(packet.link, &packet.bytes).ok()) {
+            let mut ends = [segment.from, segment.to];
+            ends.sort_unstable();
+            let session = open.entry(ends).or_insert_with(|| Session::new(&segment));
+            session.segment(&segment, &mut keys_left, report).expect("into memory");
+            taken += segment.payload.len();
+            assert!(open.values().map(Session::held).sum::<usize>() <= taken, "more waits than came");
+        }
+    });
+    let (told, _) = report(|report| _ = recording::capture(data, keys(), report).expect("into memory"));
+    assert!(plain(&told) && told.len() <= 1000 * (data.len() + 1), "{} bytes told", told.len());
+    written(data);
+    conversation(data, keys());
+}
+
+/// What is written is read: the same packets at the same times, or their beginning if the end is cut off.
+fn written(data: &[u8]) {
+    let mut input = Input(data);
+    let (cut, mut file, mut expected) = (input.number(), Vec::new(), Vec::new());
+    let mut writer = Writer::new(&mut file).expect("into memory");
+    while !input.0.is_empty() {
+        let (time, bytes) = (u64::from_be_bytes([0; 8].map(|_: u8| input.byte())), input.bytes().to_vec());
+        writer.packet(time, &bytes).expect("into memory");
+        expected.push(Packet { time, link: 101, bytes });
+    }
+    writer.finish().expect("into memory");
+    let cut = packets(&file[..cut % file.len()]).unwrap_or_else(|before| before);
+    assert!(expected.starts_with(&cut));
+    assert_eq!(packets(&file), Ok(expected));
+}
+
+/// A session in segments that overlap and come in any order. The packets that went in come out, in their order; of
+/// one with holes no others.
+fn conversation(data: &[u8], keys: Keys) {
+    let mut input = Input(data);
+    let suite = Suite::ALL[usize::from(input.byte() % 2)];
+    let (mut ends, mut streams) = session(suite);
+    let hosts = ["10.8.0.2", "10.8.0.1"].map(|host| host.parse::<IpAddr>().expect("one"));
+    let (mut sent, mut ready) = ([Vec::new(), Vec::new()], [0, 0]);
+    let mut segments: Vec<(usize, Range<usize>)> = Vec::new();
+    let (first, mut holes) = (u32::from_be_bytes([input.byte(); 4]), false);
+    while !input.0.is_empty() && streams[0].len() + streams[1].len() < 1 << 17 {
+        let event = input.byte();
+        let from = usize::from(event >> 7);
+        match event % 8 {
+            0 | 1 => {
+                let mut packet = vec![0, 0];
+                let length = icmp::echo_request(hosts[from], hosts[1 - from], 1, 2, input.bytes(), &mut packet);
+                packet[..2].copy_from_slice(&u16::try_from(length.expect("short")).expect("short").to_be_bytes());
+                streams[from].extend(sealed(&mut ends[from].sealer, Kind::Packets, &packet));
+                sent[from].push(packet.split_off(2));
+            }
+            2 => streams[from].extend(sealed(&mut ends[from].sealer, Kind::Message, input.bytes())),
+            3 => streams[from].extend(ends[from].sealer.rekey(&mut fresh).expect("room")),
+            // What is due next, or something again, cut elsewhere.
+            4 => {
+                let end = (ready[from] + input.number()).min(streams[from].len());
+                segments.push((from, ready[from]..end));
+                ready[from] = end;
+            }
+            5 => {
+                let at = input.number() % streams[from].len();
+                segments.push((from, at..(at + input.number()).min(ready[from]).max(at)));
+            }
+            6 if segments.len() > 1 => {
+                let (one, other) = (input.number() % segments.len(), segments.len() - 1);
+                segments.swap(one, other);
+            }
+            7 if !segments.is_empty() => {
+                segments.remove(input.number() % segments.len());
+                holes = true;
+            }
+            _ => {}
+        }
+    }
+    for (from, stream) in streams.iter().enumerate() {
+        let starts = (ready[from]..stream.len()).step_by(1400);
+        segments.extend(starts.map(|at| (from, at..stream.len().min(at + 1400))));
+        segments.push((from, stream.len()..stream.len()));
+    }
+    let mut file = Vec::new();
+    let mut writer = Writer::new(&mut file).expect("into memory");
+    let mut segment = |time: u64, from: usize, sequence: u32, flags: u8, payload: &[u8]| {
+        writer.packet(time, &carrier(from, sequence, flags, payload)).expect("into memory");
+    };
+    segment(0, 0, first.wrapping_sub(1), SYN, &[]);
+    segment(1, 1, first.wrapping_sub(1), SYN | ACK, &[]);
+    for (time, (from, range)) in (2..).zip(segments) {
+        let sequence = first.wrapping_add(u32::try_from(range.start).expect("short"));
+        let flags = if range.start == streams[from].len() { FIN } else { 0 };
+        segment(time, from, sequence, flags, &streams[from][range]);
+    }
+    let (told, inner) = report(|report| {
+        recording::capture(&file[..], keys, report).expect("into memory").expect("the file is whole");
+    });
+    assert!(plain(&told), "{told}");
+    for (from, sent) in sent.iter().enumerate() {
+        let source = |packet: &&Packet| ip::parse(&packet.bytes).expect("a packet").source == hosts[from];
+        let found: Vec<&Vec<u8>> = inner.iter().filter(source).map(|packet| &packet.bytes).collect();
+        let mut rest = sent.iter();
+        assert!(found.iter().all(|found| rest.any(|sent| sent == *found)), "a packet that was not sent");
+        assert!(holes || found.len() == sent.len(), "{} of {} packets:\n{told}", found.len(), sent.len());
+    }
+}
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+/// An IPv4 packet of the connection that carries the session: RFC 791, RFC 9293; without checksums.
+fn carrier(from: usize, sequence: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut ends = [([192, 0, 2, 7], 50_000_u16), ([192, 0, 2, 1], 443)];
+    ends.rotate_left(from);
+    let [(source, source_port), (destination, port)] = ends;
+    let length = u16::try_from(40 + payload.len()).unwrap_or(0).to_be_bytes();
+    let ip = [&[0x45, 0], &length[..], &[0, 0, 0, 0, 64, 6, 0, 0], &source, &destination].concat();
+    let numbers = [&sequence.to_be_bytes()[..], &[0; 4], &[0x50, flags, 0xff, 0xff, 0, 0, 0, 0]].concat();
+    [&ip[..], &source_port.to_be_bytes(), &port.to_be_bytes(), &numbers, payload].concat()
+}
+
+pub fn inspect(data: &[u8]) {
+    let candidate = |byte: u8| Candidate { key: fernet(byte), name: format!("key number {byte}"), hello: byte == 2 };
+    let all = [candidate(1), candidate(2)];
+    let mut input = Input(data);
+    let (time, ttl, iv) = (input.number(), input.number(), input.byte());
+    let (time, ttl) = (u64::try_from(time).expect("16 bits"), u64::try_from(ttl).expect("16 bits"));
+    let sealed = all[1].key.seal(input.0, time, [iv; 16]);
+    for text in [data, &sealed, &changed(&sealed, input.number(), iv)] {
+        for (keys, ttl) in [(&all[..], None), (&all[..1], None), (&all[1..], Some(ttl)), (&all[..0], Some(ttl))] {
+            let now = 40_000;
+            let report = drawing::inspect(text, keys, now, ttl);
+            let bare: Vec<Fernet> = keys.iter().map(|candidate| candidate.key.clone()).collect();
+            let age = ttl.map(|ttl| token::Age { now, ttl });
+            let opened = token::open(&bare, &mut text.to_vec(), age).map(drop);
+            // Without a key it takes the steps that need none.
+            let refused = opened.err().filter(|reason| !keys.is_empty() || *reason != token::Refusal::Mac);
+            // Not the reason: it calls a key a key, and not a token of another version.
+            assert_eq!(report.refusal.map(drawing::step), refused.map(drawing::step), "{}", report.text);
+            let made = !keys.is_empty() && refused.is_none_or(|reason| drawing::step(reason) > 3);
+            assert_eq!(report.text.contains("made with the key number"), made, "{}", report.text);
+            assert!(plain(&report.text) && report.text.len() < 8192 + 200 * (text.len() + 1), "{}", report.text);
+        }
+    }
+    assert!(drawing::inspect(&sealed, &all, 0, None).refusal.is_none(), "sealed just now");
+}
+
+pub fn proxy(data: &[u8]) {
+    const FIXED: usize = 16;
+    match balancer::header(data) {
+        Ok(Some((length, source))) => {
+            assert_eq!(length, FIXED + usize::from(u16::from_be_bytes([data[14], data[15]])));
+            assert_eq!(balancer::header(&data[..length]), Ok(Some((length, source))), "it needs what follows it");
+            assert!((0..length).all(|end| balancer::header(&data[..end]) == Ok(None)), "it does not need all of it");
+            if let Some(source) = source {
+                let ip = match source.ip() {
+                    IpAddr::V4(ip) if data[13] == 0x11 => ip.octets().to_vec(),
+                    IpAddr::V4(ip) => ip.to_ipv6_mapped().octets().to_vec(),
+                    IpAddr::V6(ip) => ip.octets().to_vec(),
+                };
+                let (sources, ports) = data[FIXED..length].split_at(2 * ip.len());
+                assert!(
+                    sources.starts_with(&ip) && ports.starts_with(&source.port().to_be_bytes()) && ports.len() >= 4
+                );
+            } else {
+                assert!(data[12] == 0x20 || data[13] == 0, "an address is passed over");
+            }
+        }
+        Ok(None) => assert!(data.len() < FIXED + 512, "it waits without bound"),
+        Err(reason) => assert_eq!(balancer::header(&[data, data].concat()), Err(reason), "more bytes mend it"),
+    }
+    // What a balancer writes is read.
+    let mut input = Input(data);
+    let (port, octets) = (input.number(), [0; 16].map(|_: u8| input.byte()));
+    let ports = [u16::try_from(port).expect("16 bits").to_be_bytes(), [1, 187]].concat();
+    let [a, b, c, d, ..] = octets;
+    for (family, ip) in [(0x11, IpAddr::from([a, b, c, d])), (0x21, IpAddr::from(octets))] {
+        let source = if ip.is_ipv4() { &octets[..4] } else { &octets[..] };
+        let rest = [source, source, &ports, input.0].concat();
+        let length = u16::try_from(rest.len()).unwrap_or(u16::MAX).to_be_bytes();
+        let written = [b"\r\n\r\n\0\r\nQUIT\n", &[0x21, family][..], &length, &rest].concat();
+        let source = SocketAddr::new(ip.to_canonical(), u16::from_be_bytes([ports[0], ports[1]]));
+        let expected = (rest.len() <= 512).then_some(Some((written.len(), Some(source))));
+        assert_eq!(balancer::header(&written).ok(), expected);
     }
 }
 

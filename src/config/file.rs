@@ -187,8 +187,9 @@ impl<'a> Reading<'a> {
                 continue;
             }
             let (name, value) = line.split_once('=').map_or(("", ""), |(name, value)| (name.trim(), value.trim()));
-            // A name is shown again. A key whose own '=' is the only one in its line is no name.
-            let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+            // A name is shown again. A key whose own '=' is the only one in its line, or a piece of it, is no name: no
+            // name has a digit.
+            let is_name = name.chars().all(|c| c.is_ascii_alphabetic() || matches!(c, '-' | '_'));
             if name.is_empty() || name.len() > LONGEST_NAME || !is_name {
                 self.wrong(number, "this is neither [section] nor name = value nor # a comment");
                 continue;
