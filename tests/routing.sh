@@ -332,9 +332,10 @@ else
     [ "$ended" = 5 ] && grep -q 'had TERM' "$dir/term.log" || die "SIGTERM: status $ended"
     ok 'SIGTERM is passed on'
     cat >"$dir/terminal.py" <<'PYTHON'
-import os, pty, select, sys, time
+import os, pty, select, signal, sys, time
 pid, terminal = pty.fork()
 if pid == 0:
+    signal.signal(signal.SIGINT, signal.SIG_DFL) # in the background of a script it is ignored
     os.execvp(sys.argv[1], sys.argv[1:])
 seen = b""
 end = time.time() + 60
