@@ -7,6 +7,9 @@ PROGRAM := $(or $(CARGO_TARGET_DIR),target)/release/fernvpn
 KEYS := fernvpn.key
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
+# For the processor at hand, where AES-GCM is up to a third faster then. For any: make build RUSTFLAGS=
+export RUSTFLAGS ?= -C target-cpu=native
+
 # Where `make run-server` listens and `make run-client` connects.
 ADDRESS ?= 127.0.0.1:12345
 
@@ -192,8 +195,9 @@ uninstall: ## takes away what install put there
 	rm -rf '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
 
 .PHONY: deb
-deb: build ## a package for Debian: target/fernvpn_VERSION_ARCHITECTURE.deb
-	packaging/deb
+deb: toolchain ## a package for Debian, for any processor: target/fernvpn_VERSION_ARCHITECTURE.deb
+	RUSTFLAGS= $(CARGO) build --release --locked --target-dir target/any
+	FERNVPN=target/any/release/fernvpn packaging/deb
 
 .PHONY: clean
 clean: ## removes what was built; keeps fernvpn.key

@@ -147,7 +147,7 @@ impl Default for ServerSettings {
                 Subnet { address: IpAddr::from([10, 8, 0, 1]), prefix: 24 },
                 Subnet { address: IpAddr::from([0xfd0f, 0xe12e, 0, 0, 0, 0, 0, 1]), prefix: 64 },
             ],
-            mtu: 1500,
+            mtu: 9000,
             nat: Nat::Auto,
             push_routes: Vec::new(),
             push_dns: Vec::new(),

@@ -61,10 +61,10 @@ pub enum Change {
     },
     /// The device has this address.
     Address(Subnet),
-    /// Packets to these addresses go into the device.
-    Route(Subnet),
+    /// Packets to these addresses, of at most so many bytes each, go into the device.
+    Route(Subnet, u16),
     /// The same by the client's own table.
-    Steered(Subnet),
+    Steered(Subnet, u16),
     /// That table is asked before the main one, for IPv6 (or IPv4).
     Rule {
         /// Which of the two.
@@ -94,8 +94,10 @@ impl Change {
             }
             Change::Address(prefix) => format!("ip address add {prefix} dev {device}"),
             // add, not replace: a route that is there already is somebody else's, and could not be put back.
-            Change::Route(prefix) => format!("ip route add {prefix} dev {device}"),
-            Change::Steered(prefix) => format!("ip route add {prefix} dev {device} table {}", table(device)),
+            Change::Route(prefix, mtu) => format!("ip route add {prefix} dev {device} mtu {mtu}"),
+            Change::Steered(prefix, mtu) => {
+                format!("ip route add {prefix} dev {device} mtu {mtu} table {}", table(device))
+            }
             Change::Rule { ipv6 } => {
                 format!("ip {} rule add not fwmark {MARK} {}", family(*ipv6), rule(device))
             }
@@ -116,8 +118,8 @@ impl Change {
         match self {
             Change::Up { .. } => format!("ip link set dev {device} down"),
             Change::Address(prefix) => format!("ip address del {prefix} dev {device}"),
-            Change::Route(prefix) => format!("ip route del {prefix} dev {device}"),
-            Change::Steered(prefix) => format!("ip route del {prefix} dev {device} table {}", table(device)),
+            Change::Route(prefix, _) => format!("ip route del {prefix} dev {device}"),
+            Change::Steered(prefix, _) => format!("ip route del {prefix} dev {device} table {}", table(device)),
             Change::Rule { ipv6 } => format!("ip {} rule del {}", family(*ipv6), rule(device)),
             Change::Firewall { .. } => format!("nft delete table inet fernvpn-{device}"),
             // The last of several clients sets it back.
@@ -128,6 +130,9 @@ impl Change {
     }
 }
 
+/// Largest packet to where the tunnel's own network ends: the links there are Ethernet, mostly. The carrier cuts a
+/// packet of any size as it likes, so between the tunnel's ends only the device sets a limit.
+const BEYOND: u16 = 1500;
 const ALL_IPV6: Subnet = Subnet { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix: 0 };
 const CLIENT_RULES: &str = include_str!("client.nft");
 const VALID_MARK: &str = "sysctl -q -w net.ipv4.conf.all.src_valid_mark";
@@ -263,7 +268,7 @@ impl Network {
     pub fn set_up(&mut self, mtu: u16, addresses: &[Subnet], routes: &[Subnet]) -> io::Result<()> {
         let mut wanted = vec![Change::Up { mtu }];
         wanted.extend(addresses.iter().map(|address| Change::Address(*address)));
-        wanted.extend(routes.iter().map(|route| Change::Route(*route)));
+        wanted.extend(routes.iter().map(|route| Change::Route(*route, mtu.min(BEYOND))));
         self.change_to(wanted)
     }
 
@@ -305,9 +310,11 @@ impl Network {
         wanted.extend(addresses.iter().map(|address| Change::Address(*address)));
         wanted.push(Change::Firewall { own, refuse_ipv6 });
         if !routes.is_empty() {
-            let networks = addresses.iter().map(|own| Subnet { address: own.network(), ..*own });
-            for route in routes.iter().copied().chain(networks).chain(refuse_ipv6.then_some(ALL_IPV6)) {
-                let steered = Change::Steered(route);
+            let networks = addresses.iter().map(|own| Subnet { address: own.network(), ..*own }).collect::<Vec<_>>();
+            let beyond = routes.iter().copied().chain(refuse_ipv6.then_some(ALL_IPV6));
+            let beyond = beyond.filter(|route| !networks.contains(route)).map(|route| (route, mtu.min(BEYOND)));
+            for (route, mtu) in networks.iter().map(|own| (*own, mtu)).chain(beyond) {
+                let steered = Change::Steered(route, mtu);
                 if (route.address.is_ipv4() || carries_ipv6 || refuse_ipv6) && !wanted.contains(&steered) {
                     wanted.push(steered);
                 }
@@ -399,7 +406,7 @@ fn explain(change: &Change, error: io::Error) -> io::Error {
         {
             "IPv6 is switched off on this machine: sysctl net.ipv6.conf.default.disable_ipv6=0, or IPv4 alone: address = 10.8.0.1/24"
         }
-        Change::Route(_) if text.contains("File exists") => {
+        Change::Route(..) if text.contains("File exists") => {
             "this machine has a route to the same addresses already: configure other ones, or remove it"
         }
         _ => return error,
@@ -420,17 +427,17 @@ mod tests {
         let four = prefix("10.8.0.1", 24);
         let six = prefix("fd0f:e12e::1", 64);
         for (change, set, unset) in [
-            (Change::Up { mtu: 1500 }, "ip link set dev fern0 mtu 1500 up", "ip link set dev fern0 down"),
+            (Change::Up { mtu: 9000 }, "ip link set dev fern0 mtu 9000 up", "ip link set dev fern0 down"),
             (Change::Address(four), "ip address add 10.8.0.1/24 dev fern0", "ip address del 10.8.0.1/24 dev fern0"),
             (
                 Change::Address(six),
                 "ip address add fd0f:e12e::1/64 dev fern0 nodad",
                 "ip address del fd0f:e12e::1/64 dev fern0",
             ),
-            (Change::Route(prefix("::", 0)), "ip route add ::/0 dev fern0", "ip route del ::/0 dev fern0"),
+            (Change::Route(prefix("::", 0), 1400), "ip route add ::/0 dev fern0 mtu 1400", "ip route del ::/0 dev fern0"),
             (
-                Change::Steered(prefix("0.0.0.0", 0)),
-                "ip route add 0.0.0.0/0 dev fern0 table 12345",
+                Change::Steered(prefix("0.0.0.0", 0), 1500),
+                "ip route add 0.0.0.0/0 dev fern0 mtu 1500 table 12345",
                 "ip route del 0.0.0.0/0 dev fern0 table 12345",
             ),
             (
@@ -481,7 +488,7 @@ mod tests {
         let address = Change::Address(prefix("fd00::1", 64));
         let denied = explain(&address, io::Error::other("RTNETLINK answers: Permission denied"));
         assert!(denied.to_string().contains("disable_ipv6"));
-        let route = Change::Route(prefix("10.0.0.0", 8));
+        let route = Change::Route(prefix("10.0.0.0", 8), 1500);
         assert!(explain(&route, io::Error::other("RTNETLINK answers: File exists")).to_string().contains("route"));
         assert_eq!(explain(&route, io::Error::other("x")).to_string(), "x");
     }
