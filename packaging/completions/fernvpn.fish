@@ -48,7 +48,7 @@ complete -c fernvpn -n '__fish_seen_subcommand_from server' -l tun -x -d 'the tu
 complete -c fernvpn -n '__fish_seen_subcommand_from server' -l no-tun -d 'no device: the server itself answers pings and messages'
 complete -c fernvpn -n '__fish_seen_subcommand_from server' -l private -d 'the device is made in a network namespace of its own; needs no root'
 complete -c fernvpn -n '__fish_seen_subcommand_from server' -l private-if-allowed -d 'the same, and no device where that is forbidden'
-complete -c fernvpn -n '__fish_seen_subcommand_from server' -l mtu -x -d 'of the tunnel; 1500'
+complete -c fernvpn -n '__fish_seen_subcommand_from server' -l mtu -x -d 'of the tunnel\'s own network; 9000'
 complete -c fernvpn -n '__fish_seen_subcommand_from server' -l suite -x -a 'aes-256-gcm fernet' -d 'allowed suites, the preferred one first; aes-256-gcm, fernet'
 complete -c fernvpn -n '__fish_seen_subcommand_from server' -l client-to-client -d 'clients may talk to each other'
 complete -c fernvpn -n '__fish_seen_subcommand_from server' -l push-routes -x -d 'networks that clients send here, such as 0.0.0.0/0,::/0'
