@@ -84,8 +84,8 @@ for suite in aes-256-gcm fernet; do
     expect 'large pings come back whole: one packet, and fragments'
     for size in 1472 4000 20000; do run $a ping -c 2 -i 0.05 -W 2 -s $size 10.8.0.1; ok "$size bytes"; done
     for size in 1452 20000; do run $b ping -c 2 -i 0.05 -W 2 -s $size fd0f:e12e::1; ok "$size bytes, IPv6"; done
-    run $a ping -c 2 -i 0.05 -W 2 -s 1472 -M do 10.8.0.1; ok 'at the MTU, whole'
-    refused $a ping -c 1 -W 1 -s 1473 -M do 10.8.0.1; ok 'above the MTU, refused by the kernel'
+    run $a ping -c 2 -i 0.05 -W 2 -s 8972 -M do 10.8.0.1; ok 'at the MTU, whole'
+    refused $a ping -c 1 -W 1 -s 8973 -M do 10.8.0.1; ok 'above the MTU, refused by the kernel'
 
     expect 'UDP both ways, with little loss in the tunnel'
     for way in '' --reverse; do
@@ -137,7 +137,7 @@ for suite in aes-256-gcm fernet; do
     stop shelf
     run $b ip link set dev eth0 mtu 1500
     run $r ip link set dev b mtu 1500
-    run $b ip link set dev fern0 mtu 1500
+    run $b ip link set dev fern0 mtu 9000
 
     down
 done
