@@ -39,10 +39,10 @@ document() {
     awk -v heading="## $1" -v number="$2" '/^## / { inside = $0 == heading } inside && /^```/ { block = /^```sh/; seen += block; next }
         inside && block && seen == number { print; said = 1 } END { exit !said }' docs/OPERATIONS.md || die "there is no block $2 below $1"
 }
-by_the_book() { local text; text=$(document "$2" "$3"); on "$1" bash -euc "cd /root; $text"; }
+by_the_book() { local text; text=$(document "$2" "$3"); on "$1" bash -euc "cd ~root; $text"; }
 # row WANTED: the command that the table of OPERATIONS.md has for it.
 row() { local text; text=$(sed -n "s/^| $1 | \`\(.*\)\` |\$/\1/p" docs/OPERATIONS.md); [ "$text" ] || die "there is no row '$1'"; echo "$text"; }
-bring() { in_machine "$2" cat "/root/$1" | in_machine "$3" sh -c "umask 077; cat >/root/$1"; in_machine "$2" rm "/root/$1"; } # FILE FROM TO
+bring() { in_machine "$2" sh -c "cat ~root/$1; rm ~root/$1" | in_machine "$3" sh -c "umask 077; cat >~root/$1"; } # FILE FROM TO
 
 # ---- what can be read without running it
 
@@ -164,7 +164,7 @@ if in_machine $s test -e /usr/share/doc/fernvpn/examples/low-port.conf; then
     on $s systemctl restart fernvpn-server@vpn
     ok 'a port below 1024'
 fi
-on $s bash -euc "cd /root; $(row 'add bob')"
+on $s bash -euc "cd ~root; $(row 'add bob')"
 by_the_book $s 'Clients come and go' 1
 ok 'clients are added while it runs'
 
@@ -211,7 +211,7 @@ ok 'by name, without systemd-resolved: a warning, and resolv.conf stays'
 
 expect 'a command of an ordinary user; its client is taken out at once'
 bring bob.conf $s $b
-in_machine $b sh -c 'install -D -m 600 -o nobody /root/bob.conf /tmp/nobody/bob.conf'
+in_machine $b sh -c 'install -D -m 600 -o nobody ~root/bob.conf /tmp/nobody/bob.conf'
 text=$(document 'A first client' 2)
 asks() { in_machine $b setpriv --reuid=nobody --regid=nogroup --clear-groups bash -c "cd /tmp/nobody; ${text/https/http}"; } # there is no TLS here
 [ "$(asks 2>"$dir/asks.log")" = 10.99.0.1 ] || { cat "$dir/asks.log"; die 'not through the tunnel'; }

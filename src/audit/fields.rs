@@ -33,7 +33,8 @@ pub struct Field {
 /// The types of records, from 1 on.
 const TYPES: [&str; 9] = ["Finished", "Config", "Packets", "SuperPacket", "Ping", "Pong", "Rekey", "Message", "Close"];
 
-/// The fields of a frame with the layout of this name: `client hello`, `server hello`, `aes-256-gcm frame`, `fernet frame`.
+/// The fields of a frame with the layout of this name: `client hello`, `server hello`,
+/// `aes-256-gcm frame`, `fernet frame`.
 pub fn frame(name: &str, frame: &[u8]) -> Vec<Field> {
     Tiles::of(frame, |tiles| tiles.rows(name))
 }

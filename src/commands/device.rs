@@ -62,7 +62,8 @@ pub fn invite(network: &Network, command: &str) {
     }
 }
 
-/// The device that the command line asks for: `--tun NAME`, `--no-tun`, `--private`, `--private-if-allowed`, `--namespace`.
+/// The device that the command line asks for: `--tun NAME`, `--no-tun`, `--private`,
+/// `--private-if-allowed`, `--namespace`.
 pub fn chosen(arguments: &Arguments, configured: &Device) -> Device {
     let name = || match configured {
         Device::Tun(name) | Device::Private { name, .. } => name.clone(),

@@ -1,5 +1,5 @@
-//! What can fernvpn do? Each command has a name, a function, and a text in `help.txt` that explains it: the program reads
-//! from there what the command line may hold.
+//! What can fernvpn do? Each command has a name, a function, and a text in `help.txt` that explains it: the program
+//! reads from there what the command line may hold.
 //!
 //! | file | commands |
 //! |---|---|
@@ -113,7 +113,8 @@ pub fn overview() -> String {
 pub enum Failure {
     /// The command line is wrong. Exit status 2.
     Usage(UsageError),
-    /// A token was refused. There is no reason in it, on purpose: whoever may know the reason asks `inspect`. Exit status 1.
+    /// A token was refused. There is no reason in it, on purpose: whoever may know the reason asks `inspect`. Exit
+    /// status 1.
     InvalidToken,
     /// Anything else, with its reason. Exit status 1.
     Reason(String),

@@ -39,8 +39,8 @@ pub struct Known {
 }
 
 impl Syntax {
-    /// Reads a help text: its usage, in which an operand that may be left out stands in brackets and an option that may be
-    /// given again is followed by `...`, and its table of options.
+    /// Reads a help text: its usage, in which an operand that may be left out stands in brackets and an option that may
+    /// be given again is followed by `...`, and its table of options.
     pub fn read(usage: &'static str, options: &'static str) -> Syntax {
         let mut syntax = Syntax::default();
         for line in options.lines() {

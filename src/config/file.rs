@@ -150,7 +150,8 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    /// The line of an option's item, or if it does not stand there, as a default or a key in a file does not, the nearest.
+    /// The line of an option's item, or if it does not stand there, as a default or a key in a file does not, the
+    /// nearest.
     fn of(&self, option: &str, item: usize) -> usize {
         let line = |option: &str, item| self.items.iter().filter(|(name, _)| *name == option).nth(item);
         let found = line(option, item).or_else(|| line("key-file", 0).filter(|_| option == "key"));

@@ -16,8 +16,8 @@ use std::fmt;
 /// Bytes in a key.
 pub const LENGTH: usize = 32;
 
-/// A Fernet key. Wiped from memory when dropped; never shown by `Debug`. In a box, because a value that moves leaves its
-/// bytes behind where nobody wipes them.
+/// A Fernet key. Wiped from memory when dropped; never shown by `Debug`. In a box, because a value that moves leaves
+/// its bytes behind where nobody wipes them.
 #[derive(Clone)]
 pub struct Key(Box<Zeroizing<[u8; LENGTH]>>);
 

@@ -93,8 +93,8 @@ pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()>
     Err(io::Error::other(format!("{named} failed: {why}")))
 }
 
-/// Runs a command to its end, but not for ever: one that hangs, or says more than a pipe holds (64 KiB), must not hold the
-/// tunnel up.
+/// Runs a command to its end, but not for ever: one that hangs, or says more than a pipe holds
+/// (64 KiB), must not hold the tunnel up.
 fn output(command: &mut Command) -> io::Result<Output> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let begun = Instant::now();

@@ -9,8 +9,8 @@
 //!  answer   ok\n text …      or, if it was refused, no\n and the reason
 //! ```
 //!
-//! What a crash leaves behind is replaced by the next instance of that name, or removed by `fernvpn clean-up`. Each asker has a thread of its own, so that
-//! one who does not read holds up nobody.
+//! What a crash leaves behind is replaced by the next instance of that name, or removed by `fernvpn clean-up`. Each
+//! asker has a thread of its own, so that one who does not read holds up nobody.
 
 use std::io;
 
@@ -93,8 +93,8 @@ mod system {
         }
     }
 
-    /// For root, who is about to give up the right to write everywhere: where a service has made the folder, root's group
-    /// may write there too.
+    /// For root, who is about to give up the right to write everywhere: where a service has made the folder,
+    /// root's group may write there too.
     pub fn share_folder() {
         let folder = Path::new("/run/fernvpn");
         if process::is_root() && fs::metadata(folder).is_ok_and(|data| data.uid() != 0) {

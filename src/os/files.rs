@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 
 use super::{process, tried};
 
-/// The permission bits of an open file if users other than its owner can read it. (Asked of the open file, not of the
-/// path, which could name another one by now.) A group that may read a file of root's is one that root chose: a service's.
+/// The permission bits of an open file if users other than its owner can read it. (Asked of the open
+/// file, not of the path, which could name another one by now.) A group that may read a file of root's
+/// is one that root chose: a service's.
 pub fn readable_by_others(file: &File) -> Option<u32> {
     let metadata = file.metadata().ok().filter(fs::Metadata::is_file)?;
     let others = if owner_of(&metadata).0 == 0 { 0o004 } else { 0o044 };

@@ -3,16 +3,16 @@
 //! The firewall's table belongs to a child, `nft -i`: the kernel removes it when that one ends, which it does when its
 //! stdin does, however this process dies. What sysctl says outlives the process. So the old values are written to a
 //! file before the first change; whoever opens the same device in the same network later puts them back first
-//! ([`put_back`]). Should the child be ended, the rules are put in again by another one; if that cannot be, the server ends:
-//! it would forward without them.
+//! ([`put_back`]). Should the child be ended, the rules are put in again by another one; if that cannot be, the server
+//! ends: it would forward without them.
 //!
 //! Connections from behind the server to its clients are for hosts in private networks that it pushes (10.0.0.0/8,
-//! 172.16.0.0/12, 192.168.0.0/16, fc00::/7, or parts of these): a site, not the internet. NAT gives clients only ports that
-//! the kernel gives to programs that connect, and none at which the server listens: CVE-2021-3773.
+//! 172.16.0.0/12, 192.168.0.0/16, fc00::/7, or parts of these): a site, not the internet. NAT gives clients only ports
+//! that the kernel gives to programs that connect, and none at which the server listens: CVE-2021-3773.
 //!
 //! With a named uplink only this and the tunnel's device forward. Otherwise all do, and packets that have nothing to do
-//! with the tunnel are dropped if none did before. IPv6 that forwards on all devices no longer listens to routers, hence
-//! `accept_ra`; kernels before 6.17 cannot do it for one device alone.
+//! with the tunnel are dropped if none did before. IPv6 that forwards on all devices no longer listens to routers,
+//! hence `accept_ra`; kernels before 6.17 cannot do it for one device alone.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};

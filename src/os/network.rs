@@ -230,7 +230,8 @@ impl Network {
         }
     }
 
-    /// Whether the device can have IPv6, with an MTU like this. (A network of its own begins with the kernel's defaults.)
+    /// Whether the device can have IPv6, with an MTU like this. (A network of its own begins with the kernel's
+    /// defaults.)
     fn has_ipv6(&self, mtu: u16) -> bool {
         let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");
         mtu >= 1280 && disabled.is_ok_and(|value| self.private().is_some() || value.trim() == "0")
@@ -287,7 +288,8 @@ impl Network {
         let has_ipv6 = self.has_ipv6(mtu);
         let of_use = |own: &&Subnet| has_ipv6 || own.address.is_ipv4();
         if !addresses.iter().all(|own| of_use(&own)) {
-            let text = "the tunnel is for IPv4 alone: IPv6 is switched off here (net.ipv6.conf.default.disable_ipv6)";
+            let text = "the tunnel is for IPv4 alone: its mtu is below 1280, or IPv6 is switched off here \
+                        (net.ipv6.conf.default.disable_ipv6)";
             log::info("os", text, &[]);
         }
         let addresses = &addresses.iter().filter(of_use).copied().collect::<Vec<_>>()[..];

@@ -3,8 +3,8 @@
 use crate::packet::subnet::Subnet;
 use std::fs;
 
-/// `file` with each of `words` replaced. A line that ends with the name of one of `lists` (`# NAME`) stands for one line per
-/// item: FAMILY is `ip` or `ip6`, NET the item.
+/// `file` with each of `words` replaced. A line that ends with the name of one of `lists` (`# NAME`) stands for one
+/// line per item: FAMILY is `ip` or `ip6`, NET the item.
 pub(super) fn filled(file: &str, words: &[(&str, &str)], lists: &[(&str, &[Subnet])]) -> String {
     let mut filled = Vec::new();
     for rule in file.lines() {

@@ -9,8 +9,8 @@
 
 use std::io;
 
-/// What a person, systemd or a terminal asks for, by the numbers that kill(2) knows, and from which a shell makes the status
-/// 128 + n. These four have the same numbers on every Unix.
+/// What a person, systemd or a terminal asks for, by the numbers that kill(2) knows, and from which a shell makes the
+/// status 128 + n. These four have the same numbers on every Unix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGHUP, by custom: reload.
@@ -51,8 +51,8 @@ pub fn block() -> io::Result<()> {
     super::sys::block_signals(AWAITED).map_err(|error| super::tried("cannot block signals", &error))
 }
 
-/// Waits for the next signal, for as long as it takes, and says whether the terminal sent it (Ctrl-C): then a command that
-/// shares the terminal has had it as well.
+/// Waits for the next signal, for as long as it takes, and says whether the terminal sent it (Ctrl-C): then a command
+/// that shares the terminal has had it as well.
 #[cfg(target_os = "linux")]
 pub fn wait() -> (Signal, bool) {
     loop {

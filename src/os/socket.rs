@@ -112,7 +112,8 @@ mod system {
         let info = sys::option_bytes::<152>(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_INFO)?;
         let info = info.first_chunk::<152>().ok_or(ErrorKind::Unsupported)?;
         let field = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-        // `struct tcp_info`: tcpi_last_data_recv in milliseconds, tcpi_rtt and tcpi_min_rtt in microseconds, tcpi_total_retrans, tcpi_bytes_acked (two words).
+        // `struct tcp_info`: tcpi_last_data_recv in milliseconds, tcpi_rtt and tcpi_min_rtt in microseconds,
+        // tcpi_total_retrans, tcpi_bytes_acked (two words).
         Ok(Path {
             round_trip: Duration::from_micros(field(68).into()),
             silence: Duration::from_millis(field(52).into()),

@@ -146,9 +146,10 @@ pub fn flow(packet: &[u8]) -> usize {
     (hash ^ hash >> 16) as usize
 }
 
-/// Whether an address can be one host's, as it is seen from another network: it is not for many, for nobody, for
-/// whoever looks at it, or for one link alone (RFC 4291, section 2.5.6; RFC 3927, section 7). A tunnel that carried the
-/// last would let its far end be a router here (RFC 4861, section 6.1.2), and clients ask a cloud for its server's secrets.
+/// Whether an address can be one host's, as it is seen from another network: it is not for many, for
+/// nobody, for whoever looks at it, or for one link alone (RFC 4291, section 2.5.6; RFC 3927, section 7). A
+/// tunnel that carried the last would let its far end be a router here (RFC 4861, section 6.1.2), and
+/// clients ask a cloud for its server's secrets.
 pub fn one_host(address: IpAddr) -> bool {
     let near = match address {
         IpAddr::V4(address) => address.is_broadcast() || address.is_link_local(),

@@ -117,7 +117,8 @@ impl Offload {
             ip::addresses(packet)?;
             return Ok(Checked { packet, offload: Self::default(), work: Work::Nothing });
         }
-        // 3. A checksum to complete, where TCP and UDP have theirs and nowhere else: the kernel would write it anywhere.
+        // 3. A checksum to complete, where TCP and UDP have theirs and nowhere else: the kernel would write it
+        // anywhere.
         let ip = ip::parse(packet)?;
         if ip.fragment {
             return Err(Refusal::Fragment); // the checksum covers more than this part
@@ -201,7 +202,8 @@ impl<'a> Checked<'a> {
         self.packet
     }
 
-    /// The header to hand to the kernel, or to a peer: it asks for what the packet needs, and no field is taken on trust.
+    /// The header to hand to the kernel, or to a peer: it asks for what the packet needs, and no field is taken on
+    /// trust.
     #[must_use]
     pub fn offload(&self) -> Offload {
         self.offload

@@ -51,8 +51,8 @@ impl Subnet {
         }
     }
 
-    /// Whether this can be an address in a tunnel: one host's, in a network of at most 2^24 (IPv4) or 2^96 addresses. It
-    /// brings its whole network into the tunnel, so half the world has to come as a route, which can be declined.
+    /// Whether this can be an address in a tunnel: one host's, in a network of at most 2^24 (IPv4) or 2^96 addresses.
+    /// It brings its whole network into the tunnel, so half the world has to come as a route, which can be declined.
     pub fn is_tunnels(&self) -> bool {
         ip::one_host(self.address) && self.prefix >= if self.address.is_ipv4() { 8 } else { 32 }
     }

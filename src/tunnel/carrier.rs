@@ -49,9 +49,9 @@ pub fn tuning() -> Tuning {
 ///  bbr ── much is lost while a queue is full ──> cubic ── something is lost without a queue ──> bbr, for good
 /// ```
 ///
-/// It begins with bbr, which keeps its rate where cubic takes each loss for a full queue: TCP inside the tunnel does not
-/// see the losses at all. But for bbr, TCP inside is an application that never has enough to send; it then never finds
-/// out how much the path carries, and fills its queue again and again. There cubic goes better.
+/// It begins with bbr, which keeps its rate where cubic takes each loss for a full queue: TCP inside the tunnel does
+/// not see the losses at all. But for bbr, TCP inside is an application that never has enough to send; it then never
+/// finds out how much the path carries, and fills its queue again and again. There cubic goes better.
 struct Watch {
     looked: Instant,
     retransmitted: u32,

@@ -200,7 +200,8 @@ impl Client {
                     let at_once = may_come_back_at_once(&end)?;
                     log::warning("tunnel", "connection lost, connecting again", &[("reason", &end)]);
                     notify::status(format_args!("connection lost: {end}"));
-                    // Only a session that held begins the pauses anew: a server that ends each at once meets growing ones.
+                    // Only a session that held begins the pauses anew: a server that ends each at once
+                    // meets growing ones.
                     let held = began.elapsed() >= HELD;
                     if held {
                         (lost_at, pause) = (Instant::now(), PAUSE[0]);

@@ -102,9 +102,9 @@ impl Client {
     }
 
     /// Puts a connection in place whose handshake has finished, and returns it with the one that it replaces.
-    /// `connect` makes the connection while nobody else can. Of those replaced, one at a time may take until its peer
-    /// hangs up: who connects again and again has two connections, not hundreds. `None` if a handshake that began later has
-    /// finished already.
+    /// `connect` makes the connection while nobody else can. Of those replaced, one at a time may take until its
+    /// peer hangs up: who connects again and again has two connections, not hundreds. `None` if a handshake that
+    /// began later has finished already.
     pub fn finish(
         &self,
         number: u64,

@@ -20,8 +20,8 @@ use std::time::Duration;
 /// Longest IP packet, in bytes.
 const MAX_PACKET: usize = 65_535;
 
-/// Bytes read at most before one record is sent. More than a record holds, so that what queues up does so where flows take
-/// turns, and not in the device.
+/// Bytes read at most before one record is sent. More than a record holds, so that what queues up does so where
+/// flows take turns, and not in the device.
 const AHEAD: usize = 96 * 1024;
 
 /// Reads packets from the device until `wake` rings, and sends each to the peer that `route` names for its

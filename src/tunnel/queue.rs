@@ -1,7 +1,8 @@
 //! Who is next, and who is dropped? The records that wait for a peer's socket.
 //!
-//! Flows take turns, byte by byte, whoever has most waiting loses: a bulk stream delays and displaces itself, not a ping or a
-//! keystroke beside it. Start-time fair queueing (Goyal, Vin, Cheng 1996) does both with one number for each record:
+//! Flows take turns, byte by byte, whoever has most waiting loses: a bulk stream delays and displaces
+//! itself, not a ping or a keystroke beside it. Start-time fair queueing (Goyal, Vin, Cheng 1996) does
+//! both with one number for each record:
 //!
 //! ```text
 //!  start   where its flow has come to: max(now, finish of the flow)         finish of the flow = start + length

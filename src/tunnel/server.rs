@@ -153,8 +153,8 @@ impl Server {
     }
 
     /// Takes up a new configuration, of which what is in use by whoever started the server must be the same (listeners,
-    /// device, addresses). `meanwhile` is done when all is known to be right, and before it holds. Returns what was done, in
-    /// words. Clients to whom it says nothing new notice nothing.
+    /// device, addresses). `meanwhile` is done when all is known to be right, and before it holds. Returns what was
+    /// done, in words. Clients to whom it says nothing new notice nothing.
     ///
     /// # Errors
     /// A sentence. Then nothing has changed.

@@ -1,9 +1,9 @@
 //! What is a server or a client doing? A report of one moment, for people, for scripts (JSON) and for Prometheus.
 //!
 //! Packets and bytes are counted as the kernel counts them on the tunnel's device (`ip -s link`, nft): a super-packet
-//! once, with the bytes of its IP packet. `sent` is what was handed over for the peer, `received` what came from it and was
-//! passed on. What was dropped on the way to the peer is in `sent` as well, as on a device with a full queue; what came and
-//! was refused is not in `received`.
+//! once, with the bytes of its IP packet. `sent` is what was handed over for the peer, `received` what came from it and
+//! was passed on. What was dropped on the way to the peer is in `sent` as well, as on a device with a full queue; what
+//! came and was refused is not in `received`.
 //!
 //! Names and texts of peers may hold anything, so each format escapes them in its own way. No key is in a report.
 
@@ -172,8 +172,8 @@ enum Value {
     ByReason(Vec<(&'static str, u64)>),
 }
 
-/// Its name in JSON, what it is called in a text if it stands there, its metric and the help for that if it is one, and what
-/// it is.
+/// Its name in JSON, what it is called in a text if it stands there, its metric and the help for that if it is one, and
+/// what it is.
 type Field = (&'static str, &'static str, Option<(&'static str, &'static str)>, Value);
 
 impl Value {

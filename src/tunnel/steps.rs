@@ -64,8 +64,9 @@ impl ServerSteps {
         })
     }
 
-    /// The state that answers an authentic hello under the key with this id: of a client that is one step ahead, the
-    /// next, durable by then. (A handshake that has become late meanwhile gets one that is not its own, and is refused.)
+    /// The state that answers an authentic hello under the key with this id: of a client that is one
+    /// step ahead, the next, durable by then. (A handshake that has become late meanwhile gets one that
+    /// is not its own, and is refused.)
     ///
     /// # Errors
     /// A sentence. The hello must not be answered.

@@ -1,4 +1,5 @@
-//! What was said in this recording? From a capture of a network to the records of every session, and the packets inside.
+//! What was said in this recording? From a capture of a network to the records of every session, and the packets
+//! inside.
 //!
 //! ```text
 //!  file ─> link ─> stream ─────> session ─────────> report ─> lines

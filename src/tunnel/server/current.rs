@@ -1,5 +1,5 @@
-//! What does the configuration say now? One value, which a reload replaces as a whole: connections that fit the new one as
-//! well notice nothing, the others get a Close.
+//! What does the configuration say now? One value, which a reload replaces as a whole: connections that fit the new one
+//! as well notice nothing, the others get a Close.
 
 use crate::config::settings::ServerSettings;
 use crate::os::log;
@@ -45,8 +45,8 @@ impl Current {
         }
     }
 
-    /// Ends a connection that was made, or would be made, by an older configuration unless it fits this one as well: its
-    /// key must be somebody's, and it must have been told what it would be told now.
+    /// Ends a connection that was made, or would be made, by an older configuration unless it fits this one as well:
+    /// its key must be somebody's, and it must have been told what it would be told now.
     ///
     /// # Errors
     /// The code of the Close.

@@ -1,7 +1,7 @@
 //! Who is let in? PROTOCOL.md section 4, on the server.
 //!
-//! A stranger is told nothing. Whatever is wrong, the connection stays open and silent until the deadline, so that nobody
-//! can tell from outside which step refused it.
+//! A stranger is told nothing. Whatever is wrong, the connection stays open and silent until the deadline, so that
+//! nobody can tell from outside which step refused it.
 
 use super::session::{Authenticated, session};
 use super::{HANDSHAKE_TIME, STRANGERS, Shared};
