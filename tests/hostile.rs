@@ -12,6 +12,7 @@ use fernvpn::tunnel::server::HANDSHAKE_TIME;
 use loopback::*;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -307,4 +308,34 @@ fn a_process_that_holds_keys_leaves_no_core() {
     assert!(!dumps(env!("CARGO_BIN_EXE_fernvpn"), &arguments));
     std::fs::remove_file(file).unwrap();
     let _ = std::fs::remove_file(folder.join("core"));
+}
+
+// ---------------------------------------------------------------------- who answers in a server's place
+
+#[test]
+fn what_a_false_instance_says_cannot_move_a_cursor() {
+    let folder = std::env::temp_dir().join(format!("fernvpn-{}-false", std::process::id()));
+    let sockets = folder.join("fernvpn");
+    std::fs::create_dir_all(&sockets).unwrap();
+    let says = [
+        ("fine", "ok\na\u{e9}\nb\n"),
+        ("title", "ok\n\u{1b}]0;owned\u{7}\u{9b}31m\r\n"),
+        ("refuses", "no\n\u{1b}[2J\u{202e}"),
+        ("\u{1b}[31mred\n", "no answer\n"),
+    ];
+    let answered = says.map(|(name, says)| {
+        let listener = UnixListener::bind(sockets.join(format!("{name}.sock"))).unwrap();
+        thread::spawn(move || {
+            let mut asker = listener.accept().unwrap().0;
+            asker.read_to_end(&mut Vec::new()).unwrap();
+            asker.write_all(says.as_bytes()).unwrap();
+        })
+    });
+    let asked = Command::new(env!("CARGO_BIN_EXE_fernvpn")).arg("status").env("XDG_RUNTIME_DIR", &folder).output();
+    let asked = asked.unwrap();
+    answered.map(|answered| answered.join().unwrap());
+    let text = String::from_utf8([asked.stdout, asked.stderr].concat()).unwrap();
+    assert!(text.contains("a\u{e9}\nb\n") && text.contains("owned") && text.contains("red"), "{text:?}");
+    assert!(!text.contains(|c: char| c != '\n' && (c.is_control() || c == '\u{202e}')), "{text:?}");
+    std::fs::remove_dir_all(folder).unwrap();
 }

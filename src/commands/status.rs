@@ -22,7 +22,7 @@ pub(super) fn status(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 match control::ask(&name, &question) {
                     Ok(report) => reports.push(report),
                     Err(error) if error.kind() == ErrorKind::NotFound => {} // what a crash has left
-                    Err(error) => log::say(format_args!("fernvpn: {error}")),
+                    Err(error) => log::say(format_args!("fernvpn: {}", log::printable(&error.to_string()))),
                 }
             }
             match format {

@@ -19,6 +19,8 @@ use std::path::Path;
 
 /// More than this is no key file: `-k /dev/zero` ends with a message. Bytes.
 const MAX_FILE: u64 = 16 << 20;
+const NOT_ALLOWED: &str = "permission denied (the user who runs fernvpn must be able to read it; a running server of \
+                           root's reads only root's files)";
 
 /// A key and where it was found.
 #[derive(Clone, Debug)]
@@ -54,15 +56,11 @@ pub fn read(file: &Path) -> Result<(Vec<NamedKey>, Option<String>), String> {
 /// # Errors
 /// The reason, for people.
 pub fn read_secret(file: &Path) -> Result<(Vec<u8>, Option<String>), String> {
-    let explain = |error: io::Error| {
-        match error.kind() {
+    let explain = |error: io::Error| match error.kind() {
         _ if is_key(file.as_os_str()) => key_on_the_command_line().to_string(),
-        io::ErrorKind::PermissionDenied => {
-            "permission denied (the user who runs fernvpn must be able to read it; a running server of root's reads only root's files)".into()
-        }
+        io::ErrorKind::PermissionDenied => NOT_ALLOWED.into(),
         io::ErrorKind::NotFound => "there is no such file".into(),
         _ => reason(&error),
-    }
     };
     let open = File::open(file).map_err(explain)?;
     let warning = too_open(file, &open);

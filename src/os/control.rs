@@ -20,7 +20,7 @@ pub use system::{Control, ask, clear, names, share_folder};
 #[cfg(unix)]
 mod system {
     use super::io;
-    use crate::os::{files, process, reason};
+    use crate::os::{files, log, process, reason};
     use std::fs::{self, Permissions};
     use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
     use std::net::Shutdown;
@@ -35,8 +35,9 @@ mod system {
     const PATIENCE: Duration = Duration::from_secs(10);
     /// How long an answer may take: a reload may have to wait for other programs.
     const ANSWER_TIME: Duration = Duration::from_secs(60);
-    /// Longest question, in bytes.
+    /// Longest question and answer, in bytes.
     const QUESTION: u64 = 128;
+    const ANSWER: u64 = 1 << 28;
     /// Askers at once. More are turned away.
     const ASKERS: usize = 16;
 
@@ -128,10 +129,19 @@ mod system {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(cannot(error)),
         }
-        let listener = UnixListener::bind(&path).map_err(cannot)?;
-        let control = Control { listener, path: path.clone() };
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(cannot)?;
-        Ok(control)
+        Ok(Control { listener: bind(&path).map_err(cannot)?, path })
+    }
+
+    /// For its owner alone from the start: whoever owns the folder could put a link there before its mode is changed.
+    #[cfg(target_os = "linux")]
+    fn bind(path: &Path) -> io::Result<UnixListener> {
+        crate::os::sys::for_owner_only(|| UnixListener::bind(path))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn bind(path: &Path) -> io::Result<UnixListener> {
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, Permissions::from_mode(0o600)).map(|()| listener)
     }
 
     /// Nobody to tell if the asker is gone.
@@ -173,8 +183,10 @@ mod system {
             let mut answer = String::new();
             writeln!(instance, "{question}")
                 .and_then(|()| instance.shutdown(Shutdown::Write))
-                .and_then(|()| instance.read_to_string(&mut answer))
+                .and_then(|()| instance.take(ANSWER).read_to_string(&mut answer))
                 .map_err(lost)?;
+            // Root may ask what is somebody else's: the owner of the folder chooses who answers, and what.
+            let answer = answer.split('\n').map(log::printable).collect::<Vec<_>>().join("\n");
             return match answer.split_once('\n') {
                 Some(("ok", text)) => Ok(text.into()),
                 Some(("no", reason)) => Err(io::Error::other(reason)),

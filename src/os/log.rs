@@ -181,16 +181,17 @@ fn quoted(value: &str) -> String {
 
 /// A text is ours, but may have the words of an error in it that are not.
 pub(super) fn without_controls(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    for character in text.chars() {
-        // Blanks in other scripts, controls and marks that reorder a line are what `escape_debug` rewrites.
-        if matches!(character, '"' | '\'' | '\\') {
-            clean.push(character);
-        } else {
-            clean.extend(character.escape_debug());
-        }
-    }
-    clean
+    // Blanks in other scripts, controls and marks that reorder a line are what `escape_debug` rewrites.
+    let clean = |c: char| if matches!(c, '"' | '\'' | '\\') { c.to_string() } else { c.escape_debug().to_string() };
+    text.chars().map(clean).collect()
+}
+
+/// Somebody else's text without what could move a terminal's cursor, or turn what follows around.
+pub fn printable(text: &str) -> String {
+    let moves = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if moves(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// Whether stderr goes straight to systemd's journal. The variable alone is not enough: whatever a service starts,

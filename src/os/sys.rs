@@ -199,6 +199,7 @@ unsafe extern "C" {
     fn capset(header: *mut CapabilityHeader, sets: *const [CapabilitySet; 2]) -> c_int;
     fn geteuid() -> c_uint;
     fn getegid() -> c_uint;
+    fn umask(mask: c_uint) -> c_uint;
     fn getrlimit(resource: c_uint, limit: *mut RLimit) -> c_int;
     fn setrlimit(resource: c_uint, limit: *const RLimit) -> c_int;
     fn kill(pid: c_int, signal: c_int) -> c_int;
@@ -432,6 +433,16 @@ pub(super) fn effective_ids() -> (u32, u32) {
 pub(super) fn set_dumpable(dumpable: bool) -> io::Result<()> {
     // SAFETY: plain.
     check(unsafe { prctl(PR_SET_DUMPABLE, c_ulong::from(dumpable)) }).map(drop)
+}
+
+/// What `make` makes is for its owner alone from the first moment; so is what other threads make meanwhile.
+pub(super) fn for_owner_only<T>(make: impl FnOnce() -> T) -> T {
+    // SAFETY: plain, and cannot fail.
+    let before = unsafe { umask(0o177) };
+    let made = make();
+    // SAFETY: as above.
+    unsafe { umask(before) };
+    made
 }
 
 /// No program that this thread starts gets more rights than it has, and of its capabilities it keeps those in `kept`.

@@ -8,7 +8,7 @@
 
 use super::carrier::{Filled, FrameReader};
 use super::outbound::{Outbound, Traffic, count};
-use crate::os::{reason, socket};
+use crate::os::{log, reason, socket};
 use crate::packet::offload::{self, Checked, Offload};
 use crate::protocol::frame::BadLength;
 use crate::protocol::record::{Kind, Opened, Opener, Refused};
@@ -185,21 +185,13 @@ fn record(body: &mut [u8], opener: &mut Opener, outbound: &Arc<Outbound>, inside
         Kind::Close => {
             return Some(match content.split_first() {
                 Some((code, text)) if text.len() <= MAX_CLOSE => {
-                    End::Closed { code: *code, text: printable(&String::from_utf8_lossy(text)) }
+                    End::Closed { code: *code, text: log::printable(&String::from_utf8_lossy(text)) }
                 }
                 _ => End::Content("a Close without a code, or of more than 256 bytes"),
             });
         }
     }
     None
-}
-
-/// A peer's text without what could move a terminal's cursor, or turn what follows around.
-pub(super) fn printable(text: &str) -> String {
-    let moves = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|c| if moves(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// Takes a Packets record apart.

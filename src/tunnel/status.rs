@@ -9,10 +9,8 @@
 
 use super::clients::Connected;
 use super::config_record::listed;
-use super::connection::printable;
 use super::outbound::{Traffic, count};
-use crate::os::clock;
-use crate::os::socket;
+use crate::os::{clock, log, socket};
 use crate::packet::subnet::Subnet;
 use crate::protocol::record::Suite;
 use std::fmt::{Display, Write};
@@ -206,7 +204,7 @@ impl Value {
     /// For people.
     fn text(&self) -> String {
         let text = match self {
-            Value::Text(text) => text.as_ref().map(|text| printable(text)),
+            Value::Text(text) => text.as_ref().map(|text| log::printable(text)),
             Value::List(items) => Some(listed(items)),
             Value::Yes(yes) => Some(yes.to_string()),
             Value::Number(number) => number.map(|number| number.to_string()),

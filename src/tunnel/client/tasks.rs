@@ -1,11 +1,10 @@
 //! What does the command line ask for once there is a connection? A message, and pings through the tunnel.
 
 use super::{Client, print};
-use crate::os::log;
+use crate::os::log::{self, printable};
 use crate::packet::icmp;
 use crate::protocol::record::Kind;
 use crate::tunnel::config_record::NetworkConfig;
-use crate::tunnel::connection::printable;
 use crate::tunnel::locked;
 use crate::tunnel::outbound::Outbound;
 use std::io;
