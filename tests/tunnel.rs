@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
+mod common;
 mod loopback;
 
 use fernvpn::config::settings::{ClientSettings, ServerSettings};
@@ -11,6 +12,7 @@ use fernvpn::packet::icmp;
 use fernvpn::packet::offload::{LENGTH, Offload};
 use fernvpn::protocol::record::{Kind, Suite};
 use fernvpn::tunnel::connection::close;
+use fernvpn::tunnel::outbound::{Outbound, Sent};
 use fernvpn::tunnel::server::Server;
 use loopback::*;
 use std::io::{Read, Write};
@@ -286,6 +288,36 @@ fn a_stalled_client_stalls_nobody() {
         server.stop();
         assert_eq!(closed.join().unwrap(), Some(close::STOPPING));
     });
+}
+
+#[test]
+fn who_answers_sends_the_answer_and_not_what_others_have_queued() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (common::Session { server, mut client, .. }, near) =
+        (common::session(Suite::Aes256Gcm, None, 1), listener.accept().unwrap().0);
+    let outbound = Outbound::new(Arc::new(near), server.0, false, Arc::default(), Vec::new());
+    let mut receive = || {
+        let body = read_frame(&mut socket)?;
+        common::open(&mut client.1, &body).unwrap()
+    };
+    let queued = packet(address("10.8.0.1"), v4(0), b"of somebody");
+    for round in 0..3 {
+        outbound.put(|queue| queue.push_packet(&queued));
+        outbound.send(Kind::Pong, b"an answer");
+        assert_eq!(
+            Arc::strong_count(&outbound),
+            2,
+            "round {round}: a companion has the rest, and waits for more of it"
+        );
+        assert_eq!(receive(), Some((Kind::Pong, b"an answer".to_vec())));
+        assert_eq!(receive(), Some((Kind::Packets, listed(&[&queued]))));
+        eventually("nothing is left", || outbound.send_next() == Sent::All);
+    }
+    outbound.put(|queue| queue.push_packet(&queued));
+    outbound.close(close::LEAVING, "bye");
+    assert_eq!(receive(), Some((Kind::Close, b"\0bye".to_vec())), "which goes before all else, and is the last");
+    assert_eq!(receive(), None);
 }
 
 #[test]

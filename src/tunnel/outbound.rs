@@ -2,7 +2,8 @@
 //!
 //! Whoever has something for a peer puts it into the peer's queue, and then sends from it, as long as the socket takes
 //! data. When it does not, a companion thread is called: it waits for the socket and goes on, while everybody else
-//! only queues. So a stalled peer costs nobody a wait, and an idle one costs no thread.
+//! only queues. So a stalled peer costs nobody a wait, and an idle one costs no thread. The companion also goes on for
+//! a reader whose answer has left, and who would otherwise send what others queue meanwhile instead of reading.
 //!
 //! ```text
 //!  put ─> Queue (locked for a moment)
@@ -142,10 +143,13 @@ impl Outbound {
         outbound
     }
 
-    /// Sends what is no packets, now or as soon as the socket takes it.
+    /// Sends what is no packets, now or as soon as the socket takes it. Only that: whoever calls this has to go on
+    /// reading, and does not send for others whose packets come meanwhile.
     pub fn send(self: &Arc<Outbound>, kind: Kind, content: &[u8]) {
         self.put(|queue| queue.push(kind, content));
-        self.send_all();
+        if self.send_next() != Sent::All {
+            self.call_companion();
+        }
     }
 
     /// Puts packets into the queue, from which [`Outbound::send_next`] sends them. `put` says how many records that has
@@ -253,7 +257,7 @@ impl Outbound {
         }
     }
 
-    /// The companion's life: wait for the socket, send, stay a little while in case the socket fills up again.
+    /// The companion's life: wait for the socket, send what is left, stay a little while in case there is more.
     fn accompany(self: Arc<Outbound>) {
         let mut sending = locked(&self.sending);
         loop {
@@ -270,12 +274,16 @@ impl Outbound {
                     self.send_all();
                     sending = locked(&self.sending);
                 }
+            } else if sending.wire.is_some() && !sending.queue.is_empty() {
+                drop(sending);
+                self.send_all();
+                sending = locked(&self.sending);
             } else if sending.closed {
                 break;
             } else {
                 let waited = self.work.wait_timeout(sending, COMPANION_STAYS).unwrap_or_else(PoisonError::into_inner);
                 sending = waited.0;
-                if waited.1.timed_out() && !sending.full {
+                if waited.1.timed_out() && !sending.full && sending.queue.is_empty() {
                     break;
                 }
             }
