@@ -24,6 +24,7 @@ fault() { sleep "$1"; } # a fault that lasts is itself a length of time
 
 server() { fern server $s server -k "$dir/server.key" --listen 0.0.0.0:12345 --keepalive 2 "$@"; }
 client() { fern client $c client -k "$dir/alice.key" --connect "${middle:-203.0.113.2}":12345 "$@"; }
+newcomer() { in_ns $c "$fernvpn" client -k "$dir/bob.key" --connect 203.0.113.2:12345 --no-tun --once --send hello; }
 talking() {
     start echo $s python3 "$tests/common/talk.py" listen 9000
     await listening $s 9000
@@ -225,7 +226,7 @@ mount -t tmpfs -o size=64k,mode=700 none "$dir/small"
 install -m 600 "$dir/alice.key" "$dir/small/client.state"
 install -m 600 "$dir/alice.key" "$dir/server.state"
 ratcheted() { # SERVER'S-STATE CLIENT'S-STATE
-    printf '[server]\nlisten = 0.0.0.0:12345\nkeepalive = 2\n[peer]\nname = alice\nkey-file = %s\nratchet = yes\n' "$1" >"$dir/server.conf"
+    printf '[server]\nlisten = 0.0.0.0:12345\nkeepalive = 2\n[peer]\nname = alice\nkey-file = %s\nratchet = yes\n%b' "$1" "${bob:-}" >"$dir/server.conf"
     printf '[client]\nserver = 203.0.113.2:12345\nkey-file = %s\nratchet = yes\n' "$2" >"$dir/client.conf"
     fern server $s server -c "$dir/server.conf"
     fern client $c client -c "$dir/client.conf"
@@ -246,6 +247,28 @@ for side in client server; do
     all_down
 done
 umount "$dir/small"
+
+trap '(status=$?; fsfreeze --unfreeze "$dir/small" 2>/dev/null; exit $status); clean_up' EXIT # what hangs cannot be killed
+truncate --size 8M "$dir/disk"
+if mkfs.ext4 -q "$dir/disk" && mount -o loop "$dir/disk" "$dir/small" 2>/dev/null; then
+    expect 'a disk hangs on which a ratcheted key has to move: nobody else waits for it'
+    install -m 600 "$dir/alice.key" "$dir/small/server.state"
+    install -m 600 "$dir/alice.key" "$dir/client.state"
+    bob="[peer]\nname = bob\nkey-file = $dir/bob.key\n" ratcheted "$dir/small/server.state" "$dir/client.state"
+    talking
+    fsfreeze --freeze "$dir/small"
+    step=$(grep step= "$dir/client.state")
+    cut_carrier
+    await fails grep -q "^$step\$" "$dir/client.state" # it has sent its Finished, and waits
+    begun=$(now)
+    within 5 newcomer
+    within 5 in_ns $s "$fernvpn" status "$id-server"
+    row 'disk of the server hangs' 'others come in, status answers' "$(since)" '5 s'
+    fsfreeze --unfreeze "$dir/small"
+    recovers 15 'disk of the server no longer hangs'
+    all_down
+    umount "$dir/small"
+fi
 
 # ---- limits of the machine: the server runs as an ordinary user, without a device
 
@@ -272,7 +295,6 @@ print("held", len(held), flush=True)
 time.sleep(600)' "$1"
     logged strangers '^held'
 }
-newcomer() { in_ns $c "$fernvpn" client -k "$dir/bob.key" --connect 203.0.113.2:12345 --no-tun --once --send hello; }
 for limit in nofile nproc data; do
     case $limit in
         nofile) word='file descriptors' all=4096 few=60 line='cannot accept a connection' ;;

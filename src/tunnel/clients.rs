@@ -46,6 +46,8 @@ pub struct Client {
 
 /// A ratcheted key.
 type Steps = Arc<Mutex<ServerSteps>>;
+/// What an id of one finds: also the key, but for those that it has left behind.
+type Found = (Steps, Option<Arc<Root>>);
 
 #[derive(Default)]
 struct State {
@@ -144,9 +146,9 @@ impl Client {
         locked(&self.state).connection.as_ref().map(|connected| Arc::clone(&connected.outbound))
     }
 
-    /// The step of its ratcheted key, if it has one.
+    /// The step of its ratcheted key, if it has one, and does not just wait for its disk to make the next.
     pub fn step(&self) -> Option<u64> {
-        self.steps.get().map(|steps| locked(steps).step())
+        self.steps.get().and_then(|steps| steps.try_lock().ok()).map(|steps| steps.step())
     }
 }
 
@@ -155,8 +157,8 @@ pub struct Clients {
     all: Vec<Arc<Client>>,
     by_id: HashMap<Id, (Arc<Client>, Root)>,
     /// The same for ratcheted keys, whose ids change. Shared with the clients before a reload, by which a handshake
-    /// may still be under way.
-    ratcheted: Arc<Mutex<HashMap<Id, Steps>>>,
+    /// may still be under way. The keys are here as well, so that a stranger never waits for somebody's disk.
+    ratcheted: Arc<Mutex<HashMap<Id, Found>>>,
     by_address: HashMap<IpAddr, Arc<Client>>,
     networks: Vec<(Subnet, Arc<Client>)>,
     /// The tunnel's own networks.
@@ -227,7 +229,9 @@ impl Clients {
                 let (file, kept) = StateFile::open(path)?;
                 let _ = client.steps.set(Arc::new(Mutex::new(ServerSteps::open(&kept, Box::new(file))?)));
             }
-            for id in client.steps.get().iter().flat_map(|steps| locked(steps).ids().collect::<Vec<_>>()) {
+            for id in
+                client.steps.get().iter().flat_map(|steps| locked(steps).keys().map(|(id, _)| id).collect::<Vec<_>>())
+            {
                 let other = seen.insert(id, client).or(self.by_id.get(&id).map(|(other, _)| &**other));
                 if let Some(other) = other.filter(|other| other.name != client.name) {
                     let (one, other) = (&other.name, &client.name);
@@ -243,10 +247,10 @@ impl Clients {
         let mut own = HashSet::new();
         for steps in self.all.iter().filter_map(|client| client.steps.get()) {
             own.insert(Arc::as_ptr(steps));
-            let key = locked(steps);
-            locked(&self.ratcheted).extend(key.ids().map(|id| (id, Arc::clone(steps))));
+            let keys = keyed(steps, &locked(steps));
+            locked(&self.ratcheted).extend(keys);
         }
-        locked(&self.ratcheted).retain(|_, steps| own.contains(&Arc::as_ptr(steps)));
+        locked(&self.ratcheted).retain(|_, (steps, _)| own.contains(&Arc::as_ptr(steps)));
     }
 
     fn with_steps(&self, steps: &Steps) -> Option<&Arc<Client>> {
@@ -263,9 +267,8 @@ impl Clients {
         if let Some((client, root)) = self.by_id.get(id) {
             return Some((Arc::clone(client), Some(root.clone())));
         }
-        let steps = locked(&self.ratcheted).get(id).cloned()?;
-        let root = locked(&steps).root(*id);
-        self.with_steps(&steps).map(|client| (Arc::clone(client), root))
+        let (steps, root) = locked(&self.ratcheted).get(id).cloned()?;
+        self.with_steps(&steps).map(|client| (Arc::clone(client), root.map(|root| (*root).clone())))
     }
 
     /// The client to which the key of a connection belongs now. `then` is whose it was when the connection was made.
@@ -299,12 +302,12 @@ impl Clients {
     ) -> Result<Option<T>, String> {
         let Some(shared) = client.steps.get() else { return Ok(None) };
         let mut steps = locked(shared);
-        let before: Vec<Id> = steps.ids().collect();
+        let before: Vec<Id> = steps.keys().map(|(id, _)| id).collect();
         let done = act(&mut steps)?;
         let mut ratcheted = locked(&self.ratcheted);
         // Of a client that a reload has removed meanwhile there are none, and none come back.
         if before.iter().filter(|id| ratcheted.remove(*id).is_some()).count() > 0 {
-            ratcheted.extend(steps.ids().map(|id| (id, Arc::clone(shared))));
+            ratcheted.extend(keyed(shared, &steps));
         }
         Ok(Some(done))
     }
@@ -328,6 +331,11 @@ impl Clients {
     pub fn is_inside(&self, address: IpAddr) -> bool {
         self.tunnel.iter().any(|own| own.contains(address))
     }
+}
+
+/// By which ids a ratcheted key is found, and each with its key.
+fn keyed(steps: &Steps, now: &ServerSteps) -> Vec<(Id, Found)> {
+    now.keys().map(|(id, root)| (id, (Arc::clone(steps), root.map(Arc::new)))).collect()
 }
 
 #[cfg(test)]

@@ -50,18 +50,10 @@ impl ServerSteps {
         self.state.step
     }
 
-    /// The ids that belong to this client: of `K`, of `K'`, and of a few keys before.
-    pub fn ids(&self) -> impl Iterator<Item = Id> {
-        let next = self.state.root.next(&self.state.secret).id();
-        [self.state.root.id(), next].into_iter().chain(self.past.iter().copied())
-    }
-
-    /// The key with this id, or `None` if it is gone.
-    pub fn root(&self, id: Id) -> Option<Root> {
-        Some(match self.state.standing(id)? {
-            Standing::Level => self.state.root.clone(),
-            Standing::Ahead => self.state.root.next(&self.state.secret),
-        })
+    /// The ids that belong to this client: of `K` and of `K'`, each with its key, and of a few keys before.
+    pub fn keys(&self) -> impl Iterator<Item = (Id, Option<Root>)> {
+        let own = [self.state.root.clone(), self.state.root.next(&self.state.secret)];
+        own.map(|root| (root.id(), Some(root))).into_iter().chain(self.past.iter().map(|id| (*id, None)))
     }
 
     /// The state that answers an authentic hello under the key with this id: of a client that is one
