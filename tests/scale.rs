@@ -204,15 +204,13 @@ fn throughput(clients: &mut [(NetworkConfig, Raw)], time: Duration, is_so: impl 
     bits as f64 / 1e6 / begun.elapsed().as_secs_f64()
 }
 
-/// Strangers, in a process of the lowest priority: in life their processors are not the server's.
+/// Strangers, in a process of their own, with the server's priority and on its processors: in life they have their own.
 struct Flood(Child);
 
 impl Flood {
     fn begin(port: u16, bytes: &[u8], held: usize) -> Flood {
         let bytes: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let strangers = Command::new("nice")
-            .args(["-n", "19"])
-            .arg(std::env::current_exe().unwrap())
+        let strangers = Command::new(std::env::current_exe().unwrap())
             .args(["strangers", "--exact", "--nocapture"])
             .env("FERNVPN_STRANGERS", format!("{port} {held} {bytes}"))
             .stdin(Stdio::piped())

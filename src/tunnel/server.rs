@@ -10,10 +10,12 @@
 //! | `current` | what does the configuration say now? |
 //! | `handshake` | who is let in? |
 //! | `session` | what becomes of a client's packets? |
+//! | `threads` | which thread has a connection? |
 
 mod current;
 mod handshake;
 mod session;
+mod threads;
 
 use super::admission::{Admission, PLACES, Pace};
 use super::clients::Client;
@@ -25,7 +27,6 @@ use super::{device, locked};
 use crate::config::settings::ServerSettings;
 use crate::os::log::Seldom;
 use crate::os::notify::{Pulse, TURN};
-use crate::os::process;
 use crate::os::signal::{self, Signal};
 use crate::os::socket;
 use crate::os::tun::Tun;
@@ -37,13 +38,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
+use threads::Threads;
 
 /// From accept to Finished, in all.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// The words of a Close when the server stops.
 const STOPS: &str = "the server stops";
-/// A connection thread's stack.
-const STACK: usize = 256 * 1024;
 
 /// One for all handshakes that fail: a flood of strangers fills no disk, but it can hide the line that tells why a
 /// real client was refused (the next line that gets through tells how many were kept back).
@@ -59,6 +59,7 @@ struct Shared {
     device: Option<Tun>,
     wake: Wake,
     admission: Admission,
+    threads: Arc<Threads>,
     key_log: Option<KeyLog>,
     connected: Mutex<usize>,
     fewer_connected: Condvar,
@@ -86,6 +87,7 @@ impl Server {
             device,
             wake: Wake::new().map_err(|error| format!("cannot start: {error}"))?,
             admission: Admission::new(PLACES),
+            threads: Arc::default(),
             key_log,
             connected: Mutex::new(0),
             fewer_connected: Condvar::new(),
@@ -241,16 +243,11 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
         }
         let accepted = listener.accept().map_err(|error| ("cannot accept a connection (see ulimit -n)", error));
         let served = accepted.and_then(|(socket, from)| {
-            let server = Arc::clone(shared);
-            let thread = thread::Builder::new().name("connection".into()).stack_size(STACK);
-            let served = thread.spawn(move || {
-                handshake::serve(&server, socket, from);
-                process::wipe_stack();
-            });
+            let served = shared.threads.serve((Arc::clone(shared), socket, from));
             served.map_err(|error| ("no thread for a connection (see TasksMax, ulimit -u, vm.max_map_count)", error))
         });
         match served {
-            Ok(_) => thread::sleep(pace.after(Instant::now())),
+            Ok(()) => thread::sleep(pace.after(Instant::now())),
             Err(_) if shared.stopping.load(Ordering::Acquire) => return,
             Err((what, error)) => {
                 ACCEPT.warning("tunnel", what, &[("reason", &error)]);
