@@ -1,7 +1,6 @@
 //! `fernvpn client`, `fernvpn unlock`
 
-use super::device;
-use super::{Failure, status};
+use super::{Failure, device, status};
 use crate::config::arguments::{Arguments, UsageError};
 use crate::config::options::CLIENT;
 use crate::config::settings::{ClientSettings, Device};

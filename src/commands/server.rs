@@ -1,7 +1,6 @@
 //! `fernvpn server`
 
-use super::device;
-use super::{Failure, status};
+use super::{Failure, device, status};
 use crate::config::arguments::{Arguments, UsageError};
 use crate::config::key_file::NamedKey;
 use crate::config::options::SERVER;

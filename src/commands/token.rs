@@ -4,8 +4,7 @@
 //! refusal reads `invalid token`: the reason is for those who ask `inspect`, not for whoever sent the token.
 //! Messages are encrypted and decrypted where they were read: one buffer, a third longer than the message.
 
-use super::passphrase;
-use super::{Failure, print};
+use super::{Failure, passphrase, print};
 use crate::audit::inspect::{self, Candidate};
 use crate::config::arguments::{Arguments, UsageError};
 use crate::config::key_file::{self, NamedKey};
