@@ -112,10 +112,14 @@ MUTANTS ?=
 mutants: toolchain ## does a test fail for every small change of the trusted core? needs cargo-mutants; MUTANTS takes its options
 	$(CARGO) mutants --file 'src/fernet/*.rs' --file 'src/protocol/*.rs' --output target --timeout 120 $(MUTANTS) -- $(CORE_TESTS)
 
+# Without optimisation, because a line that is inlined counts as missed; so without the test that seals a gibibyte as well,
+# which reaches no line of its own.
+NOT_CORE := audit:: commands:: config:: os:: packet:: tunnel:: a_rekey_is_due_after_a_gibibyte
+
 .PHONY: coverage
 coverage: toolchain ## which lines of the trusted core does no quick test reach? needs cargo-tarpaulin
-	$(CARGO) tarpaulin --engine ptrace --skip-clean --target-dir target/coverage --include-files 'src/fernet/*' 'src/protocol/*' \
-	    $(CORE_TESTS)
+	CARGO_PROFILE_TEST_OPT_LEVEL=0 $(CARGO) tarpaulin --engine ptrace --timeout 900 --skip-clean --target-dir target/coverage \
+	    --include-files 'src/fernet/*' 'src/protocol/*' $(subst --test fuzz,,$(CORE_TESTS)) -- $(addprefix --skip ,$(NOT_CORE))
 
 .PHONY: timing
 timing: toolchain ## does opening take time that depends on where a tag differs? dudect's method, and a planted flaw that it has to find
