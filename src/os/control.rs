@@ -35,8 +35,9 @@ mod system {
     const PATIENCE: Duration = Duration::from_secs(10);
     /// How long an answer may take: a reload may have to wait for other programs.
     const ANSWER_TIME: Duration = Duration::from_secs(60);
-    /// Longest question and answer, in bytes.
+    /// Longest question, in bytes.
     const QUESTION: u64 = 128;
+    /// Longest answer, in bytes: the report of many thousands.
     const ANSWER: u64 = 1 << 28;
     /// Askers at once. More are turned away.
     const ASKERS: usize = 16;

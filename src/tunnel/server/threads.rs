@@ -13,8 +13,9 @@ use std::time::Duration;
 
 /// A connection thread's stack.
 const STACK: usize = 256 * 1024;
-/// So many threads wait at most, each for so long.
+/// So many threads wait at most for another connection.
 const IDLE: usize = 64;
+/// And each for so long.
 const STAYS: Duration = Duration::from_secs(1);
 
 /// A connection that was accepted, and where it comes from.
