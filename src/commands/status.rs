@@ -26,9 +26,7 @@ pub(super) fn status(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 }
             }
             match format {
-                "json" => {
-                    format!("[{}]\n", reports.iter().map(|report| report.trim_end()).collect::<Vec<_>>().join(","))
-                }
+                "json" => format!("[{}]\n", reports.iter().map(|one| one.trim_end()).collect::<Vec<_>>().join(",")),
                 "prometheus" => merged(&reports),
                 _ if reports.is_empty() => return Err("no fernvpn is running here".to_owned().into()),
                 _ => reports.join("\n"),

@@ -436,7 +436,11 @@ mod tests {
                 "ip address add fd0f:e12e::1/64 dev fern0 nodad",
                 "ip address del fd0f:e12e::1/64 dev fern0",
             ),
-            (Change::Route(prefix("::", 0), 1400), "ip route add ::/0 dev fern0 mtu 1400", "ip route del ::/0 dev fern0"),
+            (
+                Change::Route(prefix("::", 0), 1400),
+                "ip route add ::/0 dev fern0 mtu 1400",
+                "ip route del ::/0 dev fern0",
+            ),
             (
                 Change::Steered(prefix("0.0.0.0", 0), 1500),
                 "ip route add 0.0.0.0/0 dev fern0 mtu 1500 table 12345",

@@ -93,8 +93,7 @@ impl Stranger<'_> {
                 "no client has this key: it was removed, or belongs to another server, or this is no fernvpn client";
             self.refuse(Refusal::UnknownKey, &reason)
         })?;
-        let named =
-            |refusal, reason: &dyn Display| self.refuse(refusal, &format_args!("client {}: {reason}", client.name));
+        let named = |refusal, why: &dyn Display| self.refuse(refusal, &format_args!("client {}: {why}", client.name));
         let root = root.ok_or_else(|| {
             let reason =
                 "an earlier step of its ratcheted key: a recording, or a copy or backup in use (fernvpn reset-client)";

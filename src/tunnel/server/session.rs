@@ -74,11 +74,8 @@ pub(super) fn session(
     drop(connected);
     shared.handshakes.accept();
     let addresses = listed(&client.addresses);
-    log::info(
-        "tunnel",
-        "client connected",
-        &[("client", &client.name), ("from", &from), ("suite", &suite), ("addresses", &addresses)],
-    );
+    let all: log::Fields = &[("client", &client.name), ("from", &from), ("suite", &suite), ("addresses", &addresses)];
+    log::info("tunnel", "client connected", all);
     if let Some(old) = replaced {
         old.outbound.close(close::REPLACED, "a newer connection of this client has taken its place");
         log::info("tunnel", "replaced an older connection", &[("client", &client.name), ("old", &old.from)]);

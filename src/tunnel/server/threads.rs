@@ -36,9 +36,8 @@ impl Threads {
     /// There is no thread for it, so that it has ended.
     pub(super) fn serve(self: &Arc<Threads>, accepted: Accepted) -> io::Result<()> {
         let mut idle = locked(&self.idle);
-        let (waiting, given) = &mut *idle;
-        if *waiting > given.len() {
-            given.push_back(accepted);
+        if idle.0 > idle.1.len() {
+            idle.1.push_back(accepted);
             self.given.notify_one();
             return Ok(());
         }
