@@ -333,7 +333,7 @@ fn what_a_false_instance_says_cannot_move_a_cursor() {
     });
     let asked = Command::new(env!("CARGO_BIN_EXE_fernvpn")).arg("status").env("XDG_RUNTIME_DIR", &folder).output();
     let asked = asked.unwrap();
-    answered.map(|answered| answered.join().unwrap());
+    answered.into_iter().for_each(|answered| answered.join().unwrap());
     let text = String::from_utf8([asked.stdout, asked.stderr].concat()).unwrap();
     assert!(text.contains("a\u{e9}\nb\n") && text.contains("owned") && text.contains("red"), "{text:?}");
     assert!(!text.contains(|c: char| c != '\n' && (c.is_control() || c == '\u{202e}')), "{text:?}");
