@@ -7,7 +7,7 @@ PROGRAM := $(or $(CARGO_TARGET_DIR),target)/release/fernvpn
 KEYS := fernvpn.key
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
-# For the processor at hand, where AES-GCM is up to a third faster then. For any: make build RUSTFLAGS=
+# For the processor at hand, which makes AES-GCM up to 1.4 times as fast. For any processor: make build RUSTFLAGS=
 export RUSTFLAGS ?= -C target-cpu=native
 
 # Where `make run-server` listens and `make run-client` connects.
