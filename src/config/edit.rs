@@ -22,7 +22,7 @@ pub fn with_section(text: &str, section: &str) -> String {
 /// The text without the `[peer]` of this name, or `None` if there is none.
 pub fn without_peer(text: &str, name: &str) -> Option<String> {
     let peers = sections(text).into_iter().filter(|section| section.name == "peer");
-    let is_named = |option: &super::file::Setting| option.name == "name" && option.value == name;
+    let is_named = |option: &super::file::Setting| option.name == "name" && &*option.value == name;
     let section = peers.into_iter().find(|section| section.options.iter().any(is_named))?;
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let is_comment = |at: usize| lines.get(at).is_some_and(|line| line.trim_start().starts_with('#'));

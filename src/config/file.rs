@@ -12,13 +12,12 @@
 
 use super::arguments::did_you_mean;
 use super::conflicts::{Place, conflicts};
-use super::key_file;
+use super::key_file::{self, Wiped};
 use super::options::{self, Setter, yes_or_no};
 use super::settings::{ClientSettings, Nat, Peer, ServerSettings};
 use super::state_file::Kept;
 use crate::fernet::Key;
 use crate::os::network;
-use hmac::digest::zeroize::Zeroize;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -81,8 +80,7 @@ pub type Read = (Configuration, Vec<String>);
 /// [`Mistakes`], all of them.
 pub fn read(path: &Path) -> Result<Read, Mistakes> {
     let (text, warning) = read_text(path)?;
-    let parsed = parse(&text, path);
-    text.into_bytes().as_mut_slice().zeroize();
+    let parsed = parse(&Wiped(text), path);
     let (configuration, warnings) = parsed?;
     Ok((configuration, warning.into_iter().chain(warnings).collect()))
 }
@@ -133,14 +131,8 @@ pub(super) struct Section {
 pub(super) struct Setting {
     pub(super) name: String,
     pub(super) line: usize,
-    pub(super) value: String,
-}
-
-impl Drop for Setting {
     /// It may be a key.
-    fn drop(&mut self) {
-        std::mem::take(&mut self.value).into_bytes().as_mut_slice().zeroize();
-    }
+    pub(super) value: Wiped,
 }
 
 /// Where the items of a section's options stand.
@@ -208,7 +200,7 @@ impl<'a> Reading<'a> {
                     let reason = format!("{name} stands twice in this section, first in line {line}");
                     self.wrong(number, reason);
                 }
-                _ => section.options.push(Setting { name: name.into(), line: number, value: value.into() }),
+                _ => section.options.push(Setting { name: name.into(), line: number, value: Wiped(value.into()) }),
             }
         }
         sections
@@ -319,9 +311,13 @@ impl<'a> Reading<'a> {
     /// Sets the options of a section, line by line, so that each mistake has its own. The lines of a list are joined.
     fn set<'s>(&mut self, section: &'s Section, mut set: impl FnMut(&str, &str) -> Result<(), String>) -> Lines<'s> {
         let mut lines = Lines { section: section.line, items: Vec::new() };
-        let mut lists: HashMap<&str, String> = HashMap::new();
+        let mut lists: HashMap<&str, Wiped> = HashMap::new();
         for Setting { name, line, value } in &section.options {
-            let joined = lists.get(name.as_str()).map_or(value.clone(), |before| format!("{before},{value}"));
+            // In one piece, since growing leaves a copy behind.
+            let joined = Wiped(match lists.get(name.as_str()) {
+                Some(before) => [before, ",", value].concat(),
+                None => value.to_string(),
+            });
             let set = |()| set(name, &joined).map_err(|reason| format!("{name}: {reason}"));
             match known(name, &section.name).and_then(set) {
                 Ok(()) => {
@@ -347,21 +343,21 @@ struct KeyOptions<'a> {
 
 impl KeyOptions<'_> {
     fn new<'a>(section: &Section, folder: &'a Path) -> KeyOptions<'a> {
-        let ratcheted = section.options.iter().any(|option| option.name == "ratchet" && option.value == "yes");
+        let ratcheted = section.options.iter().any(|option| option.name == "ratchet" && &*option.value == "yes");
         KeyOptions { folder, ratcheted, inline: Vec::new(), filed: Vec::new(), state: None, warnings: Vec::new() }
     }
 
     /// Sets an option, if it is one about keys. A reason never holds any of the text.
     fn set(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
-        let path = self.folder.join(value);
+        let path = || self.folder.join(value); // made only of what is no key
         Some(match name {
             "ratchet" => yes_or_no(value).map(drop),
             "key" if self.ratcheted => {
                 Err("a ratcheted key moves: it stands in a key-file of its own, never here".into())
             }
             "key" => value.split(',').map(key_file::parse_key).collect::<Result<_, _>>().map(|keys| self.inline = keys),
-            "key-file" if self.ratcheted => Kept::read(&path).map(|_| self.state = Some(path)),
-            "key-file" => match key_file::read(&path) {
+            "key-file" if self.ratcheted => Kept::read(&path()).map(|_| self.state = Some(path())),
+            "key-file" => match key_file::read(&path()) {
                 Ok((keys, warning)) => {
                     self.filed = keys.into_iter().map(|named| named.key).collect();
                     self.warnings.extend(warning);

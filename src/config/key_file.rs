@@ -15,6 +15,7 @@ use crate::os::{files, reason};
 use hmac::digest::zeroize::Zeroize;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Deref;
 use std::path::Path;
 
 /// More than this is no key file: `-k /dev/zero` ends with a message. Bytes.
@@ -31,6 +32,23 @@ pub struct NamedKey {
     pub name: Option<String>,
     /// Its line in the file, from 1.
     pub line: usize,
+}
+
+/// A text in which a key may stand: wiped when dropped.
+pub struct Wiped(pub String);
+
+impl Deref for Wiped {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        std::mem::take(&mut self.0).into_bytes().zeroize();
+    }
 }
 
 /// The keys of a file, at least one, and a warning if it is too open.

@@ -10,7 +10,7 @@
 //! has it: a lock on `.NAME.lock` beside it lasts as long as its [`StateFile`]. Copies and backups of it are of no use
 //! and do harm; what a disk may still hold of the one before is said in PROTOCOL.md.
 
-use super::key_file;
+use super::key_file::{self, Wiped};
 use crate::fernet::Key;
 use crate::os::files;
 use crate::protocol::fields::{self, Fields};
@@ -70,24 +70,16 @@ impl Kept {
         })
     }
 
-    /// To be wiped.
-    fn to_text(&self) -> String {
-        let mut text = String::with_capacity(256); // enough, so that growing leaves no copy behind
-        let mut secretly = |name, value: String| {
-            fields::write(&mut text, name, &value);
-            wipe(value);
-        };
-        secretly("key", self.key.to_text());
-        secretly("step", self.step.to_string());
+    fn to_text(&self) -> Wiped {
+        let mut text = Wiped(String::with_capacity(256)); // enough, so that growing leaves no copy behind
+        let mut write = |name, value| fields::write(&mut text.0, name, &Wiped(value));
+        write("key", self.key.to_text());
+        write("step", self.step.to_string());
         if let Some(secret) = &self.secret {
-            secretly("secret", fields::hex(secret));
+            write("secret", fields::hex(secret));
         }
         text
     }
-}
-
-fn wipe(text: String) {
-    text.into_bytes().as_mut_slice().zeroize();
 }
 
 /// A state file that this program alone may change.
@@ -129,10 +121,7 @@ impl Drop for StateFile {
 
 impl Store for StateFile {
     fn save(&mut self, state: &Kept) -> Result<(), String> {
-        let text = state.to_text();
-        let saved = files::replace_atomically(&self.path, text.as_bytes(), 0o600);
-        wipe(text);
-        saved.map_err(|error| error.to_string())
+        files::replace_atomically(&self.path, state.to_text().as_bytes(), 0o600).map_err(|error| error.to_string())
     }
 }
 
@@ -151,7 +140,7 @@ mod tests {
             let read = Kept::parse(text.as_bytes()).unwrap();
             assert_eq!((read.key.bytes(), read.step), (&[7; 32], 41));
             assert_eq!(read.secret.map(|secret| *secret), secret);
-            assert!(text.capacity() <= 256, "it grew, and left a copy behind");
+            assert!(text.0.capacity() <= 256, "it grew, and left a copy behind");
         }
     }
 
@@ -169,7 +158,7 @@ mod tests {
             text.replace("secret=09", "secret=9"),
             text.replace("key=B", "key="),
             text.replace("step", "stop"),
-            format!("{text}step=41\n"),
+            format!("{}step=41\n", &*text),
         ] {
             assert!(Kept::parse(wrong.as_bytes()).is_none(), "{wrong}");
         }
