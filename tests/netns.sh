@@ -263,9 +263,9 @@ within 10 in_ns $a ping -c 1 -W 0.2 "$bob6"
 both_go_on
 
 expect 'a carrier that is cut is reported as a truncation, and made again'
-connections=$(times alice '^connected')
+connections=$(times alice '^connected') truncations=$(times alice 'connection lost.*truncated')
 run $r nft 'add table ip cut; add chain ip cut c { type filter hook forward priority 0; }; add rule ip cut c ip saddr 192.0.2.99 tcp dport 12345 tcp flags != syn reject with tcp reset'
-logged alice 'connection lost.*truncated'
+await more alice 'connection lost.*truncated' "$truncations"
 run $r nft delete table ip cut
 grep 'connection lost' "$dir/alice.log" | tail -1
 within 10 more alice '^connected' "$connections"
