@@ -11,7 +11,9 @@ use fernvpn::os::tun::Tun;
 use fernvpn::packet::icmp;
 use fernvpn::packet::offload::{LENGTH, Offload};
 use fernvpn::protocol::record::{Kind, Suite};
+use fernvpn::tunnel::batch::Batch;
 use fernvpn::tunnel::connection::close;
+use fernvpn::tunnel::device;
 use fernvpn::tunnel::outbound::{Outbound, Sent};
 use fernvpn::tunnel::server::Server;
 use loopback::*;
@@ -318,6 +320,40 @@ fn who_answers_sends_the_answer_and_not_what_others_have_queued() {
     outbound.close(close::LEAVING, "bye");
     assert_eq!(receive(), Some((Kind::Close, b"\0bye".to_vec())), "which goes before all else, and is the last");
     assert_eq!(receive(), None);
+}
+
+#[test]
+fn a_reader_takes_along_what_the_kernel_answers_and_then_reads_on() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (common::Session { server, mut client, .. }, near) =
+        (common::session(Suite::Aes256Gcm, None, 1), listener.accept().unwrap().0);
+    let outbound = Outbound::new(Arc::new(near), server.0, false, Arc::default(), Vec::new());
+    let mut receive = || common::open(&mut client.1, &read_frame(&mut socket).unwrap()).unwrap();
+    let (tun, kernel) = device(false);
+    let reader = device::Kernel::new(Some(&tun), &outbound);
+    let (one, other) = (packet(address("10.8.0.1"), v4(0), b"one"), packet(address("10.8.0.1"), v4(0), b"another"));
+    let mut batch = Batch::default();
+    let route = |_| Some(Arc::clone(&outbound));
+    kernel.send(&one);
+    kernel.send(&other);
+    let turn = tun.turn().lock().unwrap();
+    reader.answers(&mut batch, &route);
+    assert_eq!(Arc::strong_count(&outbound), 1, "while another thread reads, it does not");
+    drop(turn);
+    reader.answers(&mut batch, &route);
+    batch.send_some();
+    assert_eq!(receive(), Some((Kind::Packets, listed(&[&one, &other]))));
+    assert_eq!(Arc::strong_count(&outbound), 1, "that was all, and nobody waits for more");
+    // Others queue up more than it sends between two looks at its socket.
+    let pongs: Vec<_> = (0..100u8).map(|n| (Kind::Pong, vec![n])).collect();
+    outbound.put(|queue| pongs.iter().map(|(kind, content)| queue.push(*kind, content)).sum());
+    kernel.send(&one);
+    reader.answers(&mut batch, &route);
+    batch.send_some();
+    assert_eq!(Arc::strong_count(&outbound), 2, "a companion has the rest");
+    pongs.into_iter().for_each(|pong| assert_eq!(receive(), Some(pong)));
+    assert_eq!(receive(), Some((Kind::Packets, listed(&[&one]))));
 }
 
 #[test]

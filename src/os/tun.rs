@@ -37,6 +37,7 @@ mod system {
     use std::net::TcpStream;
     use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
     use std::os::unix::fs::OpenOptionsExt;
+    use std::sync::Mutex;
     use std::time::Duration;
 
     const DEVICE: &str = "/dev/net/tun";
@@ -48,6 +49,7 @@ mod system {
         file: File,
         name: String,
         offload: bool,
+        turn: Mutex<()>,
     }
 
     impl Tun {
@@ -66,13 +68,13 @@ mod system {
                     .or_else(|_| sys::tun_set_offload(file.as_fd(), tcp))
                     .map_err(|error| cannot_create(&name, &error, "it refuses segmentation offload"))?;
             }
-            Ok(Tun { file, name, offload })
+            Ok(Tun { file, name, offload, turn: Mutex::default() })
         }
 
         /// A device that somebody else has opened: a `Namespace`, or a test with a datagram socket.
         pub fn from_fd(fd: OwnedFd, name: &str, offload: bool) -> io::Result<Tun> {
             sys::set_nonblocking(fd.as_fd())?;
-            Ok(Tun { file: File::from(fd), name: name.to_owned(), offload })
+            Ok(Tun { file: File::from(fd), name: name.to_owned(), offload, turn: Mutex::default() })
         }
 
         /// As the kernel knows it (it fills in the number of a name such as `fern%d`).
@@ -83,6 +85,11 @@ mod system {
         /// Whether each packet has a virtio header in front.
         pub fn offload(&self) -> bool {
             self.offload
+        }
+
+        /// Held by whoever reads, since packets that two threads read might change places.
+        pub fn turn(&self) -> &Mutex<()> {
+            &self.turn
         }
 
         /// One packet, or `WouldBlock` if none waits. What does not fit into `buffer` is lost.
@@ -170,6 +177,11 @@ impl Tun {
 
     /// Never called.
     pub fn offload(&self) -> bool {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn turn(&self) -> &std::sync::Mutex<()> {
         match *self {}
     }
 

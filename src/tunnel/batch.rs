@@ -20,6 +20,8 @@ use std::sync::atomic::Ordering;
 /// From this length on, a packet whose checksum is not complete crosses as a super-packet: the far kernel then need
 /// not sum it up at all. For shorter ones summing costs less than a record of their own.
 const WORTH_ITS_OWN_RECORD: usize = 2048;
+/// Records that a reader sends at most before it reads again. It collects fewer at once, if they are large.
+const SOME: usize = 16;
 /// Where a packet is put that may leave as a super-packet: behind the room for the record and its offload header.
 pub const PACKET_AT: usize = HEADROOM + offload::LENGTH;
 
@@ -100,9 +102,14 @@ impl Batch {
         }
     }
 
-    /// Sends all that the sockets take.
-    pub fn send_all(&mut self) {
-        while self.send_next() {}
+    /// Sends what a reader has collected, and little of what others add meanwhile: it has to go on reading.
+    pub fn send_some(&mut self) {
+        for _ in 0..SOME {
+            if !self.send_next() {
+                return;
+            }
+        }
+        self.peers.drain(..).for_each(|peer| peer.call_companion());
     }
 
     /// Counts a packet, and remembers whose turn has to come.

@@ -12,9 +12,11 @@ use crate::os::tun::{Tun, Woken};
 use crate::os::wake::Wake;
 use crate::packet::offload::{self, Checked, Offload};
 use crate::packet::{icmp, ip, segmentation};
+use crate::tunnel::locked;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
+use std::thread;
 use std::time::Duration;
 
 /// Longest IP packet, in bytes.
@@ -24,6 +26,10 @@ const MAX_PACKET: usize = 65_535;
 /// flows take turns, and not in the device.
 const AHEAD: usize = 96 * 1024;
 
+/// Each packet wakes the thread that waits for packets. If others have read it by then, the next is likely theirs too:
+/// for so long it is not woken at all.
+const NAP: Duration = Duration::from_micros(100);
+
 /// Reads packets from the device until `wake` rings, and sends each to the peer that `route` names for its
 /// destination. Packets that are ready at the same time may share a record; nothing waits for more to come.
 ///
@@ -32,43 +38,58 @@ const AHEAD: usize = 96 * 1024;
 pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outbound>>) -> Result<(), String> {
     let failed =
         |error: io::Error| format!("cannot read from the device {}, which may be gone: {error}", device.name());
-    let header = if device.offload() { offload::LENGTH } else { 0 };
-    let mut frame = FRAMES.take();
     let mut batch = Batch::that_waits();
-    let mut ahead = 0;
+    let mut found = true;
     let pulse = Pulse::new("device");
     loop {
         pulse.beat();
-        let mut idle = false;
-        match device.read_now(&mut frame[PACKET_AT - header..PACKET_AT + MAX_PACKET]) {
-            Ok(read) => {
-                let packet = &frame[PACKET_AT..PACKET_AT + read.saturating_sub(header)];
-                let Ok((_, destination)) = ip::addresses(packet) else { continue };
-                let Some(peer) = route(destination) else { continue };
-                let length = packet.len();
-                let asked = match frame[PACKET_AT - header..].first_chunk() {
-                    Some(bytes) if header > 0 => Offload::from_device(bytes),
-                    _ => Offload::default(),
-                };
-                batch.push_from(&peer, &mut frame, length, asked);
-                ahead += length;
-                if ahead <= AHEAD {
-                    continue;
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => idle = true,
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(failed(error)),
-        }
-        ahead = 0;
+        let (bytes, more) = read(device, &mut batch, &route, locked(device.turn())).map_err(failed)?;
+        found |= bytes > 0;
         if batch.send_next() {
             continue;
         }
-        match device.wait(wake, batch.full(), Some(if idle { TURN } else { Duration::ZERO })).map_err(failed)? {
+        if !found {
+            thread::sleep(NAP);
+        }
+        let woken = device.wait(wake, batch.full(), Some(if more { Duration::ZERO } else { TURN })).map_err(failed)?;
+        found = woken != Woken::ByDevice;
+        match woken {
             Woken::ByWake => return Ok(()),
             Woken::BySocket => batch.resume(),
             Woken::ByDevice => {}
         }
+    }
+}
+
+/// Reads packets that are ready, [`AHEAD`] bytes or a little more. Returns how many bytes, and whether there may be more.
+fn read(
+    device: &Tun,
+    batch: &mut Batch,
+    route: &dyn Fn(IpAddr) -> Option<Arc<Outbound>>,
+    _turn: MutexGuard<()>,
+) -> io::Result<(usize, bool)> {
+    let header = if device.offload() { offload::LENGTH } else { 0 };
+    let mut frame = FRAMES.take();
+    let mut bytes = 0;
+    let mut result = Ok(());
+    while bytes <= AHEAD && result.is_ok() {
+        result = device.read_now(&mut frame[PACKET_AT - header..PACKET_AT + MAX_PACKET]).map(|length| {
+            bytes += length;
+            let packet = PACKET_AT..PACKET_AT + length.saturating_sub(header);
+            let to = ip::addresses(&frame[packet.clone()]).ok().and_then(|(_, destination)| route(destination));
+            let asked = match frame[PACKET_AT - header..].first_chunk() {
+                Some(bytes) if header > 0 => Offload::from_device(bytes),
+                _ => Offload::default(),
+            };
+            to.iter().for_each(|peer| batch.push_from(peer, &mut frame, packet.len(), asked));
+        });
+    }
+    FRAMES.give(frame);
+    match result {
+        Ok(()) => Ok((bytes, true)),
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok((bytes, true)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok((bytes, false)),
+        Err(error) => Err(error),
     }
 }
 
@@ -96,6 +117,16 @@ impl<'a> Kernel<'a> {
     /// The kernel behind `device`, if there is one, and before `peer`.
     pub fn new(device: Option<&'a Tun>, peer: &'a Arc<Outbound>) -> Kernel<'a> {
         Kernel { device, peer, scratch: Vec::new() }
+    }
+
+    /// Reads what the kernel has to send, if nobody else does just now. What it answers to packets that it was just given
+    /// (acknowledgements, echo replies) is there already, so that no other thread need wake up for it.
+    pub fn answers(&self, batch: &mut Batch, route: &dyn Fn(IpAddr) -> Option<Arc<Outbound>>) {
+        if let Some(device) = self.device
+            && let Ok(turn) = device.turn().try_lock()
+        {
+            let _ = read(device, batch, route, turn); // the device's own thread meets the same error
+        }
     }
 
     /// Whether it can be given packets for others than this end itself.

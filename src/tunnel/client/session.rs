@@ -52,7 +52,8 @@ impl Inside for FromServer<'_> {
 
     fn pause(&mut self) {
         self.client.pulse.beat();
-        self.batch.send_all();
+        self.kernel.answers(&mut self.batch, &|_| self.client.way());
+        self.batch.send_some();
     }
 
     /// A machine that has moved to another network keeps a connection that goes nowhere: the kernel would now choose

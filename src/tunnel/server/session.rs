@@ -161,7 +161,8 @@ impl Inside for FromClient<'_> {
     }
 
     fn pause(&mut self) {
-        self.batch.send_all();
+        self.kernel.answers(&mut self.batch, &|destination| self.shared.way_to(destination));
+        self.batch.send_some();
         self.current = None;
     }
 }
