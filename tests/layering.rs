@@ -28,7 +28,7 @@ const CORE_BUDGET: usize = 1_200;
 const AUDIT: &[&str] = &["audit"];
 const AUDIT_BUDGET: usize = 2_250;
 /// The VPN: everything else, and the core.
-const VPN_BUDGET: usize = 9_600;
+const VPN_BUDGET: usize = 9_650;
 
 /// The one file with `unsafe` in it.
 const UNSAFE: &str = "os/sys.rs";
