@@ -15,7 +15,7 @@ What is between them is one of these:
 
 Rounds are interleaved (every VPN once, then every VPN again), and the table shows medians with the least and the
 most, because machines drift. `none` is the path without a VPN, `relay` is fernvpn's structure without cipher and checks;
-openvpn, wireguard-go, tinc and fastd take part if they are installed. `--keep FILE` adds the rounds to those that are in
+openvpn, wireguard-go, tinc, fastd and dsvpn take part if they are installed. `--keep FILE` adds the rounds to those that are in
 the file already, so that a long comparison can be made in pieces.
 
 `clients` is another question: fifty clients with a stream each, next to one client with one.
@@ -94,12 +94,15 @@ class Bench:
             run("ip", "-n", namespace, "addr", "add", address, "dev", "outer")
             for device in ("outer", "lo"):
                 run("ip", "-n", namespace, "link", "set", device, "up")
-            inside(namespace, "sysctl", "-qw", f"net.ipv4.tcp_congestion_control={self.congestion}")
             if self.path == "loss":
                 run("ip", "-n", namespace, "link", "set", "outer", "gso_max_segs", 1)
                 inside(namespace, "nft", "table inet loss { chain in { type filter hook input priority 0; "
                                          "iifname outer numgen random mod 100 < 1 drop; }; }")
         return self
+
+    def control_congestion(self):
+        for namespace in (SERVER, CLIENT):
+            inside(namespace, "sysctl", "-qw", f"net.ipv4.tcp_congestion_control={self.congestion}")
 
     def __exit__(self, *_):
         self.end_all()
@@ -224,6 +227,15 @@ class Bench:
             started.append(start(namespace, "fastd", "-c", files[i]))
         return started
 
+    def dsvpn(self):
+        key = self.folder / "dsvpn.key"
+        key.write_bytes(os.urandom(32))
+        # Its server wants a way to the world, and both find out what they are not told.
+        run("ip", "-n", SERVER, "route", "replace", "default", "via", "10.99.0.2")
+        ends = [start(SERVER, "dsvpn", "server", key, "auto", 1194, "dsvpn", INSIDE, "10.77.0.2")]
+        wait_for("listening", lambda: listens(1194))
+        return [*ends, start(CLIENT, "dsvpn", "client", key, "10.99.0.1", 1194, "dsvpn", "10.77.0.2", INSIDE, "10.99.0.1")]
+
     # ------------------------------------------------------------------ the measurements
 
     def iperf(self, *options):
@@ -251,11 +263,13 @@ class Bench:
 
     @contextlib.contextmanager
     def running(self, starter):
+        self.control_congestion()
         processes = starter()
         try:
             wait_for("the tunnel", lambda: " 0% packet loss" in inside(CLIENT, "ping", "-c1", "-W1", INSIDE, check=False))
             start(SERVER, "iperf3", "-s")
             wait_for("iperf3", lambda: listens(5201))
+            self.control_congestion()  # dsvpn sets that of its host
             yield processes
         finally:
             self.end_all()
@@ -332,6 +346,8 @@ def vpns_of(bench, arguments):
         vpns["tinc tcp"] = lambda: bench.tinc("-o", "TCPOnly=yes")
     if shutil.which("fastd"):
         vpns["fastd"] = bench.fastd
+    if shutil.which("dsvpn"):
+        vpns["dsvpn"] = bench.dsvpn
     for also in arguments.also:
         name, program, *options = also.replace("=", " ", 1).split()
         of_relay = program.endswith(("limit", "relay"))
