@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Bytes read at once from a busy connection.
-const READ: usize = 256 * 1024;
+const READ: usize = 128 * 1024;
 
 /// From this round trip on, a path counts as long.
 pub const LONG_PATH: Duration = Duration::from_millis(5);
@@ -33,14 +33,18 @@ const QUEUE_GONE: Duration = Duration::from_millis(500);
 const STEPS: [(&str, u32, bool); 2] = [("cubic", 64, true), ("bbr", 3, false)];
 /// Bytes that a short path's receiver takes before it has passed them on: some super-packets, and what 10 Gbit/s bring
 /// in a round trip.
-const WINDOW: u128 = 256 * 1024;
+const WINDOW: u128 = 192 * 1024;
+/// Bytes that a socket has taken and not sent, beyond which it takes no more; and on a short path. What waits there cannot
+/// be passed by others.
+const UNSENT: u32 = 128 * 1024;
+const SHORT_UNSENT: u32 = 16 * 1024;
 /// On a short path nothing is late that comes within this time. TCP's own least is 200 ms, for which everybody in the
 /// tunnel would wait.
 const RETRANSMIT: Duration = Duration::from_millis(25);
 
 /// How a carrier's socket is set up, at both ends.
 pub fn tuning() -> Tuning {
-    Tuning { user_timeout: Some(Duration::from_secs(10)), notsent_lowat_bytes: Some(128 * 1024), ..Tuning::default() }
+    Tuning { user_timeout: Some(Duration::from_secs(10)), notsent_lowat_bytes: Some(UNSENT), ..Tuning::default() }
 }
 
 /// What a long path has shown, and with which congestion control its carrier goes on.
@@ -209,7 +213,8 @@ impl FrameReader {
         if short {
             // What does not fit into a small window waits at the sender, where flows take turns.
             let receive_buffer_bytes = u32::try_from(WINDOW + round_trip.as_nanos() * 5 / 4).ok();
-            let tuning = Tuning { receive_buffer_bytes, retransmit: Some(RETRANSMIT), ..Tuning::default() };
+            let (retransmit, notsent_lowat_bytes) = (Some(RETRANSMIT), Some(SHORT_UNSENT));
+            let tuning = Tuning { receive_buffer_bytes, notsent_lowat_bytes, retransmit, ..Tuning::default() };
             let _ = socket::prepare(&self.socket, &tuning); // an older kernel does without
         }
         match congestion {
