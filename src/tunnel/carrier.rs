@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Bytes read at once from a busy connection.
-const READ: usize = 128 * 1024;
+const READ: usize = 256 * 1024;
 
 /// From this round trip on, a path counts as long.
 pub const LONG_PATH: Duration = Duration::from_millis(5);
@@ -37,7 +37,7 @@ const WINDOW: u128 = 192 * 1024;
 /// Bytes that a socket has taken and not sent, beyond which it takes no more; and on a short path. What waits there cannot
 /// be passed by others.
 const UNSENT: u32 = 128 * 1024;
-const SHORT_UNSENT: u32 = 16 * 1024;
+const SHORT_UNSENT: u32 = 64 * 1024;
 /// On a short path nothing is late that comes within this time. TCP's own least is 200 ms, for which everybody in the
 /// tunnel would wait.
 const RETRANSMIT: Duration = Duration::from_millis(25);
