@@ -18,6 +18,8 @@ most, because machines drift. `none` is the path without a VPN, `relay` is fernv
 openvpn, wireguard-go, tinc, fastd and dsvpn take part if they are installed. `--keep FILE` adds the rounds to those that are in
 the file already, so that a long comparison can be made in pieces.
 
+`s/GB` is processor time of both ends for a GB received, `us` microseconds of it for a packet received.
+
 `clients` is another question: fifty clients with a stream each, next to one client with one.
 """
 
@@ -278,15 +280,16 @@ class Bench:
         result = {}
         with self.running(starter) as processes:
             for test in tests:
-                if test in ("tcp1", "tcp1-R", "tcp4", "tcp4-R"):
-                    before = self.cpu(processes)
-                    end = self.iperf("-P", test[3], *test[4:].split())["sum_received"]
+                before = self.cpu(processes)
+                if tcp := re.fullmatch(r"tcp(\d+)(-R)?", test):
+                    end = self.iperf("-P", *filter(None, tcp.groups()))["sum_received"]
                     result[f"{test} Mb/s"] = end["bits_per_second"] / 1e6
-                    if test == "tcp1":
-                        result["cpu s/GB"] = (self.cpu(processes) - before) / end["bytes"] * 1e9
-                elif test == "udp200":
-                    small = self.iperf("-u", "-b", 0, "-l", 200)["sum"]
-                    result["udp200 kpps"] = (small["packets"] - small["lost_packets"]) / small["seconds"] / 1e3
+                    result[f"{test} s/GB"] = (self.cpu(processes) - before) / end["bytes"] * 1e9
+                elif udp := re.fullmatch(r"udp(\d+)", test):
+                    end = self.iperf("-u", "-b", 0, "-l", udp[1])["sum"]
+                    received = end["packets"] - end["lost_packets"]
+                    result[f"{test} kpps"] = received / end["seconds"] / 1e3
+                    result[f"{test} us"] = (self.cpu(processes) - before) / received * 1e6
                 elif test == "ping":
                     result["ping ms"], result["ping p99"], _ = self.ping(200, 0.005)
                 elif test == "loaded":
@@ -358,7 +361,9 @@ def vpns_of(bench, arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", default="lan", choices=[*PATHS, "clients"])
-    parser.add_argument("--tests", help=f"words of: {TESTS['lan']}")
+    parser.add_argument("--tests", help=f"words such as: {TESTS['lan']}; tcp and udp with any number of streams or bytes")
+    parser.add_argument("--clients", type=lambda text: [int(n) for n in text.split(",")], default=[1, 50],
+                        help="how many at once, for --path clients: numbers, separated by commas")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=3, help="for each transfer")
     parser.add_argument("--congestion", default="cubic", help="of the hosts: cubic, bbr")
@@ -371,7 +376,7 @@ def main():
         sys.exit("needs root: it makes network namespaces")
     results = json.loads(arguments.keep.read_text()) if arguments.keep and arguments.keep.exists() else {}
     if arguments.path == "clients":
-        arguments.path, measure = "lan", many_clients
+        arguments.path, measure = "lan", lambda bench: many_clients(bench, arguments.clients)
     else:
         tests = (arguments.tests or TESTS[arguments.path]).split()
         measure = lambda bench: {name: lambda s=starter: bench.measure(s, tests)
@@ -386,12 +391,12 @@ def main():
     show(results, arguments)
 
 
-def many_clients(bench):
+def many_clients(bench, counts):
     def once(count):
         speeds = bench.clients(TARGET / "fernvpn", count)
         return {"all Mb/s": sum(speeds), "slowest": min(speeds), "fastest": max(speeds)}
 
-    return {"1 client": lambda: once(1), "50 clients": lambda: once(50)}
+    return {f"{count} clients": lambda n=count: once(n) for count in counts}
 
 
 def show(results, arguments):
@@ -407,7 +412,7 @@ def show(results, arguments):
             values = [round[column] for round in rounds if column in round]
             median = statistics.median(values)
             form = "{:.0f}" if max(values) >= 100 else "{:.2f}"
-            ratio = f" x{median / statistics.median(r[column] for r in first):.2f}" if first and column not in ("lost %", "cpu s/GB") else ""
+            ratio = f" x{median / statistics.median(r[column] for r in first):.2f}" if first and not column.endswith(("lost %", "s/GB", "us")) else ""
             cells.append(f"{form.format(median)} ({form.format(min(values))}-{form.format(max(values))}){ratio}")
         print("| " + " | ".join([name, *cells]) + " |")
         first = first or rounds
