@@ -47,8 +47,10 @@ pub struct Path {
     pub shortest: Duration,
     /// Segments sent again.
     pub retransmitted: u32,
-    /// Bytes that have arrived at the other end.
-    pub acknowledged: u64,
+    /// At which it sends: bytes a second, as the congestion control sees the path.
+    pub rate: u64,
+    /// Bytes that wait to be sent.
+    pub unsent: u32,
 }
 
 /// Sets the options on a socket that exists already, such as an accepted one.
@@ -113,13 +115,14 @@ mod system {
         let info = info.first_chunk::<152>().ok_or(ErrorKind::Unsupported)?;
         let field = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
         // `struct tcp_info`: tcpi_last_data_recv in milliseconds, tcpi_rtt and tcpi_min_rtt in microseconds,
-        // tcpi_total_retrans, tcpi_bytes_acked (two words).
+        // tcpi_total_retrans, tcpi_pacing_rate (two words), tcpi_notsent_bytes.
         Ok(Path {
             round_trip: Duration::from_micros(field(68).into()),
             silence: Duration::from_millis(field(52).into()),
             shortest: Duration::from_micros(field(148).into()),
             retransmitted: field(100),
-            acknowledged: u64::from(field(120)) | u64::from(field(124)) << 32,
+            rate: u64::from(field(104)) | u64::from(field(108)) << 32,
+            unsent: field(144),
         })
     }
 

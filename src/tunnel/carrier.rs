@@ -31,6 +31,9 @@ const LOOK: Duration = Duration::from_millis(5);
 const QUEUE_GONE: Duration = Duration::from_millis(500);
 /// The congestion controls of a long path after its first, after how many losses, and whether those with a queue.
 const STEPS: [(&str, u32, bool); 2] = [("cubic", 64, true), ("bbr", 3, false)];
+/// bbr has lost its idea of a path when its rate falls to a part of what it was, and that is too little for what waits. It
+/// begins at three times the path's rate.
+const COLLAPSE: u64 = 8;
 /// Bytes that a short path's receiver takes before it has passed them on: some super-packets, and what 10 Gbit/s bring
 /// in a round trip.
 const WINDOW: u128 = 192 * 1024;
@@ -64,16 +67,14 @@ struct Watch {
     /// How many of the steps above are done, and losses that count for the next.
     step: usize,
     losses: u32,
-    /// When and at how many bytes the rate was last measured, and the most bytes a second so far.
-    measured: (Instant, u64),
+    /// The highest rate since bbr began.
     most: u64,
 }
 
 impl Watch {
     fn new(path: &socket::Path) -> Watch {
-        let (looked, retransmitted, measured) =
-            (Instant::now(), path.retransmitted, (Instant::now(), path.acknowledged));
-        Watch { looked, retransmitted, queued: None, step: 0, losses: 0, measured, most: 0 }
+        let (looked, retransmitted) = (Instant::now(), path.retransmitted);
+        Watch { looked, retransmitted, queued: None, step: 0, losses: 0, most: 0 }
     }
 
     /// The congestion control to begin with now, if it is time for one.
@@ -91,15 +92,14 @@ impl Watch {
                 return Some(next);
             }
         }
-        // What bbr knows of the path after a quiet time is of that time. It begins anew.
-        let (at, bytes) = self.measured;
-        let seconds = at.elapsed().as_secs();
-        if self.step == 1 || seconds == 0 {
+        // When TCP inside pauses, as its own bbr does every ten seconds, and something is lost meanwhile, bbr takes the little
+        // that was sent for all that the path carries, and needs seconds to find out. It begins anew.
+        self.most = self.most.max(path.rate);
+        if self.step == 1 || path.unsent == 0 || path.rate >= self.most / COLLAPSE {
             return None;
         }
-        let rate = path.acknowledged.saturating_sub(bytes) / seconds;
-        (self.measured, self.most) = ((self.looked, path.acknowledged), self.most.max(rate));
-        (rate < self.most / 16).then_some("bbr")
+        self.most = 0;
+        Some("bbr")
     }
 }
 
