@@ -31,9 +31,10 @@ const LOOK: Duration = Duration::from_millis(5);
 const QUEUE_GONE: Duration = Duration::from_millis(500);
 /// The congestion controls of a long path after its first, after how many losses, and whether those with a queue.
 const STEPS: [(&str, u32, bool); 2] = [("cubic", 64, true), ("bbr", 3, false)];
-/// bbr has lost its idea of a path when its rate falls to a part of what it was, and that is too little for what waits. It
-/// begins at three times the path's rate.
-const COLLAPSE: u64 = 8;
+/// bbr has lost its idea of a path when its rate falls to a part of what it was, and that is too little for what waits. By
+/// itself it goes down to an eighth: from nearly three times the path's rate, at first, to a third, until what that has
+/// queued up is gone.
+const COLLAPSE: u64 = 32;
 /// Bytes that a short path's receiver takes before it has passed them on: some super-packets, and what 10 Gbit/s bring
 /// in a round trip.
 const WINDOW: u128 = 192 * 1024;
