@@ -31,10 +31,9 @@ const LOOK: Duration = Duration::from_millis(5);
 const QUEUE_GONE: Duration = Duration::from_millis(500);
 /// The congestion controls of a long path after its first, after how many losses, and whether those with a queue.
 const STEPS: [(&str, u32, bool); 2] = [("cubic", 64, true), ("bbr", 3, false)];
-/// bbr has lost its idea of a path when its rate falls to a part of what it was, and that is too little for what waits. By
-/// itself it goes down to an eighth: from nearly three times the path's rate, at first, to a third, until what that has
-/// queued up is gone.
-const COLLAPSE: u64 = 32;
+/// bbr has lost its idea of a path when its rate is such a part of what it was, for so long, and too little for what waits.
+const COLLAPSE: u64 = 16;
+const COLLAPSED: Duration = Duration::from_millis(100);
 /// Bytes that a short path's receiver takes before it has passed them on: some super-packets, and what 10 Gbit/s bring
 /// in a round trip.
 const WINDOW: u128 = 192 * 1024;
@@ -68,14 +67,15 @@ struct Watch {
     /// How many of the steps above are done, and losses that count for the next.
     step: usize,
     losses: u32,
-    /// The highest rate since bbr began.
+    /// The highest rate since bbr began, and when it last was not far below it.
     most: u64,
+    sound: Instant,
 }
 
 impl Watch {
     fn new(path: &socket::Path) -> Watch {
         let (looked, retransmitted) = (Instant::now(), path.retransmitted);
-        Watch { looked, retransmitted, queued: None, step: 0, losses: 0, most: 0 }
+        Watch { looked, retransmitted, queued: None, step: 0, losses: 0, most: 0, sound: looked }
     }
 
     /// The congestion control to begin with now, if it is time for one.
@@ -97,9 +97,12 @@ impl Watch {
         // that was sent for all that the path carries, and needs seconds to find out. It begins anew.
         self.most = self.most.max(path.rate);
         if self.step == 1 || path.unsent == 0 || path.rate >= self.most / COLLAPSE {
+            self.sound = self.looked;
+        }
+        if self.sound.elapsed() < COLLAPSED {
             return None;
         }
-        self.most = 0;
+        (self.most, self.sound) = (0, self.looked);
         Some("bbr")
     }
 }
