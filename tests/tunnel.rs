@@ -10,7 +10,7 @@ use fernvpn::config::settings::{ClientSettings, ServerSettings};
 use fernvpn::os::tun::Tun;
 use fernvpn::packet::icmp;
 use fernvpn::packet::offload::{LENGTH, Offload};
-use fernvpn::protocol::record::{Kind, Suite};
+use fernvpn::protocol::record::{Kind, Opener, Suite};
 use fernvpn::tunnel::batch::Batch;
 use fernvpn::tunnel::connection::close;
 use fernvpn::tunnel::device;
@@ -292,16 +292,21 @@ fn a_stalled_client_stalls_nobody() {
     });
 }
 
+/// The way to a peer without a server around it, the far end of its socket, and what opens there.
+fn outbound_alone() -> (Arc<Outbound>, TcpStream, Opener) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (session, near) = (common::session(Suite::Aes256Gcm, None, 1), listener.accept().unwrap().0);
+    let outbound = Outbound::new(Arc::new(near), session.server.0, false, Arc::default(), Vec::new());
+    (outbound, far, session.client.1)
+}
+
 #[test]
 fn who_answers_sends_the_answer_and_not_what_others_have_queued() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (common::Session { server, mut client, .. }, near) =
-        (common::session(Suite::Aes256Gcm, None, 1), listener.accept().unwrap().0);
-    let outbound = Outbound::new(Arc::new(near), server.0, false, Arc::default(), Vec::new());
+    let (outbound, mut socket, mut opener) = outbound_alone();
     let mut receive = || {
         let body = read_frame(&mut socket)?;
-        common::open(&mut client.1, &body).unwrap()
+        common::open(&mut opener, &body).unwrap()
     };
     let queued = packet(address("10.8.0.1"), v4(0), b"of somebody");
     for round in 0..3 {
@@ -324,12 +329,8 @@ fn who_answers_sends_the_answer_and_not_what_others_have_queued() {
 
 #[test]
 fn a_reader_takes_along_what_the_kernel_answers_and_then_reads_on() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (common::Session { server, mut client, .. }, near) =
-        (common::session(Suite::Aes256Gcm, None, 1), listener.accept().unwrap().0);
-    let outbound = Outbound::new(Arc::new(near), server.0, false, Arc::default(), Vec::new());
-    let mut receive = || common::open(&mut client.1, &read_frame(&mut socket).unwrap()).unwrap();
+    let (outbound, mut socket, mut opener) = outbound_alone();
+    let mut receive = || common::open(&mut opener, &read_frame(&mut socket).unwrap()).unwrap();
     let (tun, kernel) = device(false);
     let reader = device::Kernel::new(Some(&tun), &outbound);
     let (one, other) = (packet(address("10.8.0.1"), v4(0), b"one"), packet(address("10.8.0.1"), v4(0), b"another"));

@@ -4,6 +4,7 @@ use super::Failure;
 use crate::config::arguments::{Arguments, UsageError};
 use crate::config::edit;
 use crate::config::file::{self, Configuration};
+use crate::config::key_file::Wiped;
 use crate::config::options::{self, CLIENT, PEER};
 use crate::config::settings::{ClientSettings, Peer, ServerSettings};
 use crate::config::state_file::{Kept, StateFile, Store};
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 struct Change {
     name: String,
     file: PathBuf,
-    text: String,
+    text: Wiped,
     settings: ServerSettings,
     _lock: fs::File,
 }

@@ -80,8 +80,7 @@ pub type Read = (Configuration, Vec<String>);
 /// [`Mistakes`], all of them.
 pub fn read(path: &Path) -> Result<Read, Mistakes> {
     let (text, warning) = read_text(path)?;
-    let parsed = parse(&Wiped(text), path);
-    let (configuration, warnings) = parsed?;
+    let (configuration, warnings) = parse(&text, path)?;
     Ok((configuration, warning.into_iter().chain(warnings).collect()))
 }
 
@@ -89,7 +88,7 @@ pub fn read(path: &Path) -> Result<Read, Mistakes> {
 ///
 /// # Errors
 /// That it cannot be read, or is no text.
-pub fn read_text(path: &Path) -> Result<(String, Option<String>), Mistakes> {
+pub fn read_text(path: &Path) -> Result<(Wiped, Option<String>), Mistakes> {
     let wrong = |line, reason| Mistakes { file: path.display().to_string(), list: vec![Mistake { line, reason }] };
     let (bytes, warning) = key_file::read_secret(path).map_err(|reason| wrong(None, reason))?;
     let text = String::from_utf8(bytes).map_err(|error| {
@@ -97,7 +96,7 @@ pub fn read_text(path: &Path) -> Result<(String, Option<String>), Mistakes> {
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
         wrong(Some(line), "this is not UTF-8 text (an editor on Windows may have saved UTF-16)".into())
     })?;
-    Ok((text, warning))
+    Ok((Wiped(text), warning))
 }
 
 /// Reads the text of the configuration file `path`, in whose folder the names of key files begin.

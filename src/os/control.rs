@@ -40,12 +40,12 @@ mod system {
     /// Longest answer, in bytes: the report of many thousands.
     const ANSWER: u64 = 1 << 28;
     /// Askers at once. More are turned away.
-    const ASKERS: usize = 16;
+    pub(super) const ASKERS: usize = 16;
 
     /// An instance's socket. It is removed when this is dropped.
     pub struct Control {
         listener: UnixListener,
-        path: PathBuf,
+        pub(super) path: PathBuf,
     }
 
     impl Control {
@@ -68,7 +68,10 @@ mod system {
             Err(io::Error::other(format!("{} ({advice})", reasons.join("; "))))
         }
 
-        fn serve(&self, answer: impl Fn(&str) -> Result<String, String> + Send + Sync + 'static) -> io::Result<()> {
+        pub(super) fn serve(
+            &self,
+            answer: impl Fn(&str) -> Result<String, String> + Send + Sync + 'static,
+        ) -> io::Result<()> {
             let (listener, answer) = (self.listener.try_clone()?, Arc::new(answer));
             let asked = move || {
                 loop {
@@ -110,11 +113,11 @@ mod system {
         [Some(PathBuf::from("/run/fernvpn")), own.map(|own| Path::new(&own).join("fernvpn"))].into_iter().flatten()
     }
 
-    fn socket(folder: &Path, name: &str) -> PathBuf {
+    pub(super) fn socket(folder: &Path, name: &str) -> PathBuf {
         folder.join(format!("{name}.sock"))
     }
 
-    fn open_in(folder: &Path, name: &str) -> io::Result<Control> {
+    pub(super) fn open_in(folder: &Path, name: &str) -> io::Result<Control> {
         let path = socket(folder, name);
         let cannot = |error: io::Error| io::Error::other(format!("cannot make {}: {}", path.display(), reason(&error)));
         fs::create_dir_all(folder).map_err(cannot)?;
@@ -219,55 +222,6 @@ mod system {
         names.dedup();
         names
     }
-
-    #[cfg(test)]
-    mod tests {
-        use super::*;
-
-        #[test]
-        fn a_socket_is_its_owners_replaced_when_stale_and_gone_in_the_end() {
-            let folder = std::env::temp_dir().join(format!("fernvpn-control-{}", std::process::id()));
-            let first = open_in(&folder, "one").unwrap();
-            let path = socket(&folder, "one");
-            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-            let second = open_in(&folder, "one").err().unwrap();
-            assert_eq!(second.kind(), ErrorKind::AddrInUse);
-            assert!(second.to_string().contains("--name"), "{second}");
-            drop(first);
-            assert!(!path.exists());
-            // As a crash leaves it: the file without the listener.
-            drop(UnixListener::bind(&path).unwrap());
-            assert!(path.exists());
-            drop(open_in(&folder, "one").unwrap());
-            assert!(!path.exists());
-            fs::remove_dir_all(folder).unwrap();
-        }
-
-        #[test]
-        fn who_does_not_read_holds_up_nobody() {
-            let folder = std::env::temp_dir().join(format!("fernvpn-askers-{}", std::process::id()));
-            let control = open_in(&folder, "one").unwrap();
-            let long = |question: &str| match question {
-                "why?" => Err("because".to_owned()),
-                question => Ok(format!("{question}{}", ".".repeat(1 << 22))),
-            };
-            control.serve(long).unwrap();
-            let ask = |question: &str| {
-                let mut asker = UnixStream::connect(&control.path).unwrap();
-                writeln!(asker, "{question}").unwrap();
-                asker
-            };
-            let _stuck: Vec<UnixStream> = (0..ASKERS / 2).map(|_| ask("long")).collect();
-            let mut answer = String::new();
-            ask("other").read_to_string(&mut answer).unwrap();
-            assert!(answer.starts_with("ok\nother.") && answer.len() > 1 << 22);
-            answer.clear();
-            ask("why?").read_to_string(&mut answer).unwrap();
-            assert_eq!(answer, "no\nbecause");
-            drop(control);
-            fs::remove_dir_all(folder).unwrap();
-        }
-    }
 }
 
 #[cfg(not(unix))]
@@ -306,5 +260,59 @@ mod elsewhere {
     /// None.
     pub fn names() -> Vec<String> {
         Vec::new()
+    }
+}
+
+#[cfg(unix)]
+#[cfg(test)]
+mod tests {
+    use super::system::*;
+    use std::fs;
+    use std::io::{ErrorKind, Read, Write};
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    #[test]
+    fn a_socket_is_its_owners_replaced_when_stale_and_gone_in_the_end() {
+        let folder = std::env::temp_dir().join(format!("fernvpn-control-{}", std::process::id()));
+        let first = open_in(&folder, "one").unwrap();
+        let path = socket(&folder, "one");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let second = open_in(&folder, "one").err().unwrap();
+        assert_eq!(second.kind(), ErrorKind::AddrInUse);
+        assert!(second.to_string().contains("--name"), "{second}");
+        drop(first);
+        assert!(!path.exists());
+        // As a crash leaves it: the file without the listener.
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        drop(open_in(&folder, "one").unwrap());
+        assert!(!path.exists());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn who_does_not_read_holds_up_nobody() {
+        let folder = std::env::temp_dir().join(format!("fernvpn-askers-{}", std::process::id()));
+        let control = open_in(&folder, "one").unwrap();
+        let long = |question: &str| match question {
+            "why?" => Err("because".to_owned()),
+            question => Ok(format!("{question}{}", ".".repeat(1 << 22))),
+        };
+        control.serve(long).unwrap();
+        let ask = |question: &str| {
+            let mut asker = UnixStream::connect(&control.path).unwrap();
+            writeln!(asker, "{question}").unwrap();
+            asker
+        };
+        let _stuck: Vec<UnixStream> = (0..ASKERS / 2).map(|_| ask("long")).collect();
+        let mut answer = String::new();
+        ask("other").read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("ok\nother.") && answer.len() > 1 << 22);
+        answer.clear();
+        ask("why?").read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "no\nbecause");
+        drop(control);
+        fs::remove_dir_all(folder).unwrap();
     }
 }

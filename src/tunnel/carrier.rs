@@ -89,7 +89,7 @@ impl Watch {
             let counts = if *with_queue { queued } else { self.queued.is_none_or(|at| at.elapsed() > QUEUE_GONE) };
             self.losses += if counts { lost } else { 0 };
             if self.losses >= *losses {
-                (self.step, self.losses) = (self.step + 1, 0);
+                (self.step, self.losses, self.most) = (self.step + 1, 0, 0);
                 return Some(next);
             }
         }

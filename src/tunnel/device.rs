@@ -78,7 +78,7 @@ fn read(
             let packet = PACKET_AT..PACKET_AT + length.saturating_sub(header);
             let to = ip::addresses(&frame[packet.clone()]).ok().and_then(|(_, destination)| route(destination));
             let asked = match frame[PACKET_AT - header..].first_chunk() {
-                Some(bytes) if header > 0 => Offload::from_device(bytes),
+                Some(before) if header > 0 => Offload::from_device(before),
                 _ => Offload::default(),
             };
             to.iter().for_each(|peer| batch.push_from(peer, &mut frame, packet.len(), asked));

@@ -43,9 +43,9 @@ struct Stranger<'a> {
     deadline: Instant,
 }
 
-/// The life of one connection, and whether it became a session. What it leaves on the stack can be wiped behind it.
+/// The life of one connection. What it leaves on the stack can be wiped behind it.
 #[inline(never)]
-pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) -> bool {
+pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
     let socket = Arc::new(socket);
     let from = SocketAddr::new(from.ip().to_canonical(), from.port()); // on `[::]`, IPv4 in the form people know
     if shared.admission.enter(&socket) {
@@ -53,8 +53,7 @@ pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) -> boo
         STRANGERS.warning("tunnel", "too many unauthenticated connections, a random one was ended", &[]);
     }
     if shared.stopping.load(Ordering::Acquire) {
-        shared.admission.leave(&socket); // it came in too late to be ended with the others
-        return false;
+        return shared.admission.leave(&socket); // it came in too late to be ended with the others
     }
     let mut reader = FrameReader::new(Arc::clone(&socket));
     let mut stranger = Stranger { shared, socket, from, deadline: Instant::now() + HANDSHAKE_TIME };
@@ -63,11 +62,11 @@ pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) -> boo
         keep_silent(&stranger.socket, stranger.deadline);
     }
     shared.admission.leave(&stranger.socket);
-    let Ok(authenticated) = outcome else { return false };
-    reader.establish();
-    process::wipe_stack();
-    session(shared, authenticated, stranger.from, &stranger.socket, &mut reader);
-    true
+    if let Ok(authenticated) = outcome {
+        reader.establish();
+        process::wipe_stack();
+        session(shared, authenticated, stranger.from, &stranger.socket, &mut reader);
+    }
 }
 
 impl Stranger<'_> {

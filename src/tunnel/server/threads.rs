@@ -1,6 +1,5 @@
-//! Which thread has a connection? One of its own, for as long as it lasts. After a stranger's it waits a moment for the
-//! next: to start one and to end it costs more than all else that a stranger costs. After a session it ends, and its
-//! stack with it.
+//! Which thread has a connection? One of its own, for as long as it lasts. Then the thread waits a moment for the next:
+//! to start one and to end it costs more than all else that a stranger costs.
 
 use super::{Shared, handshake};
 use crate::os::process;
@@ -47,10 +46,10 @@ impl Threads {
         let served = move || {
             let mut next = Some(accepted);
             while let Some((server, socket, from)) = next {
-                let was_session = handshake::serve(&server, socket, from);
+                handshake::serve(&server, socket, from);
                 drop(server);
                 process::wipe_stack();
-                next = if was_session { None } else { threads.next() };
+                next = threads.next();
             }
         };
         thread::Builder::new().name("connection".into()).stack_size(STACK).spawn(served).map(drop)
