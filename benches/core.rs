@@ -149,7 +149,7 @@ fn others() {
     };
     let mut settings = ServerSettings { peers: (0..1000).map(peer).collect(), ..ServerSettings::default() };
     settings.addresses = vec!["10.8.0.1/16".parse().unwrap()];
-    let clients = Clients::new(&settings).unwrap();
+    let clients = Clients::new(None, &settings).unwrap();
     let mut i = 0u32;
     let look = time(|| {
         i = (i + 1) % 1000;

@@ -302,7 +302,7 @@ for limit in nofile nproc data; do
     case $limit in
         nofile) word='file descriptors' all=4096 few=60 line='cannot accept a connection' ;;
         nproc) word=threads all=4096 few=20 line='no thread for a connection' ;;
-        data) word=memory all=4000000000 few=48000000 line='no thread for a connection' ;;
+        data) word=memory all=4000000000 few=80000000 line='no thread for a connection' ;;
     esac
     expect "$word: all used up by strangers: who is connected goes on, and who has a key comes in"
     ordinary --$limit=$all:$all

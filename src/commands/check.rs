@@ -16,7 +16,7 @@ pub(super) fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {
             return Err(UsageError("--connect is for a client's configuration".into()).into());
         }
         Configuration::Server(settings) => {
-            let clients = Clients::new(&settings).map_err(|reason| format!("{}: {reason}", file.display()))?;
+            let clients = Clients::new(None, &settings).map_err(|reason| format!("{}: {reason}", file.display()))?;
             let count = clients.all().len();
             format!("a server with {count} client{}, no mistakes", if count == 1 { "" } else { "s" })
         }

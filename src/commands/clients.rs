@@ -138,8 +138,8 @@ fn fits(change: &Change, text: &str) -> Result<String, String> {
             return Err(cannot(&reasons.join("; ")));
         }
     };
-    let before = Clients::new(&change.settings)?;
-    let after = Clients::new(&settings).map_err(|reason| cannot(&reason))?;
+    let before = Clients::new(None, &change.settings)?;
+    let after = Clients::new(None, &settings).map_err(|reason| cannot(&reason))?;
     for (old, new) in before.all().iter().zip(after.all()) {
         if let Some(lost) = old.addresses.iter().find(|own| !new.addresses.contains(own)) {
             return Err(cannot(&format!("address {} is leased to {} now", lost.address, old.name)));

@@ -166,19 +166,12 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Makes clients of the configuration's peers and leases their addresses.
+    /// Makes clients of the configuration's peers and leases their addresses. What those `before` a reload have lived
+    /// through goes over to them, and their ratcheted keys.
     ///
     /// # Errors
     /// A sentence: settings that contradict each other, or no address left.
-    pub fn new(settings: &ServerSettings) -> Result<Clients, String> {
-        Clients::after(None, settings)
-    }
-
-    /// The same for a new configuration: with what those `before` have lived through, and their ratcheted keys.
-    ///
-    /// # Errors
-    /// As [`Clients::new`].
-    pub fn after(before: Option<&Clients>, settings: &ServerSettings) -> Result<Clients, String> {
+    pub fn new(before: Option<&Clients>, settings: &ServerSettings) -> Result<Clients, String> {
         settings.consistent()?;
         let mut pool = AddressPool::new(&settings.addresses);
         // Fixed addresses first, so that no lease takes them.
@@ -354,7 +347,7 @@ mod tests {
     }
 
     fn clients(peers: Vec<Peer>) -> Result<Clients, String> {
-        Clients::new(&ServerSettings { peers, ..ServerSettings::default() })
+        Clients::new(None, &ServerSettings { peers, ..ServerSettings::default() })
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(super) struct Current {
 
 impl Current {
     pub(super) fn new(settings: ServerSettings, before: Option<&Clients>) -> Result<Current, String> {
-        let clients = Clients::after(before, &settings)?;
+        let clients = Clients::new(before, &settings)?;
         let current = Current { offer: offer(&settings.suites), settings, clients };
         for client in current.clients.all() {
             // Otherwise every client would refuse it, each time it connects.

@@ -13,6 +13,9 @@ use std::time::Duration;
 
 /// A connection thread's stack.
 const STACK: usize = 256 * 1024;
+/// So much memory must be free before a thread is started: what is in use already has to go on, and std ends the process
+/// where an allocation fails. More than 32 MiB, so that the C library asks the kernel for it, and gives it back.
+const RESERVE: usize = 33 << 20;
 /// So many threads wait at most for another connection.
 const IDLE: usize = 64;
 /// And each for so long.
@@ -33,7 +36,7 @@ impl Threads {
     /// Has a thread serve a connection: one that waits, or a new one.
     ///
     /// # Errors
-    /// There is no thread for it, so that it has ended.
+    /// There is no thread or no memory for it, so that it has ended.
     pub(super) fn serve(self: &Arc<Threads>, accepted: Accepted) -> io::Result<()> {
         let mut idle = locked(&self.idle);
         if idle.0 > idle.1.len() {
@@ -42,6 +45,9 @@ impl Threads {
             return Ok(());
         }
         drop(idle);
+        let mut reserve = Vec::<u8>::new();
+        reserve.try_reserve_exact(RESERVE).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        drop(std::hint::black_box(reserve));
         let threads = Arc::clone(self);
         let served = move || {
             let mut next = Some(accepted);
