@@ -305,6 +305,7 @@ class Bench:
         all_keys = self.folder / "keys"
         all_keys.write_text("".join(f"{key} # client{i}\n" for i, key in enumerate(keys)))
         all_keys.chmod(0o600)
+        self.control_congestion()
         start(SERVER, program, "server", "-k", all_keys, "--listen", "10.99.0.1:1194", "--address", f"{INSIDE}/24")
         wait_for("listening", lambda: listens(1194))
         streams = []
@@ -315,10 +316,10 @@ class Bench:
                 file = self.folder / f"key{i}"
                 file.write_text(key)
                 file.chmod(0o600)
-                # All begin at the same time, when all are connected.
+                # All begin at the same time, when all are connected. A network of their own has the machine's own control.
                 streams.append(start(CLIENT, program, "client", "-k", file, "--connect", "10.99.0.1:1194", "--", "sh", "-c",
                                      f"touch {self.folder}/up{i}; while [ ! -e {self.folder}/go ]; do sleep 0.1; done; "
-                                     f"exec iperf3 -c {INSIDE} -p {5300 + i} -t {self.seconds} -J", stdout=subprocess.PIPE))
+                                     f"exec iperf3 -c {INSIDE} -p {5300 + i} -t {self.seconds} -J -C {self.congestion}", stdout=subprocess.PIPE))
             wait_for("all clients", lambda: all((self.folder / f"up{i}").exists() for i in range(count)))
             (self.folder / "go").touch()
             ends = [json.loads(stream.communicate(timeout=60)[0])["end"]["sum_received"] for stream in streams]
