@@ -280,7 +280,7 @@ ordinary() { # OPTIONS-OF-PRLIMIT...
     chmod 644 "$dir/server.key"
     install -m 755 "$fernvpn" "$dir/fernvpn"
     start server $s setpriv --reuid=$user --clear-groups --no-new-privs --inh-caps=-all prlimit "$@" \
-        "$dir/fernvpn" server --name "$id-server" -k "$dir/server.key" --no-tun --listen 0.0.0.0:12345 --keepalive 2
+        "$dir/fernvpn" server --name "$id-server" -k "$dir/server.key" --no-tun --client-to-client --listen 0.0.0.0:12345 --keepalive 2
     ready server
     client --no-tun --ping --count 60000
     logged client 'reply from'
@@ -320,6 +320,21 @@ for limit in nofile nproc data; do
     answers
     all_down
 done
+
+expect 'no thread for a client whose connection is full: it loses packets, and not the connection'
+ordinary --nproc=4096:4096
+fern other $c client -k "$dir/bob.key" --connect 203.0.113.2:12345
+setpriv --reuid=$user prlimit --pid "${pids[server]}" --nproc=1:
+kill -STOP "${pids[client]}"
+in_ns $c ping -q -c 300 -s 8000 -i 0.002 -W 0.1 "$(address4 client)" >"$dir/run.log" || true
+logged server 'no thread for a full socket'
+kill -CONT "${pids[client]}"
+begun=$(now)
+within 15 more client 'reply from' "$(times client 'reply from')" # what waited is sent with the next record, perhaps too late
+row 'no thread for a full connection' 'it goes on' "$(since)" '15 s'
+[ "$(times client 'connection lost')" = 0 ] || die 'it was lost'
+stop other
+all_down
 
 # ---- programs that fail
 

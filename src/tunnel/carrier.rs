@@ -312,9 +312,7 @@ impl FrameReader {
                 self.end += n;
                 Ok(Filled::Data)
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                Ok(Filled::TimedOut)
-            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Filled::TimedOut),
             Err(error) => Err(error),
         }
     }

@@ -87,7 +87,6 @@ fn read(
     FRAMES.give(frame);
     match result {
         Ok(()) => Ok((bytes, true)),
-        Err(error) if error.kind() == ErrorKind::Interrupted => Ok((bytes, true)),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok((bytes, false)),
         Err(error) => Err(error),
     }

@@ -15,7 +15,8 @@
 use super::carrier::{LONG_PATH, Pool};
 use super::queue::{LONG_ROOM, Queue, Queued, SHORT_ROOM};
 use super::{fresh, locked};
-use crate::os::{log, socket};
+use crate::os::log::Seldom;
+use crate::os::socket;
 use crate::protocol::limits::{MAX_CONTENT, REKEY_AFTER_SECONDS};
 use crate::protocol::record::{CannotSeal, Kind, Sealer, Suite};
 use std::collections::VecDeque;
@@ -25,6 +26,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+static COMPANIONS: Seldom = Seldom::new(3, Duration::from_secs(10));
 
 /// How long the companion stays after its work is done, before it is let go.
 const COMPANION_STAYS: Duration = Duration::from_secs(2);
@@ -249,11 +252,14 @@ impl Outbound {
         if !sending.companion {
             let outbound = Arc::clone(self);
             let companion = thread::Builder::new().name("companion".into()).stack_size(SMALL_STACK);
-            if let Err(error) = companion.spawn(move || outbound.accompany()) {
-                log::warning("tunnel", "no thread for a full socket", &[("reason", &error)]);
-                return self.fail(&mut sending, Some(error));
+            match companion.spawn(move || outbound.accompany()) {
+                Ok(_) => sending.companion = true,
+                Err(error) if sending.closed => self.fail(&mut sending, Some(error)),
+                Err(error) => {
+                    COMPANIONS.warning("tunnel", "no thread for a full socket", &[("reason", &error)]);
+                    sending.full = false; // whoever comes with the next record tries again, the keepalive if nobody else
+                }
             }
-            sending.companion = true;
         }
     }
 
@@ -261,6 +267,7 @@ impl Outbound {
     fn accompany(self: Arc<Outbound>) {
         let mut sending = locked(&self.sending);
         loop {
+            let mut ready = sending.wire.is_some() && !sending.queue.is_empty();
             if sending.full {
                 drop(sending);
                 let waited = socket::wait_writable(&self.socket, Duration::from_secs(1));
@@ -269,23 +276,20 @@ impl Outbound {
                     Ok(writable) => sending.full &= !writable,
                     Err(error) => self.fail(&mut sending, Some(error)),
                 }
-                if !sending.full {
-                    drop(sending);
-                    self.send_all();
-                    sending = locked(&self.sending);
-                }
-            } else if sending.wire.is_some() && !sending.queue.is_empty() {
-                drop(sending);
-                self.send_all();
-                sending = locked(&self.sending);
-            } else if sending.closed {
+                ready = !sending.full;
+            } else if !ready && sending.closed {
                 break;
-            } else {
+            } else if !ready {
                 let waited = self.work.wait_timeout(sending, COMPANION_STAYS).unwrap_or_else(PoisonError::into_inner);
                 sending = waited.0;
                 if waited.1.timed_out() && !sending.full && sending.queue.is_empty() {
                     break;
                 }
+            }
+            if ready {
+                drop(sending);
+                self.send_all();
+                sending = locked(&self.sending);
             }
         }
         sending.companion = false;
