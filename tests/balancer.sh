@@ -49,6 +49,8 @@ for name in a b c d; do
     fern $name $c client -c "$dir/$name.conf" $device
 done
 connected() { times vpn$1 'client connected'; }
+all_connected() { [ $(($(connected 1) + $(connected 2))) -ge 4 ]; }
+await all_connected
 [ "$(connected 1) $(connected 2)" = '2 2' ] || die "spread: $(connected 1) $(connected 2)"
 ok
 

@@ -55,7 +55,7 @@ for ((round = 0; round < rounds; round++)); do
     # One way or the other.
     if ((RANDOM % 2)); then
         run $ns "$fernvpn" clean-up
-        [ ! -e "/run/fernvpn/$id-$name.sock" ] || die 'its socket is left'
+        [ ! -e "/run/fernvpn/$ns.sock" ] || die 'its socket is left'
         how=clean-up
     else
         if [ $name = client ]; then client; else server --nat no; fi

@@ -73,7 +73,10 @@ stop iperf3; down client server; ok
 
 expect 'nat = in: nothing leaves by another device'
 server in; client
+in_ns $w nft 'table inet left { counter n { }; chain i { type filter hook prerouting priority -300; ip saddr 10.8.0.0/24 counter name n; }; }'
 ! fetch 198.51.100.2 3 || die 'it left'
+[ "$(counted $w left n)" = 0 ] || die 'it left, and with its own address'
+in_ns $w nft delete table inet left
 down client server; ok
 
 expect 'a firewall that drops what is forwarded is named, and a way through it'

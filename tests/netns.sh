@@ -26,7 +26,7 @@ up() { server "$@"; alice; bob; }
 down() { for name in alice bob server; do stop $name; [ $ended = 0 ] || die "$name ended with status $ended"; done; }
 
 # loss_below_2 LOG: fails at 2 % or more.
-loss_below_2() { awk -F '[ %]+' '/packet loss/ { for (i = 1; i <= NF; i++) if ($i == "packet") exit !($(i - 1) < 2) }' "$1"; }
+loss_below_2() { awk -F '[ %]+' '/packet loss/ { for (i = 1; i <= NF; i++) if ($i == "packet") below = $(i - 1) < 2 } END { exit !below }' "$1"; }
 # iperf NAMESPACE ADDRESS [OPTION...]: to or from the server, for a second.
 iperf() {
     local ns=$1 address=$2; shift 2

@@ -371,9 +371,9 @@ PYTHON
     as_user $user -- sh -c "while :; do echo got:\$(curl -s --max-time 1 http://$web4:8000/); sleep 0.1; done" >"$dir/loop.log" 2>&1 &
     pids[loop]=$!
     logged loop 'got:10.8.0'
+    count_anew
     stop server KILL
     await more loop 'got:$' "$(times loop 'got:$')"
-    count_anew
     answers=$(times loop 'got:10.8.0')
     server --nat no --push-routes 0.0.0.0/0 --push-dns 10.8.0.1
     await more loop 'got:10.8.0' "$answers"

@@ -26,10 +26,17 @@ server
 fern client $c client -k "$dir/alice.key" --connect 192.0.2.1:12345
 
 cat >"$dir/compare.py" <<'PYTHON'
-import json, subprocess, sys
+# What has been added since the last call.
+import json, pathlib, subprocess, sys
 fernvpn, name, namespaces = sys.argv[1], sys.argv[2], {"server": sys.argv[3], "client": sys.argv[4]}
 def run(*words):
     return json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
+kept = pathlib.Path(sys.argv[5])
+before = json.loads(kept.read_text()) if kept.exists() else {}
+now = {}
+def added(key, value):
+    now[key] = value
+    return value - before.get(key, 0)
 wrong = 0
 for role, namespace in namespaces.items():
     status = run(fernvpn, "status", f"{name}-{role}", "--format", "json")
@@ -39,21 +46,24 @@ for role, namespace in namespaces.items():
     seen = {entry["counter"]["name"]: entry["counter"] for entry in seen if "counter" in entry}
     for direction, rx, hook in [("received", "rx", "in"), ("sent", "tx", "out")]:
         for unit in ["packets", "bytes"]:
-            ours = peer[f"{direction}_{unit}"]
+            key = f"{role} {direction} {unit}"
+            ours = added(key, peer[f"{direction}_{unit}"])
             # On a busy machine the queue of the device overflows: after nft's counter, before the device's.
             late = device[rx]["dropped"] if (hook, unit) == ("out", "packets") else 0
             # What had no way to go was read from the device as well: a few packets of the kernel's own.
             for what, theirs in [("ip -s link", device[rx][unit]), ("nft", seen[hook][unit] - late)]:
+                theirs = added(f"{key} {what}", theirs)
                 differs = abs(ours - theirs) / max(theirs, 1)
-                print(f"   {role} {direction} {unit}: status {ours}, {what} {theirs}: {differs:.3%}")
+                print(f"   {key}: status {ours}, {what} {theirs}: {differs:.3%}")
                 wrong += differs > 0.01 or theirs < 1000
     dropped = sum(peer["dropped_packets"].values())
     print(f"   {role} dropped: {peer['dropped_packets']}, unrouted {status['unrouted_packets']}")
     mean = peer["sent_bytes"] / peer["sent_packets"]
     print(f"   {role} bytes in a packet sent: {mean:.0f}")
+kept.write_text(json.dumps(now))
 sys.exit(wrong > 0)
 PYTHON
-compare() { python3 "$dir/compare.py" "$fernvpn" $id $s $c || die 'they do not agree'; }
+compare() { python3 "$dir/compare.py" "$fernvpn" $id $s $c "$dir/counted" || die 'they do not agree'; }
 # bulk ARGUMENT...: iperf3 from the client to the server.
 bulk() {
     start iperf $s iperf3 --server --one-off --forceflush
@@ -75,7 +85,8 @@ expect 'the three formats'
 "$fernvpn" status --format json | python3 -c 'import json, sys; assert len(json.load(sys.stdin)) >= 2'
 for role in server client; do
     "$fernvpn" status $id-$role | grep -q '10\.8\.0\..*aes-256-gcm.* ms .* GB\|10\.8\.0\..*aes-256-gcm.* ms .* MB' || die "$role"
-    ! "$fernvpn" status $id-$role --format json | grep -qF "$(<"$dir/alice.key")" || die 'a key'
+    "$fernvpn" status $id-$role --format json >"$dir/told"
+    ! grep -qF "$(<"$dir/alice.key")" "$dir/told" || die 'a key'
 done
 [ "$(stat -c %a "/run/fernvpn/$id-server.sock")" = 600 ] || die 'others may ask'
 ok
