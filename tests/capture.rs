@@ -445,6 +445,7 @@ fn a_capture_that_begins_late_is_opened_from_there() {
     for suite in Suite::ALL {
         for rekeys in [0, 3] {
             let mut talk = Talk::begin(suite, 1, ENDS);
+            talk.tcp.mss = 100;
             for number in 0..60 {
                 talk.send(number % 2, &[numbered(number, 200)]);
                 if number < rekeys * 10 && number % 10 == 5 {
@@ -455,12 +456,11 @@ fn a_capture_that_begins_late_is_opened_from_there() {
             // With other keys in the log, and the start at any place, in the middle of a record too.
             let keys = [&Talk::begin(suite, 5, ENDS).key_log[..], &talk.key_log].concat();
             for start in (4..80).step_by(11) {
-                let mut segments = talk.tcp.segments[start..].to_vec();
-                let mut cut = segments.remove(0);
-                cut.payload = cut.payload.saturating_sub(1);
-                let told = told(&segments, &keys);
+                let told = told(&talk.tcp.segments[start..], &keys);
                 assert!(!told.packets().is_empty() || start > 75);
-                assert!(talk.packets.ends_with(&told.packets()), "{start}\n{}", told.text);
+                let mut rest = talk.packets.clone();
+                let mut take = |one| rest.iter().position(|packet| packet == one).map(|at| rest.remove(at));
+                assert!(told.packets().iter().all(|one| take(one).is_some()), "{start}: none twice");
                 assert!(told.packets().len() + 3 >= talk.packets.len() - start / 2, "{start}\n{}", told.text);
                 assert!(told.has("opened by line 2") && told.has(" 0 of them not opened"), "{}", told.text);
             }

@@ -105,16 +105,17 @@ mod tests {
             return assert_eq!([wait(), wait()], [(Signal::Hangup, false), (Signal::Terminate, false)]);
         }
         block().unwrap();
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "os::signal::tests::a_blocked_signal_waits_to_be_fetched"])
             .env("FERNVPN_TEST_SIGNAL", "1")
-            .stdout(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
         // Both may wait there before anybody asks; the lower number is fetched first.
         send(child.id(), Signal::Hangup).unwrap();
         send(child.id(), Signal::Terminate).unwrap();
-        assert!(child.wait().unwrap().success());
+        let done = child.wait_with_output().unwrap();
+        assert!(done.status.success() && String::from_utf8_lossy(&done.stdout).contains("1 passed"));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use fernvpn::tunnel::config_record::NetworkConfig;
 use fernvpn::tunnel::server::Server;
 use fernvpn::tunnel::{fresh, fresh_hello};
 use std::convert::Infallible;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
@@ -352,12 +352,16 @@ impl Raw {
     }
 }
 
-/// A whole frame's body, or `None` at the end.
+/// A whole frame's body, or `None` at the end. Nothing at all for a long time is not the end.
 pub fn read_frame(socket: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut read = |buffer: &mut [u8]| match socket.read_exact(buffer) {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => panic!("it hangs"),
+        done => done.ok(),
+    };
     let mut header = [0; 4];
-    socket.read_exact(&mut header).ok()?;
+    read(&mut header)?;
     let mut body = vec![0; frame::length(header, 100_000).unwrap()];
-    socket.read_exact(&mut body).ok()?;
+    read(&mut body)?;
     Some(body)
 }
 
@@ -498,11 +502,6 @@ impl Process {
         std::fs::remove_file(&file).unwrap();
         let port = line.trim().strip_prefix("listening on 0.0.0.0:").expect("a server that listens");
         Process { child, address: SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap())) }
-    }
-
-    /// Memory mappings of the process; `vm.max_map_count` limits them.
-    pub fn mappings(&self) -> usize {
-        std::fs::read_to_string(format!("/proc/{}/maps", self.child.id())).unwrap().lines().count()
     }
 
     pub fn resident_kib_and_threads(&self) -> (usize, usize) {

@@ -138,7 +138,7 @@ impl Session {
             match piece {
                 Piece::Bytes(bytes) => {
                     direction.buffer.extend(bytes);
-                    self.frames(side, keys, report)?;
+                    self.frames(side, false, keys, report)?;
                 }
                 Piece::Missing(bytes) => {
                     let most = bytes.saturating_add(direction.buffer.len() as u64) / SHORTEST as u64 + 1;
@@ -147,20 +147,23 @@ impl Session {
                     (direction.fresh, direction.aligned) = (false, false);
                     self.note(side, &format!("{bytes} bytes of the stream are not in the capture"), report)?;
                 }
-                Piece::End => self.end(side, report)?,
+                Piece::End => {
+                    self.frames(side, true, keys, report)?;
+                    self.end(side, report)?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Takes the frames out of the buffer.
-    fn frames(&mut self, side: usize, keys: &mut Keys, report: &mut Report) -> io::Result<()> {
+    /// Takes the frames out of the buffer. What looks like the beginning of one may be none, if no more will come.
+    fn frames(&mut self, side: usize, ended: bool, keys: &mut Keys, report: &mut Report) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.directions[side].buffer);
         let mut at = 0;
         loop {
             let (rest, direction) = (&buffer[at..], &mut self.directions[side]);
             match frame::whole(rest, MAX_BODY) {
-                Ok(None) => break,
+                Ok(None) if direction.aligned || !ended || rest.len() < frame::HEADER => break,
                 Ok(Some(length)) if direction.aligned || frame::whole(&rest[length..], MAX_BODY).is_ok() => {
                     let taken = self.frame(side, &rest[..length], keys, report)?;
                     self.directions[side].aligned = taken;
