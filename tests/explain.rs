@@ -2,12 +2,13 @@
 //! kept, its Python lines, and how it behaves in a browser.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod needs;
+
 use fernvpn::audit::explain::text::{Paint, draw};
 use fernvpn::audit::explain::{Lesson, hex, html, lesson};
 use fernvpn::protocol::record::Suite;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -247,11 +248,14 @@ fn colours_are_for_terminals() {
     assert_eq!(bare.lines().count(), plain.lines().count());
     assert!(!fernvpn(&[]).stdout.contains(&0x1b), "piped");
     // On a terminal that `script` provides.
+    if !needs::there("script (of util-linux)", "script", &["--version"]) {
+        return;
+    }
     for (no_colour, expected) in [("", true), ("1", false)] {
         let words = format!("{} explain --suite fernet", env!("CARGO_BIN_EXE_fernvpn"));
         let mut script = Command::new("script");
         script.args(["-q", "-e", "-c", &words, "/dev/null"]).env("NO_COLOR", no_colour).stdin(Stdio::null());
-        let done = script.output().expect("the program script, of util-linux");
+        let done = script.output().unwrap();
         assert!(done.stdout.len() > 10_000);
         assert_eq!(done.stdout.contains(&0x1b), expected, "NO_COLOR={no_colour}");
     }
@@ -296,18 +300,6 @@ fn a_name_cannot_become_a_part_of_the_page() {
     assert_eq!(page.matches("<script>").count(), 1);
 }
 
-/// Whether this is here; where it must be, its absence is a failure, and elsewhere loudly a skip.
-fn there(what: &str, program: &str, arguments: &[&str]) -> bool {
-    let there = Command::new(program).args(arguments).output().is_ok_and(|done| done.status.success());
-    let required = ["CI", "FERNVPN_REQUIRE_INTEROP"].map(std::env::var_os);
-    assert!(there || required == [None, None], "{what} is required");
-    if !there {
-        // Not eprintln!, which the test harness keeps to itself.
-        std::io::stderr().write_all(format!("\nSKIPPED: tests/explain.rs needs {what}\n").as_bytes()).unwrap();
-    }
-    there
-}
-
 fn script(name: &str, page: &Path) -> (bool, String) {
     let done = Command::new("python3").arg("-B").arg(root().join("tests").join(name)).arg(page).output().unwrap();
     let said = [done.stdout, done.stderr].concat();
@@ -316,7 +308,7 @@ fn script(name: &str, page: &Path) -> (bool, String) {
 
 #[test]
 fn its_python_lines_compute_every_value() {
-    if !there("python3 with cryptography", "python3", &["-c", "import cryptography.fernet"]) {
+    if !needs::python() {
         return;
     }
     let scratch = Scratch::new("alice.html");
@@ -341,7 +333,7 @@ fn its_python_lines_compute_every_value() {
 
 #[test]
 fn it_reads_well_in_a_browser() {
-    if there("chromium", "chromium", &["--version"]) {
+    if needs::there("chromium", "chromium", &["--version"]) {
         let (passed, said) = script("lesson_browser.py", &kept());
         assert!(passed && said.contains("checks in Chromium passed"), "{said}");
     }

@@ -293,7 +293,7 @@ ordinary() { # OPTIONS-OF-PRLIMIT...
     client --no-tun --ping --count 60000
     logged client 'reply from'
 }
-answers() { within 5 more client 'reply from' "$(times client 'reply from')"; }
+answers() { within "${1:-5}" more client 'reply from' "$(times client 'reply from')"; }
 # strangers COUNT: so many connections that say nothing, held.
 strangers() {
     start strangers $c python3 -c '
@@ -338,7 +338,7 @@ in_ns $c ping -q -c 300 -s 8000 -i 0.002 -W 0.1 "$(address4 client)" >"$dir/run.
 logged server 'no thread for a full socket'
 kill -CONT "${pids[client]}"
 begun=$(now)
-within 15 more client 'reply from' "$(times client 'reply from')" # what waited is sent with the next record, perhaps too late
+answers 15 # what waited is sent with the next record, perhaps too late
 row 'no thread for a full connection' 'it goes on' "$(since)" '15 s'
 [ "$(times client 'connection lost')" = 0 ] || die 'it was lost'
 stop other

@@ -3,6 +3,8 @@
 //! `FERNVPN_REQUIRE_INTEROP` set, their absence is a failure.
 #![allow(clippy::unwrap_used)]
 
+mod needs;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -86,15 +88,7 @@ struct KeyFile(PathBuf);
 impl KeyFile {
     /// Nothing where there is no Python: then the test says so, loudly, and is over.
     fn new(name: &str) -> Option<KeyFile> {
-        let there = Command::new("python3").args(["-c", "import cryptography.fernet"]).output();
-        if !there.is_ok_and(|done| done.status.success()) {
-            let required = ["CI", "FERNVPN_REQUIRE_INTEROP"].map(std::env::var_os);
-            assert_eq!(required, [None, None], "python3 with cryptography is required");
-            // Not eprintln!, which the test harness keeps to itself.
-            let said = format!(
-                "\nSKIPPED: {name} in tests/interop.rs needs python3 with cryptography (pip install cryptography)\n"
-            );
-            std::io::stderr().write_all(said.as_bytes()).unwrap();
+        if !needs::python() {
             return None;
         }
         let file = std::env::temp_dir().join(format!("fernvpn-{}-{name}.key", std::process::id()));

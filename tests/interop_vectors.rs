@@ -2,25 +2,10 @@
 //! are installed; elsewhere it says loudly that it did not.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::io::Write;
+mod needs;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// Whether Python has what the script needs. Where `CI` or `FERNVPN_REQUIRE_INTEROP` is set, it must.
-fn python_is_ready() -> bool {
-    let ready = Command::new("python3")
-        .args(["-c", "import cryptography.fernet"])
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !ready {
-        let required = ["CI", "FERNVPN_REQUIRE_INTEROP"].map(std::env::var_os);
-        assert_eq!(required, [None, None], "python3 with cryptography is required");
-        // Straight to standard error: the test runner hides what `eprintln` says.
-        let notice = "\nSKIPPED: python3 with the package cryptography is not here; no other software was asked\n";
-        std::io::stderr().write_all(notice.as_bytes()).unwrap();
-    }
-    ready
-}
 
 /// Runs the script over `files`: whether it agreed, and what it printed.
 fn recompute(files: &[&Path]) -> (bool, String) {
@@ -36,7 +21,7 @@ fn vectors() -> PathBuf {
 
 #[test]
 fn other_software_computes_the_same_values() {
-    if !python_is_ready() {
+    if !needs::python() {
         return;
     }
     let (agrees, printed) = recompute(&[]);
@@ -47,7 +32,7 @@ fn other_software_computes_the_same_values() {
 /// A checker that never objects proves nothing: one digit changed in each place must be found and named.
 #[test]
 fn the_other_software_objects_to_any_changed_value() {
-    if !python_is_ready() {
+    if !needs::python() {
         return;
     }
     for file in ["session-aes-256-gcm-ratcheted.json", "session-fernet-ratcheted.json"] {

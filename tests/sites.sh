@@ -53,10 +53,10 @@ ok
 
 expect 'nobody else may send from there'
 address $l lo 192.168.7.66/32
-source() { in_ns $s "$fernvpn" status $id-vpn --format json | grep -o '"source":[0-9]*' | awk -F : '{ sum += $2 } END { print sum + 0 }'; }
-before=$(source)
+misaddressed() { in_ns $s "$fernvpn" status $id-vpn --format json | grep -o '"source":[0-9]*' | awk -F : '{ sum += $2 } END { print sum + 0 }'; }
+before=$(misaddressed)
 refused $l ping -c 20 -i 0.02 -W 1 -I 192.168.7.66 10.8.0.1
-[ "$(source)" -ge $((before + 20)) ] || die 'not counted as such'
+[ "$(misaddressed)" -ge $((before + 20)) ] || die 'not counted as such'
 ok
 
 expect 'a second key for the change: with the old one and the new one'

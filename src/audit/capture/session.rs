@@ -98,12 +98,8 @@ impl Session {
             *direction = Direction { fresh: true, aligned: segment.syn, missed, ..Direction::default() };
         }
         let first = segment.sequence.wrapping_add(segment.syn.into());
-        direction.stream.get_or_insert_with(|| Stream::new(first)).add(
-            report.time,
-            first,
-            segment.payload,
-            segment.fin,
-        );
+        let stream = direction.stream.get_or_insert_with(|| Stream::new(first));
+        stream.add(report.time, first, segment.payload, segment.fin);
         for side in [side, 1 - side] {
             self.pieces(side, false, keys, report)?;
         }
@@ -135,11 +131,13 @@ impl Session {
         while let Some(piece) = self.directions[side].stream.as_mut().and_then(|stream| stream.next(give_up)) {
             let direction = &mut self.directions[side];
             report.time = direction.stream.as_ref().map_or(report.time, |stream| stream.time);
+            if let Piece::Bytes(bytes) = &piece {
+                direction.buffer.extend(bytes);
+            }
+            self.frames(side, !matches!(piece, Piece::Bytes(_)), keys, report)?;
+            let direction = &mut self.directions[side];
             match piece {
-                Piece::Bytes(bytes) => {
-                    direction.buffer.extend(bytes);
-                    self.frames(side, false, keys, report)?;
-                }
+                Piece::Bytes(_) => {}
                 Piece::Missing(bytes) => {
                     let most = bytes.saturating_add(direction.buffer.len() as u64) / SHORTEST as u64 + 1;
                     direction.missed = direction.missed.saturating_add(most);
@@ -147,16 +145,13 @@ impl Session {
                     (direction.fresh, direction.aligned) = (false, false);
                     self.note(side, &format!("{bytes} bytes of the stream are not in the capture"), report)?;
                 }
-                Piece::End => {
-                    self.frames(side, true, keys, report)?;
-                    self.end(side, report)?;
-                }
+                Piece::End => self.end(side, report)?,
             }
         }
-        Ok(())
+        if give_up { self.frames(side, true, keys, report) } else { Ok(()) }
     }
 
-    /// Takes the frames out of the buffer. What looks like the beginning of one may be none, if no more will come.
+    /// Takes the frames out of the buffer. Where no more comes, what looks like the beginning of one may be none.
     fn frames(&mut self, side: usize, ended: bool, keys: &mut Keys, report: &mut Report) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.directions[side].buffer);
         let mut at = 0;
