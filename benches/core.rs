@@ -1,9 +1,15 @@
 //! How fast is the trusted core? `make bench`.
 //!
-//! One thread, warm cache. Each figure is the median of five runs of about a tenth of a second, with the spread
-//! between the slowest and the fastest. The bound is what AES-128-CBC and HMAC-SHA256 cost on this machine in the
-//! same minute, one after the other: a token cannot be made faster without doing both at once.
-#![allow(missing_docs, clippy::unwrap_used, clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+//! One thread, warm cache. Each figure is the median of five runs of about a tenth of a second,
+//! with the spread between the slowest and the fastest. The bound is what AES-128-CBC and
+//! HMAC-SHA256 cost on this machine in the same minute, one after the other: a token cannot be made
+//! faster without doing both at once.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation
+)]
 
 use fernvpn::config::settings::{Peer, ServerSettings};
 use fernvpn::fernet::token::{self, Fernet};
@@ -43,20 +49,33 @@ fn time(mut call: impl FnMut()) -> [f64; 3] {
 
 fn row(name: &str, bytes: usize, [median, fastest, slowest]: [f64; 3], note: &str) -> f64 {
     let spread = (slowest - fastest) / median * 100.0;
-    let rate = if bytes > 0 { format!("{:9.0} MB/s", bytes as f64 / median / 1e6) } else { String::new() };
-    println!("{name:<28} {bytes:>8} {:>12.0} /s {rate:>14}  ±{spread:>3.0} %  {note}", 1.0 / median);
+    let rate = if bytes > 0 {
+        format!("{:9.0} MB/s", bytes as f64 / median / 1e6)
+    } else {
+        String::new()
+    };
+    println!(
+        "{name:<28} {bytes:>8} {:>12.0} /s {rate:>14}  ±{spread:>3.0} %  {note}",
+        1.0 / median
+    );
     median
 }
 
 fn main() {
-    println!("{:<28} {:>8} {:>15} {:>14}", "what", "bytes", "times", "rate");
+    println!(
+        "{:<28} {:>8} {:>15} {:>14}",
+        "what", "bytes", "times", "rate"
+    );
     tokens();
     records();
     others();
 }
 
 fn fresh() -> Fresh {
-    Fresh { time: 1_700_000_000, iv: [7; 16] }
+    Fresh {
+        time: 1_700_000_000,
+        iv: [7; 16],
+    }
 }
 
 fn tokens() {
@@ -98,15 +117,29 @@ fn tokens() {
 /// A session between two ends in this thread.
 fn session(suite: Suite) -> (Sealer, Opener) {
     let root = Root::new(Key::from_bytes(&[1; 32]));
-    let offer = || Offer { suites: vec![suite], capabilities: Capabilities::default(), software: "bench".into() };
-    let hello = FreshHello { nonce: [1; 32], token: fresh() };
+    let offer = || Offer {
+        suites: vec![suite],
+        capabilities: Capabilities::default(),
+        software: "bench".into(),
+    };
+    let hello = FreshHello {
+        nonce: [1; 32],
+        token: fresh(),
+    };
     let (frame, client) = client_hello(&root, None, offer(), hello);
     let received = ClientHello::receive(&root, &frame[4..], None).unwrap();
     let (frame, server) = received.answer(&offer(), None, hello);
-    let (mut finished, client) =
-        client.receive(&frame[4..]).unwrap().finish(|_| Ok::<(), Infallible>(()), &mut fresh).unwrap();
-    let (mut config, _, opener) =
-        server.unwrap().receive(&mut finished[4..]).unwrap().configure(b"", &mut fresh).unwrap();
+    let (mut finished, client) = client
+        .receive(&frame[4..])
+        .unwrap()
+        .finish(|_| Ok::<(), Infallible>(()), &mut fresh)
+        .unwrap();
+    let (mut config, _, opener) = server
+        .unwrap()
+        .receive(&mut finished[4..])
+        .unwrap()
+        .configure(b"", &mut fresh)
+        .unwrap();
     let (_, sealer, _) = client.receive(&mut config[4..]).unwrap();
     (sealer, opener)
 }
@@ -120,17 +153,23 @@ fn records() {
                 if sealer.rekey_is_due() {
                     sealer.rekey(&mut fresh).unwrap();
                 }
-                sealer.seal(Kind::Packets, black_box(&mut frame), n, &mut fresh).unwrap();
+                sealer
+                    .seal(Kind::Packets, black_box(&mut frame), n, &mut fresh)
+                    .unwrap();
             });
             row(&format!("record seal, {suite}"), n, seal, "");
             // Opening needs a new record each time, so both are timed and the sealing is taken off.
             let (mut sealer, _) = session(suite);
             let both = time(|| {
                 if sealer.rekey_is_due() {
-                    opener.open(&mut sealer.rekey(&mut fresh).unwrap()[4..]).unwrap();
+                    opener
+                        .open(&mut sealer.rekey(&mut fresh).unwrap()[4..])
+                        .unwrap();
                 }
                 frame[HEADROOM] = 0;
-                sealer.seal(Kind::Packets, &mut frame, n, &mut fresh).unwrap();
+                sealer
+                    .seal(Kind::Packets, &mut frame, n, &mut fresh)
+                    .unwrap();
                 black_box(opener.open(&mut frame[4..]).unwrap());
             });
             row(&format!("record seal and open, {suite}"), n, both, "");
@@ -139,21 +178,38 @@ fn records() {
 }
 
 fn others() {
-    row("handshake, both ends", 0, time(|| drop(black_box(session(Suite::Aes256Gcm)))), "");
+    row(
+        "handshake, both ends",
+        0,
+        time(|| drop(black_box(session(Suite::Aes256Gcm)))),
+        "",
+    );
     let peer = |i: u32| Peer {
         name: format!("client{i}"),
-        keys: vec![Key::from_bytes(&[&i.to_be_bytes()[..], &[0; 28]].concat().try_into().unwrap())],
+        keys: vec![Key::from_bytes(
+            &[&i.to_be_bytes()[..], &[0; 28]]
+                .concat()
+                .try_into()
+                .unwrap(),
+        )],
         addresses: vec![IpAddr::V4(Ipv4Addr::from_bits(0x0a08_0100 + i))],
         routes: vec![],
         ratchet: None,
     };
-    let mut settings = ServerSettings { peers: (0..1000).map(peer).collect(), ..ServerSettings::default() };
+    let mut settings = ServerSettings {
+        peers: (0..1000).map(peer).collect(),
+        ..ServerSettings::default()
+    };
     settings.addresses = vec!["10.8.0.1/16".parse().unwrap()];
     let clients = Clients::new(None, &settings).unwrap();
     let mut i = 0u32;
     let look = time(|| {
         i = (i + 1) % 1000;
-        black_box(clients.owner(IpAddr::V4(Ipv4Addr::from_bits(0x0a08_0100 + i))).unwrap());
+        black_box(
+            clients
+                .owner(IpAddr::V4(Ipv4Addr::from_bits(0x0a08_0100 + i)))
+                .unwrap(),
+        );
     });
     row("router, 1000 clients", 0, look, "");
 }

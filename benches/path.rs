@@ -1,12 +1,13 @@
-//! A path across the world in one process: holds packets back, loses some, and lets no more through than it carries.
-//! For `make bench-tunnel`: `path DEVICE_A DEVICE_B ROUND_TRIP_MS LOSS_PERCENT [MBIT_PER_S QUEUE_BYTES]`.
+//! A path across the world in one process: holds packets back, loses some, and lets no more through
+//! than it carries. For `make bench-tunnel`: `path DEVICE_A DEVICE_B ROUND_TRIP_MS LOSS_PERCENT
+//! [MBIT_PER_S QUEUE_BYTES]`.
 //!
 //! ```text
 //!  device A ─> lost? ─> room in the bottleneck's queue? ─> due when it has left that, and half a round trip later ─> B
 //! ```
 //!
-//! Both are TUN devices without offload; `ip link set DEVICE netns NAME` puts each where it belongs. Who loses what is
-//! decided by a fixed sequence of numbers.
+//! Both are TUN devices without offload; `ip link set DEVICE netns NAME` puts each where it
+//! belongs. Who loses what is decided by a fixed sequence of numbers.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use fernvpn::os::tun::Tun;
@@ -32,8 +33,13 @@ fn main() {
     let number = |at: usize| arguments.get(at).map(|text| text.parse::<f64>().unwrap());
     let path = Path {
         delay: Duration::from_secs_f64(number(2).unwrap() / 2e3),
-        lost_of_10000: (0..10_000).filter(|n| f64::from(*n) < number(3).unwrap() * 100.0).count() as u64,
-        bottleneck: (number(4).map_or(f64::MAX, |mbit| mbit * 1e6 / 8.0), number(5).unwrap_or(0.0)),
+        lost_of_10000: (0..10_000)
+            .filter(|n| f64::from(*n) < number(3).unwrap() * 100.0)
+            .count() as u64,
+        bottleneck: (
+            number(4).map_or(f64::MAX, |mbit| mbit * 1e6 / 8.0),
+            number(5).unwrap_or(0.0),
+        ),
     };
     let [a, b] = [0, 1].map(|at: usize| Tun::create(&arguments[at], false).unwrap());
     println!("ready");
@@ -53,7 +59,9 @@ fn carry(from: &Tun, to: &Tun, path: Path, seed: u64) {
         let read = from.read_now(&mut buffer);
         let now = Instant::now();
         if let Ok(length) = read {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let lost = (random >> 33) % 10_000 < path.lost_of_10000;
             let (rate, queue) = path.bottleneck;
             let begins = free_at.max(now);
@@ -66,13 +74,17 @@ fn carry(from: &Tun, to: &Tun, path: Path, seed: u64) {
             }
         }
         while on_the_way.front().is_some_and(|(due, _)| *due <= now) {
-            let Some((_, packet)) = on_the_way.pop_front() else { break };
+            let Some((_, packet)) = on_the_way.pop_front() else {
+                break;
+            };
             let _ = to.write(&[IoSlice::new(&packet)]);
             spare.push(packet);
         }
         if read.is_err() {
             match on_the_way.front() {
-                Some((due, _)) => thread::sleep(due.saturating_duration_since(Instant::now()).min(EXACT)),
+                Some((due, _)) => {
+                    thread::sleep(due.saturating_duration_since(Instant::now()).min(EXACT))
+                }
                 None => drop(from.wait(&wake, None, None).unwrap()),
             }
         }

@@ -1,6 +1,6 @@
-//! A relay of fernvpn's structure without its work: TUN to TCP and back, whole super-packets, one frame each, one
-//! blocking thread per direction. No key, no cipher, no checks. The measuring rod of `make bench-tunnel`, nothing
-//! to use: `relay server|client ADDRESS:PORT DEVICE`.
+//! A relay of fernvpn's structure without its work: TUN to TCP and back, whole super-packets, one
+//! frame each, one blocking thread per direction. No key, no cipher, no checks. The measuring rod
+//! of `make bench-tunnel`, nothing to use: `relay server|client ADDRESS:PORT DEVICE`.
 //!
 //! ```text
 //! | length u32, big-endian | offload header, 10 bytes | packet |
@@ -17,7 +17,11 @@ use std::thread;
 const LARGEST: usize = 10 + 65_535;
 
 fn main() {
-    let [role, address, device] = std::env::args().skip(1).collect::<Vec<_>>().try_into().unwrap();
+    let [role, address, device] = std::env::args()
+        .skip(1)
+        .collect::<Vec<_>>()
+        .try_into()
+        .unwrap();
     let tun = Arc::new(Tun::create(&device, true).unwrap());
     let socket = match role.as_str() {
         "server" => TcpListener::bind(address).unwrap().accept().unwrap().0,
@@ -55,7 +59,9 @@ fn receive(tun: &Tun, mut socket: TcpStream) {
         while let Some((header, rest)) = buffer[start..end].split_first_chunk() {
             let length = usize::try_from(u32::from_be_bytes(*header)).unwrap();
             assert!(length <= LARGEST);
-            let Some(packet) = rest.get(..length) else { break };
+            let Some(packet) = rest.get(..length) else {
+                break;
+            };
             let _ = tun.write(&[IoSlice::new(packet)]);
             start += 4 + length;
         }

@@ -1,5 +1,6 @@
-//! Does the time to refuse a forgery depend on where it is wrong? dudect's method (Reparaz, Balasch and Verbauwhede,
-//! "Dude, is my code constant time?", 2017): two classes of input in random order, Welch's t-test on their times.
+//! Does the time to refuse a forgery depend on where it is wrong? dudect's method (Reparaz, Balasch
+//! and Verbauwhede, "Dude, is my code constant time?", 2017): two classes of input in random order,
+//! Welch's t-test on their times.
 //!
 //! |t| above 4.5 is a reason to look, above 10 a leak. A comparison that stops at the first difference is measured
 //! in the same way, and has to be found: otherwise this machine is too noisy to say anything.
@@ -8,7 +9,9 @@
 
 use fernvpn::fernet::{Fernet, Key, token};
 use fernvpn::protocol::frame;
-use fernvpn::protocol::handshake::{AwaitFinished, Capabilities, ClientHello, FreshHello, Offer, client_hello};
+use fernvpn::protocol::handshake::{
+    AwaitFinished, Capabilities, ClientHello, FreshHello, Offer, client_hello,
+};
 use fernvpn::protocol::key_schedule::Root;
 use fernvpn::protocol::record::{Fresh, HEADROOM, Kind, Opener, Sealer, Suite};
 use std::convert::Infallible;
@@ -20,13 +23,17 @@ use std::time::Instant;
 const LEAK: f64 = 10.0;
 
 fn main() -> ExitCode {
-    let samples = std::env::var("TIMING_SAMPLES").map_or(400_000, |text| text.parse().expect("a number"));
+    let samples =
+        std::env::var("TIMING_SAMPLES").map_or(400_000, |text| text.parse().expect("a number"));
     println!("{samples} measurements each; |t| < 4.5: nothing found, > {LEAK}: a leak\n");
     let mut sound = true;
     let mut ask = |what: &str, leaks: bool, t: f64| {
         let right = (t.abs() > LEAK) == leaks;
         sound &= right;
-        println!("{:6} t = {t:+9.2}  {what}", if right { "ok" } else { "WRONG" });
+        println!(
+            "{:6} t = {t:+9.2}  {what}",
+            if right { "ok" } else { "WRONG" }
+        );
     };
 
     let key = Fernet::new(&Key::from_bytes(&[1; 32]));
@@ -40,7 +47,10 @@ fn main() -> ExitCode {
     };
     let mut raw = text.clone();
     let length = fernvpn::fernet::base64url::decode_in_place(&mut raw).expect("a token");
-    let start = raw.windows(9).position(|part| part == [0x80, 0, 0, 0, 0, 0, 0, 0, 9]).expect("its first bytes");
+    let start = raw
+        .windows(9)
+        .position(|part| part == [0x80, 0, 0, 0, 0, 0, 0, 0, 9])
+        .expect("its first bytes");
     let raw = raw[start..start + length].to_vec();
     let with = |at: usize| {
         let mut raw = raw.clone();
@@ -50,7 +60,11 @@ fn main() -> ExitCode {
     let keys = std::slice::from_ref(&key);
     let open = |text: &mut Vec<u8>| token::open(keys, text, None).is_err();
     let (first, last) = (length - 32, length - 1);
-    ask("token: first or last byte of the HMAC wrong", false, welch(samples, [with(first), with(last)], open));
+    ask(
+        "token: first or last byte of the HMAC wrong",
+        false,
+        welch(samples, [with(first), with(last)], open),
+    );
     ask(
         "token: first or last block wrong, one of which is the padding",
         false,
@@ -61,7 +75,9 @@ fn main() -> ExitCode {
         let (mut sealer, opener) = session(suite);
         let mut frame = vec![0; suite.frame_len(200)];
         frame[HEADROOM..HEADROOM + 200].fill(7);
-        sealer.seal(Kind::Message, &mut frame, 200, &mut fresh).expect("room");
+        sealer
+            .seal(Kind::Message, &mut frame, 200, &mut fresh)
+            .expect("room");
         let body = frame[frame::HEADER..].to_vec();
         let with = |back: usize| {
             let mut body = body.clone();
@@ -76,7 +92,11 @@ fn main() -> ExitCode {
             };
             body
         };
-        let (early, late) = if suite == Suite::Aes256Gcm { (16, 1) } else { (40, 6) };
+        let (early, late) = if suite == Suite::Aes256Gcm {
+            (16, 1)
+        } else {
+            (40, 6)
+        };
         let mut opener = opener;
         let open = |body: &mut Vec<u8>| opener.open(body).is_err();
         ask(
@@ -94,13 +114,27 @@ fn main() -> ExitCode {
     };
     let planted = |tag: &mut Vec<u8>| {
         // Sixteen times, so that one measurement is longer than the clock's step.
-        (0..16).all(|_| black_box(&secret).iter().zip(black_box(&*tag)).any(|(one, other)| black_box(one) != other))
+        (0..16).all(|_| {
+            black_box(&secret)
+                .iter()
+                .zip(black_box(&*tag))
+                .any(|(one, other)| black_box(one) != other)
+        })
     };
-    ask("planted: a comparison that stops at the first difference", true, welch(samples, [with(0), with(31)], planted));
-    if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    ask(
+        "planted: a comparison that stops at the first difference",
+        true,
+        welch(samples, [with(0), with(31)], planted),
+    );
+    if sound {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
-/// Welch's t of the times of two classes, the slowest tenth of all left out: interrupts, and nothing of the classes.
+/// Welch's t of the times of two classes, the slowest tenth of all left out: interrupts, and
+/// nothing of the classes.
 fn welch(samples: usize, classes: [Vec<u8>; 2], mut act: impl FnMut(&mut Vec<u8>) -> bool) -> f64 {
     let mut times: [Vec<f64>; 2] = [Vec::with_capacity(samples), Vec::with_capacity(samples)];
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
@@ -126,27 +160,44 @@ fn welch(samples: usize, classes: [Vec<u8>; 2], mut act: impl FnMut(&mut Vec<u8>
         times.retain(|time| *time <= limit);
         let n = times.len() as f64;
         let mean = times.iter().sum::<f64>() / n;
-        (n, mean, times.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / (n - 1.0))
+        (
+            n,
+            mean,
+            times.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / (n - 1.0),
+        )
     });
     (mean0 - mean1) / (var0 / n0 + var1 / n1).sqrt()
 }
 
 fn fresh() -> Fresh {
-    Fresh { time: 9, iv: [9; 16] }
+    Fresh {
+        time: 9,
+        iv: [9; 16],
+    }
 }
 
 /// The client's sending half of a session, and the server's receiving half.
 fn session(suite: Suite) -> (Sealer, Opener) {
     let root = Root::new(Key::from_bytes(&[7; 32]));
-    let offer = Offer { suites: vec![suite], capabilities: Capabilities::default(), software: String::new() };
-    let hello = FreshHello { nonce: [1; 32], token: fresh() };
+    let offer = Offer {
+        suites: vec![suite],
+        capabilities: Capabilities::default(),
+        software: String::new(),
+    };
+    let hello = FreshHello {
+        nonce: [1; 32],
+        token: fresh(),
+    };
     let (hello_frame, next) = client_hello(&root, None, offer.clone(), hello);
-    let received = ClientHello::receive(&root, &hello_frame[frame::HEADER..], None).expect("a hello");
+    let received =
+        ClientHello::receive(&root, &hello_frame[frame::HEADER..], None).expect("a hello");
     let (answer, await_finished) = received.answer(&offer, None, hello);
     let await_finished: AwaitFinished = await_finished.expect("an answer");
     let agreed = next.receive(&answer[frame::HEADER..]).expect("an answer");
     let Ok((mut finished, next)) = agreed.finish(|_| Ok::<(), Infallible>(()), &mut fresh);
-    let ready = await_finished.receive(&mut finished[frame::HEADER..]).expect("Finished");
+    let ready = await_finished
+        .receive(&mut finished[frame::HEADER..])
+        .expect("Finished");
     let (mut config, _, opener) = ready.configure(b"", &mut fresh).expect("Config");
     let (_, sealer, _) = next.receive(&mut config[frame::HEADER..]).expect("Config");
     (sealer, opener)

@@ -1,5 +1,5 @@
-//! `tokens seal|open|bound BYTES`: calls per second of fernvpn's own tokens, for tokens.py; `bound` is AES-128-CBC and
-//! then HMAC-SHA256 over the message, which a token cannot do without.
+//! `tokens seal|open|bound BYTES`: calls per second of fernvpn's own tokens, for tokens.py; `bound`
+//! is AES-128-CBC and then HMAC-SHA256 over the message, which a token cannot do without.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use aes_gcm::aes::Aes128;
@@ -24,7 +24,11 @@ fn main() {
     while start.elapsed() < Duration::from_millis(200) {
         match arguments[1].as_str() {
             "seal" => drop(black_box(seal(black_box(&message)))),
-            "open" => drop(black_box(token::open(&keys, &mut token.clone(), None).unwrap().message)),
+            "open" => drop(black_box(
+                token::open(&keys, &mut token.clone(), None)
+                    .unwrap()
+                    .message,
+            )),
             _ => {
                 cbc::encrypt(&aes, [7; 16], black_box(&mut blocks), message.len());
                 black_box(mac.clone().chain_update(&blocks).finalize());

@@ -1,7 +1,9 @@
-//! What must hold for any bytes at all? One function for each fuzz target; `tests/fuzz.rs` runs the same functions.
+//! What must hold for any bytes at all? One function for each fuzz target; `tests/fuzz.rs` runs the
+//! same functions.
 //!
-//! Where bytes have to be authentic to get anywhere, a property seals them itself, under a key that it knows: then it
-//! also knows everything that may be accepted. "No panic" is not enough for any of them.
+//! Where bytes have to be authentic to get anywhere, a property seals them itself, under a key that
+//! it knows: then it also knows everything that may be accepted. "No panic" is not enough for any
+//! of them.
 //!
 //! | property | says |
 //! |---|---|
@@ -32,7 +34,9 @@ use fernvpn::packet::offload::{GSO_NONE, LENGTH, NEEDS_CSUM, Offload};
 use fernvpn::packet::{icmp, ip, protocol, segmentation};
 use fernvpn::protocol::fields::Fields;
 use fernvpn::protocol::frame;
-use fernvpn::protocol::handshake::{Capabilities, ClientHello, FreshHello, Offer, client_hello as begin};
+use fernvpn::protocol::handshake::{
+    Capabilities, ClientHello, FreshHello, Offer, client_hello as begin,
+};
 use fernvpn::protocol::key_schedule::Root;
 use fernvpn::protocol::limits::{MAX_CONTENT, MAX_HELLO};
 use fernvpn::protocol::ratchet::ClientState;
@@ -96,7 +100,8 @@ fn changed(bytes: &[u8], at: usize, by: u8) -> Vec<u8> {
     bytes
 }
 
-/// Whatever comes: if it opens, one of the keys makes exactly this text of what was inside, up to its padding.
+/// Whatever comes: if it opens, one of the keys makes exactly this text of what was inside, up to
+/// its padding.
 fn one_spelling(keys: &[Fernet], data: &[u8]) {
     let mut text = data.to_vec();
     if let Ok(opened) = token::open(keys, &mut text, None) {
@@ -105,9 +110,19 @@ fn one_spelling(keys: &[Fernet], data: &[u8]) {
         let length = base64url::decode_in_place(&mut raw).expect("it opened");
         assert!(length >= token::HEADER + token::MAC);
         let iv = raw[9..25].try_into().expect("16 bytes");
-        let unpadded = |text: &[u8]| text.iter().filter(|c| **c != b'=').copied().collect::<Vec<u8>>();
-        let made = keys.iter().map(|key| unpadded(&key.seal(&message, time, iv)));
-        assert!(made.into_iter().any(|made| made == unpadded(data)), "a token that nobody makes");
+        let unpadded = |text: &[u8]| {
+            text.iter()
+                .filter(|c| **c != b'=')
+                .copied()
+                .collect::<Vec<u8>>()
+        };
+        let made = keys
+            .iter()
+            .map(|key| unpadded(&key.seal(&message, time, iv)));
+        assert!(
+            made.into_iter().any(|made| made == unpadded(data)),
+            "a token that nobody makes"
+        );
     }
 }
 
@@ -116,20 +131,29 @@ pub fn token(data: &[u8]) {
     one_spelling(&keys, data);
     // What is sealed opens, under its own key only, and only as it is.
     let mut input = Input(data);
-    let (at, by, time) = (input.number(), input.byte(), u64::from_be_bytes([input.byte(); 8]));
+    let (at, by, time) = (
+        input.number(),
+        input.byte(),
+        u64::from_be_bytes([input.byte(); 8]),
+    );
     let message = input.0;
     let sealed = keys[1].seal(message, time, [by; 16]);
     let mut text = sealed.clone();
     let opened = token::open(&keys, &mut text, None).expect("sealed just now");
     assert_eq!((opened.time, &*opened.message), (time, message));
     assert!(token::open(&keys[..1], &mut sealed.clone(), None).is_err());
-    assert!(token::open(&keys, &mut changed(&sealed, at, by), None).is_err(), "changed at {at} by {by}");
+    assert!(
+        token::open(&keys, &mut changed(&sealed, at, by), None).is_err(),
+        "changed at {at} by {by}"
+    );
     let cut = &sealed[..at % sealed.len()];
     one_spelling(&keys, &sealed);
     one_spelling(&keys, cut);
     one_spelling(&keys, sealed.strip_suffix(b"=").unwrap_or(cut));
     let padding = sealed.iter().filter(|c| **c == b'=').count();
-    assert!(token::open(&keys, &mut cut.to_vec(), None).is_err() || cut.len() + padding == sealed.len());
+    assert!(
+        token::open(&keys, &mut cut.to_vec(), None).is_err() || cut.len() + padding == sealed.len()
+    );
 }
 
 pub fn key_file(data: &[u8]) {
@@ -138,15 +162,31 @@ pub fn key_file(data: &[u8]) {
         Ok(keys) => {
             let text = String::from_utf8(data.to_vec()).expect("it was read as text");
             for named in &keys {
-                let line = text.split('\n').nth(named.line - 1).expect("a line of the file");
+                let line = text
+                    .split('\n')
+                    .nth(named.line - 1)
+                    .expect("a line of the file");
                 let written = named.key.to_text();
-                assert!(line.contains(written.trim_end_matches('=')), "a key that does not stand there");
-                let name = line.split_once('#').map_or("", |(_, comment)| comment.trim());
+                assert!(
+                    line.contains(written.trim_end_matches('=')),
+                    "a key that does not stand there"
+                );
+                let name = line
+                    .split_once('#')
+                    .map_or("", |(_, comment)| comment.trim());
                 assert_eq!(named.name.as_deref().unwrap_or_default(), name);
             }
-            let again: String = keys.iter().map(|named| format!("{}\n", named.key.to_text())).collect();
+            let again: String = keys
+                .iter()
+                .map(|named| format!("{}\n", named.key.to_text()))
+                .collect();
             let again = key_file::parse(again.as_bytes()).expect("what is written can be read");
-            assert!(again.iter().map(|named| named.key.to_text()).eq(keys.iter().map(|named| named.key.to_text())));
+            assert!(
+                again
+                    .iter()
+                    .map(|named| named.key.to_text())
+                    .eq(keys.iter().map(|named| named.key.to_text()))
+            );
         }
         Err((line, reason)) => {
             assert!((1..=lines).contains(&line));
@@ -170,7 +210,10 @@ pub fn frame(data: &[u8]) {
     match rest.first_chunk() {
         None => assert_eq!(frame::whole(rest, limit), Ok(None)),
         Some(header) => match frame::length(*header, limit) {
-            Ok(length) => assert!(rest.len() < frame::HEADER + length, "only the end is missing"),
+            Ok(length) => assert!(
+                rest.len() < frame::HEADER + length,
+                "only the end is missing"
+            ),
             Err(bad) => assert!(bad.length == 0 || bad.length as usize > limit),
         },
     }
@@ -188,23 +231,40 @@ fn root() -> Root {
 }
 
 fn offer(suites: &[Suite]) -> Offer {
-    Offer { suites: suites.to_vec(), capabilities: Capabilities { super_packets: true }, software: "fuzz".into() }
+    Offer {
+        suites: suites.to_vec(),
+        capabilities: Capabilities {
+            super_packets: true,
+        },
+        software: "fuzz".into(),
+    }
 }
 
 fn fresh_hello(nonce: u8) -> FreshHello {
-    FreshHello { nonce: [nonce; 32], token: fresh() }
+    FreshHello {
+        nonce: [nonce; 32],
+        token: fresh(),
+    }
 }
 
 fn fresh() -> Fresh {
-    Fresh { time: 9, iv: [9; 16] }
+    Fresh {
+        time: 9,
+        iv: [9; 16],
+    }
 }
 
 /// Fields as a reader that knows nothing of this program would find them.
 fn field(text: &[u8], name: &str) -> Option<String> {
     let text = str::from_utf8(text).expect("fields are text");
-    let mut found = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let mut found = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     let value = found.next().map(str::to_owned);
-    assert!(found.next().is_none(), "{name} stands twice and was accepted");
+    assert!(
+        found.next().is_none(),
+        "{name} stands twice and was accepted"
+    );
     value
 }
 
@@ -214,15 +274,25 @@ pub fn client_hello(data: &[u8]) {
     assert!(ClientHello::receive(&root, data, None).is_err());
     // The same bytes as the fields of an authentic hello.
     let body = [&root.id()[..], &root.hello().seal(data, 5, [3; 16])].concat();
-    let Ok(hello) = ClientHello::receive(&root, &body, None) else { return };
+    let Ok(hello) = ClientHello::receive(&root, &body, None) else {
+        return;
+    };
     assert!(body.len() <= MAX_HELLO);
     assert_eq!(field(data, "role").as_deref(), Some("client"));
-    assert_eq!(field(data, "nonce"), Some(fernvpn::protocol::fields::hex(&hello.nonce)));
-    assert_eq!(field(data, "step").map(|step| step.parse().expect("a number")), hello.step);
+    assert_eq!(
+        field(data, "nonce"),
+        Some(fernvpn::protocol::fields::hex(&hello.nonce))
+    );
+    assert_eq!(
+        field(data, "step").map(|step| step.parse().expect("a number")),
+        hello.step
+    );
     assert_eq!(field(data, "software").unwrap_or_default(), hello.software);
-    let offered =
-        |suite: Suite| field(data, "suites").is_some_and(|list| list.split(',').any(|name| name == suite.name()));
-    let speaks = field(data, "versions").is_some_and(|list| list.split(',').any(|version| version == "1"));
+    let offered = |suite: Suite| {
+        field(data, "suites").is_some_and(|list| list.split(',').any(|name| name == suite.name()))
+    };
+    let speaks =
+        field(data, "versions").is_some_and(|list| list.split(',').any(|version| version == "1"));
     let step = hello.step;
     let (frame, answer) = hello.answer(&offer(&Suite::ALL), None, fresh_hello(2));
     let fits = speaks && step.is_none() && Suite::ALL.into_iter().any(offered);
@@ -231,8 +301,15 @@ pub fn client_hello(data: &[u8]) {
         assert!(offered(next.suite));
     }
     let mut token = frame[frame::HEADER..].to_vec();
-    let opened = token::open(&[root.hello().clone()], &mut token, None).expect("an answer is a token");
-    assert_eq!(Fields::parse(opened.message).expect("fields").value("refused").is_some(), !fits);
+    let opened =
+        token::open(&[root.hello().clone()], &mut token, None).expect("an answer is a token");
+    assert_eq!(
+        Fields::parse(opened.message)
+            .expect("fields")
+            .value("refused")
+            .is_some(),
+        !fits
+    );
 }
 
 pub fn server_hello(data: &[u8]) {
@@ -241,7 +318,9 @@ pub fn server_hello(data: &[u8]) {
     assert!(await_hello(None).receive(data).is_err());
     let step = data.first().filter(|first| **first & 1 == 1).map(|_| 7);
     let body = root.hello().seal(data, 5, [3; 16]);
-    let Ok(agreed) = await_hello(step).receive(&body) else { return };
+    let Ok(agreed) = await_hello(step).receive(&body) else {
+        return;
+    };
     assert!(body.len() <= MAX_HELLO);
     assert_eq!(field(data, "role").as_deref(), Some("server"));
     assert_eq!(field(data, "client-nonce"), Some("01".repeat(32)));
@@ -249,14 +328,21 @@ pub fn server_hello(data: &[u8]) {
     assert_eq!(agreed.suite, Suite::Fernet);
     assert_eq!(field(data, "version").as_deref(), Some("1"));
     assert_eq!(field(data, "refused"), None);
-    assert_eq!(field(data, "step").map(|step| step.parse().expect("a number")), step);
+    assert_eq!(
+        field(data, "step").map(|step| step.parse().expect("a number")),
+        step
+    );
     let mut kept = None;
     let keep = |next: &ClientState| {
         kept = Some(next.step);
         Ok::<(), Infallible>(())
     };
     let Ok(_) = agreed.finish(keep, &mut fresh);
-    assert_eq!(kept, step.map(|step| step + 1), "a ratcheted key moves one step, a static one none");
+    assert_eq!(
+        kept,
+        step.map(|step| step + 1),
+        "a ratcheted key moves one step, a static one none"
+    );
 }
 
 /// Both ends of a session.
@@ -278,7 +364,9 @@ struct Sent {
 impl End {
     /// The record that is due opens, and says what was put into it.
     fn arrives(&mut self) {
-        let Some(Sent { content, mut body }) = self.sent.get(self.arrived).cloned() else { return };
+        let Some(Sent { content, mut body }) = self.sent.get(self.arrived).cloned() else {
+            return;
+        };
         let opened = self.opener.open(&mut body).expect("it is due");
         match content {
             Some((kind, mut content)) => assert_eq!(opened, Opened::Content(kind, &mut content)),
@@ -289,7 +377,10 @@ impl End {
 
     fn refuses(&mut self, mut body: Vec<u8>) {
         let secret = *self.opener.secret().bytes();
-        assert!(self.opener.open(&mut body).is_err(), "a record that was not due");
+        assert!(
+            self.opener.open(&mut body).is_err(),
+            "a record that was not due"
+        );
         assert_eq!(*self.opener.secret().bytes(), secret);
     }
 }
@@ -303,24 +394,46 @@ fn session(suite: Suite) -> ([End; 2], [Vec<u8>; 2]) {
     let agreed = next.receive(&server[frame::HEADER..]).expect("an answer");
     let Ok((mut frame, next)) = agreed.finish(|_| Ok::<(), Infallible>(()), &mut fresh);
     client.extend(&frame);
-    let ready = await_finished.expect("an answer").receive(&mut frame[frame::HEADER..]).expect("Finished");
+    let ready = await_finished
+        .expect("an answer")
+        .receive(&mut frame[frame::HEADER..])
+        .expect("Finished");
     let (mut frame, sealer, opener) = ready.configure(b"", &mut fresh).expect("Config");
     server.extend(&frame);
-    let there = End { sealer, opener, sent: Vec::new(), arrived: 0 };
+    let there = End {
+        sealer,
+        opener,
+        sent: Vec::new(),
+        arrived: 0,
+    };
     let (_, sealer, opener) = next.receive(&mut frame[frame::HEADER..]).expect("Config");
-    ([End { sealer, opener, sent: Vec::new(), arrived: 0 }, there], [client, server])
+    (
+        [
+            End {
+                sealer,
+                opener,
+                sent: Vec::new(),
+                arrived: 0,
+            },
+            there,
+        ],
+        [client, server],
+    )
 }
 
 /// A record of any kind, framed.
 fn sealed(sealer: &mut Sealer, kind: Kind, content: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; sealer.suite().frame_len(content.len())];
     frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
-    let length = sealer.seal(kind, &mut frame, content.len(), &mut fresh).expect("room");
+    let length = sealer
+        .seal(kind, &mut frame, content.len(), &mut fresh)
+        .expect("room");
     frame.truncate(length);
     frame
 }
 
-/// Events between two ends of a session. Only the oldest record that has not arrived opens, and only at its own end.
+/// Events between two ends of a session. Only the oldest record that has not arrived opens, and
+/// only at its own end.
 pub fn record(data: &[u8]) {
     let mut input = Input(data);
     let suite = Suite::ALL[usize::from(input.byte() % 2)];
@@ -332,20 +445,34 @@ pub fn record(data: &[u8]) {
         match event % 8 {
             // Seal a record of any kind and content.
             0 | 1 => {
-                let kinds = [Kind::Packets, Kind::SuperPacket, Kind::Ping, Kind::Pong, Kind::Message, Kind::Close];
+                let kinds = [
+                    Kind::Packets,
+                    Kind::SuperPacket,
+                    Kind::Ping,
+                    Kind::Pong,
+                    Kind::Message,
+                    Kind::Close,
+                ];
                 let (kind, content) = (kinds[usize::from(event / 8 % 6)], input.bytes());
                 let frame = sealed(&mut ends[from].sealer, kind, content);
                 written += frame.len();
                 let body = frame[frame::HEADER..].to_vec();
-                ends[to].sent.push(Sent { content: Some((kind, content.to_vec())), body });
+                ends[to].sent.push(Sent {
+                    content: Some((kind, content.to_vec())),
+                    body,
+                });
             }
             2 => {
                 let frame = ends[from].sealer.rekey(&mut fresh).expect("room");
                 written += frame.len();
-                ends[to].sent.push(Sent { content: None, body: frame[frame::HEADER..].to_vec() });
+                ends[to].sent.push(Sent {
+                    content: None,
+                    body: frame[frame::HEADER..].to_vec(),
+                });
             }
             3 | 4 => ends[to].arrives(),
-            // Something else arrives: of the past or the future, of the other direction, changed, or made up.
+            // Something else arrives: of the past or the future, of the other direction, changed,
+            // or made up.
             5 => {
                 let which = input.number().checked_rem(ends[to].sent.len());
                 if let Some(which) = which.filter(|which| *which != ends[to].arrived) {
@@ -363,7 +490,8 @@ pub fn record(data: &[u8]) {
             _ => {
                 let (at, by) = (input.number(), input.byte());
                 let due = ends[to].sent.get(ends[to].arrived);
-                let body = due.map_or_else(|| input.bytes().to_vec(), |due| changed(&due.body, at, by));
+                let body =
+                    due.map_or_else(|| input.bytes().to_vec(), |due| changed(&due.body, at, by));
                 ends[to].refuses(body);
             }
         }
@@ -375,32 +503,54 @@ pub fn record(data: &[u8]) {
 }
 
 pub fn config(data: &[u8]) {
-    let Ok(config) = NetworkConfig::decode(data) else { return };
+    let Ok(config) = NetworkConfig::decode(data) else {
+        return;
+    };
     let written = config.encode();
     assert_eq!(NetworkConfig::decode(&written).as_ref(), Ok(&config));
     assert_eq!(config.encode(), written);
     assert!(config.mtu >= 576 && !config.keepalive.is_zero());
     let (addresses, server) = (config.addresses.len(), config.server.len());
     let (routes, dns) = (config.routes.len(), config.dns.len());
-    for (name, found) in [("addresses", addresses), ("server", server), ("routes", routes), ("dns", dns)] {
+    for (name, found) in [
+        ("addresses", addresses),
+        ("server", server),
+        ("routes", routes),
+        ("dns", dns),
+    ] {
         let items = field(data, name).expect("it is required");
         let count = items.split(',').filter(|item| !item.is_empty()).count();
         assert!(count == found && count <= 1000, "{name}");
     }
-    assert!(data.len() > MAX_CONTENT || written.len() < 64 * (data.len() + 1), "it grows without bound");
+    assert!(
+        data.len() > MAX_CONTENT || written.len() < 64 * (data.len() + 1),
+        "it grows without bound"
+    );
 }
 
 pub fn offload(data: &[u8]) {
-    let Some((header, packet)) = data.split_first_chunk::<LENGTH>() else { return };
+    let Some((header, packet)) = data.split_first_chunk::<LENGTH>() else {
+        return;
+    };
     let header = Offload::from_wire(header);
     assert_eq!(&header.to_wire(), &data[..LENGTH]);
     assert_eq!(Offload::from_device(&header.to_device()), header);
-    let Ok(checked) = header.check(packet) else { return };
+    let Ok(checked) = header.check(packet) else {
+        return;
+    };
     // What goes on to a kernel passes every check again, unchanged.
-    let again = checked.offload().check(packet).expect("what was checked fits");
-    assert_eq!((again.offload(), again.segments()), (checked.offload(), checked.segments()));
+    let again = checked
+        .offload()
+        .check(packet)
+        .expect("what was checked fits");
+    assert_eq!(
+        (again.offload(), again.segments()),
+        (checked.offload(), checked.segments())
+    );
     let mut made = Vec::new();
-    let count = segmentation::segment(&checked, &mut vec![1; 3], |segment| made.push(segment.to_vec()));
+    let count = segmentation::segment(&checked, &mut vec![1; 3], |segment| {
+        made.push(segment.to_vec())
+    });
     assert_eq!((count, made.len()), (checked.segments(), count));
     if checked.offload().flags & NEEDS_CSUM == 0 {
         return assert_eq!(made, [packet]);
@@ -415,28 +565,54 @@ pub fn offload(data: &[u8]) {
         return assert_eq!(made, [expected]);
     }
     let tcp = whole.protocol == protocol::TCP;
-    let payload_at =
-        |segment: &[u8]| whole.transport + if tcp { 4 * usize::from(segment[whole.transport + 12] >> 4) } else { 8 };
+    let payload_at = |segment: &[u8]| {
+        whole.transport
+            + if tcp {
+                4 * usize::from(segment[whole.transport + 12] >> 4)
+            } else {
+                8
+            }
+    };
     let mut payload = Vec::new();
     for (index, segment) in made.iter().enumerate() {
         let ip = ip::parse(segment).expect("a segment is a packet, as long as it says");
         assert_eq!(
             (ip.source, ip.destination, ip.protocol, ip.transport),
-            (whole.source, whole.destination, whole.protocol, whole.transport)
+            (
+                whole.source,
+                whole.destination,
+                whole.protocol,
+                whole.transport
+            )
         );
         let whole_udp = tcp
-            || usize::from(u16::from_be_bytes([segment[ip.transport + 4], segment[ip.transport + 5]]))
-                == segment.len() - ip.transport;
+            || usize::from(u16::from_be_bytes([
+                segment[ip.transport + 4],
+                segment[ip.transport + 5],
+            ])) == segment.len() - ip.transport;
         assert!(whole_udp, "a datagram of another length");
         if tcp {
-            let sequence =
-                |packet: &[u8]| u32::from_be_bytes(packet[whole.transport + 4..][..4].try_into().expect("4 bytes"));
+            let sequence = |packet: &[u8]| {
+                u32::from_be_bytes(
+                    packet[whole.transport + 4..][..4]
+                        .try_into()
+                        .expect("4 bytes"),
+                )
+            };
             let before = u32::try_from(payload.len()).expect("below 64 KiB");
             assert_eq!(sequence(segment), sequence(packet).wrapping_add(before));
         }
-        assert_eq!(naive_sum(&pseudo(segment, ip.transport, ip.protocol)), 0xffff, "segment {index}: its checksum");
+        assert_eq!(
+            naive_sum(&pseudo(segment, ip.transport, ip.protocol)),
+            0xffff,
+            "segment {index}: its checksum"
+        );
         if segment[0] >> 4 == 4 {
-            assert_eq!(naive_sum(&segment[..ip.transport]), 0xffff, "segment {index}: the header's checksum");
+            assert_eq!(
+                naive_sum(&segment[..ip.transport]),
+                0xffff,
+                "segment {index}: the header's checksum"
+            );
         }
         payload.extend_from_slice(&segment[payload_at(segment)..]);
     }
@@ -446,8 +622,16 @@ pub fn offload(data: &[u8]) {
 /// The transport part behind its pseudo-header, RFC 9293 section 3.1 and RFC 8200 section 8.1.
 fn pseudo(packet: &[u8], transport: usize, protocol: u8) -> Vec<u8> {
     let addresses = if packet[0] >> 4 == 4 { 12..20 } else { 8..40 };
-    let length = u32::try_from(packet.len() - transport).expect("below 64 KiB").to_be_bytes();
-    [&packet[addresses], &length, &[0, 0, 0, protocol], &packet[transport..]].concat()
+    let length = u32::try_from(packet.len() - transport)
+        .expect("below 64 KiB")
+        .to_be_bytes();
+    [
+        &packet[addresses],
+        &length,
+        &[0, 0, 0, protocol],
+        &packet[transport..],
+    ]
+    .concat()
 }
 
 /// RFC 1071, one word after the other.
@@ -466,7 +650,10 @@ pub fn icmp(data: &[u8]) {
     if icmp::answer_echo(&mut packet) {
         let asked = asked.expect("it was answered");
         let reply = icmp::echo_reply(&packet).expect("an answer is a reply");
-        assert_eq!((reply.source, reply.destination), (asked.destination, asked.source));
+        assert_eq!(
+            (reply.source, reply.destination),
+            (asked.destination, asked.source)
+        );
         assert!(ip::one_host(reply.destination) && ip::one_host(reply.source));
         assert_eq!(reply.payload, &data[asked.transport + 8..]);
         assert!(!icmp::answer_echo(&mut packet), "a reply is not answered");
@@ -480,16 +667,22 @@ pub fn icmp(data: &[u8]) {
         if icmp::echo_request(from, to, 1, 2, data, &mut request).is_some() {
             assert!(icmp::answer_echo(&mut request));
             let reply = icmp::echo_reply(&request).expect("a reply");
-            assert_eq!((reply.identifier, reply.sequence, reply.payload), (1, 2, data));
+            assert_eq!(
+                (reply.identifier, reply.sequence, reply.payload),
+                (1, 2, data)
+            );
         }
     }
 }
 
 pub fn configuration(data: &[u8]) {
-    let Ok(text) = str::from_utf8(data) else { return };
+    let Ok(text) = str::from_utf8(data) else {
+        return;
+    };
     let read = |text: &str| {
         let read = file::parse(text, Path::new("/nowhere/fuzz.conf"));
-        read.map(|read| format!("{read:?}")).map_err(|mistakes| mistakes.list)
+        read.map(|read| format!("{read:?}"))
+            .map_err(|mistakes| mistakes.list)
     };
     // A file that names other files says what they hold.
     if text.contains("file") || text.contains("include") {
@@ -500,18 +693,32 @@ pub fn configuration(data: &[u8]) {
         assert!(!list.is_empty());
         let lines = text.lines().count();
         assert!(
-            list.iter().all(|mistake| mistake.line.is_none_or(|line| (1..=lines.max(1)).contains(&line))),
+            list.iter().all(|mistake| mistake
+                .line
+                .is_none_or(|line| (1..=lines.max(1)).contains(&line))),
             "{list:?}"
         );
         for mistake in list {
-            let line = mistake.line.and_then(|line| text.lines().nth(line - 1)).unwrap_or_default();
-            let shown = line.trim_start().starts_with("key") && mistake.reason.contains(&SECRET[4..12]);
+            let line = mistake
+                .line
+                .and_then(|line| text.lines().nth(line - 1))
+                .unwrap_or_default();
+            let shown =
+                line.trim_start().starts_with("key") && mistake.reason.contains(&SECRET[4..12]);
             assert!(!shown, "a key is never shown: {}", mistake.reason);
         }
     }
-    assert_eq!(read(&format!("{text}\n\n   # the end\n")), found, "a comment changes nothing");
+    assert_eq!(
+        read(&format!("{text}\n\n   # the end\n")),
+        found,
+        "a comment changes nothing"
+    );
     if !text.contains('\r') {
-        assert_eq!(read(&text.replace('\n', "\r\n")), found, "the line ends of other systems change nothing");
+        assert_eq!(
+            read(&text.replace('\n', "\r\n")),
+            found,
+            "the line ends of other systems change nothing"
+        );
     }
 }
 
@@ -523,14 +730,26 @@ fn report(run: impl FnOnce(&mut Report)) -> (String, Vec<Packet>) {
     let (mut out, mut inner) = (Vec::new(), Vec::new());
     let writer = Writer::new(&mut inner as &mut dyn std::io::Write).expect("into memory");
     let counts = Counts::default();
-    run(&mut Report { time: 0, out: &mut out, inner: Some(writer), whole: false, verbose: true, counts });
-    (String::from_utf8(out).expect("text"), packets(&inner).expect("what is written can be read"))
+    run(&mut Report {
+        time: 0,
+        out: &mut out,
+        inner: Some(writer),
+        whole: false,
+        verbose: true,
+        counts,
+    });
+    (
+        String::from_utf8(out).expect("text"),
+        packets(&inner).expect("what is written can be read"),
+    )
 }
 
 /// The packets of a file; as an error those before the place where it is broken.
 fn packets(file: &[u8]) -> Result<Vec<Packet>, Vec<Packet>> {
     let mut packets = Vec::new();
-    let Ok(mut reader) = Reader::new(file) else { return Err(packets) };
+    let Ok(mut reader) = Reader::new(file) else {
+        return Err(packets);
+    };
     loop {
         match reader.packet() {
             Ok(Some(packet)) => packets.push(packet),
@@ -551,39 +770,70 @@ pub fn capture(data: &[u8]) {
         .zip(1..)
         .map(|(suite, number)| {
             let ([client, server], _) = session(suite);
-            Line { number, suite, secrets: [server.opener.secret().clone(), client.opener.secret().clone()] }
+            Line {
+                number,
+                suite,
+                secrets: [
+                    server.opener.secret().clone(),
+                    client.opener.secret().clone(),
+                ],
+            }
         })
         .collect();
-    let keys = || Keys { lines: lines.clone(), work: WORK };
+    let keys = || Keys {
+        lines: lines.clone(),
+        work: WORK,
+    };
     // Whatever comes: what is read, what waits and what is told is bounded by it.
     let read = packets(data).unwrap_or_else(|before| before);
     assert!(read.iter().map(|packet| packet.bytes.len()).sum::<usize>() <= data.len());
     let (mut keys_left, mut open, mut taken) = (keys(), BTreeMap::<_, Session>::new(), 0);
     report(|report| {
-        for segment in read.iter().filter_map(|packet| link::segment(packet.link, &packet.bytes).ok()) {
+        for segment in read
+            .iter()
+            .filter_map(|packet| link::segment(packet.link, &packet.bytes).ok())
+        {
             let mut ends = [segment.from, segment.to];
             ends.sort_unstable();
             let session = open.entry(ends).or_insert_with(|| Session::new(&segment));
-            session.segment(&segment, &mut keys_left, report).expect("into memory");
+            session
+                .segment(&segment, &mut keys_left, report)
+                .expect("into memory");
             taken += segment.payload.len();
-            assert!(open.values().map(Session::held).sum::<usize>() <= taken, "more waits than came");
+            assert!(
+                open.values().map(Session::held).sum::<usize>() <= taken,
+                "more waits than came"
+            );
         }
     });
-    let (told, _) = report(|report| _ = recording::capture(data, keys(), report).expect("into memory"));
-    assert!(plain(&told) && told.len() <= 1000 * (data.len() + 1), "{} bytes told", told.len());
+    let (told, _) =
+        report(|report| _ = recording::capture(data, keys(), report).expect("into memory"));
+    assert!(
+        plain(&told) && told.len() <= 1000 * (data.len() + 1),
+        "{} bytes told",
+        told.len()
+    );
     written(data);
     conversation(data, keys());
 }
 
-/// What is written is read: the same packets at the same times, or their beginning if the end is cut off.
+/// What is written is read: the same packets at the same times, or their beginning if the end is
+/// cut off.
 fn written(data: &[u8]) {
     let mut input = Input(data);
     let (cut, mut file, mut expected) = (input.number(), Vec::new(), Vec::new());
     let mut writer = Writer::new(&mut file).expect("into memory");
     while !input.0.is_empty() {
-        let (time, bytes) = (u64::from_be_bytes([0; 8].map(|_: u8| input.byte())), input.bytes().to_vec());
+        let (time, bytes) = (
+            u64::from_be_bytes([0; 8].map(|_: u8| input.byte())),
+            input.bytes().to_vec(),
+        );
         writer.packet(time, &bytes).expect("into memory");
-        expected.push(Packet { time, link: 101, bytes });
+        expected.push(Packet {
+            time,
+            link: 101,
+            bytes,
+        });
     }
     writer.finish().expect("into memory");
     let cut = packets(&file[..cut % file.len()]).unwrap_or_else(|before| before);
@@ -591,8 +841,8 @@ fn written(data: &[u8]) {
     assert_eq!(packets(&file), Ok(expected));
 }
 
-/// A session in segments that overlap and come in any order. The packets that went in come out, in their order; of
-/// one with holes no others.
+/// A session in segments that overlap and come in any order. The packets that went in come out, in
+/// their order; of one with holes no others.
 fn conversation(data: &[u8], keys: Keys) {
     let mut input = Input(data);
     let suite = Suite::ALL[usize::from(input.byte() % 2)];
@@ -607,8 +857,19 @@ fn conversation(data: &[u8], keys: Keys) {
         match event % 8 {
             0 | 1 => {
                 let mut packet = vec![0, 0];
-                let length = icmp::echo_request(hosts[from], hosts[1 - from], 1, 2, input.bytes(), &mut packet);
-                packet[..2].copy_from_slice(&u16::try_from(length.expect("short")).expect("short").to_be_bytes());
+                let length = icmp::echo_request(
+                    hosts[from],
+                    hosts[1 - from],
+                    1,
+                    2,
+                    input.bytes(),
+                    &mut packet,
+                );
+                packet[..2].copy_from_slice(
+                    &u16::try_from(length.expect("short"))
+                        .expect("short")
+                        .to_be_bytes(),
+                );
                 streams[from].extend(sealed(&mut ends[from].sealer, Kind::Packets, &packet));
                 sent[from].push(packet.split_off(2));
             }
@@ -643,25 +904,46 @@ fn conversation(data: &[u8], keys: Keys) {
     let mut file = Vec::new();
     let mut writer = Writer::new(&mut file).expect("into memory");
     let mut segment = |time: u64, from: usize, sequence: u32, flags: u8, payload: &[u8]| {
-        writer.packet(time, &carrier(from, sequence, flags, payload)).expect("into memory");
+        writer
+            .packet(time, &carrier(from, sequence, flags, payload))
+            .expect("into memory");
     };
     segment(0, 0, first.wrapping_sub(1), SYN, &[]);
     segment(1, 1, first.wrapping_sub(1), SYN | ACK, &[]);
     for (time, (from, range)) in (2..).zip(segments) {
         let sequence = first.wrapping_add(u32::try_from(range.start).expect("short"));
-        let flags = if range.start == streams[from].len() { FIN } else { 0 };
+        let flags = if range.start == streams[from].len() {
+            FIN
+        } else {
+            0
+        };
         segment(time, from, sequence, flags, &streams[from][range]);
     }
     let (told, inner) = report(|report| {
-        recording::capture(&file[..], keys, report).expect("into memory").expect("the file is whole");
+        recording::capture(&file[..], keys, report)
+            .expect("into memory")
+            .expect("the file is whole");
     });
     assert!(plain(&told), "{told}");
     for (from, sent) in sent.iter().enumerate() {
-        let source = |packet: &&Packet| ip::parse(&packet.bytes).expect("a packet").source == hosts[from];
-        let found: Vec<&Vec<u8>> = inner.iter().filter(source).map(|packet| &packet.bytes).collect();
+        let source =
+            |packet: &&Packet| ip::parse(&packet.bytes).expect("a packet").source == hosts[from];
+        let found: Vec<&Vec<u8>> = inner
+            .iter()
+            .filter(source)
+            .map(|packet| &packet.bytes)
+            .collect();
         let mut rest = sent.iter();
-        assert!(found.iter().all(|found| rest.any(|sent| sent == *found)), "a packet that was not sent");
-        assert!(holes || found.len() == sent.len(), "{} of {} packets:\n{told}", found.len(), sent.len());
+        assert!(
+            found.iter().all(|found| rest.any(|sent| sent == *found)),
+            "a packet that was not sent"
+        );
+        assert!(
+            holes || found.len() == sent.len(),
+            "{} of {} packets:\n{told}",
+            found.len(),
+            sent.len()
+        );
     }
 }
 
@@ -675,44 +957,104 @@ fn carrier(from: usize, sequence: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
     ends.rotate_left(from);
     let [(source, source_port), (destination, port)] = ends;
     let length = u16::try_from(40 + payload.len()).unwrap_or(0).to_be_bytes();
-    let ip = [&[0x45, 0], &length[..], &[0, 0, 0, 0, 64, 6, 0, 0], &source, &destination].concat();
-    let numbers = [&sequence.to_be_bytes()[..], &[0; 4], &[0x50, flags, 0xff, 0xff, 0, 0, 0, 0]].concat();
-    [&ip[..], &source_port.to_be_bytes(), &port.to_be_bytes(), &numbers, payload].concat()
+    let ip = [
+        &[0x45, 0],
+        &length[..],
+        &[0, 0, 0, 0, 64, 6, 0, 0],
+        &source,
+        &destination,
+    ]
+    .concat();
+    let numbers = [
+        &sequence.to_be_bytes()[..],
+        &[0; 4],
+        &[0x50, flags, 0xff, 0xff, 0, 0, 0, 0],
+    ]
+    .concat();
+    [
+        &ip[..],
+        &source_port.to_be_bytes(),
+        &port.to_be_bytes(),
+        &numbers,
+        payload,
+    ]
+    .concat()
 }
 
 pub fn inspect(data: &[u8]) {
-    let candidate = |byte: u8| Candidate { key: fernet(byte), name: format!("key number {byte}"), hello: byte == 2 };
+    let candidate = |byte: u8| Candidate {
+        key: fernet(byte),
+        name: format!("key number {byte}"),
+        hello: byte == 2,
+    };
     let all = [candidate(1), candidate(2)];
     let mut input = Input(data);
     let (time, ttl, iv) = (input.number(), input.number(), input.byte());
-    let (time, ttl) = (u64::try_from(time).expect("16 bits"), u64::try_from(ttl).expect("16 bits"));
+    let (time, ttl) = (
+        u64::try_from(time).expect("16 bits"),
+        u64::try_from(ttl).expect("16 bits"),
+    );
     let sealed = all[1].key.seal(input.0, time, [iv; 16]);
     for text in [data, &sealed, &changed(&sealed, input.number(), iv)] {
-        for (keys, ttl) in [(&all[..], None), (&all[..1], None), (&all[1..], Some(ttl)), (&all[..0], Some(ttl))] {
+        for (keys, ttl) in [
+            (&all[..], None),
+            (&all[..1], None),
+            (&all[1..], Some(ttl)),
+            (&all[..0], Some(ttl)),
+        ] {
             let now = 40_000;
             let report = drawing::inspect(text, keys, now, ttl);
             let bare: Vec<Fernet> = keys.iter().map(|candidate| candidate.key.clone()).collect();
             let age = ttl.map(|ttl| token::Age { now, ttl });
             let opened = token::open(&bare, &mut text.to_vec(), age).map(drop);
             // Without a key it takes the steps that need none.
-            let refused = opened.err().filter(|reason| !keys.is_empty() || *reason != token::Refusal::Mac);
+            let refused = opened
+                .err()
+                .filter(|reason| !keys.is_empty() || *reason != token::Refusal::Mac);
             // Not the reason: it calls a key a key, and not a token of another version.
-            assert_eq!(report.refusal.map(drawing::step), refused.map(drawing::step), "{}", report.text);
+            assert_eq!(
+                report.refusal.map(drawing::step),
+                refused.map(drawing::step),
+                "{}",
+                report.text
+            );
             let made = !keys.is_empty() && refused.is_none_or(|reason| drawing::step(reason) > 3);
-            assert_eq!(report.text.contains("made with the key number"), made, "{}", report.text);
-            assert!(plain(&report.text) && report.text.len() < 8192 + 200 * (text.len() + 1), "{}", report.text);
+            assert_eq!(
+                report.text.contains("made with the key number"),
+                made,
+                "{}",
+                report.text
+            );
+            assert!(
+                plain(&report.text) && report.text.len() < 8192 + 200 * (text.len() + 1),
+                "{}",
+                report.text
+            );
         }
     }
-    assert!(drawing::inspect(&sealed, &all, 0, None).refusal.is_none(), "sealed just now");
+    assert!(
+        drawing::inspect(&sealed, &all, 0, None).refusal.is_none(),
+        "sealed just now"
+    );
 }
 
 pub fn proxy(data: &[u8]) {
     const FIXED: usize = 16;
     match balancer::header(data) {
         Ok(Some((length, source))) => {
-            assert_eq!(length, FIXED + usize::from(u16::from_be_bytes([data[14], data[15]])));
-            assert_eq!(balancer::header(&data[..length]), Ok(Some((length, source))), "it needs what follows it");
-            assert!((0..length).all(|end| balancer::header(&data[..end]) == Ok(None)), "it does not need all of it");
+            assert_eq!(
+                length,
+                FIXED + usize::from(u16::from_be_bytes([data[14], data[15]]))
+            );
+            assert_eq!(
+                balancer::header(&data[..length]),
+                Ok(Some((length, source))),
+                "it needs what follows it"
+            );
+            assert!(
+                (0..length).all(|end| balancer::header(&data[..end]) == Ok(None)),
+                "it does not need all of it"
+            );
             if let Some(source) = source {
                 let ip = match source.ip() {
                     IpAddr::V4(ip) if data[13] == 0x11 => ip.octets().to_vec(),
@@ -721,22 +1063,42 @@ pub fn proxy(data: &[u8]) {
                 };
                 let (sources, ports) = data[FIXED..length].split_at(2 * ip.len());
                 assert!(
-                    sources.starts_with(&ip) && ports.starts_with(&source.port().to_be_bytes()) && ports.len() >= 4
+                    sources.starts_with(&ip)
+                        && ports.starts_with(&source.port().to_be_bytes())
+                        && ports.len() >= 4
                 );
             } else {
-                assert!(data[12] == 0x20 || data[13] == 0, "an address is passed over");
+                assert!(
+                    data[12] == 0x20 || data[13] == 0,
+                    "an address is passed over"
+                );
             }
         }
         Ok(None) => assert!(data.len() < FIXED + 512, "it waits without bound"),
-        Err(reason) => assert_eq!(balancer::header(&[data, data].concat()), Err(reason), "more bytes mend it"),
+        Err(reason) => assert_eq!(
+            balancer::header(&[data, data].concat()),
+            Err(reason),
+            "more bytes mend it"
+        ),
     }
     // What a balancer writes is read.
     let mut input = Input(data);
     let (port, octets) = (input.number(), [0; 16].map(|_: u8| input.byte()));
-    let ports = [u16::try_from(port).expect("16 bits").to_be_bytes(), [1, 187]].concat();
+    let ports = [
+        u16::try_from(port).expect("16 bits").to_be_bytes(),
+        [1, 187],
+    ]
+    .concat();
     let [a, b, c, d, ..] = octets;
-    for (family, ip) in [(0x11, IpAddr::from([a, b, c, d])), (0x21, IpAddr::from(octets))] {
-        let source = if ip.is_ipv4() { &octets[..4] } else { &octets[..] };
+    for (family, ip) in [
+        (0x11, IpAddr::from([a, b, c, d])),
+        (0x21, IpAddr::from(octets)),
+    ] {
+        let source = if ip.is_ipv4() {
+            &octets[..4]
+        } else {
+            &octets[..]
+        };
         let rest = [source, source, &ports, input.0].concat();
         let length = u16::try_from(rest.len()).unwrap_or(u16::MAX).to_be_bytes();
         let written = [b"\r\n\r\n\0\r\nQUIT\n", &[0x21, family][..], &length, &rest].concat();

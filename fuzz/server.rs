@@ -1,12 +1,13 @@
-//! What may a stream of events do to a server? A whole one, with its threads, on a socket of the loopback: what it
-//! does depends on what arrives, not on when. Slower than a pure function (some hundred streams a second), but it is
-//! the server that runs, and not a copy of its rules.
+//! What may a stream of events do to a server? A whole one, with its threads, on a socket of the
+//! loopback: what it does depends on what arrives, not on when. Slower than a pure function (some
+//! hundred streams a second), but it is the server that runs, and not a copy of its rules.
 //!
-//! Events come from the bytes: connections, bytes of strangers, handshakes that are finished, held back or repeated,
-//! records that are right, wrong or repeated. A model says what has to happen:
+//! Events come from the bytes: connections, bytes of strangers, handshakes that are finished, held
+//! back or repeated, records that are right, wrong or repeated. A model says what has to happen:
 //!
 //! * who has no key, or repeats somebody who has, gets not one byte;
-//! * a handshake that is finished makes a session and replaces this client's older one, unless a newer one is there;
+//! * a handshake that is finished makes a session and replaces this client's older one, unless a
+//!   newer one is there;
 //! * a right record is answered as the protocol says, a wrong one ends its connection;
 //! * nothing of all that touches the session of a witness.
 
@@ -29,7 +30,8 @@ use crate::properties::Input;
 
 /// Clients of the server; the last one is the witness.
 const CLIENTS: u8 = 4;
-/// Connections at once. Fewer events than the hellos that a server remembers (64) make it forget none.
+/// Connections at once. Fewer events than the hellos that a server remembers (64) make it forget
+/// none.
 const SLOTS: usize = 5;
 const EVENTS: usize = 48;
 /// Nothing takes so long unless it fails.
@@ -85,13 +87,26 @@ fn world() -> &'static World {
             ratchet: None,
         };
         let peers = (0..CLIENTS).map(peer).collect();
-        // On a slow machine it may take a while until a client does something; nobody is given up for that.
-        let settings = ServerSettings { device: Device::None, keepalive: 3600, peers, ..ServerSettings::default() };
+        // On a slow machine it may take a while until a client does something; nobody is given up
+        // for that.
+        let settings = ServerSettings {
+            device: Device::None,
+            keepalive: 3600,
+            peers,
+            ..ServerSettings::default()
+        };
         let listener = TcpListener::bind("0.0.0.0:0").expect("a socket");
         let port = listener.local_addr().expect("an address").port();
         let server = Server::start(settings, vec![listener], None).expect("a server");
-        let witness = ask(connect(port), CLIENTS - 1, Suite::Aes256Gcm, true, 0).1.finish().expect("a session");
-        World { port, witness: Mutex::new(witness), _server: server }
+        let witness = ask(connect(port), CLIENTS - 1, Suite::Aes256Gcm, true, 0)
+            .1
+            .finish()
+            .expect("a session");
+        World {
+            port,
+            witness: Mutex::new(witness),
+            _server: server,
+        }
     })
 }
 
@@ -106,14 +121,35 @@ fn connect(port: u16) -> TcpStream {
 }
 
 /// A hello and its answer: the hello's frame, for somebody who repeats it, and what comes next.
-fn ask(mut socket: TcpStream, client: u8, suite: Suite, super_packets: bool, number: u64) -> (Vec<u8>, Asked) {
-    let offer =
-        Offer { suites: vec![suite], capabilities: Capabilities { super_packets }, software: "fuzz".to_owned() };
+fn ask(
+    mut socket: TcpStream,
+    client: u8,
+    suite: Suite,
+    super_packets: bool,
+    number: u64,
+) -> (Vec<u8>, Asked) {
+    let offer = Offer {
+        suites: vec![suite],
+        capabilities: Capabilities { super_packets },
+        software: "fuzz".to_owned(),
+    };
     let (hello, next) = client_hello(&Root::new(key(client)), None, offer, fresh_hello());
     socket.write_all(&hello).expect("a hello is sent");
-    let agreed = next.receive(&read_frame(&mut socket).expect("a new hello is answered")).expect("an answer");
+    let agreed = next
+        .receive(&read_frame(&mut socket).expect("a new hello is answered"))
+        .expect("an answer");
     let Ok((finished, next)) = agreed.finish(|_| Ok::<(), Infallible>(()), &mut fresh);
-    (hello, Asked { socket, client, number, super_packets, finished, next })
+    (
+        hello,
+        Asked {
+            socket,
+            client,
+            number,
+            super_packets,
+            finished,
+            next,
+        },
+    )
 }
 
 fn read_frame(socket: &mut TcpStream) -> Option<Vec<u8>> {
@@ -127,7 +163,10 @@ fn read_frame(socket: &mut TcpStream) -> Option<Vec<u8>> {
 /// `None` at the end of a connection. That nothing comes at all is never right.
 fn ended(read: std::io::Result<()>) -> Option<()> {
     if let Err(error) = &read {
-        assert!(!matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "the server hangs");
+        assert!(
+            !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+            "the server hangs"
+        );
     }
     read.ok()
 }
@@ -145,8 +184,21 @@ impl Asked {
         let _ = self.socket.write_all(&self.finished);
         let mut body = read_frame(&mut self.socket)?;
         let (_, sealer, opener) = self.next.receive(&mut body).expect("Config");
-        let Asked { socket, client, super_packets, finished, .. } = self;
-        Some(Session { socket, client, super_packets, sealer, opener, last: finished })
+        let Asked {
+            socket,
+            client,
+            super_packets,
+            finished,
+            ..
+        } = self;
+        Some(Session {
+            socket,
+            client,
+            super_packets,
+            sealer,
+            opener,
+            last: finished,
+        })
     }
 }
 
@@ -154,7 +206,10 @@ impl Session {
     fn send(&mut self, kind: Kind, content: &[u8]) {
         let mut frame = vec![0; self.sealer.suite().frame_len(content.len())];
         frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
-        let length = self.sealer.seal(kind, &mut frame, content.len(), &mut fresh).expect("room");
+        let length = self
+            .sealer
+            .seal(kind, &mut frame, content.len(), &mut fresh)
+            .expect("room");
         frame.truncate(length);
         let _ = self.socket.write_all(&frame); // it may have been replaced meanwhile, which is found at the end
         self.last = frame;
@@ -163,7 +218,11 @@ impl Session {
     fn receive(&mut self) -> Option<(Kind, Vec<u8>)> {
         loop {
             let mut body = read_frame(&mut self.socket)?;
-            if let Opened::Content(kind, content) = self.opener.open(&mut body).expect("what a server sends opens") {
+            if let Opened::Content(kind, content) = self
+                .opener
+                .open(&mut body)
+                .expect("what a server sends opens")
+            {
                 return Some((kind, content.to_vec()));
             }
         }
@@ -206,7 +265,9 @@ fn is_right(kind: Kind, content: &[u8], super_packets: bool) -> bool {
         Kind::Packets => {
             let mut rest = content;
             while let Some((length, after)) = rest.split_first_chunk::<2>() {
-                let Some(after) = after.get(usize::from(u16::from_be_bytes(*length))..) else { return false };
+                let Some(after) = after.get(usize::from(u16::from_be_bytes(*length))..) else {
+                    return false;
+                };
                 rest = after;
             }
             rest.is_empty() && !content.is_empty()
@@ -235,7 +296,12 @@ pub fn server(data: &[u8]) {
         slots[at] = match (event & 15, slot) {
             (_, None) => Some(Slot::Fresh(connect(world.port))),
             // A stranger's bytes, on any connection that has no session.
-            (0 | 1, Some(Slot::Fresh(socket) | Slot::Silent(socket) | Slot::Asked(Asked { socket, .. }))) => {
+            (
+                0 | 1,
+                Some(
+                    Slot::Fresh(socket) | Slot::Silent(socket) | Slot::Asked(Asked { socket, .. }),
+                ),
+            ) => {
                 let _ = (&socket).write_all(input.bytes());
                 Some(Slot::Silent(socket))
             }
@@ -250,7 +316,13 @@ pub fn server(data: &[u8]) {
                 number += 1;
                 let how = input.byte();
                 let suite = Suite::ALL[usize::from(how & 1)];
-                let (hello, asked) = ask(socket, (how >> 2) % (CLIENTS - 1), suite, how & 2 != 0, number);
+                let (hello, asked) = ask(
+                    socket,
+                    (how >> 2) % (CLIENTS - 1),
+                    suite,
+                    how & 2 != 0,
+                    number,
+                );
                 hellos.push(hello);
                 Some(Slot::Asked(asked))
             }
@@ -258,7 +330,11 @@ pub fn server(data: &[u8]) {
                 let (client, number) = (asked.client, asked.number);
                 let session = asked.finish();
                 let newest = &mut finished[usize::from(client)];
-                assert_eq!(session.is_some(), number > *newest, "hello {number}, and {newest} has finished");
+                assert_eq!(
+                    session.is_some(),
+                    number > *newest,
+                    "hello {number}, and {newest} has finished"
+                );
                 if session.is_some() {
                     *newest = number;
                     for other in &mut slots {
@@ -273,7 +349,14 @@ pub fn server(data: &[u8]) {
             }
             // A record of the client: right, wrong, repeated, or made up.
             (0..=9, Some(Slot::Session(mut session))) => {
-                let kinds = [Kind::Packets, Kind::SuperPacket, Kind::Ping, Kind::Pong, Kind::Message, Kind::Close];
+                let kinds = [
+                    Kind::Packets,
+                    Kind::SuperPacket,
+                    Kind::Ping,
+                    Kind::Pong,
+                    Kind::Message,
+                    Kind::Close,
+                ];
                 let (kind, content) = (kinds[usize::from(input.byte() % 6)], input.bytes());
                 session.send(kind, content);
                 if is_right(kind, content, session.super_packets) {
@@ -315,7 +398,9 @@ pub fn server(data: &[u8]) {
     }
     for slot in slots.into_iter().flatten() {
         match slot {
-            Slot::Session(mut session) => assert_eq!(session.messages_until_pong(b"still there?"), 0),
+            Slot::Session(mut session) => {
+                assert_eq!(session.messages_until_pong(b"still there?"), 0)
+            }
             Slot::Fresh(socket) | Slot::Silent(socket) | Slot::Asked(Asked { socket, .. }) => {
                 assert_eq!(said_to(socket), 0, "a stranger got an answer");
             }

@@ -9,17 +9,23 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // First of all, while there is one thread: the same program, started again for a private network.
+    // First of all, while there is one thread: the same program, started again for a private
+    // network.
     match std::env::args_os().nth(1) {
         Some(word) if word == namespace::HOLDER_WORD => return namespace::hold(),
         Some(word) if word == namespace::COMMAND_WORD => return namespace::become_command(),
         _ => {}
     }
     let mut words = std::env::args_os().skip(1);
-    let Some(word) = words.next() else { return refuse(None, UsageError("which command?".into())) };
+    let Some(word) = words.next() else {
+        return refuse(None, UsageError("which command?".into()));
+    };
     let words: Vec<OsString> = words.collect();
     let name = word.to_string_lossy();
-    match (&*name, words.first().map(|word| word.to_string_lossy()).as_deref()) {
+    match (
+        &*name,
+        words.first().map(|word| word.to_string_lossy()).as_deref(),
+    ) {
         ("help" | "--help" | "-h", None) => show(&commands::overview()),
         ("help", Some(name)) => match commands::find(name) {
             Some(command) => show_help(&command),
@@ -27,7 +33,12 @@ fn main() -> ExitCode {
         },
         ("--version" | "-V", None) => show(concat!("fernvpn ", env!("CARGO_PKG_VERSION"), "\n")),
         (name, _) => match commands::find(name) {
-            Some(command) if words.iter().take_while(|word| *word != "--").any(|word| word == "--help") => {
+            Some(command)
+                if words
+                    .iter()
+                    .take_while(|word| *word != "--")
+                    .any(|word| word == "--help") =>
+            {
                 show_help(&command)
             }
             Some(command) => run(&command, words),
@@ -57,10 +68,18 @@ fn unknown(name: &str) -> UsageError {
 /// The command line is wrong.
 fn refuse(command: Option<&Command>, error: UsageError) -> ExitCode {
     let usage = match command {
-        Some(command) => format!("{}\nfernvpn help {} explains it", command.usage, command.name),
+        Some(command) => format!(
+            "{}\nfernvpn help {} explains it",
+            command.usage, command.name
+        ),
         None => commands::overview(),
     };
-    let _ = writeln!(io::stderr(), "{}\n{}", Failure::Usage(error), usage.trim_end());
+    let _ = writeln!(
+        io::stderr(),
+        "{}\n{}",
+        Failure::Usage(error),
+        usage.trim_end()
+    );
     ExitCode::from(2)
 }
 

@@ -1,6 +1,11 @@
-//! What does `capture` make of a recording? Sessions by the real code, carried by TCP segments made here, so that each
-//! can be lost, moved, repeated, cut, and written in every format; and one recorded between a real server and client.
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+//! What does `capture` make of a recording? Sessions by the real code, carried by TCP segments made
+//! here, so that each can be lost, moved, repeated, cut, and written in every format; and one
+//! recorded between a real server and client.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
 
 mod common;
 mod loopback;
@@ -47,26 +52,41 @@ impl Talk {
         let mut tcp = Tcp::open(ends, first);
         let (hello, client) = begin(None, offer(&Suite::ALL), n);
         let (answer, server) = taken(&hello).answer(&offer(&[suite]), None, fresh_hello(n + 1));
-        let (finished, client) =
-            client.receive(&body(&answer)).unwrap().finish(|_| Ok::<(), ()>(()), &mut counting()).unwrap();
+        let (finished, client) = client
+            .receive(&body(&answer))
+            .unwrap()
+            .finish(|_| Ok::<(), ()>(()), &mut counting())
+            .unwrap();
         let ready = server.unwrap().receive(&mut body(&finished)).unwrap();
-        let (config, server, _) = ready.configure(b"mtu=1500\nkeepalive=15\n", &mut counting()).unwrap();
+        let (config, server, _) = ready
+            .configure(b"mtu=1500\nkeepalive=15\n", &mut counting())
+            .unwrap();
         let (_, client, _) = client.receive(&mut body(&config)).unwrap();
-        for (side, frame) in
-            [(CLIENT, &frame::frame(&hello)), (SERVER, &answer), (CLIENT, &finished), (SERVER, &config)]
-        {
+        for (side, frame) in [
+            (CLIENT, &frame::frame(&hello)),
+            (SERVER, &answer),
+            (CLIENT, &finished),
+            (SERVER, &config),
+        ] {
             tcp.say(side, frame);
         }
         let [of_client, of_server] = [&client, &server].map(|sealer| hex(sealer.secret()));
         let key_log = format!("fernvpn 1 {suite} {of_client} {of_server}\n");
-        Talk { tcp, sealers: [client, server], packets: Vec::new(), key_log }
+        Talk {
+            tcp,
+            sealers: [client, server],
+            packets: Vec::new(),
+            key_log,
+        }
     }
 
     fn seal(&mut self, side: usize, kind: Kind, content: &[u8]) -> Vec<u8> {
         let mut frame = vec![0; HEADROOM];
         frame.extend(content);
         frame.resize(self.sealers[side].suite().frame_len(content.len()), 0);
-        self.sealers[side].seal(kind, &mut frame, content.len(), &mut counting()).unwrap();
+        self.sealers[side]
+            .seal(kind, &mut frame, content.len(), &mut counting())
+            .unwrap();
         frame
     }
 
@@ -77,7 +97,11 @@ impl Talk {
 
     /// A record of packets.
     fn send(&mut self, side: usize, packets: &[Vec<u8>]) {
-        self.say(side, Kind::Packets, &listed(&packets.iter().map(|packet| &packet[..]).collect::<Vec<_>>()));
+        self.say(
+            side,
+            Kind::Packets,
+            &listed(&packets.iter().map(|packet| &packet[..]).collect::<Vec<_>>()),
+        );
         self.packets.extend_from_slice(packets);
     }
 
@@ -109,12 +133,20 @@ impl Talk {
 }
 
 fn hex(secret: &TrafficSecret) -> String {
-    secret.bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+    secret
+        .bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// A packet that is like no other.
 fn numbered(number: usize, length: usize) -> Vec<u8> {
-    packet(address("10.8.0.2"), address("10.8.0.1"), &[&number.to_be_bytes()[..], &vec![7; length]].concat())
+    packet(
+        address("10.8.0.2"),
+        address("10.8.0.1"),
+        &[&number.to_be_bytes()[..], &vec![7; length]].concat(),
+    )
 }
 
 // ---------------------------------------------------------------------- what carries it
@@ -144,7 +176,13 @@ const ACK: u8 = 16;
 impl Tcp {
     fn open(ends: [&str; 2], first: [u32; 2]) -> Tcp {
         let ends = ends.map(|end| end.parse().unwrap());
-        let mut tcp = Tcp { ends, next: first, mss: 1448, time: BEGIN, segments: Vec::new() };
+        let mut tcp = Tcp {
+            ends,
+            next: first,
+            mss: 1448,
+            time: BEGIN,
+            segments: Vec::new(),
+        };
         tcp.segment(CLIENT, SYN, &[]);
         tcp.segment(SERVER, SYN | ACK, &[]);
         tcp.segment(CLIENT, ACK, &[]);
@@ -166,7 +204,11 @@ impl Tcp {
 
     fn segment(&mut self, sender: usize, flags: u8, payload: &[u8]) {
         let (from, to) = (self.ends[sender], self.ends[1 - sender]);
-        let acknowledged = if flags & ACK == 0 { 0 } else { self.next[1 - sender] };
+        let acknowledged = if flags & ACK == 0 {
+            0
+        } else {
+            self.next[1 - sender]
+        };
         let tcp = [
             &from.port().to_be_bytes()[..],
             &to.port().to_be_bytes(),
@@ -178,15 +220,23 @@ impl Tcp {
         .concat();
         let mut bytes = packet(from.ip(), to.ip(), &tcp);
         bytes[if from.is_ipv4() { 9 } else { 6 }] = 6;
-        self.segments.push(Segment { time: self.time, sender, bytes, payload: payload.len() });
-        self.next[sender] = self.next[sender].wrapping_add(payload.len() as u32 + u32::from(flags & (SYN | FIN) != 0));
+        self.segments.push(Segment {
+            time: self.time,
+            sender,
+            bytes,
+            payload: payload.len(),
+        });
+        self.next[sender] = self.next[sender]
+            .wrapping_add(payload.len() as u32 + u32::from(flags & (SYN | FIN) != 0));
         self.time += 1_234_000;
     }
 }
 
 /// The places of all segments with data.
 fn with_data(segments: &[Segment]) -> Vec<usize> {
-    (0..segments.len()).filter(|at| segments[*at].payload > 0).collect()
+    (0..segments.len())
+        .filter(|at| segments[*at].payload > 0)
+        .collect()
 }
 
 // ---------------------------------------------------------------------- how it is written down
@@ -199,22 +249,45 @@ enum Format {
 }
 
 const LINKS: [u16; 8] = [1, 0, 108, 101, 12, 228, 113, 276];
-const PCAP: Format = Format::Pcap { big_endian: false, nanoseconds: false };
+const PCAP: Format = Format::Pcap {
+    big_endian: false,
+    nanoseconds: false,
+};
 const FORMATS: [Format; 6] = [
     PCAP,
-    Format::Pcap { big_endian: true, nanoseconds: false },
-    Format::Pcap { big_endian: false, nanoseconds: true },
-    Format::Pcap { big_endian: true, nanoseconds: true },
+    Format::Pcap {
+        big_endian: true,
+        nanoseconds: false,
+    },
+    Format::Pcap {
+        big_endian: false,
+        nanoseconds: true,
+    },
+    Format::Pcap {
+        big_endian: true,
+        nanoseconds: true,
+    },
     Format::Pcapng { big_endian: false },
     Format::Pcapng { big_endian: true },
 ];
 
 /// A packet behind the header of its link.
 fn linked(link: u16, packet: &[u8]) -> Vec<u8> {
-    let kind = if packet.first().is_none_or(|first| first >> 4 == 4) { [8, 0] } else { [0x86, 0xdd] };
+    let kind = if packet.first().is_none_or(|first| first >> 4 == 4) {
+        [8, 0]
+    } else {
+        [0x86, 0xdd]
+    };
     let padding = vec![0xee; 46_usize.saturating_sub(packet.len())];
     match link {
-        1 => [&[2; 12][..], &[0x88, 0xa8, 0, 5, 0x81, 0, 0, 7], &kind, packet, &padding].concat(),
+        1 => [
+            &[2; 12][..],
+            &[0x88, 0xa8, 0, 5, 0x81, 0, 0, 7],
+            &kind,
+            packet,
+            &padding,
+        ]
+        .concat(),
         0 | 108 => [&[0, 0, 0, 2], packet].concat(),
         113 => [&[0; 14], &kind[..], packet].concat(),
         276 => [&kind[..], &[0; 18], packet].concat(),
@@ -222,20 +295,50 @@ fn linked(link: u16, packet: &[u8]) -> Vec<u8> {
     }
 }
 
-/// A capture file in this format. In pcapng there are two sections, the first with two interfaces of different clocks.
+/// A capture file in this format. In pcapng there are two sections, the first with two interfaces
+/// of different clocks.
 fn written(format: Format, link: u16, segments: &[Segment]) -> Vec<u8> {
     let (Format::Pcap { big_endian, .. } | Format::Pcapng { big_endian }) = format;
-    let u16 = |n: u16| if big_endian { n.to_be_bytes() } else { n.to_le_bytes() };
-    let u32 = |n: u64| if big_endian { (n as u32).to_be_bytes() } else { (n as u32).to_le_bytes() };
+    let u16 = |n: u16| {
+        if big_endian {
+            n.to_be_bytes()
+        } else {
+            n.to_le_bytes()
+        }
+    };
+    let u32 = |n: u64| {
+        if big_endian {
+            (n as u32).to_be_bytes()
+        } else {
+            (n as u32).to_le_bytes()
+        }
+    };
     let mut file = Vec::new();
     if let Format::Pcap { nanoseconds, .. } = format {
-        let (magic, unit) = if nanoseconds { (0xa1b2_3c4d, 1) } else { (0xa1b2_c3d4, 1000) };
-        file.extend([u32(magic), [u16(2), u16(4)].concat().try_into().unwrap(), u32(0), u32(0), u32(262_144)].concat());
+        let (magic, unit) = if nanoseconds {
+            (0xa1b2_3c4d, 1)
+        } else {
+            (0xa1b2_c3d4, 1000)
+        };
+        file.extend(
+            [
+                u32(magic),
+                [u16(2), u16(4)].concat().try_into().unwrap(),
+                u32(0),
+                u32(0),
+                u32(262_144),
+            ]
+            .concat(),
+        );
         file.extend(u32(u64::from(link) | 0x1400_0000)); // and a frame check sequence of 2 bytes
         for segment in segments {
             let bytes = linked(link, &segment.bytes);
             let length = bytes.len() as u64;
-            let time = [u32(segment.time / SECOND), u32(segment.time % SECOND / unit)].concat();
+            let time = [
+                u32(segment.time / SECOND),
+                u32(segment.time % SECOND / unit),
+            ]
+            .concat();
             file.extend([&time[..], &u32(length), &u32(length), &bytes].concat());
         }
         return file;
@@ -246,21 +349,59 @@ fn written(format: Format, link: u16, segments: &[Segment]) -> Vec<u8> {
         [&u32(kind), &length, body, &padding, &length].concat()
     };
     let interface = |resolution: u8, add: i64| {
-        let add = if big_endian { add.to_be_bytes() } else { add.to_le_bytes() };
-        let options =
-            [&u16(2)[..], &u16(3), b"eth\0", &u16(9), &u16(1), &[resolution, 0, 0, 0], &u16(14), &u16(8), &add];
-        block(1, &[&u16(link), &u16(0), &u32(0)[..], &options.concat(), &[0; 4]].concat())
+        let add = if big_endian {
+            add.to_be_bytes()
+        } else {
+            add.to_le_bytes()
+        };
+        let options = [
+            &u16(2)[..],
+            &u16(3),
+            b"eth\0",
+            &u16(9),
+            &u16(1),
+            &[resolution, 0, 0, 0],
+            &u16(14),
+            &u16(8),
+            &add,
+        ];
+        block(
+            1,
+            &[&u16(link), &u16(0), &u32(0)[..], &options.concat(), &[0; 4]].concat(),
+        )
     };
-    let section = block(0x0a0d_0d0a, &[&u32(0x1a2b_3c4d), &u16(1)[..], &u16(0), &[0xff; 8]].concat());
+    let section = block(
+        0x0a0d_0d0a,
+        &[&u32(0x1a2b_3c4d), &u16(1)[..], &u16(0), &[0xff; 8]].concat(),
+    );
     let (first, second) = segments.split_at(segments.len() / 2);
     for segments in [first, second] {
-        file.extend([&section[..], &interface(9, 0), &block(0xbad, b"unknown"), &interface(6, 1000)].concat());
+        file.extend(
+            [
+                &section[..],
+                &interface(9, 0),
+                &block(0xbad, b"unknown"),
+                &interface(6, 1000),
+            ]
+            .concat(),
+        );
         for (number, segment) in segments.iter().enumerate() {
             let bytes = linked(link, &segment.bytes);
             let number = number as u64 % 2;
-            let ticks = if number == 0 { segment.time } else { segment.time / 1000 - 1_000_000_000 };
+            let ticks = if number == 0 {
+                segment.time
+            } else {
+                segment.time / 1000 - 1_000_000_000
+            };
             let length = u32(bytes.len() as u64);
-            let body = [&u32(number), &u32(ticks >> 32), &u32(ticks & 0xffff_ffff), &length, &length, &bytes[..]];
+            let body = [
+                &u32(number),
+                &u32(ticks >> 32),
+                &u32(ticks & 0xffff_ffff),
+                &length,
+                &length,
+                &bytes[..],
+            ];
             file.extend(block(6, &body.concat()));
         }
     }
@@ -282,7 +423,10 @@ impl Told {
     }
 
     fn packets(&self) -> Vec<Vec<u8>> {
-        self.inner.iter().map(|packet| packet.bytes.clone()).collect()
+        self.inner
+            .iter()
+            .map(|packet| packet.bytes.clone())
+            .collect()
     }
 }
 
@@ -290,11 +434,31 @@ fn tell(file: &[u8], keys: &str, whole: bool, verbose: bool) -> Told {
     let (mut text, mut inner) = (Vec::new(), Vec::new());
     let lines = key_log::parse(keys.as_bytes()).unwrap();
     let writer = Some(Writer::new(&mut inner as &mut dyn Write).unwrap());
-    let mut report = Report { time: 0, out: &mut text, inner: writer, whole, verbose, counts: Counts::default() };
-    let broken = capture(file, Keys { lines, work: 1 << 28 }, &mut report).unwrap().err();
+    let mut report = Report {
+        time: 0,
+        out: &mut text,
+        inner: writer,
+        whole,
+        verbose,
+        counts: Counts::default(),
+    };
+    let broken = capture(
+        file,
+        Keys {
+            lines,
+            work: 1 << 28,
+        },
+        &mut report,
+    )
+    .unwrap()
+    .err();
     let mut reader = Reader::new(&inner[..]).unwrap();
     let packets = std::iter::from_fn(|| reader.packet().unwrap()).collect();
-    Told { text: String::from_utf8(text).unwrap(), inner: packets, broken }
+    Told {
+        text: String::from_utf8(text).unwrap(),
+        inner: packets,
+        broken,
+    }
 }
 
 fn told(segments: &[Segment], keys: &str) -> Told {
@@ -304,7 +468,11 @@ fn told(segments: &[Segment], keys: &str) -> Told {
 /// All of it came out.
 fn is_complete(told: &Told, talk: &Talk) {
     assert_eq!(told.packets(), talk.packets, "{}", told.text);
-    assert!(told.has(" 0 of them not opened") && !told.has("not in the capture"), "{}", told.text);
+    assert!(
+        told.has(" 0 of them not opened") && !told.has("not in the capture"),
+        "{}",
+        told.text
+    );
     assert_eq!(told.broken, None);
 }
 
@@ -315,7 +483,11 @@ const ENDS6: [&str; 2] = ["[2001:db8::7]:50000", "[2001:db8::2]:443"];
 fn every_format_and_link_tells_the_same() {
     for (suite, ends) in [(Suite::Aes256Gcm, ENDS), (Suite::Fernet, ENDS6)] {
         let mut talk = Talk::begin(suite, 1, ends);
-        talk.say(CLIENT, Kind::Message, "Hello, World!\n\u{1b}[2J\u{202e}".as_bytes());
+        talk.say(
+            CLIENT,
+            Kind::Message,
+            "Hello, World!\n\u{1b}[2J\u{202e}".as_bytes(),
+        );
         talk.say(SERVER, Kind::Ping, b"are you there?");
         talk.chat(20);
         talk.close();
@@ -338,13 +510,18 @@ fn every_format_and_link_tells_the_same() {
             assert!(first.has(part), "{part} in\n{}", first.text);
         }
         assert!(
-            first.inner.is_sorted_by_key(|packet| packet.time) && first.inner.iter().all(|packet| packet.link == 101)
+            first.inner.is_sorted_by_key(|packet| packet.time)
+                && first.inner.iter().all(|packet| packet.link == 101)
         );
         for format in FORMATS {
             for link in LINKS {
                 let file = written(format, link, &talk.tcp.segments);
                 let told = tell(&file, &talk.key_log, false, false);
-                assert_eq!((&told.text, &told.inner), (&first.text, &first.inner), "{format:?} {link}");
+                assert_eq!(
+                    (&told.text, &told.inner),
+                    (&first.text, &first.inner),
+                    "{format:?} {link}"
+                );
             }
         }
     }
@@ -364,7 +541,11 @@ fn what_comes_twice_late_or_in_other_pieces_is_put_together() {
                 // Moved back by a few places, or there again; never before the SYN of its side.
                 let at = 3 + random.below(segments.len() - 3);
                 let other = (at + random.below(8)).min(segments.len() - 1);
-                let segment = if random.below(2) == 0 { segments.remove(at) } else { segments[at].clone() };
+                let segment = if random.below(2) == 0 {
+                    segments.remove(at)
+                } else {
+                    segments[at].clone()
+                };
                 segments.insert(other, segment);
             }
             // In the order of the capture now, which for the two sides together is another one.
@@ -406,9 +587,18 @@ fn overlapping_segments_are_each_byte_once() {
 /// Whether the packets of `told` are those of `talk` but for a few in a row.
 fn misses_some(told: &Told, talk: &Talk) -> usize {
     let found = told.packets();
-    let same = found.iter().zip(&talk.packets).take_while(|(a, b)| a == b).count();
+    let same = found
+        .iter()
+        .zip(&talk.packets)
+        .take_while(|(a, b)| a == b)
+        .count();
     let missing = talk.packets.len() - found.len();
-    assert_eq!(found[same..], talk.packets[same + missing..], "{}", told.text);
+    assert_eq!(
+        found[same..],
+        talk.packets[same + missing..],
+        "{}",
+        told.text
+    );
     missing
 }
 
@@ -424,8 +614,11 @@ fn a_hole_in_the_capture_costs_what_was_in_it_and_no_more() {
         }
         talk.close();
         let data = with_data(&talk.tcp.segments);
-        let from_client: Vec<usize> =
-            data[4..].iter().copied().filter(|at| talk.tcp.segments[*at].sender == CLIENT).collect();
+        let from_client: Vec<usize> = data[4..]
+            .iter()
+            .copied()
+            .filter(|at| talk.tcp.segments[*at].sender == CLIENT)
+            .collect();
         for length in [1, 2, 7, 20] {
             for hole in from_client.windows(length).step_by(5) {
                 let mut segments = talk.tcp.segments.clone();
@@ -433,8 +626,16 @@ fn a_hole_in_the_capture_costs_what_was_in_it_and_no_more() {
                 let told = told(&segments, &talk.key_log);
                 let missing = misses_some(&told, &talk);
                 // Each segment may hold the end of one record and the beginning of another.
-                assert!(missing <= length + 1, "{missing} of {length} in\n{}", told.text);
-                assert!(told.has("not in the capture") && told.has(" 0 of them not opened"), "{}", told.text);
+                assert!(
+                    missing <= length + 1,
+                    "{missing} of {length} in\n{}",
+                    told.text
+                );
+                assert!(
+                    told.has("not in the capture") && told.has(" 0 of them not opened"),
+                    "{}",
+                    told.text
+                );
             }
         }
     }
@@ -453,21 +654,39 @@ fn a_capture_that_begins_late_is_opened_from_there() {
                 }
             }
             talk.close();
-            // With other keys in the log, and the start at any place, in the middle of a record too.
+            // With other keys in the log, and the start at any place, in the middle of a record
+            // too.
             let keys = [&Talk::begin(suite, 5, ENDS).key_log[..], &talk.key_log].concat();
             // And with the end, or without it.
-            for (start, without) in (4..80).step_by(11).flat_map(|start| [(start, 0), (start, 6)]) {
-                let told = told(&talk.tcp.segments[start..talk.tcp.segments.len() - without], &keys);
+            for (start, without) in (4..80)
+                .step_by(11)
+                .flat_map(|start| [(start, 0), (start, 6)])
+            {
+                let told = told(
+                    &talk.tcp.segments[start..talk.tcp.segments.len() - without],
+                    &keys,
+                );
                 assert!(!told.packets().is_empty() || start > 75);
                 let mut rest = talk.packets.clone();
-                let mut take = |one| rest.iter().position(|packet| packet == one).map(|at| rest.remove(at));
-                assert!(told.packets().iter().all(|one| take(one).is_some()), "{start}: none twice");
+                let mut take = |one| {
+                    rest.iter()
+                        .position(|packet| packet == one)
+                        .map(|at| rest.remove(at))
+                };
+                assert!(
+                    told.packets().iter().all(|one| take(one).is_some()),
+                    "{start}: none twice"
+                );
                 assert!(
                     told.packets().len() + start / 3 + 4 + without / 2 >= talk.packets.len(),
                     "{start}\n{}",
                     told.text
                 );
-                assert!(told.has("opened by line 2") && told.has(" 0 of them not opened"), "{}", told.text);
+                assert!(
+                    told.has("opened by line 2") && told.has(" 0 of them not opened"),
+                    "{}",
+                    told.text
+                );
             }
         }
     }
@@ -480,12 +699,26 @@ fn packets_that_were_cut_short_are_holes() {
     talk.close();
     for snaplen in [0, 13, 40, 60, 200, 1000] {
         let mut segments = talk.tcp.segments.clone();
-        segments.iter_mut().for_each(|segment| segment.bytes.truncate(snaplen));
+        segments
+            .iter_mut()
+            .for_each(|segment| segment.bytes.truncate(snaplen));
         let cut = told(&segments, &talk.key_log);
         let mut rest = talk.packets.clone();
-        let mut take = |one| rest.iter().position(|packet| packet == one).map(|at| rest.remove(at));
-        assert!(cut.packets().iter().all(|one| take(one).is_some()), "{snaplen}: none twice");
-        assert_eq!(cut.has("not in the capture"), snaplen >= 200, "{}", cut.text);
+        let mut take = |one| {
+            rest.iter()
+                .position(|packet| packet == one)
+                .map(|at| rest.remove(at))
+        };
+        assert!(
+            cut.packets().iter().all(|one| take(one).is_some()),
+            "{snaplen}: none twice"
+        );
+        assert_eq!(
+            cut.has("not in the capture"),
+            snaplen >= 200,
+            "{}",
+            cut.text
+        );
     }
 }
 
@@ -496,7 +729,10 @@ fn large_segments_and_packets_without_a_length() {
     let large: Vec<Vec<u8>> = (0..40).map(|number| numbered(number, 1400)).collect();
     talk.send(CLIENT, &large);
     let mut segments = talk.tcp.segments.clone();
-    segments.iter_mut().filter(|one| one.payload > 1448).for_each(|one| one.bytes[2..4].fill(0));
+    segments
+        .iter_mut()
+        .filter(|one| one.payload > 1448)
+        .for_each(|one| one.bytes[2..4].fill(0));
     is_complete(&told(&segments, &talk.key_log), &talk);
 }
 
@@ -511,12 +747,19 @@ fn ipv6_extension_headers_are_walked_and_fragments_told() {
         let length = (segment.bytes.len() - 40) as u16;
         segment.bytes[4..6].copy_from_slice(&length.to_be_bytes());
     };
-    segments.iter_mut().for_each(|segment| put(segment, [6, 0, 1, 4, 0, 0, 0, 0], 60));
+    segments
+        .iter_mut()
+        .for_each(|segment| put(segment, [6, 0, 1, 4, 0, 0, 0, 0], 60));
     is_complete(&told(&segments, &talk.key_log), &talk);
-    segments.iter_mut().for_each(|segment| put(segment, [60, 0, 0, 1, 0, 0, 0, 9], 44));
+    segments
+        .iter_mut()
+        .for_each(|segment| put(segment, [60, 0, 0, 1, 0, 0, 0, 9], 44));
     let told = told(&segments, &talk.key_log);
     assert!(
-        told.has(&format!("{} packets of the capture were passed over: fragments", segments.len())),
+        told.has(&format!(
+            "{} packets of the capture were passed over: fragments",
+            segments.len()
+        )),
         "{}",
         told.text
     );
@@ -545,7 +788,11 @@ fn sessions_at_once_and_the_same_ports_again() {
     expected.sort();
     found.sort();
     assert!(found == expected, "{}", told.text);
-    assert!(told.has("3 sessions, ") && told.has(" 0 of them not opened"), "{}", told.text);
+    assert!(
+        told.has("3 sessions, ") && told.has(" 0 of them not opened"),
+        "{}",
+        told.text
+    );
 }
 
 #[test]
@@ -557,12 +804,22 @@ fn without_the_key_there_is_an_outline() {
         let told = told(&talk.tcp.segments, &keys);
         let hello = "id ";
         assert!(
-            told.has("ClientHello") && told.has(hello) && told.has("token made at 2023-11-14T22:13:20Z"),
+            told.has("ClientHello")
+                && told.has(hello)
+                && told.has("token made at 2023-11-14T22:13:20Z"),
             "{}",
             told.text
         );
-        assert_eq!(told.text.matches(" sealed").count(), 2 + 4 + 2 + 1, "{}", told.text);
-        assert_eq!(told.text.matches("no line of the key log opens it").count(), if keys.is_empty() { 0 } else { 2 });
+        assert_eq!(
+            told.text.matches(" sealed").count(),
+            2 + 4 + 2 + 1,
+            "{}",
+            told.text
+        );
+        assert_eq!(
+            told.text.matches("no line of the key log opens it").count(),
+            if keys.is_empty() { 0 } else { 2 }
+        );
         assert!(told.inner.is_empty());
     }
 }
@@ -578,7 +835,11 @@ fn other_connections_are_counted_and_not_told() {
     tcp.segments.extend(other.segments);
     let told = told(&tcp.segments, &Talk::begin(Suite::Fernet, 7, ENDS).key_log);
     assert_eq!(told.text.lines().count(), 3, "{}", told.text);
-    assert!(told.has("0 sessions, 0 frames") && told.has("2 other connections"), "{}", told.text);
+    assert!(
+        told.has("0 sessions, 0 frames") && told.has("2 other connections"),
+        "{}",
+        told.text
+    );
 }
 
 #[test]
@@ -592,8 +853,19 @@ fn a_record_that_is_refused_is_shown_as_such() {
         talk.send(CLIENT, &[numbered(2, 10)]);
         let told = told(&talk.tcp.segments, &talk.key_log);
         assert_eq!(told.packets(), talk.packets, "{}", told.text);
-        assert!(told.has("REFUSED: ") && told.has(" 1 of them not opened"), "{}", told.text);
-        assert!(told.text.trim_end().lines().any(|line| line.contains("0.3 ")), "{}", told.text);
+        assert!(
+            told.has("REFUSED: ") && told.has(" 1 of them not opened"),
+            "{}",
+            told.text
+        );
+        assert!(
+            told.text
+                .trim_end()
+                .lines()
+                .any(|line| line.contains("0.3 ")),
+            "{}",
+            told.text
+        );
     }
 }
 
@@ -605,14 +877,23 @@ fn the_end_without_a_close_is_a_truncation() {
     talk.tcp.end(CLIENT);
     talk.tcp.end(SERVER);
     let told = told(&talk.tcp.segments, &talk.key_log);
-    assert!(told.has("> -- the stream ends in the middle of a frame"), "{}", told.text);
-    assert!(told.has("< -- the stream ends without a Close: a truncation"), "{}", told.text);
+    assert!(
+        told.has("> -- the stream ends in the middle of a frame"),
+        "{}",
+        told.text
+    );
+    assert!(
+        told.has("< -- the stream ends without a Close: a truncation"),
+        "{}",
+        told.text
+    );
 }
 
 #[test]
 fn super_packets_in_segments_or_whole() {
     let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS);
-    let (offload, packet) = super_packet(address("10.8.0.2"), address("10.8.0.1"), &[5; 3000], 1000);
+    let (offload, packet) =
+        super_packet(address("10.8.0.2"), address("10.8.0.1"), &[5; 3000], 1000);
     let content = [&offload.to_wire()[..], &packet].concat();
     talk.say(CLIENT, Kind::SuperPacket, &content);
     talk.say(CLIENT, Kind::SuperPacket, &[&[9; 10], &packet[..]].concat());
@@ -620,10 +901,26 @@ fn super_packets_in_segments_or_whole() {
     talk.say(CLIENT, Kind::Packets, b"\0\x14too short\0");
     let file = written(PCAP, 1, &talk.tcp.segments);
     let segments = tell(&file, &talk.key_log, false, false);
-    assert_eq!(segments.packets().iter().map(Vec::len).collect::<Vec<_>>(), [1040; 3]);
-    assert!(segments.packets().iter().all(|packet| ip::parse(packet).is_ok()));
-    assert!(segments.has("tcp 10.8.0.2:0 > 10.8.0.1:0, 3040 bytes in 3 segments"), "{}", segments.text);
-    assert!(segments.has("malformed: the offload header has unknown flags"), "{}", segments.text);
+    assert_eq!(
+        segments.packets().iter().map(Vec::len).collect::<Vec<_>>(),
+        [1040; 3]
+    );
+    assert!(
+        segments
+            .packets()
+            .iter()
+            .all(|packet| ip::parse(packet).is_ok())
+    );
+    assert!(
+        segments.has("tcp 10.8.0.2:0 > 10.8.0.1:0, 3040 bytes in 3 segments"),
+        "{}",
+        segments.text
+    );
+    assert!(
+        segments.has("malformed: the offload header has unknown flags"),
+        "{}",
+        segments.text
+    );
     assert!(
         segments.has("malformed: the packet is of IP version") && segments.has(", 2 malformed"),
         "{}",
@@ -639,16 +936,33 @@ fn verbose_has_every_byte() {
         let mut talk = Talk::begin(suite, 1, ENDS);
         talk.send(CLIENT, &[numbered(1, 10)]);
         talk.say(CLIENT, Kind::Message, b"here is all of it");
-        let told = tell(&written(PCAP, 1, &talk.tcp.segments), &talk.key_log, false, true);
-        for part in
-            ["id: 8 bytes", "timestamp: 8 bytes", "IV: 16 bytes", "HMAC: 32 bytes", "here.is.all.of.i", "type: 1 bytes"]
-        {
+        let told = tell(
+            &written(PCAP, 1, &talk.tcp.segments),
+            &talk.key_log,
+            false,
+            true,
+        );
+        for part in [
+            "id: 8 bytes",
+            "timestamp: 8 bytes",
+            "IV: 16 bytes",
+            "HMAC: 32 bytes",
+            "here.is.all.of.i",
+            "type: 1 bytes",
+        ] {
             assert!(told.has(part), "{part} in\n{}", told.text);
         }
         // The packet, and what it was sealed into.
-        let digits: String = told.text.lines().filter_map(|line| line.get(14..61)).collect();
+        let digits: String = told
+            .text
+            .lines()
+            .filter_map(|line| line.get(14..61))
+            .collect();
         let digits: String = digits.split_whitespace().collect();
-        let packet: String = talk.packets[0].iter().map(|byte| format!("{byte:02x}")).collect();
+        let packet: String = talk.packets[0]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         assert!(digits.contains(&packet), "{digits}");
         assert_eq!(told.has("tag: 16 bytes"), suite == Suite::Aes256Gcm);
     }
@@ -665,11 +979,26 @@ fn a_broken_file_tells_where_and_all_before_it() {
         let all = tell(&file, &talk.key_log, false, false).text;
         for length in (0..file.len()).step_by(7) {
             let told = tell(&file[..length], &talk.key_log, false, false);
-            let lines = told.text.lines().filter(|line| line.contains("Z  1 ")).count();
-            assert!(told.text.lines().take(lines).eq(all.lines().take(lines)), "{format:?} {length}");
+            let lines = told
+                .text
+                .lines()
+                .filter(|line| line.contains("Z  1 "))
+                .count();
+            assert!(
+                told.text.lines().take(lines).eq(all.lines().take(lines)),
+                "{format:?} {length}"
+            );
             if let Some(reason) = told.broken {
-                let at: usize = reason["byte ".len()..].split(':').next().unwrap().parse().unwrap();
-                assert!(at <= length && reason.contains("cut short"), "{length}: {reason}");
+                let at: usize = reason["byte ".len()..]
+                    .split(':')
+                    .next()
+                    .unwrap()
+                    .parse()
+                    .unwrap();
+                assert!(
+                    at <= length && reason.contains("cut short"),
+                    "{length}: {reason}"
+                );
             }
         }
     }
@@ -677,16 +1006,48 @@ fn a_broken_file_tells_where_and_all_before_it() {
     for (file, part) in [
         (&b"\x1f\x8b\x08\0"[..], "compressed"),
         (b"hello, world", "neither pcap nor pcapng"),
-        (b"\x0a\x0d\x0d\x0a\x1c\0\0\0abcd", "byte 12: a section without its byte order"),
-        (&[section, &[6, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0]].concat(), "too short for its kind"),
-        (&[section, &[9, 0, 0, 0, 0x0c, 0, 0, 0, 0x10, 0, 0, 0]].concat(), "a block of 12 bytes says 16 at its end"),
-        (&[section, &[9, 0, 0, 0, 0x0d, 0, 0, 0]].concat(), "a block of 13 bytes"),
-        (&[section, &[9, 0, 0, 0, 0, 0, 0, 0]].concat(), "a block of 0 bytes"),
-        (&[section, &[9, 0, 0, 0, 0xf8, 0xff, 0xff, 0xff]].concat(), "damaged"),
-        (&[section, &[3, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0]].concat(), "interface 0, which is unknown"),
+        (
+            b"\x0a\x0d\x0d\x0a\x1c\0\0\0abcd",
+            "byte 12: a section without its byte order",
+        ),
+        (
+            &[
+                section,
+                &[6, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0],
+            ]
+            .concat(),
+            "too short for its kind",
+        ),
+        (
+            &[section, &[9, 0, 0, 0, 0x0c, 0, 0, 0, 0x10, 0, 0, 0]].concat(),
+            "a block of 12 bytes says 16 at its end",
+        ),
+        (
+            &[section, &[9, 0, 0, 0, 0x0d, 0, 0, 0]].concat(),
+            "a block of 13 bytes",
+        ),
+        (
+            &[section, &[9, 0, 0, 0, 0, 0, 0, 0]].concat(),
+            "a block of 0 bytes",
+        ),
+        (
+            &[section, &[9, 0, 0, 0, 0xf8, 0xff, 0xff, 0xff]].concat(),
+            "damaged",
+        ),
+        (
+            &[
+                section,
+                &[3, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 0],
+            ]
+            .concat(),
+            "interface 0, which is unknown",
+        ),
     ] {
         let reason = tell(file, "", false, false).broken.unwrap();
-        assert!(reason.contains(part) && reason.starts_with("byte "), "{reason}");
+        assert!(
+            reason.contains(part) && reason.starts_with("byte "),
+            "{reason}"
+        );
     }
 }
 
@@ -703,12 +1064,18 @@ fn damaged_captures_never_panic() {
         let mut file = written(format, LINKS[round % LINKS.len()], &talk.tcp.segments);
         for _ in 0..=random.below(12) {
             let at = random.below(file.len());
-            file[at] =
-                if random.below(3) == 0 { [0, 1, 0x7f, 0x80, 0xff][random.below(5)] } else { random.next() as u8 };
+            file[at] = if random.below(3) == 0 {
+                [0, 1, 0x7f, 0x80, 0xff][random.below(5)]
+            } else {
+                random.next() as u8
+            };
         }
         let told = tell(&file, keys, round % 3 == 0, round % 5 == 0);
         let known = |packet: &Vec<u8>| talk.packets.contains(packet);
-        assert!(told.packets().iter().all(known), "nothing unauthentic comes out");
+        assert!(
+            told.packets().iter().all(known),
+            "nothing unauthentic comes out"
+        );
     }
 }
 
@@ -733,7 +1100,12 @@ fn a_flood_of_connections_forgets_the_oldest_and_goes_on() {
 #[test]
 fn a_key_log_says_which_line_is_wrong_and_shows_none_of_it() {
     let good = Talk::begin(Suite::Fernet, 1, ENDS).key_log;
-    assert_eq!(key_log::parse(format!("# mine\n\n  {good}\r\n{good}").as_bytes()).unwrap().len(), 2);
+    assert_eq!(
+        key_log::parse(format!("# mine\n\n  {good}\r\n{good}").as_bytes())
+            .unwrap()
+            .len(),
+        2
+    );
     let secret = good.split(' ').next_back().unwrap().trim();
     for bad in [
         good.replace("fernvpn", "CLIENT_RANDOM"),
@@ -744,8 +1116,13 @@ fn a_key_log_says_which_line_is_wrong_and_shows_none_of_it() {
         good.replace(secret, &format!("+{}", &secret[1..])),
         good.replace('\n', " more"),
     ] {
-        let Err(reason) = key_log::parse(format!("{good}{bad}").as_bytes()) else { panic!("{bad}") };
-        assert!(reason.starts_with("line 2: ") && !reason.contains(&secret[10..]), "{reason}");
+        let Err(reason) = key_log::parse(format!("{good}{bad}").as_bytes()) else {
+            panic!("{bad}")
+        };
+        assert!(
+            reason.starts_with("line 2: ") && !reason.contains(&secret[10..]),
+            "{reason}"
+        );
     }
 }
 
@@ -758,9 +1135,10 @@ fn recorder(server: SocketAddr) -> (SocketAddr, mpsc::Receiver<(usize, Vec<u8>)>
     thread::spawn(move || {
         let near = listener.accept().unwrap().0;
         let far = TcpStream::connect(server).unwrap();
-        for (side, mut from, mut to) in
-            [(CLIENT, near.try_clone().unwrap(), far.try_clone().unwrap()), (SERVER, far, near)]
-        {
+        for (side, mut from, mut to) in [
+            (CLIENT, near.try_clone().unwrap(), far.try_clone().unwrap()),
+            (SERVER, far, near),
+        ] {
             let sender = sender.clone();
             thread::spawn(move || {
                 let mut buffer = vec![0; 100_000];
@@ -783,10 +1161,17 @@ fn recorder(server: SocketAddr) -> (SocketAddr, mpsc::Receiver<(usize, Vec<u8>)>
 fn the_key_logs_of_server_and_client_open_their_session() {
     use std::os::unix::fs::PermissionsExt;
     for suite in Suite::ALL {
-        let file = |name| std::env::temp_dir().join(format!("fernvpn-{}-{name}-{suite}.keys", std::process::id()));
+        let file = |name| {
+            std::env::temp_dir().join(format!(
+                "fernvpn-{}-{name}-{suite}.keys",
+                std::process::id()
+            ))
+        };
         let logs = [file("server"), file("client")];
-        let settings =
-            fernvpn::config::settings::ServerSettings { keylog: Some(logs[0].clone()), ..loopback::settings(1) };
+        let settings = fernvpn::config::settings::ServerSettings {
+            keylog: Some(logs[0].clone()),
+            ..loopback::settings(1)
+        };
         let (server, address) = loopback::serve(settings, None);
         let (address, said) = recorder(address);
         let settings = fernvpn::config::settings::ClientSettings {
@@ -803,15 +1188,24 @@ fn the_key_logs_of_server_and_client_open_their_session() {
         for (side, bytes) in said {
             tcp.say(side, &bytes);
         }
-        let keys = logs.each_ref().map(|log| std::fs::read_to_string(log).unwrap());
+        let keys = logs
+            .each_ref()
+            .map(|log| std::fs::read_to_string(log).unwrap());
         assert_eq!(keys[0], keys[1]);
         for (log, keys) in logs.iter().zip(keys) {
             assert_eq!(log.metadata().unwrap().permissions().mode() & 0o777, 0o600);
             std::fs::remove_file(log).unwrap();
             let told = told(&tcp.segments, &keys);
-            assert_eq!(told.inner.len(), 2, "a ping and its answer in\n{}", told.text);
+            assert_eq!(
+                told.inner.len(),
+                2,
+                "a ping and its answer in\n{}",
+                told.text
+            );
             assert!(
-                told.has("\"Hello, World!\"") && told.has("\"Hello, client0!") && told.has("code 0"),
+                told.has("\"Hello, World!\"")
+                    && told.has("\"Hello, client0!")
+                    && told.has("code 0"),
                 "{}",
                 told.text
             );

@@ -1,5 +1,5 @@
-//! Is every mistake in a configuration found and understood, and does a change of the clients change nothing else?
-//! Runs the real program.
+//! Is every mistake in a configuration found and understood, and does a change of the clients
+//! change nothing else? Runs the real program.
 
 mod program;
 
@@ -18,23 +18,52 @@ const C: &str = "ew_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
 fn check(folder: &Folder, lines: &str) {
     let (mut text, mut expected) = (String::new(), Vec::new());
     for (number, line) in (1..).zip(lines.lines()) {
-        let (line, says) = line.split_once('!').map_or((line, None), |(line, says)| (line, Some(says)));
+        let (line, says) = line
+            .split_once('!')
+            .map_or((line, None), |(line, says)| (line, Some(says)));
         text += line.trim();
         text += "\n";
         expected.extend(says.map(|says| (number, says.trim())));
     }
-    let file = folder.file("checked.conf", text.replace("KEY_A", A).replace("KEY_B", B).replace("KEY_C", C));
+    let file = folder.file(
+        "checked.conf",
+        text.replace("KEY_A", A)
+            .replace("KEY_B", B)
+            .replace("KEY_C", C),
+    );
     let (status, stdout, stderr) = run(&["check", "-c", &file], "");
-    let found: Vec<&str> = stderr.lines().filter(|line| !line.contains("warning")).collect();
+    let found: Vec<&str> = stderr
+        .lines()
+        .filter(|line| !line.contains("warning"))
+        .collect();
     for (at, (number, says)) in expected.iter().enumerate() {
-        let line = found.get(at).unwrap_or_else(|| panic!("line {number} is not found: {stderr}"));
+        let line = found
+            .get(at)
+            .unwrap_or_else(|| panic!("line {number} is not found: {stderr}"));
         let line = line.trim_start_matches("fernvpn: ");
-        assert!(line.starts_with(&format!("{file}:{number}: ")), "line {number} ({says}) is not found:\n{stderr}");
-        assert!(line.contains(says), "line {number} should say {says:?}:\n{stderr}");
+        assert!(
+            line.starts_with(&format!("{file}:{number}: ")),
+            "line {number} ({says}) is not found:\n{stderr}"
+        );
+        assert!(
+            line.contains(says),
+            "line {number} should say {says:?}:\n{stderr}"
+        );
     }
     assert_eq!(found.len(), expected.len(), "{stderr}");
-    assert_eq!((status, stdout.is_empty()), if expected.is_empty() { (0, false) } else { (1, true) }, "{stderr}");
-    assert!(!stderr.contains(&A[3..20]), "a key is never shown: {stderr}");
+    assert_eq!(
+        (status, stdout.is_empty()),
+        if expected.is_empty() {
+            (0, false)
+        } else {
+            (1, true)
+        },
+        "{stderr}"
+    );
+    assert!(
+        !stderr.contains(&A[3..20]),
+        "a key is never shown: {stderr}"
+    );
 }
 
 #[test]
@@ -169,12 +198,24 @@ fn forty_more_and_the_same_for_clients() {
          listen = 0.0.0.0:1                     ! it belongs into [server]
          [peer]                                 ! its server stands in [client]",
     );
-    for (value, right) in [("a:1", true), ("[::1]:1", true), ("a:0", false), ("a:+1", false), ("::1:1", false)] {
+    for (value, right) in [
+        ("a:1", true),
+        ("[::1]:1", true),
+        ("a:0", false),
+        ("a:+1", false),
+        ("::1:1", false),
+    ] {
         let says = if right { "" } else { "! is no HOST:PORT" };
-        check(&folder, &format!("[client]\nserver = {value} {says}\nkey-file = {key}"));
+        check(
+            &folder,
+            &format!("[client]\nserver = {value} {says}\nkey-file = {key}"),
+        );
     }
     check(&folder, "[client] ! has no key\nserver = a:1");
-    check(&folder, "[client] ! has no server\nkey = KEY_A\nkey-file = a.key ! a client has one key");
+    check(
+        &folder,
+        "[client] ! has no server\nkey = KEY_A\nkey-file = a.key ! a client has one key",
+    );
 }
 
 #[test]
@@ -184,21 +225,35 @@ fn files_that_are_read_and_files_that_are_not() {
     let with_mark = format!("\u{feff}{}", right.replace('\n', "\r\n"));
     for text in [&right, &with_mark, right.trim_end()] {
         let (status, stdout, stderr) = run(&["check", "-c", &folder.file("f.conf", text)], "");
-        assert!((status, stderr.as_str()) == (0, "") && stdout.contains("no mistakes"), "{text:?}: {stderr}");
+        assert!(
+            (status, stderr.as_str()) == (0, "") && stdout.contains("no mistakes"),
+            "{text:?}: {stderr}"
+        );
     }
-    let full = format!("[server]\naddress = 10.8.0.1/30\n[peer]\nname = a\nkey = {A}\n[peer]\nname = b\nkey = {B}\n");
+    let full = format!(
+        "[server]\naddress = 10.8.0.1/30\n[peer]\nname = a\nkey = {A}\n[peer]\nname = b\nkey = {B}\n"
+    );
     for (bytes, says) in [
-        (b"[server]\n# \xff\n".as_slice(), "f.conf:2: this is not UTF-8"),
+        (
+            b"[server]\n# \xff\n".as_slice(),
+            "f.conf:2: this is not UTF-8",
+        ),
         (b"\xff\xfe[\0s\0", "f.conf:1: this is not UTF-8"),
         (b"", "f.conf: no section [server] or [client]"),
-        (full.as_bytes(), "f.conf:2: address 10.8.0.1/30 leaves room for 1 clients, and there are 2"),
+        (
+            full.as_bytes(),
+            "f.conf:2: address 10.8.0.1/30 leaves room for 1 clients, and there are 2",
+        ),
     ] {
         let (status, stdout, stderr) = run(&["check", "-c", &folder.file("f.conf", bytes)], "");
         assert_eq!((status, stdout.as_str()), (1, ""));
         assert!(stderr.contains(says), "{stderr}");
     }
     let (_, _, stderr) = run(&["check", "-c", "/none/f.conf"], "");
-    assert!(stderr.contains("/none/f.conf: there is no such file"), "{stderr}");
+    assert!(
+        stderr.contains("/none/f.conf: there is no such file"),
+        "{stderr}"
+    );
 }
 
 #[cfg(unix)]
@@ -210,9 +265,13 @@ fn warnings_stand_in_nobodys_way() {
     let text = "[server]\nnat = none-such\n[peer]\nname = a\nkey-file = a.key\n";
     let (status, stdout, stderr) = run(&["check", "-c", &folder.file("f.conf", text)], "");
     assert!(status == 0 && stdout.contains("1 client"), "{stderr}");
-    assert!(stderr.contains("others can read the secret in") && stderr.contains("chmod 600"), "{stderr}");
     assert!(
-        !cfg!(target_os = "linux") || stderr.contains("f.conf:2: nat: this machine has no device none-such"),
+        stderr.contains("others can read the secret in") && stderr.contains("chmod 600"),
+        "{stderr}"
+    );
+    assert!(
+        !cfg!(target_os = "linux")
+            || stderr.contains("f.conf:2: nat: this machine has no device none-such"),
         "{stderr}"
     );
 }
@@ -222,7 +281,12 @@ fn warnings_stand_in_nobodys_way() {
 fn kept(file: &str) -> (String, u32, u32, u32) {
     use std::os::unix::fs::MetadataExt;
     let metadata = fs::metadata(file).expect("it is there");
-    (fs::read_to_string(file).expect("text"), metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
+    (
+        fs::read_to_string(file).expect("text"),
+        metadata.mode() & 0o7777,
+        metadata.uid(),
+        metadata.gid(),
+    )
 }
 
 #[cfg(unix)]
@@ -230,8 +294,9 @@ fn kept(file: &str) -> (String, u32, u32, u32) {
 fn a_client_comes_and_goes_and_all_else_stays() {
     use std::os::unix::fs::{chown, symlink};
     let folder = Folder::new("add");
-    let text =
-        format!("# ours\r\n[server]\r\nlisten = 0.0.0.0:443\r\n\r\n# boss\r\n[peer]\r\nname = a\r\nkey = {A}\r\n");
+    let text = format!(
+        "# ours\r\n[server]\r\nlisten = 0.0.0.0:443\r\n\r\n# boss\r\n[peer]\r\nname = a\r\nkey = {A}\r\n"
+    );
     let file = folder.file("s.conf", &text);
     mode(Path::new(&file), 0o640);
     let _ = chown(&file, Some(1234), Some(5678)); // where that is allowed, it stays so
@@ -240,19 +305,46 @@ fn a_client_comes_and_goes_and_all_else_stays() {
     let before = kept(&file);
 
     let address = ["--address", "10.8.0.9", "--address", "fd0f:e12e::9"];
-    let arguments = [&["add-client", "bob", "-c", &link, "--server", "vpn.example.org:443"], &address[..]].concat();
+    let arguments = [
+        &[
+            "add-client",
+            "bob",
+            "-c",
+            &link,
+            "--server",
+            "vpn.example.org:443",
+        ],
+        &address[..],
+    ]
+    .concat();
     let (status, client, stderr) = run(&arguments, "");
     assert_eq!(status, 0, "{stderr}");
-    assert!(stderr.contains("added bob to") && stderr.contains("fernvpn reload server"), "{stderr}");
     assert!(
-        client.contains("# bob, 10.8.0.9/24, fd0f:e12e::9/64.") && client.contains("server = vpn.example.org:443\n")
+        stderr.contains("added bob to") && stderr.contains("fernvpn reload server"),
+        "{stderr}"
     );
-    assert_eq!(run(&["check", "-c", &folder.file("c.conf", &client)], "").0, 0, "{client}");
+    assert!(
+        client.contains("# bob, 10.8.0.9/24, fd0f:e12e::9/64.")
+            && client.contains("server = vpn.example.org:443\n")
+    );
+    assert_eq!(
+        run(&["check", "-c", &folder.file("c.conf", &client)], "").0,
+        0,
+        "{client}"
+    );
     let added = kept(&file);
     assert!(fs::symlink_metadata(&link).expect("the link").is_symlink());
-    assert_eq!((added.1, added.2, added.3), (before.1, before.2, before.3), "mode and owner");
-    let key = client.lines().find(|line| line.starts_with("key = ")).expect("a key");
-    let section = format!("\r\n[peer]\r\nname = bob\r\n{key}\r\naddress = 10.8.0.9, fd0f:e12e::9\r\n");
+    assert_eq!(
+        (added.1, added.2, added.3),
+        (before.1, before.2, before.3),
+        "mode and owner"
+    );
+    let key = client
+        .lines()
+        .find(|line| line.starts_with("key = "))
+        .expect("a key");
+    let section =
+        format!("\r\n[peer]\r\nname = bob\r\n{key}\r\naddress = 10.8.0.9, fd0f:e12e::9\r\n");
     assert_eq!(added.0, text + &section);
 
     assert_eq!(run(&["remove-client", "bob", "-c", &file], "").0, 0);
@@ -264,38 +356,87 @@ fn a_client_comes_and_goes_and_all_else_stays() {
 #[test]
 fn what_cannot_be_added_changes_nothing() {
     let folder = Folder::new("refused");
-    let text = format!("[server]\n[peer]\nname = a\nkey = {A}\naddress = 10.8.0.2\n[peer]\nname = b\nkey = {B}\n");
+    let text = format!(
+        "[server]\n[peer]\nname = a\nkey = {A}\naddress = 10.8.0.2\n[peer]\nname = b\nkey = {B}\n"
+    );
     let file = folder.file("s.conf", &text);
     let leased = run(&["add-client", "c", "-c", &file, "--ratchet"], "").1;
-    let leased = leased.split([' ', '/']).nth(2).expect("an address").to_owned();
+    let leased = leased
+        .split([' ', '/'])
+        .nth(2)
+        .expect("an address")
+        .to_owned();
     folder.file("s-d.key", "another's");
     let before = fs::read_to_string(&file).expect("text");
     for (name, more, status, says) in [
         ("a", &[][..], 1, "two peers are called a, in line 3"),
-        ("x", &["--address", "10.8.0.2"], 1, "10.8.0.2 is taken already, by a"),
-        ("x", &["--address", "10.8.0.1"], 1, "10.8.0.1 is taken already, by the server"),
-        ("x", &["--address", "10.9.0.2"], 1, "not in the tunnel's networks"),
+        (
+            "x",
+            &["--address", "10.8.0.2"],
+            1,
+            "10.8.0.2 is taken already, by a",
+        ),
+        (
+            "x",
+            &["--address", "10.8.0.1"],
+            1,
+            "10.8.0.1 is taken already, by the server",
+        ),
+        (
+            "x",
+            &["--address", "10.9.0.2"],
+            1,
+            "not in the tunnel's networks",
+        ),
         ("x", &["--address", &leased], 1, "is leased to c now"),
-        ("x", &["--address", "10.9.0"], 2, "--address: '10.9.0' is no address"),
-        ("x", &["--server", "vpn"], 2, "--server: 'vpn' is no HOST:PORT"),
-        ("d", &["--ratchet"], 1, "s-d.key exists already and is left as it is"),
+        (
+            "x",
+            &["--address", "10.9.0"],
+            2,
+            "--address: '10.9.0' is no address",
+        ),
+        (
+            "x",
+            &["--server", "vpn"],
+            2,
+            "--server: 'vpn' is no HOST:PORT",
+        ),
+        (
+            "d",
+            &["--ratchet"],
+            1,
+            "s-d.key exists already and is left as it is",
+        ),
         ("a", &["--ratchet"], 1, "two peers are called a"),
         ("a\n[peer]", &[], 2, "is no name"),
         ("", &[], 2, "is no name"),
     ] {
         let (found, stdout, stderr) = run(&[&["add-client", name, "-c", &file], more].concat(), "");
-        assert_eq!((found, stdout.as_str()), (status, ""), "{name} {more:?}: {stderr}");
+        assert_eq!(
+            (found, stdout.as_str()),
+            (status, ""),
+            "{name} {more:?}: {stderr}"
+        );
         assert!(stderr.contains(says), "{name} {more:?}: {stderr}");
         assert_eq!(fs::read_to_string(&file).expect("text"), before);
     }
     assert!(!folder.0.join("s-a.key").exists() && folder.0.join("s-c.key").exists());
     let (status, _, stderr) = run(&["remove-client", "nobody", "-c", &file], "");
-    assert!(status == 1 && stderr.contains("has no peer nobody"), "{stderr}");
+    assert!(
+        status == 1 && stderr.contains("has no peer nobody"),
+        "{stderr}"
+    );
     let (_, _, stderr) = run(&["remove-client", "c", "-c", &file], "");
-    assert!(stderr.contains("rm ") && stderr.contains("s-c.key"), "{stderr}");
+    assert!(
+        stderr.contains("rm ") && stderr.contains("s-c.key"),
+        "{stderr}"
+    );
     let wrong = folder.file("wrong.conf", text.replace("[server]", "[server]\nmtu = 1"));
     let (status, _, stderr) = run(&["add-client", "x", "-c", &wrong], "");
-    assert!(status == 1 && stderr.contains("wrong.conf:2: mtu: '1' is no whole number"), "{stderr}");
+    assert!(
+        status == 1 && stderr.contains("wrong.conf:2: mtu: '1' is no whole number"),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -309,7 +450,12 @@ fn several_at_once_lose_nobody() {
         }
     });
     let text = fs::read_to_string(&file).expect("text");
-    assert!(names.iter().all(|name| text.contains(&format!("name = {name}\n"))), "{text}");
+    assert!(
+        names
+            .iter()
+            .all(|name| text.contains(&format!("name = {name}\n"))),
+        "{text}"
+    );
     assert!(run(&["check", "-c", &file], "").1.contains("12 clients"));
 }
 
@@ -324,25 +470,48 @@ fn the_printed_configuration_connects() {
         assert!(printed.contains("# replace this"), "{printed}");
         let client = folder.file(&format!("{name}.conf"), &printed);
         // As the comment says.
-        if let Some(key) = printed.lines().find(|line| line.starts_with('#') && line.len() == A.len() + 1) {
+        if let Some(key) = printed
+            .lines()
+            .find(|line| line.starts_with('#') && line.len() == A.len() + 1)
+        {
             folder.file(&format!("{name}.key"), &key[1..]);
         }
         server = None; // the one before ends, and with it its hold on the state
         let (_, address) = server.insert(serve(&file));
-        let to = ["--connect", address, "--no-tun", "--once", "--send", "it works"];
+        let to = [
+            "--connect",
+            address,
+            "--no-tun",
+            "--once",
+            "--send",
+            "it works",
+        ];
         let (status, stdout, stderr) = run(&[&["client", "-c", &client], &to[..]].concat(), "");
-        assert!(status == 0 && stdout.contains(&format!("Hello, {name}!")), "{stdout}{stderr}");
+        assert!(
+            status == 0 && stdout.contains(&format!("Hello, {name}!")),
+            "{stdout}{stderr}"
+        );
         let key = folder.0.join("bob.key").to_string_lossy().into_owned();
         if !ratchet.is_empty() {
-            let (status, stdout, stderr) = run(&[&["client", "-k", &key, "--ratchet"], &to[..]].concat(), "");
-            assert!(status == 0 && stdout.contains("Hello, bob!"), "the same by options alone: {stdout}{stderr}");
+            let (status, stdout, stderr) = run(
+                &[&["client", "-k", &key, "--ratchet"], &to[..]].concat(),
+                "",
+            );
+            assert!(
+                status == 0 && stdout.contains("Hello, bob!"),
+                "the same by options alone: {stdout}{stderr}"
+            );
         }
     }
 }
 
 /// A server with this configuration, and where it listens.
 fn serve(file: &str) -> (Running, String) {
-    Running::start(&["server", "-c", file, "--no-tun", "--listen", "127.0.0.1:0"], "listening on ", log(file))
+    Running::start(
+        &["server", "-c", file, "--no-tun", "--listen", "127.0.0.1:0"],
+        "listening on ",
+        log(file),
+    )
 }
 
 fn log(of: &str) -> fs::File {
@@ -356,8 +525,9 @@ fn the_server_is_asked_and_nothing_else_happens() {
     folder.file("a.key", A);
     folder.file("moves.key", C);
     folder.file("theirs.key", C);
-    let of_server =
-        format!("[server]\n[peer]\nname = a\nkey = {A}\n[peer]\nname = c\nkey-file = theirs.key\nratchet = yes\n");
+    let of_server = format!(
+        "[server]\n[peer]\nname = a\nkey = {A}\n[peer]\nname = c\nkey-file = theirs.key\nratchet = yes\n"
+    );
     let file = folder.file("s.conf", of_server);
     let (_server, address) = serve(&file);
     let ask = |server: &str, key: &str| {
@@ -366,37 +536,79 @@ fn the_server_is_asked_and_nothing_else_happens() {
     };
 
     // All is well, beside the same client connected, whose connection stays.
-    let arguments = ["client", "-k", &folder.file("a.key", A), "--connect", &address, "--no-tun"];
+    let arguments = [
+        "client",
+        "-k",
+        &folder.file("a.key", A),
+        "--connect",
+        &address,
+        "--no-tun",
+    ];
     let _connected = Running::start(&arguments, "connected: ", log(&folder.file("a.conf", "")));
     for key in ["key-file = a.key", "key-file = moves.key\nratchet = yes"] {
         let state = [folder.text("moves.key"), folder.text("theirs.key")];
         let (status, stdout, stderr) = ask(&address, key);
-        assert!(status == 0 && stdout.contains(&format!("is there ({address}, fernvpn/")), "{stdout}{stderr}");
-        assert!(stdout.contains("knows this key: suite aes-256-gcm"), "{stdout}");
-        assert_eq!([folder.text("moves.key"), folder.text("theirs.key")], state, "no ratchet has moved");
+        assert!(
+            status == 0 && stdout.contains(&format!("is there ({address}, fernvpn/")),
+            "{stdout}{stderr}"
+        );
+        assert!(
+            stdout.contains("knows this key: suite aes-256-gcm"),
+            "{stdout}"
+        );
+        assert_eq!(
+            [folder.text("moves.key"), folder.text("theirs.key")],
+            state,
+            "no ratchet has moved"
+        );
     }
-    assert_eq!(folder.text("s.conf.log").matches("client connected").count(), 1, "no session has begun");
+    assert_eq!(
+        folder
+            .text("s.conf.log")
+            .matches("client connected")
+            .count(),
+        1,
+        "no session has begun"
+    );
 
     // And what goes wrong.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let web = TcpListener::bind("127.0.0.1:0").expect("a port");
     let at = |listener: &TcpListener| listener.local_addr().expect("an address").to_string();
-    let (free, web_at) = (TcpListener::bind("127.0.0.1:0").map(|port| at(&port)).expect("a port"), at(&web));
+    let (free, web_at) = (
+        TcpListener::bind("127.0.0.1:0")
+            .map(|port| at(&port))
+            .expect("a port"),
+        at(&web),
+    );
     std::thread::spawn(move || {
         let (mut socket, _) = web.accept().expect("a connection");
-        socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("written");
+        socket
+            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            .expect("written");
     });
     std::thread::scope(|scope| {
         for (server, key, says) in [
             (&*free, A, "there is no way to the server: cannot connect"),
             (&*free, A, "nothing listens there"),
-            ("no-such-name.invalid:1", A, "cannot find no-such-name.invalid:1"),
+            (
+                "no-such-name.invalid:1",
+                A,
+                "cannot find no-such-name.invalid:1",
+            ),
             (&*address, B, "the way to the server is free, but"),
-            (&*address, B, "a server says nothing to a key that it does not know"),
+            (
+                &*address,
+                B,
+                "a server says nothing to a key that it does not know",
+            ),
             (&*at(&silent), A, "connected, but no answer for 5 s"),
             (&*web_at, A, "this is not a fernvpn server"),
         ] {
-            let name = format!("{}.conf", says.replace(|c: char| !c.is_ascii_alphanumeric(), ""));
+            let name = format!(
+                "{}.conf",
+                says.replace(|c: char| !c.is_ascii_alphanumeric(), "")
+            );
             let file = folder.file(&name, format!("[client]\nserver = {server}\nkey = {key}\n"));
             scope.spawn(move || {
                 let (status, stdout, stderr) = run(&["check", "-c", &file, "--connect"], "");
@@ -406,5 +618,8 @@ fn the_server_is_asked_and_nothing_else_happens() {
         }
     });
     let (status, _, stderr) = run(&["check", "-c", &file, "--connect"], "");
-    assert!(status == 2 && stderr.contains("--connect is for a client's"), "{stderr}");
+    assert!(
+        status == 2 && stderr.contains("--connect is for a client's"),
+        "{stderr}"
+    );
 }

@@ -1,7 +1,8 @@
-//! Do man pages and completions say what the program says? The part of fernvpn(8) on commands and the completions for
-//! three shells are made here, from the tables that the program itself reads.
+//! Do man pages and completions say what the program says? The part of fernvpn(8) on commands and
+//! the completions for three shells are made here, from the tables that the program itself reads.
 //!
-//! A file that is no longer as it would be made fails the test; `make documents` makes all of them again.
+//! A file that is no longer as it would be made fails the test; `make documents` makes all of them
+//! again.
 #![allow(clippy::unwrap_used)]
 
 use fernvpn::commands::{self, Command};
@@ -17,7 +18,9 @@ const BEGIN: &str = ".\\\" made by: make documents\n";
 const END: &str = ".\\\" end of what is made\n";
 
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("packaging")
+        .join(name)
 }
 
 /// The file is `wanted`, or becomes it.
@@ -26,7 +29,10 @@ fn holds(name: &str, wanted: &str) {
         return fs::write(file(name), wanted).unwrap();
     }
     let found = fs::read_to_string(file(name)).unwrap_or_default();
-    let differs = found.lines().zip(wanted.lines()).position(|(found, wanted)| found != wanted);
+    let differs = found
+        .lines()
+        .zip(wanted.lines())
+        .position(|(found, wanted)| found != wanted);
     assert!(
         found == wanted,
         "packaging/{name} is out of date (line {:?}): make documents",
@@ -40,7 +46,10 @@ fn the_man_page_explains_every_command_as_the_help_does() {
     let (before, rest) = page.split_once(BEGIN).unwrap();
     let (_, after) = rest.split_once(END).unwrap();
     let made: String = commands::all().map(|command| section(&command)).collect();
-    holds("man/fernvpn.8", &[before, BEGIN, &made, END, after].concat());
+    holds(
+        "man/fernvpn.8",
+        &[before, BEGIN, &made, END, after].concat(),
+    );
 }
 
 #[test]
@@ -50,7 +59,9 @@ fn the_man_page_of_the_configuration_explains_every_option() {
         let known = options::names(&list.to_lowercase());
         let (_, section) = page.split_once(&format!(".Sh SECTION {list}\n")).unwrap();
         let section = section.split("\n.Sh ").next().unwrap();
-        let items = section.lines().filter_map(|line| line.strip_prefix(".It Ic "));
+        let items = section
+            .lines()
+            .filter_map(|line| line.strip_prefix(".It Ic "));
         let explained: Vec<&str> = items.map(|item| item.split(' ').next().unwrap()).collect();
         let (mut known, mut sorted) = (known, explained.clone());
         known.sort_unstable();
@@ -74,19 +85,36 @@ fn section(command: &Command) -> String {
     summary[..1].make_ascii_uppercase();
     paragraph(&mut text, &format!("{summary}."));
     let usage = command.usage.strip_prefix("usage: ").unwrap();
-    write!(text, ".Bd -literal -offset indent\n{}\n.Ed\n", literal(usage)).unwrap();
+    write!(
+        text,
+        ".Bd -literal -offset indent\n{}\n.Ed\n",
+        literal(usage)
+    )
+    .unwrap();
     if !command.syntax.options.is_empty() {
         text.push_str(".Bl -tag -width Ds\n");
         for option in &command.syntax.options {
-            let value = option.value.map_or(String::new(), |value| format!(" Ar {value}"));
-            writeln!(text, ".It Fl {}{value}", option.name.strip_prefix('-').unwrap()).unwrap();
+            let value = option
+                .value
+                .map_or(String::new(), |value| format!(" Ar {value}"));
+            writeln!(
+                text,
+                ".It Fl {}{value}",
+                option.name.strip_prefix('-').unwrap()
+            )
+            .unwrap();
             paragraph(&mut text, option.about);
         }
         text.push_str(".El\n");
     }
     for part in command.notes.trim().split("\n\n") {
         if part.lines().all(|line| line.starts_with("  ")) {
-            write!(text, ".Bd -literal -offset indent\n{}\n.Ed\n", literal(&part.replace("\n  ", "\n")[2..])).unwrap();
+            write!(
+                text,
+                ".Bd -literal -offset indent\n{}\n.Ed\n",
+                literal(&part.replace("\n  ", "\n")[2..])
+            )
+            .unwrap();
         } else {
             text.push_str(".Pp\n");
             paragraph(&mut text, part);
@@ -97,13 +125,19 @@ fn section(command: &Command) -> String {
 
 /// As it stands.
 fn literal(text: &str) -> String {
-    let lines = text.lines().map(|line| guarded(&line.replace('\\', "\\e").replace('-', "\\-")));
+    let lines = text
+        .lines()
+        .map(|line| guarded(&line.replace('\\', "\\e").replace('-', "\\-")));
     lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A macro begins with a dot or an apostrophe at the start of a line.
 fn guarded(line: &str) -> String {
-    if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line.to_owned() }
+    if line.starts_with(['.', '\'']) {
+        format!("\\&{line}")
+    } else {
+        line.to_owned()
+    }
 }
 
 /// Filled: a line for each sentence, none too long.
@@ -120,7 +154,10 @@ fn paragraph(text: &mut String, words: &str) {
             line.push(' ');
         }
         line.push_str(&word);
-        if word.trim_end_matches(['\'', ')']).ends_with(['.', '?', '!']) {
+        if word
+            .trim_end_matches(['\'', ')'])
+            .ends_with(['.', '?', '!'])
+        {
             writeln!(text, "{}", guarded(&std::mem::take(&mut line))).unwrap();
         }
     }
@@ -140,7 +177,10 @@ enum Value {
 
 fn value(option: &Known) -> Option<Value> {
     let value = option.value?;
-    let words: Vec<&str> = value.split('|').filter(|word| word.bytes().all(|c| c.is_ascii_lowercase())).collect();
+    let words: Vec<&str> = value
+        .split('|')
+        .filter(|word| word.bytes().all(|c| c.is_ascii_lowercase()))
+        .collect();
     Some(match value {
         "S" => Value::Words(Suite::ALL.map(Suite::name).join(" ")),
         _ if value.contains("FILE") || value.ends_with(".pcap") || value == "F" => Value::Files,
@@ -150,7 +190,11 @@ fn value(option: &Known) -> Option<Value> {
 }
 
 fn names() -> String {
-    commands::all().map(|command| command.name).chain(["help"]).collect::<Vec<_>>().join(" ")
+    commands::all()
+        .map(|command| command.name)
+        .chain(["help"])
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 const MADE: &str = "made from the tables of the program: make documents";
@@ -158,16 +202,36 @@ const MADE: &str = "made from the tables of the program: make documents";
 fn bash() -> String {
     let (mut options, mut values) = (String::new(), String::new());
     for command in commands::all() {
-        let names: Vec<&str> = command.syntax.options.iter().map(|option| option.name).collect();
-        writeln!(options, "        {}) options='{} --help' ;;", command.name, names.join(" ")).unwrap();
+        let names: Vec<&str> = command
+            .syntax
+            .options
+            .iter()
+            .map(|option| option.name)
+            .collect();
+        writeln!(
+            options,
+            "        {}) options='{} --help' ;;",
+            command.name,
+            names.join(" ")
+        )
+        .unwrap();
         for option in &command.syntax.options {
             let complete = match value(option) {
                 None => continue,
-                Some(Value::Files) => "compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- \"$word\")".into(),
-                Some(Value::Words(words)) => format!("mapfile -t COMPREPLY < <(compgen -W '{words}' -- \"$word\")"),
+                Some(Value::Files) => {
+                    "compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- \"$word\")".into()
+                }
+                Some(Value::Words(words)) => {
+                    format!("mapfile -t COMPREPLY < <(compgen -W '{words}' -- \"$word\")")
+                }
                 Some(Value::Anything) => ":".into(),
             };
-            writeln!(values, "        '{} {}') {complete}; return ;;", command.name, option.name).unwrap();
+            writeln!(
+                values,
+                "        '{} {}') {complete}; return ;;",
+                command.name, option.name
+            )
+            .unwrap();
         }
     }
     let names = names();
@@ -208,7 +272,13 @@ fn zsh() -> String {
     let quoted = |text: &str| text.replace('\'', "'\\''");
     let (mut names, mut options) = (String::new(), String::new());
     for command in commands::all() {
-        writeln!(names, "        '{}:{}'", command.name, quoted(command.summary)).unwrap();
+        writeln!(
+            names,
+            "        '{}:{}'",
+            command.name,
+            quoted(command.summary)
+        )
+        .unwrap();
         writeln!(options, "    {})\n        _arguments \\", command.name).unwrap();
         for option in &command.syntax.options {
             let star = if option.repeats { "*" } else { "" };
@@ -220,7 +290,12 @@ fn zsh() -> String {
                 Some(Value::Words(words)) => format!(":{name}:({words})"),
                 Some(Value::Anything) => format!(":{name}: "),
             };
-            writeln!(options, "            '{star}{}[{about}]{value}' \\", option.name).unwrap();
+            writeln!(
+                options,
+                "            '{star}{}[{about}]{value}' \\",
+                option.name
+            )
+            .unwrap();
         }
         options.push_str("            '*: :'\n        ;;\n");
     }
@@ -260,10 +335,24 @@ fn fish() -> String {
     let mut text = format!("# Completion of fernvpn for fish; {MADE}\n\ncomplete -c fernvpn -f\n");
     for command in commands::all() {
         let about = quoted(command.summary);
-        writeln!(text, "complete -c fernvpn -n __fish_use_subcommand -a {} -d {about}", command.name).unwrap();
+        writeln!(
+            text,
+            "complete -c fernvpn -n __fish_use_subcommand -a {} -d {about}",
+            command.name
+        )
+        .unwrap();
     }
-    writeln!(text, "complete -c fernvpn -n __fish_use_subcommand -a help -d 'explains a command'").unwrap();
-    writeln!(text, "complete -c fernvpn -n '__fish_seen_subcommand_from help' -a '{}'", names()).unwrap();
+    writeln!(
+        text,
+        "complete -c fernvpn -n __fish_use_subcommand -a help -d 'explains a command'"
+    )
+    .unwrap();
+    writeln!(
+        text,
+        "complete -c fernvpn -n '__fish_seen_subcommand_from help' -a '{}'",
+        names()
+    )
+    .unwrap();
     for command in commands::all() {
         for option in &command.syntax.options {
             let name = match option.name.strip_prefix("--") {

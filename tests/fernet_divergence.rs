@@ -1,5 +1,5 @@
-//! Where do implementations of Fernet differ, and what happens here? One test for each row of the table in
-//! `docs/FERNET.md`, and every edge that a hand-written implementation can fall over.
+//! Where do implementations of Fernet differ, and what happens here? One test for each row of the
+//! table in `docs/FERNET.md`, and every edge that a hand-written implementation can fall over.
 
 use aes_gcm::aes::Aes128;
 use fernvpn::fernet::base64url::{self, Malformed};
@@ -49,7 +49,8 @@ fn seal(message: &[u8], time: u64) -> Vec<u8> {
 }
 
 fn open_aged(text: &[u8], age: Option<Age>) -> Result<Vec<u8>, Refusal> {
-    token::open(&[Fernet::new(&key())], &mut text.to_vec(), age).map(|opened| opened.message.to_vec())
+    token::open(&[Fernet::new(&key())], &mut text.to_vec(), age)
+        .map(|opened| opened.message.to_vec())
 }
 
 fn open(text: &[u8]) -> Result<Vec<u8>, Refusal> {
@@ -77,7 +78,10 @@ fn absent_padding_is_accepted() {
         let message = vec![b'm'; n];
         let text = seal(&message, TIME);
         let bare = String::from_utf8(text.clone()).expect("ASCII");
-        assert_eq!(open(bare.trim_end_matches('=').as_bytes()), Ok(message.clone()));
+        assert_eq!(
+            open(bare.trim_end_matches('=').as_bytes()),
+            Ok(message.clone())
+        );
         assert_eq!(open(&text), Ok(message));
     }
 }
@@ -97,13 +101,19 @@ fn half_of_the_padding_is_refused() {
 #[test]
 fn extra_padding_is_refused() {
     let text = two_paddings();
-    assert_eq!(open(&[&text[..], b"="].concat()), Err(Refusal::Text(Malformed::Length)));
+    assert_eq!(
+        open(&[&text[..], b"="].concat()),
+        Err(Refusal::Text(Malformed::Length))
+    );
     assert_eq!(open(&[&text[..], b"=="].concat()), character(98));
     assert_eq!(open(&[&text[..], b"===="].concat()), character(98));
     // 105 bytes: a text that needs no padding.
     let even = seal(&[0; 32], TIME);
     assert!(even.len() == 140 && !even.ends_with(b"="));
-    assert_eq!(open(&[&even[..], b"="].concat()), Err(Refusal::Text(Malformed::Length)));
+    assert_eq!(
+        open(&[&even[..], b"="].concat()),
+        Err(Refusal::Text(Malformed::Length))
+    );
     assert_eq!(open(&[&even[..], b"=="].concat()), character(140));
     assert_eq!(open(&[&even[..], b"===="].concat()), character(140));
 }
@@ -111,7 +121,11 @@ fn extra_padding_is_refused() {
 #[test]
 fn nothing_may_follow_the_padding() {
     for garbage in ["-GARBAGE", "AAAA", "A===", "\0\0\0\0"] {
-        assert_eq!(open(&[&two_paddings()[..], garbage.as_bytes()].concat()), character(98), "{garbage}");
+        assert_eq!(
+            open(&[&two_paddings()[..], garbage.as_bytes()].concat()),
+            character(98),
+            "{garbage}"
+        );
     }
 }
 
@@ -121,7 +135,10 @@ fn white_space_is_refused() {
     for space in ["\n", "\r\n", " ", "\t", "\n\n\n\n"] {
         for place in [0, 1, 50, 98, 100] {
             let broken = [&text[..place], space.as_bytes(), &text[place..]].concat();
-            assert!(matches!(open(&broken), Err(Refusal::Text(_))), "{space:?} at {place}");
+            assert!(
+                matches!(open(&broken), Err(Refusal::Text(_))),
+                "{space:?} at {place}"
+            );
         }
     }
 }
@@ -144,12 +161,25 @@ fn the_plain_base64_alphabet_is_refused() {
     let text = Fernet::new(&key()).seal(
         b"m",
         TIME,
-        [0xfb, 0xff, 0xbf, 0xfb, 0xff, 0xbf, 0xfb, 0xff, 0xbf, 0, 0, 0, 0, 0, 0, 0],
+        [
+            0xfb, 0xff, 0xbf, 0xfb, 0xff, 0xbf, 0xfb, 0xff, 0xbf, 0, 0, 0, 0, 0, 0, 0,
+        ],
     );
     for (url, plain) in [(b'-', b'+'), (b'_', b'/')] {
-        let first = text.iter().position(|c| *c == url).expect("the IV makes it appear");
-        let replaced: Vec<u8> = text.iter().map(|c| if *c == url { plain } else { *c }).collect();
-        assert_eq!(open(&replaced), character(first), "all {}", char::from(plain));
+        let first = text
+            .iter()
+            .position(|c| *c == url)
+            .expect("the IV makes it appear");
+        let replaced: Vec<u8> = text
+            .iter()
+            .map(|c| if *c == url { plain } else { *c })
+            .collect();
+        assert_eq!(
+            open(&replaced),
+            character(first),
+            "all {}",
+            char::from(plain)
+        );
         let mut one = text.clone();
         one[first] = plain;
         assert_eq!(open(&one), character(first), "mixed");
@@ -174,12 +204,19 @@ fn trailing_bits_are_refused() {
     for (n, false_spellings) in [(0, 15), (16, 3), (32, 0)] {
         let text = seal(&vec![b'm'; n], TIME);
         let digits = text.iter().position(|c| *c == b'=').unwrap_or(text.len());
-        let value = alphabet.iter().position(|c| *c == text[digits - 1]).expect("a digit");
+        let value = alphabet
+            .iter()
+            .position(|c| *c == text[digits - 1])
+            .expect("a digit");
         for extra in 1..=false_spellings {
             let mut respelled = text.clone();
             respelled[digits - 1] = alphabet[value + extra];
             for respelled in [&respelled[..], &respelled[..digits]] {
-                assert_eq!(open(respelled), Err(Refusal::Text(Malformed::TrailingBits)), "{n} + {extra}");
+                assert_eq!(
+                    open(respelled),
+                    Err(Refusal::Text(Malformed::TrailingBits)),
+                    "{n} + {extra}"
+                );
             }
         }
         // The next digit is another value, not another spelling.
@@ -201,7 +238,11 @@ fn lengths_that_no_text_has() {
         };
         assert_eq!(open(&vec![b'A'; n]), Err(expected), "{n} times 'A'");
     }
-    assert_eq!(open(&vec![b'A'; 1 << 24]), Err(Refusal::Version(Some(0))), "very long");
+    assert_eq!(
+        open(&vec![b'A'; 1 << 24]),
+        Err(Refusal::Version(Some(0))),
+        "very long"
+    );
 }
 
 #[test]
@@ -228,8 +269,16 @@ fn every_flipped_bit_is_refused() {
         for bit in 0..8 * n {
             let mut flipped = raw.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            let expected = if bit < 8 { Refusal::Version(Some(flipped[0])) } else { Refusal::Mac };
-            assert_eq!(open(&encode(&flipped)), Err(expected), "bit {bit} of {n} bytes");
+            let expected = if bit < 8 {
+                Refusal::Version(Some(flipped[0]))
+            } else {
+                Refusal::Mac
+            };
+            assert_eq!(
+                open(&encode(&flipped)),
+                Err(expected),
+                "bit {bit} of {n} bytes"
+            );
         }
         for byte in 1..n {
             let mut flipped = raw.clone();
@@ -259,7 +308,11 @@ fn every_truncation_is_refused() {
             _ if n > 57 && (n - 57) % 16 == 0 => Refusal::Mac,
             _ => Refusal::Length(n),
         };
-        assert_eq!(open(&encode(&raw[..n])), Err(expected), "the first {n} bytes");
+        assert_eq!(
+            open(&encode(&raw[..n])),
+            Err(expected),
+            "the first {n} bytes"
+        );
     }
 }
 
@@ -270,7 +323,10 @@ fn every_truncation_with_a_good_mac_is_refused() {
     for n in 0..=HEADER {
         let refused = open(&forge(&signed[..n])).expect_err("no ciphertext");
         if n == 0 {
-            assert!(matches!(refused, Refusal::Version(_) | Refusal::Length(32)), "a MAC alone");
+            assert!(
+                matches!(refused, Refusal::Version(_) | Refusal::Length(32)),
+                "a MAC alone"
+            );
         } else {
             assert_eq!(refused, Refusal::Length(n + MAC));
         }
@@ -286,7 +342,11 @@ fn an_empty_ciphertext_is_refused() {
 fn broken_blocks_with_a_good_mac_are_refused() {
     for n in (0..100).filter(|n| n % 16 != 0) {
         let signed = [&header(0x80, TIME)[..], &vec![7; n]].concat();
-        assert_eq!(open(&forge(&signed)), Err(Refusal::Length(57 + n)), "{n} bytes of ciphertext");
+        assert_eq!(
+            open(&forge(&signed)),
+            Err(Refusal::Length(57 + n)),
+            "{n} bytes of ciphertext"
+        );
     }
 }
 
@@ -324,7 +384,11 @@ fn wrong_paddings_with_a_good_mac() {
                 broken[n - 1 - wrong] ^= 0x80;
                 let inside = wrong < usize::from(last);
                 let opened = open(&forge_padded(&broken));
-                assert_eq!(opened.is_ok(), (1..=16).contains(&last) && !inside, "{last}, byte {wrong} from the end");
+                assert_eq!(
+                    opened.is_ok(),
+                    (1..=16).contains(&last) && !inside,
+                    "{last}, byte {wrong} from the end"
+                );
             }
         }
     }
@@ -348,7 +412,11 @@ fn a_mac_that_is_almost_right() {
     let n = base64url::decode_in_place(&mut raw).expect("a token");
     let signed = &raw[..n - MAC];
     let sign = |key: &[u8], bytes: &[u8]| {
-        Hmac::<Sha256>::new_from_slice(key).expect("any length").chain_update(bytes).finalize().into_bytes()
+        Hmac::<Sha256>::new_from_slice(key)
+            .expect("any length")
+            .chain_update(bytes)
+            .finalize()
+            .into_bytes()
     };
     let (bytes, text) = (*key().bytes(), encode(signed));
     for (what, mac) in [
@@ -356,15 +424,28 @@ fn a_mac_that_is_almost_right() {
         ("with the other key", sign(&bytes[16..], signed)),
         ("with the whole key", sign(&bytes, signed)),
         ("without the version", sign(&bytes[..16], &signed[1..])),
-        ("over the ciphertext alone", sign(&bytes[..16], &signed[HEADER..])),
+        (
+            "over the ciphertext alone",
+            sign(&bytes[..16], &signed[HEADER..]),
+        ),
     ] {
-        assert_eq!(open(&encode(&[signed, &mac].concat())), Err(Refusal::Mac), "{what}");
+        assert_eq!(
+            open(&encode(&[signed, &mac].concat())),
+            Err(Refusal::Mac),
+            "{what}"
+        );
     }
     let mac = sign(&bytes[..16], signed);
     assert_eq!(open(&encode(&[signed, &mac].concat())), good());
     for n in 0..MAC {
-        assert!(open(&encode(&[signed, &mac[..n]].concat())).is_err(), "{n} bytes of it");
-        assert!(open(&encode(&[signed, &mac[..n], &[0; MAC][n..]].concat())).is_err() || mac[n..] == [0; MAC][n..]);
+        assert!(
+            open(&encode(&[signed, &mac[..n]].concat())).is_err(),
+            "{n} bytes of it"
+        );
+        assert!(
+            open(&encode(&[signed, &mac[..n], &[0; MAC][n..]].concat())).is_err()
+                || mac[n..] == [0; MAC][n..]
+        );
     }
 }
 
@@ -382,11 +463,17 @@ fn a_forged_token_is_forged_even_if_expired() {
     let mut raw = seal(b"m", TIME);
     let n = base64url::decode_in_place(&mut raw).expect("a token");
     raw[n - 1] ^= 1;
-    let age = Some(Age { now: TIME + 1000, ttl: 1 });
+    let age = Some(Age {
+        now: TIME + 1000,
+        ttl: 1,
+    });
     assert_eq!(open_aged(&encode(&raw[..n]), age), Err(Refusal::Mac));
     assert_eq!(open_aged(&seal(b"m", TIME), age), Err(Refusal::Expired));
     // And an expired token is not decrypted: its padding is never looked at.
-    assert_eq!(open_aged(&forge_padded(&[0; 16]), age), Err(Refusal::Expired));
+    assert_eq!(
+        open_aged(&forge_padded(&[0; 16]), age),
+        Err(Refusal::Expired)
+    );
 }
 
 // The time.
@@ -400,19 +487,44 @@ fn a_ttl_of_zero_is_the_same_second() {
 
 #[test]
 fn without_a_ttl_the_timestamp_is_not_checked() {
-    for time in [0, 1, TIME, 1 << 31, 1 << 32, 1 << 63, u64::MAX - 1, u64::MAX] {
+    for time in [
+        0,
+        1,
+        TIME,
+        1 << 31,
+        1 << 32,
+        1 << 63,
+        u64::MAX - 1,
+        u64::MAX,
+    ] {
         assert_eq!(open(&seal(b"m", time)), good(), "{time}");
-        let opened = token::open(&[Fernet::new(&key())], &mut seal(b"m", time), None).map(|opened| opened.time);
+        let opened = token::open(&[Fernet::new(&key())], &mut seal(b"m", time), None)
+            .map(|opened| opened.time);
         assert_eq!(opened, Ok(time));
     }
 }
 
 #[test]
 fn sixty_seconds_ahead_is_the_limit() {
-    for (ahead, expected) in [(0, true), (59, true), (60, true), (61, false), (62, false), (1 << 40, false)] {
-        let expected = if expected { Ok(b"m".to_vec()) } else { Err(Refusal::Future) };
+    for (ahead, expected) in [
+        (0, true),
+        (59, true),
+        (60, true),
+        (61, false),
+        (62, false),
+        (1 << 40, false),
+    ] {
+        let expected = if expected {
+            Ok(b"m".to_vec())
+        } else {
+            Err(Refusal::Future)
+        };
         for ttl in [0, 1, 60, u64::MAX] {
-            assert_eq!(at(TIME + ahead, TIME, ttl), expected, "{ahead} s ahead, ttl {ttl}");
+            assert_eq!(
+                at(TIME + ahead, TIME, ttl),
+                expected,
+                "{ahead} s ahead, ttl {ttl}"
+            );
         }
     }
 }
@@ -450,7 +562,11 @@ fn extreme_times() {
         (1 << 31, 1 << 32, 1 << 31, None),
         (1 << 31, 1 << 32, (1 << 31) - 1, Some(Refusal::Expired)),
     ] {
-        assert_eq!(at(time, now, ttl).err(), expected, "time {time}, now {now}, ttl {ttl}");
+        assert_eq!(
+            at(time, now, ttl).err(),
+            expected,
+            "time {time}, now {now}, ttl {ttl}"
+        );
     }
 }
 
@@ -460,16 +576,41 @@ fn extreme_times() {
 fn key_forms() {
     let text = "-__0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
     assert!(Key::parse(text).is_ok());
-    assert!(Key::parse(text.trim_end_matches('=')).is_ok(), "without its padding");
+    assert!(
+        Key::parse(text.trim_end_matches('=')).is_ok(),
+        "without its padding"
+    );
     let refused = |text: &str| Key::parse(text).map(|_| ()).expect_err(text);
-    assert_eq!(refused(&text.replace('-', "+")), KeyError::Text(Malformed::Character(0)));
-    assert_eq!(refused(&text.replace('_', "/")), KeyError::Text(Malformed::Character(1)));
-    assert_eq!(refused(&format!("{text}\n")), KeyError::Text(Malformed::Length), "the key file takes the line off");
-    assert_eq!(refused(&format!("{text}=")), KeyError::Text(Malformed::Length));
-    assert_eq!(refused(&format!(" {text}")), KeyError::Text(Malformed::Length));
-    assert_eq!(refused(&text.replace("4e4=", "4e5=")), KeyError::Text(Malformed::TrailingBits));
+    assert_eq!(
+        refused(&text.replace('-', "+")),
+        KeyError::Text(Malformed::Character(0))
+    );
+    assert_eq!(
+        refused(&text.replace('_', "/")),
+        KeyError::Text(Malformed::Character(1))
+    );
+    assert_eq!(
+        refused(&format!("{text}\n")),
+        KeyError::Text(Malformed::Length),
+        "the key file takes the line off"
+    );
+    assert_eq!(
+        refused(&format!("{text}=")),
+        KeyError::Text(Malformed::Length)
+    );
+    assert_eq!(
+        refused(&format!(" {text}")),
+        KeyError::Text(Malformed::Length)
+    );
+    assert_eq!(
+        refused(&text.replace("4e4=", "4e5=")),
+        KeyError::Text(Malformed::TrailingBits)
+    );
     assert_eq!(refused(&"0".repeat(64)), KeyError::Length(48), "hex");
-    assert_eq!(refused("passphrase"), KeyError::Text(Malformed::TrailingBits));
+    assert_eq!(
+        refused("passphrase"),
+        KeyError::Text(Malformed::TrailingBits)
+    );
     for n in (0..100).filter(|n| *n != 32) {
         let text = String::from_utf8(encode(&vec![0xa5; n])).expect("ASCII");
         assert_eq!(refused(&text), KeyError::Length(n));
@@ -480,11 +621,16 @@ fn key_forms() {
 fn the_key_of_zeros_is_a_key() {
     let zeros = Fernet::new(&Key::parse(&format!("{}=", "A".repeat(43))).expect("32 bytes"));
     let mut text = zeros.seal(b"m", TIME, IV);
-    assert_eq!(token::open(&[zeros], &mut text, None).map(|opened| opened.message), Ok(&mut b"m".to_vec()[..]));
+    assert_eq!(
+        token::open(&[zeros], &mut text, None).map(|opened| opened.message),
+        Ok(&mut b"m".to_vec()[..])
+    );
 }
 
 fn keys(n: u8) -> Vec<Fernet> {
-    (0..n).map(|i| Fernet::new(&Key::from_bytes(&[i; 32]))).collect()
+    (0..n)
+        .map(|i| Fernet::new(&Key::from_bytes(&[i; 32])))
+        .collect()
 }
 
 #[test]
@@ -492,7 +638,10 @@ fn keys_are_tried_in_order() {
     let all = keys(5);
     for key in &all {
         let text = key.seal(b"m", TIME, IV);
-        assert_eq!(token::open(&all, &mut text.clone(), None).map(|opened| opened.message), Ok(&mut b"m".to_vec()[..]));
+        assert_eq!(
+            token::open(&all, &mut text.clone(), None).map(|opened| opened.message),
+            Ok(&mut b"m".to_vec()[..])
+        );
         let twice = [all.clone(), all.clone()].concat();
         assert_eq!(
             token::open(&twice, &mut text.clone(), None).map(|opened| opened.message),
@@ -500,12 +649,18 @@ fn keys_are_tried_in_order() {
             "duplicates"
         );
     }
-    assert_eq!(token::open(&all, &mut seal(b"m", TIME), None), Err(Refusal::Mac));
+    assert_eq!(
+        token::open(&all, &mut seal(b"m", TIME), None),
+        Err(Refusal::Mac)
+    );
 }
 
 #[test]
 fn no_key_opens_nothing() {
-    assert_eq!(token::open(&[], &mut seal(b"m", TIME), None), Err(Refusal::Mac));
+    assert_eq!(
+        token::open(&[], &mut seal(b"m", TIME), None),
+        Err(Refusal::Mac)
+    );
     assert_eq!(token::rotate(&[], seal(b"m", TIME), IV), Err(Refusal::Mac));
 }
 
@@ -517,10 +672,21 @@ fn rotation_keeps_the_timestamp_and_changes_the_iv() {
             let text = old.seal(b"m", time, IV);
             let mut new = token::rotate(&all, text.clone(), [9; 16]).expect("one of them made it");
             assert_ne!(new, text);
-            assert_eq!(new, all[0].seal(b"m", time, [9; 16]), "the first key, the old time, the new IV");
+            assert_eq!(
+                new,
+                all[0].seal(b"m", time, [9; 16]),
+                "the first key, the old time, the new IV"
+            );
             let opened = token::open(&all[..1], &mut new, None).expect("the first key made it");
-            assert_eq!((opened.time, opened.message), (time, &mut b"m".to_vec()[..]));
+            assert_eq!(
+                (opened.time, opened.message),
+                (time, &mut b"m".to_vec()[..])
+            );
         }
     }
-    assert_eq!(token::rotate(&all, seal(b"m", TIME), IV), Err(Refusal::Mac), "no key shared");
+    assert_eq!(
+        token::rotate(&all, seal(b"m", TIME), IV),
+        Err(Refusal::Mac),
+        "no key shared"
+    );
 }

@@ -1,4 +1,5 @@
-//! Does fernvpn agree with the public specification? Its three files of vectors, each refusal with its reason.
+//! Does fernvpn agree with the public specification? Its three files of vectors, each refusal with
+//! its reason.
 
 use fernvpn::fernet::Key;
 use fernvpn::fernet::base64url::Malformed;
@@ -17,16 +18,24 @@ fn fernet(vector: &Value) -> Fernet {
     Fernet::new(&Key::parse(text(vector, "secret")).expect("a key"))
 }
 
-/// The vectors' times are all on one morning: `1985-10-26T01:2m:ss-07:00`, and 01:20:00 there is 499162800.
+/// The vectors' times are all on one morning: `1985-10-26T01:2m:ss-07:00`, and 01:20:00 there is
+/// 499162800.
 fn now(vector: &Value) -> u64 {
-    let clock = text(vector, "now").strip_prefix("1985-10-26T01:").and_then(|rest| rest.strip_suffix("-07:00"));
-    let (minute, second) = clock.and_then(|c| c.split_once(':')).expect("minute:second");
+    let clock = text(vector, "now")
+        .strip_prefix("1985-10-26T01:")
+        .and_then(|rest| rest.strip_suffix("-07:00"));
+    let (minute, second) = clock
+        .and_then(|c| c.split_once(':'))
+        .expect("minute:second");
     let number = |digits: &str| digits.parse::<u64>().expect("a number");
     499_162_800 + (number(minute) - 20) * 60 + number(second)
 }
 
 fn age(vector: &Value) -> Option<Age> {
-    Some(Age { now: now(vector), ttl: vector["ttl_sec"].as_u64().expect("seconds") })
+    Some(Age {
+        now: now(vector),
+        ttl: vector["ttl_sec"].as_u64().expect("seconds"),
+    })
 }
 
 #[test]
@@ -60,7 +69,10 @@ fn invalid() {
         ("incorrect mac", Refusal::Mac),
         ("too short", Refusal::Length(40)),
         ("invalid base64", Refusal::Text(Malformed::Character(0))),
-        ("payload size not multiple of block size", Refusal::Length(72)),
+        (
+            "payload size not multiple of block size",
+            Refusal::Length(72),
+        ),
         ("payload padding error", Refusal::Padding),
         ("far-future TS (unacceptable clock skew)", Refusal::Future),
         ("expired TTL", Refusal::Expired),
@@ -70,6 +82,10 @@ fn invalid() {
     for (vector, (name, refusal)) in vectors.iter().zip(expected) {
         assert_eq!(text(vector, "desc"), name);
         let mut token = text(vector, "token").as_bytes().to_vec();
-        assert_eq!(token::open(&[fernet(vector)], &mut token, age(vector)), Err(refusal), "{name}");
+        assert_eq!(
+            token::open(&[fernet(vector)], &mut token, age(vector)),
+            Err(refusal),
+            "{name}"
+        );
     }
 }

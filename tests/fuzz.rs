@@ -1,10 +1,17 @@
-//! What must hold for any bytes: the fuzzers' properties, over their seeds, over all that ever failed, and over a few
-//! thousand variants of both. No coverage guides this; `make fuzz` does that. It shows that every property runs, and
-//! that none is broken in a way that a few seconds find.
+//! What must hold for any bytes: the fuzzers' properties, over their seeds, over all that ever
+//! failed, and over a few thousand variants of both. No coverage guides this; `make fuzz` does
+//! that. It shows that every property runs, and that none is broken in a way that a few seconds
+//! find.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 #[path = "../fuzz/properties.rs"]
-#[allow(dead_code, unreachable_pub, missing_docs, clippy::cast_possible_truncation, reason = "shared with the fuzzers")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::cast_possible_truncation,
+    reason = "shared with the fuzzers"
+)]
 mod properties;
 
 #[cfg(target_os = "linux")]
@@ -37,7 +44,10 @@ fn a_server_keeps_to_the_model_whatever_the_events() {
 }
 
 fn holds(name: &str, property: fn(&[u8]), variants: usize) {
-    let inputs: Vec<Vec<u8>> = ["seeds", "regressions"].iter().flat_map(|kind| inputs(kind, name)).collect();
+    let inputs: Vec<Vec<u8>> = ["seeds", "regressions"]
+        .iter()
+        .flat_map(|kind| inputs(kind, name))
+        .collect();
     assert!(!inputs.is_empty(), "fuzz/seeds/{name}: no seed");
     inputs.iter().for_each(|input| property(input));
     property(b"");
@@ -52,10 +62,20 @@ fn holds(name: &str, property: fn(&[u8]), variants: usize) {
 }
 
 fn inputs(kind: &str, name: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind).join(name);
-    let mut files: Vec<_> = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz")
+        .join(kind)
+        .join(name);
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.sort();
-    files.into_iter().map(|file| fs::read(file).unwrap()).collect()
+    files
+        .into_iter()
+        .map(|file| fs::read(file).unwrap())
+        .collect()
 }
 
 /// One of the changes that fuzzers make.

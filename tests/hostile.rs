@@ -1,6 +1,11 @@
-//! What can somebody without a key do at the listener? Take a little memory for ten seconds, and learn nothing.
+//! What can somebody without a key do at the listener? Take a little memory for ten seconds, and
+//! learn nothing.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
 
 mod loopback;
 
@@ -26,10 +31,15 @@ struct Shape {
 }
 
 fn shape(name: &'static str, bytes: impl Into<Vec<u8>>) -> Shape {
-    Shape { name, bytes: bytes.into(), pause: None }
+    Shape {
+        name,
+        bytes: bytes.into(),
+        pause: None,
+    }
 }
 
-/// Everything a stranger might try, or a client with the wrong key. Number 0 is a client of the server, 99 is not.
+/// Everything a stranger might try, or a client with the wrong key. Number 0 is a client of the
+/// server, 99 is not.
 fn shapes() -> Vec<Shape> {
     let known = RawHello::new(0, PLAIN).frame;
     let id = Root::new(key(0)).id();
@@ -42,7 +52,14 @@ fn shapes() -> Vec<Shape> {
         shape("zeros", [0; 2000]),
         shape("ones", [0xff; 2000]),
         shape("HTTP", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-        shape("TLS", [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], &[7; 508]].concat()),
+        shape(
+            "TLS",
+            [
+                &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+                &[7; 508],
+            ]
+            .concat(),
+        ),
         shape("SSH", b"SSH-2.0-OpenSSH_9.6\r\n"),
         shape("a length of zero", 0u32.to_be_bytes()),
         shape("the largest length", u32::MAX.to_be_bytes()),
@@ -51,7 +68,10 @@ fn shapes() -> Vec<Shape> {
         shape("an id alone", frame::frame(&id)),
         shape("a hello of 1024 bytes", frame::frame(&[b'A'; 1024])),
         shape("a hello of 1025 bytes", frame::frame(&[b'A'; 1025])),
-        shape("a known id and garbage", frame::frame(&[&id[..], &[b'A'; 600]].concat())),
+        shape(
+            "a known id and garbage",
+            frame::frame(&[&id[..], &[b'A'; 600]].concat()),
+        ),
         shape("an unknown id, a good token", stranger.clone()),
         shape("a known id, a wrong token", wrong_token),
         shape("one bit changed", forged),
@@ -63,7 +83,11 @@ fn shapes() -> Vec<Shape> {
             bytes: known[..250].to_vec(),
             pause: Some(Duration::from_millis(45)),
         },
-        Shape { name: "a dribble of garbage", bytes: vec![0xee; 250], pause: Some(Duration::from_millis(45)) },
+        Shape {
+            name: "a dribble of garbage",
+            bytes: vec![0xee; 250],
+            pause: Some(Duration::from_millis(45)),
+        },
     ]
 }
 
@@ -100,14 +124,26 @@ fn whatever_is_wrong_there_is_no_answer_and_the_end_comes_at_the_deadline() {
     shapes.push(shape("a replay", &replayed.frame[..]));
     let _first = replayed.ask(at);
     let hello = || RawHello::new(0, PLAIN).frame;
-    shapes.push(shape("a PROXY header where none is believed", [PROXY_HEADER, &hello()].concat()));
+    shapes.push(shape(
+        "a PROXY header where none is believed",
+        [PROXY_HEADER, &hello()].concat(),
+    ));
     let (_server, balanced) = serve(behind_balancer(), None);
     let from_balancer = [
         shape("no PROXY header", hello()),
         shape("half a PROXY header", &PROXY_HEADER[..20]),
-        shape("a PROXY header of version 1", [b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 443\r\n", &hello()[..]].concat()),
-        shape("a PROXY header, then garbage", [PROXY_HEADER, &[b'A'; 600]].concat()),
-        shape("two PROXY headers", [PROXY_HEADER, PROXY_HEADER, &hello()].concat()),
+        shape(
+            "a PROXY header of version 1",
+            [b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 443\r\n", &hello()[..]].concat(),
+        ),
+        shape(
+            "a PROXY header, then garbage",
+            [PROXY_HEADER, &[b'A'; 600]].concat(),
+        ),
+        shape(
+            "two PROXY headers",
+            [PROXY_HEADER, PROXY_HEADER, &hello()].concat(),
+        ),
     ];
     let plain = shapes.iter().map(|shape| (at, shape));
     thread::scope(|scope| {
@@ -116,10 +152,15 @@ fn whatever_is_wrong_there_is_no_answer_and_the_end_comes_at_the_deadline() {
                 let (took, answered) = outlast(at, shape);
                 assert_eq!(answered, 0, "{}", shape.name);
                 let early = HANDSHAKE_TIME - Duration::from_millis(200);
-                assert!((early..HANDSHAKE_TIME * 2).contains(&took), "{}: {took:?}", shape.name);
+                assert!(
+                    (early..HANDSHAKE_TIME * 2).contains(&took),
+                    "{}: {took:?}",
+                    shape.name
+                );
             });
         }
-        // One who sends without end gets no more time than the others, although there is always something to read.
+        // One who sends without end gets no more time than the others, although there is always
+        // something to read.
         scope.spawn(move || {
             let begun = Instant::now();
             let socket = &TcpStream::connect(at).unwrap();
@@ -139,7 +180,10 @@ const PROXY_HEADER: &[u8] =
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x10\xc0\0\x02\x07\xc0\0\x02\x01\xc3\x50\x01\xbb\x04\0\x01x";
 
 fn behind_balancer() -> ServerSettings {
-    ServerSettings { balancers: vec!["127.0.0.1/32".parse().unwrap()], ..settings(1) }
+    ServerSettings {
+        balancers: vec!["127.0.0.1/32".parse().unwrap()],
+        ..settings(1)
+    }
 }
 
 #[test]
@@ -168,8 +212,17 @@ fn who_ends_first_is_ended_alike_whatever_was_wrong() {
                 socket.shutdown(Shutdown::Write).unwrap();
                 socket.set_read_timeout(Some(PATIENCE)).unwrap();
                 let begun = Instant::now();
-                assert_eq!(socket.read(&mut [0]).unwrap(), 0, "{}: an orderly end, no reset", shape.name);
-                assert!(begun.elapsed() < HANDSHAKE_TIME / 2, "{}: at once", shape.name);
+                assert_eq!(
+                    socket.read(&mut [0]).unwrap(),
+                    0,
+                    "{}: an orderly end, no reset",
+                    shape.name
+                );
+                assert!(
+                    begun.elapsed() < HANDSHAKE_TIME / 2,
+                    "{}: at once",
+                    shape.name
+                );
             });
         }
     });
@@ -201,7 +254,11 @@ fn five_hundred_of_them_do_not_keep_a_client_waiting() {
         let mut socket = TcpStream::connect(at).unwrap();
         let bytes = &shapes[n % shapes.len()].bytes;
         // Every third one is only half there, and every fifth has gone again.
-        let _ = socket.write_all(if n % 3 == 0 { &bytes[..bytes.len() / 2] } else { bytes });
+        let _ = socket.write_all(if n % 3 == 0 {
+            &bytes[..bytes.len() / 2]
+        } else {
+            bytes
+        });
         if n % 5 != 0 {
             open.push(socket);
         }
@@ -212,8 +269,16 @@ fn five_hundred_of_them_do_not_keep_a_client_waiting() {
     assert!(cost < 100, "{cost} KiB for each, both ends counted");
     let begun = Instant::now();
     let running = Running::start(client_settings(at, 1), None);
-    assert!(running.connects_within(Duration::from_secs(1)), "not connected after {:?}", begun.elapsed());
-    println!("connected in {:?} beside {} strangers", begun.elapsed(), open.len() + half.len());
+    assert!(
+        running.connects_within(Duration::from_secs(1)),
+        "not connected after {:?}",
+        begun.elapsed()
+    );
+    println!(
+        "connected in {:?} beside {} strangers",
+        begun.elapsed(),
+        open.len() + half.len()
+    );
     // Not one of them has got a byte.
     for socket in &open {
         socket.set_nonblocking(true).unwrap();
@@ -233,13 +298,18 @@ fn when_all_places_are_taken_a_random_stranger_goes_and_a_client_comes_in() {
             socket.set_nonblocking(true).unwrap();
             matches!(socket.peek(&mut [0]), Ok(0))
         };
-        (0..strangers.len()).filter(|n| is_ended(&strangers[*n])).collect()
+        (0..strangers.len())
+            .filter(|n| is_ended(&strangers[*n]))
+            .collect()
     };
     assert_eq!(ended(&strangers), [0; 0], "there is room for all of these");
     strangers.extend((0..64).map(|_| TcpStream::connect(at).unwrap()));
     eventually("as many go as have come", || ended(&strangers).len() == 64);
     let gone = ended(&strangers);
-    assert!(gone[63] > 64 && gone[0] < 1024, "neither the oldest nor the newest: {gone:?}");
+    assert!(
+        gone[63] > 64 && gone[0] < 1024,
+        "neither the oldest nor the newest: {gone:?}"
+    );
     let running = Running::start(client_settings(at, 0), None);
     assert!(running.connects_within(Duration::from_secs(1)));
     assert!(ended(&strangers).len() <= 65, "one more at most");
@@ -252,7 +322,9 @@ fn when_all_places_are_taken_a_random_stranger_goes_and_a_client_comes_in() {
 fn a_server_without_descriptors_recovers() {
     let server = Process::serve_with(40, &format!("{} # client0\n", key(0).to_text()), &[]);
     // The last of these wait in the kernel: the server cannot accept them.
-    let strangers: Vec<_> = (0..60).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    let strangers: Vec<_> = (0..60)
+        .map(|_| TcpStream::connect(server.address).unwrap())
+        .collect();
     thread::sleep(Duration::from_millis(300));
     drop(strangers);
     raw_client(server.address, 0, PLAIN).says_hello();
@@ -261,10 +333,16 @@ fn a_server_without_descriptors_recovers() {
 #[test]
 fn strangers_that_hold_the_last_descriptors_give_way_to_a_client() {
     let server = Process::serve_with(40, &format!("{} # client0\n", key(0).to_text()), &[]);
-    let strangers: Vec<_> = (0..100).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    let strangers: Vec<_> = (0..100)
+        .map(|_| TcpStream::connect(server.address).unwrap())
+        .collect();
     let begun = Instant::now();
     raw_client(server.address, 0, PLAIN).says_hello();
-    assert!(begun.elapsed() < HANDSHAKE_TIME / 2, "before the strangers' deadline: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < HANDSHAKE_TIME / 2,
+        "before the strangers' deadline: {:?}",
+        begun.elapsed()
+    );
     drop(strangers);
 }
 
@@ -272,12 +350,20 @@ fn strangers_that_hold_the_last_descriptors_give_way_to_a_client() {
 
 #[test]
 fn who_connects_again_and_again_and_never_hangs_up_takes_no_other_clients_place() {
-    let keys = format!("{} # client0\n{} # client1\n", key(0).to_text(), key(1).to_text());
+    let keys = format!(
+        "{} # client0\n{} # client1\n",
+        key(0).to_text(),
+        key(1).to_text()
+    );
     let server = Process::serve_with(8192, &keys, &["--max-clients", "4"]);
     let (_, before) = server.resident_kib_and_threads();
-    let replaced: Vec<_> = (0..40).map(|_| raw_client(server.address, 0, PLAIN)).collect();
+    let replaced: Vec<_> = (0..40)
+        .map(|_| raw_client(server.address, 0, PLAIN))
+        .collect();
     raw_client(server.address, 1, PLAIN).says_hello();
-    eventually("the replaced ones have gone", || server.resident_kib_and_threads().1 <= before + 4);
+    eventually("the replaced ones have gone", || {
+        server.resident_kib_and_threads().1 <= before + 4
+    });
     drop(replaced);
 }
 
@@ -286,7 +372,12 @@ fn a_process_that_holds_keys_leaves_no_core() {
     let dumps = |program: &str, arguments: &[&str]| {
         let script = "ulimit -c 1000 && cd \"$0\" && exec \"$@\"";
         let mut child = Command::new("sh")
-            .args(["-c", script, std::env::temp_dir().to_str().unwrap(), program])
+            .args([
+                "-c",
+                script,
+                std::env::temp_dir().to_str().unwrap(),
+                program,
+            ])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -294,14 +385,19 @@ fn a_process_that_holds_keys_leaves_no_core() {
             .spawn()
             .unwrap();
         child.stdout.take().unwrap().read_exact(&mut [0]).unwrap(); // it is running
-        let killed = Command::new("kill").args(["-ABRT", &child.id().to_string()]).status().unwrap();
+        let killed = Command::new("kill")
+            .args(["-ABRT", &child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(killed.success());
         child.wait().unwrap().core_dumped()
     };
     let folder = std::env::temp_dir();
     if !dumps("sh", &["-c", "echo ready; while :; do sleep 1; done"]) {
         // Not println!, which the test harness keeps to itself.
-        return std::io::stderr().write_all(b"\nSKIPPED: this system writes no cores\n").unwrap();
+        return std::io::stderr()
+            .write_all(b"\nSKIPPED: this system writes no cores\n")
+            .unwrap();
     }
     let file = folder.join(format!("fernvpn-{}-core.keys", std::process::id()));
     std::fs::write(&file, key(0).to_text()).unwrap();
@@ -312,7 +408,8 @@ fn a_process_that_holds_keys_leaves_no_core() {
     let _ = std::fs::remove_file(folder.join("core"));
 }
 
-// ---------------------------------------------------------------------- who answers in a server's place
+// ---------------------------------------------------------------------- who answers in a server's
+// place
 
 #[test]
 fn what_a_false_instance_says_cannot_move_a_cursor() {
@@ -333,11 +430,22 @@ fn what_a_false_instance_says_cannot_move_a_cursor() {
             asker.write_all(says.as_bytes()).unwrap();
         })
     });
-    let asked = Command::new(env!("CARGO_BIN_EXE_fernvpn")).arg("status").env("XDG_RUNTIME_DIR", &folder).output();
+    let asked = Command::new(env!("CARGO_BIN_EXE_fernvpn"))
+        .arg("status")
+        .env("XDG_RUNTIME_DIR", &folder)
+        .output();
     let asked = asked.unwrap();
-    answered.into_iter().for_each(|answered| answered.join().unwrap());
+    answered
+        .into_iter()
+        .for_each(|answered| answered.join().unwrap());
     let text = String::from_utf8([asked.stdout, asked.stderr].concat()).unwrap();
-    assert!(text.contains("a\u{e9}\nb\n") && text.contains("owned") && text.contains("red"), "{text:?}");
-    assert!(!text.contains(|c: char| c != '\n' && (c.is_control() || c == '\u{202e}')), "{text:?}");
+    assert!(
+        text.contains("a\u{e9}\nb\n") && text.contains("owned") && text.contains("red"),
+        "{text:?}"
+    );
+    assert!(
+        !text.contains(|c: char| c != '\n' && (c.is_control() || c == '\u{202e}')),
+        "{text:?}"
+    );
     std::fs::remove_dir_all(folder).unwrap();
 }

@@ -1,6 +1,7 @@
-//! Do peers that were written from `docs/PROTOCOL.md` alone understand the real program? Runs `tests/interop/client.py`
-//! and `server.py` against it, in all pairs, where Python and its `cryptography` are installed. With `CI` or
-//! `FERNVPN_REQUIRE_INTEROP` set, their absence is a failure.
+//! Do peers that were written from `docs/PROTOCOL.md` alone understand the real program? Runs
+//! `tests/interop/client.py` and `server.py` against it, in all pairs, where Python and its
+//! `cryptography` are installed. With `CI` or `FERNVPN_REQUIRE_INTEROP` set, their absence is a
+//! failure.
 #![allow(clippy::unwrap_used)]
 
 mod needs;
@@ -34,7 +35,12 @@ struct Running {
 
 impl Running {
     fn start(command: &mut Command) -> Running {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let (sender, lines) = mpsc::channel();
         let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         for pipe in [Box::new(stdout) as Box<dyn Read + Send>, Box::new(stderr)] {
@@ -45,7 +51,11 @@ impl Running {
                 }
             });
         }
-        Running { child, lines, said: String::new() }
+        Running {
+            child,
+            lines,
+            said: String::new(),
+        }
     }
 
     /// The rest of the first line from now on that contains `text`.
@@ -53,7 +63,9 @@ impl Running {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(line) = self.lines.recv_timeout(left) else { panic!("no '{text}' in:\n{}", self.said) };
+            let Ok(line) = self.lines.recv_timeout(left) else {
+                panic!("no '{text}' in:\n{}", self.said)
+            };
             self.said += &format!("{line}\n");
             if let Some((_, rest)) = line.split_once(text) {
                 return rest.to_string();
@@ -138,25 +150,34 @@ fn read_frame(from: &mut TcpStream) -> Option<Vec<u8>> {
     Some([&header[..], &frame].concat())
 }
 
-/// Somebody on the path, for one connection to `server`: hands on this many frames of either side, then cuts.
-/// Returns where to connect, and the client's and the server's frames.
+/// Somebody on the path, for one connection to `server`: hands on this many frames of either side,
+/// then cuts. Returns where to connect, and the client's and the server's frames.
 fn eavesdrop(server: &str, frames: usize) -> (String, Receiver<Vec<u8>>, Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = server.to_string();
-    let ((client_sender, from_client), (server_sender, from_server)) = (mpsc::channel(), mpsc::channel());
+    let ((client_sender, from_client), (server_sender, from_server)) =
+        (mpsc::channel(), mpsc::channel());
     thread::spawn(move || {
         let client = listener.accept().unwrap().0;
         let server = TcpStream::connect(server).unwrap();
-        for (from, to, heard) in [(&client, &server, client_sender), (&server, &client, server_sender)] {
+        for (from, to, heard) in [
+            (&client, &server, client_sender),
+            (&server, &client, server_sender),
+        ] {
             let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
             thread::spawn(move || {
                 for _ in 0..frames {
-                    let Some(frame) = read_frame(&mut from) else { break };
+                    let Some(frame) = read_frame(&mut from) else {
+                        break;
+                    };
                     let _ = (to.write_all(&frame), heard.send(frame));
                 }
                 // Goes on reading: a stream that ends, and not a reset.
-                let _ = (to.shutdown(Shutdown::Write), std::io::copy(&mut from, &mut std::io::sink()));
+                let _ = (
+                    to.shutdown(Shutdown::Write),
+                    std::io::copy(&mut from, &mut std::io::sink()),
+                );
             });
         }
     });
@@ -175,26 +196,55 @@ fn answer_to(server: &str, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn talk(client: Peer, server: Peer) {
-    let Some(key) = KeyFile::new(&format!("{client:?}-{server:?}")) else { return };
+    let Some(key) = KeyFile::new(&format!("{client:?}-{server:?}")) else {
+        return;
+    };
     for suite in SUITES {
         let rekey: &[&str] = if server == Python { &["--rekey"] } else { &[] };
         let (mut listening, address) = key.server(server, &[&["--suite", suite], rekey].concat());
         let mut connected = match client {
             Real => key.client(Real, &address, &["--ping", "--count", "3", "--once"]),
-            Python => key.client(Python, &address, &["--suite", suite, "--ping", "3", "--rekey"]),
+            Python => key.client(
+                Python,
+                &address,
+                &["--suite", suite, "--ping", "3", "--rekey"],
+            ),
         };
         let status = connected.finish();
         assert!(status.success(), "{}", connected.said);
         assert!(connected.said.contains(suite), "{}", connected.said);
         // Python's pings both addresses, and everything again after its Rekey.
         let (answers, replies) = if client == Real { (1, 3) } else { (2, 12) };
-        assert_eq!(connected.said.matches("grüße").count(), answers, "{}", connected.said);
-        assert_eq!(connected.said.matches("reply from ").count(), replies, "{}", connected.said);
+        assert_eq!(
+            connected.said.matches("grüße").count(),
+            answers,
+            "{}",
+            connected.said
+        );
+        assert_eq!(
+            connected.said.matches("reply from ").count(),
+            replies,
+            "{}",
+            connected.said
+        );
         if client == Python && server == Python {
-            assert!(connected.said.contains("the peer has done a Rekey"), "{}", connected.said);
+            assert!(
+                connected.said.contains("the peer has done a Rekey"),
+                "{}",
+                connected.said
+            );
         }
-        listening.wait_for(if server == Real { "the peer closed" } else { "Close: code 0" });
-        assert_eq!(listening.said.matches("grüße").count(), answers, "{}", listening.said);
+        listening.wait_for(if server == Real {
+            "the peer closed"
+        } else {
+            "Close: code 0"
+        });
+        assert_eq!(
+            listening.said.matches("grüße").count(),
+            answers,
+            "{}",
+            listening.said
+        );
         assert!(!listening.said.contains("dropped"), "{}", listening.said);
     }
 }
@@ -216,10 +266,20 @@ fn python_client_and_python_server() {
 
 #[test]
 fn a_server_without_a_common_suite_refuses() {
-    let Some(key) = KeyFile::new("refused") else { return };
-    for (client, server, arguments) in [(Python, Real, &[][..]), (Real, Python, &["--once"]), (Python, Python, &[])] {
+    let Some(key) = KeyFile::new("refused") else {
+        return;
+    };
+    for (client, server, arguments) in [
+        (Python, Real, &[][..]),
+        (Real, Python, &["--once"]),
+        (Python, Python, &[]),
+    ] {
         let (_server, address) = key.server(server, &["--suite", "fernet"]);
-        let mut client = key.client(client, &address, &[&["--suite", "aes-256-gcm"], arguments].concat());
+        let mut client = key.client(
+            client,
+            &address,
+            &[&["--suite", "aes-256-gcm"], arguments].concat(),
+        );
         assert!(!client.finish().success());
         assert!(client.said.contains("no common suite"), "{}", client.said);
     }
@@ -227,7 +287,9 @@ fn a_server_without_a_common_suite_refuses() {
 
 #[test]
 fn replays_and_reflections_are_not_answered() {
-    let Some(key) = KeyFile::new("replays") else { return };
+    let Some(key) = KeyFile::new("replays") else {
+        return;
+    };
     for server in [Real, Python] {
         let (_server, address) = key.server(server, &[]);
         let (path, from_client, from_server) = eavesdrop(&address, usize::MAX);
@@ -240,7 +302,14 @@ fn replays_and_reflections_are_not_answered() {
         *forged.last_mut().unwrap() = b'!';
         let mut stranger = client_hello.clone();
         stranger[4] ^= 1;
-        for refused in [client_hello, server_hello, reflected, forged, stranger, b"\0\0\x04\x01".to_vec()] {
+        for refused in [
+            client_hello,
+            server_hello,
+            reflected,
+            forged,
+            stranger,
+            b"\0\0\x04\x01".to_vec(),
+        ] {
             assert_eq!(answer_to(&address, &refused), b"", "{server:?}");
         }
         // And it is there for the next one.
@@ -250,8 +319,14 @@ fn replays_and_reflections_are_not_answered() {
 
 #[test]
 fn a_truncation_is_reported_by_both() {
-    let Some(key) = KeyFile::new("truncation") else { return };
-    for (client, server, arguments) in [(Python, Real, &[][..]), (Real, Python, &["--once"]), (Python, Python, &[])] {
+    let Some(key) = KeyFile::new("truncation") else {
+        return;
+    };
+    for (client, server, arguments) in [
+        (Python, Real, &[][..]),
+        (Real, Python, &["--once"]),
+        (Python, Python, &[]),
+    ] {
         let (mut listening, address) = key.server(server, &[]);
         let (path, ..) = eavesdrop(&address, 2);
         let mut connected = key.client(client, &path, arguments);

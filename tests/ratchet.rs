@@ -1,8 +1,14 @@
-//! Do the two ends of a ratcheted key stay in step, whatever crashes or is lost? And does the way back stay closed?
+//! Do the two ends of a ratcheted key stay in step, whatever crashes or is lost? And does the way
+//! back stay closed?
 //!
-//! The first tests drive the code that decides (`tunnel::steps` and the handshake) with a memory in place of the files,
-//! through thousands of random histories; the last ones a real server and client over TCP with real files.
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+//! The first tests drive the code that decides (`tunnel::steps` and the handshake) with a memory in
+//! place of the files, through thousands of random histories; the last ones a real server and
+//! client over TCP with real files.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
 
 mod common;
 #[cfg(target_os = "linux")]
@@ -39,8 +45,15 @@ struct Memory(Arc<Mutex<Disk>>);
 
 impl Memory {
     fn new() -> Memory {
-        let kept = Kept { key: Key::from_bytes(&[3; 32]), step: 0, secret: None };
-        Memory(Arc::new(Mutex::new(Disk { kept, fault: Fault::None })))
+        let kept = Kept {
+            key: Key::from_bytes(&[3; 32]),
+            step: 0,
+            secret: None,
+        };
+        Memory(Arc::new(Mutex::new(Disk {
+            kept,
+            fault: Fault::None,
+        })))
     }
 
     fn kept(&self) -> Kept {
@@ -68,7 +81,11 @@ impl Store for Memory {
         if fault != Fault::Before {
             disk.kept = state.clone();
         }
-        if fault == Fault::None { Ok(()) } else { Err("the disk".into()) }
+        if fault == Fault::None {
+            Ok(())
+        } else {
+            Err("the disk".into())
+        }
     }
 }
 
@@ -102,14 +119,29 @@ impl World {
         let disks = [Memory::new(), Memory::new()];
         let (client, server) = (disks[0].client(), disks[1].server());
         let (recorded, hanging, used) = (Vec::new(), Vec::new(), HashSet::new());
-        World { disks, client, server, nonce: 0, recorded, hanging, suite, used }
+        World {
+            disks,
+            client,
+            server,
+            nonce: 0,
+            recorded,
+            hanging,
+            suite,
+            used,
+        }
     }
 
     fn fresh(&mut self) -> FreshHello {
         self.nonce += 1;
         let mut nonce = [0; 32];
         nonce[..8].copy_from_slice(&self.nonce.to_be_bytes());
-        FreshHello { nonce, token: Fresh { time: TIME, iv: *nonce.first_chunk().unwrap() } }
+        FreshHello {
+            nonce,
+            token: Fresh {
+                time: TIME,
+                iv: *nonce.first_chunk().unwrap(),
+            },
+        }
     }
 
     fn hello(&mut self) -> (Vec<u8>, AwaitServerHello) {
@@ -128,13 +160,21 @@ impl World {
         let state = self.server.meet(id).ok()?;
         let fresh = self.fresh();
         let (frame, next) = hello.answer(&offer(&[self.suite]), Some(&state), fresh);
-        Some((common::body(&frame), next.ok().map(|next| Answered { step: state.step, next })))
+        Some((
+            common::body(&frame),
+            next.ok().map(|next| Answered {
+                step: state.step,
+                next,
+            }),
+        ))
     }
 
     /// The client verifies the answer, keeps the next key, and makes Finished.
     fn finish(&mut self, next: AwaitServerHello, answer: &[u8]) -> Option<(Vec<u8>, AwaitConfig)> {
         let agreed = next.receive(answer).unwrap();
-        agreed.finish(|state| self.client.keep(state), &mut counting()).ok()
+        agreed
+            .finish(|state| self.client.keep(state), &mut counting())
+            .ok()
     }
 
     /// The server takes Finished, moves, and sends Config.
@@ -150,9 +190,13 @@ impl World {
     /// A whole handshake in which nothing fails.
     fn connect(&mut self) {
         let (hello, next) = self.hello();
-        let (answer, answered) = self.answer(&hello).expect("the server knows this client: no lock-out");
+        let (answer, answered) = self
+            .answer(&hello)
+            .expect("the server knows this client: no lock-out");
         let (finished, next) = self.finish(next, &answer).expect("nothing failed");
-        let config = self.configure(answered.expect("level"), &finished).expect("nothing failed");
+        let config = self
+            .configure(answered.expect("level"), &finished)
+            .expect("nothing failed");
         next.receive(&mut common::body(&config)).unwrap();
         self.agree();
     }
@@ -160,8 +204,14 @@ impl World {
     /// After a session, both disks have the same key and step, and no earlier key.
     fn agree(&self) {
         let [client, server] = self.disks.each_ref().map(Memory::kept);
-        assert_eq!((client.key.bytes(), client.step), (server.key.bytes(), server.step));
-        assert!(!self.used.contains(client.key.bytes()), "the key of a session is gone after it");
+        assert_eq!(
+            (client.key.bytes(), client.step),
+            (server.key.bytes(), server.step)
+        );
+        assert!(
+            !self.used.contains(client.key.bytes()),
+            "the key of a session is gone after it"
+        );
     }
 
     fn restart_client(&mut self) {
@@ -206,7 +256,11 @@ fn a_crash_at_any_write_of_either_side_is_caught_up_with() {
                 let (hello, _) = world.hello();
                 world.disks[1].fail(fault);
                 let answered = world.answer(&hello).is_some();
-                assert_eq!(answered, restarts && fault == Fault::After, "only what need not catch up is answered");
+                assert_eq!(
+                    answered,
+                    restarts && fault == Fault::After,
+                    "only what need not catch up is answered"
+                );
                 if restarts {
                     world.restart_server();
                 }
@@ -217,10 +271,14 @@ fn a_crash_at_any_write_of_either_side_is_caught_up_with() {
     }
 }
 
-/// Random histories of crashes, losses, replays and reconnects, each of which ends with a connection that must work.
+/// Random histories of crashes, losses, replays and reconnects, each of which ends with a
+/// connection that must work.
 #[test]
 fn no_history_locks_the_client_out_or_uses_a_key_twice() {
-    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5eed);
+    let seed = std::env::var("SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(0x5eed);
     println!("SEED={seed}");
     let mut random = Random(seed);
     let (mut kept, mut ahead) = (0, 0);
@@ -238,14 +296,20 @@ fn no_history_locks_the_client_out_or_uses_a_key_twice() {
                     world.disks[1].fail(fault);
                     let answer = world.answer(&hello);
                     world.disks[1].fail(Fault::None);
-                    let Some((answer, Some(answered))) = answer else { continue };
+                    let Some((answer, Some(answered))) = answer else {
+                        continue;
+                    };
                     if random.below(6) == 0 {
                         continue; // the answer is lost
                     }
-                    world.disks[0].fail([Fault::None, Fault::None, Fault::Before, Fault::After][random.below(4)]);
+                    world.disks[0].fail(
+                        [Fault::None, Fault::None, Fault::Before, Fault::After][random.below(4)],
+                    );
                     let finished = world.finish(next, &answer);
                     world.disks[0].fail(Fault::None);
-                    let Some((finished, next)) = finished else { continue };
+                    let Some((finished, next)) = finished else {
+                        continue;
+                    };
                     match random.below(4) {
                         0 => world.hanging.push((answered, finished)), // it comes late, or never
                         1 => {}
@@ -261,14 +325,16 @@ fn no_history_locks_the_client_out_or_uses_a_key_twice() {
                     }
                 }
                 4 if !world.recorded.is_empty() => {
-                    // A replay: it may be answered, and can move nothing that the client has not left behind.
+                    // A replay: it may be answered, and can move nothing that the client has not
+                    // left behind.
                     let replayed = world.recorded[random.below(world.recorded.len())].clone();
                     world.disks[1].fail(fault);
                     let _ = world.answer(&replayed);
                     world.disks[1].fail(Fault::None);
                 }
                 5 if !world.hanging.is_empty() => {
-                    let (answered, finished) = world.hanging.swap_remove(random.below(world.hanging.len()));
+                    let (answered, finished) =
+                        world.hanging.swap_remove(random.below(world.hanging.len()));
                     let _ = world.configure(answered, &finished);
                 }
                 6 => world.restart_client(),
@@ -280,10 +346,14 @@ fn no_history_locks_the_client_out_or_uses_a_key_twice() {
         world.connect();
         world.connect();
     }
-    assert!(kept > 1_000 && ahead > 1_000, "the histories reach what they are meant to: {kept} {ahead}");
+    assert!(
+        kept > 1_000 && ahead > 1_000,
+        "the histories reach what they are meant to: {kept} {ahead}"
+    );
 }
 
-/// What a thief can do who has a recording and a key: open every token and record of it that this key opens.
+/// What a thief can do who has a recording and a key: open every token and record of it that this
+/// key opens.
 fn opens(recording: &Recording, key: &Key) -> bool {
     let root = Root::new(key.clone());
     let hello = ClientHello::receive(&root, &recording.hello, None).is_ok();
@@ -305,8 +375,13 @@ impl Recording {
     fn secret(&self, key: &Key) -> [u8; 32] {
         let root = Root::new(key.clone());
         let mut token = self.answer.clone();
-        let opened = fernvpn::fernet::token::open(std::slice::from_ref(root.hello()), &mut token, None).unwrap();
-        fernvpn::protocol::fields::Fields::parse(opened.message).unwrap().hex32("ratchet").unwrap()
+        let opened =
+            fernvpn::fernet::token::open(std::slice::from_ref(root.hello()), &mut token, None)
+                .unwrap();
+        fernvpn::protocol::fields::Fields::parse(opened.message)
+            .unwrap()
+            .hex32("ratchet")
+            .unwrap()
     }
 }
 
@@ -349,7 +424,8 @@ fn a_copied_key_follows_the_chain_only_with_every_handshake() {
     assert!(opens(&second, one.key()));
     let two = one.next(&second.secret(one.key()));
     assert!(opens(&third, two.key()));
-    // Without the first it opens none after it, whatever secret it takes for the one that it has missed.
+    // Without the first it opens none after it, whatever secret it takes for the one that it has
+    // missed.
     assert!(!opens(&second, &copied) && !opens(&third, &copied));
     for wrong in [second.secret(one.key()), third.secret(two.key()), [0; 32]] {
         let guess = Root::new(copied.clone()).next(&wrong);
@@ -385,7 +461,8 @@ mod files {
 
     impl Folder {
         fn new(name: &str) -> Folder {
-            let path = std::env::temp_dir().join(format!("fernvpn-ratchet-{name}-{}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("fernvpn-ratchet-{name}-{}", std::process::id()));
             fs::create_dir_all(&path).unwrap();
             for side in ["server", "client"] {
                 fs::write(path.join(side), key(0).to_text()).unwrap();
@@ -406,13 +483,20 @@ mod files {
             settings.peers[0].keys.clear();
             settings.peers[0].ratchet = Some(self.path("server"));
             // A server that stops keeps its files until its last connection has gone.
-            eventually("the file is free", || StateFile::open(&self.path("server")).is_ok());
+            eventually("the file is free", || {
+                StateFile::open(&self.path("server")).is_ok()
+            });
             serve(settings, None)
         }
 
         fn client(&self, at: SocketAddr, suite: Suite) -> ClientSettings {
             let ratchet = Some(self.path("client"));
-            ClientSettings { ratchet, once: true, suites: vec![suite], ..client_settings(at, 0) }
+            ClientSettings {
+                ratchet,
+                once: true,
+                suites: vec![suite],
+                ..client_settings(at, 0)
+            }
         }
     }
 
@@ -463,7 +547,10 @@ mod files {
                 let running = Running::start(folder.client(at, Suite::Aes256Gcm), None);
                 running.connected();
                 running.stop().unwrap();
-                assert!(!leftovers(side).exists(), "what a crash left may be a key: it is gone");
+                assert!(
+                    !leftovers(side).exists(),
+                    "what a crash left may be a key: it is gone"
+                );
             }
         }
         // Renamed at the client, never at the server: one ahead.
@@ -473,7 +560,9 @@ mod files {
         running.connected();
         running.stop().unwrap();
         drop(server);
-        eventually("the server gives its file back", || StateFile::open(&folder.path("server")).is_ok());
+        eventually("the server gives its file back", || {
+            StateFile::open(&folder.path("server")).is_ok()
+        });
         fs::write(folder.path("server"), before).unwrap();
         assert!(is_ahead(&folder));
         let (_server, at) = folder.serve();
@@ -501,8 +590,14 @@ mod files {
         // The client's: no Finished, and nothing has moved.
         let blocked = block(&folder, "client");
         let error = connect(at);
-        assert!(error.contains("cannot replace") && error.contains("ratcheted"), "{error}");
-        assert_eq!((folder.kept("client").step, folder.kept("server").step), (0, 0));
+        assert!(
+            error.contains("cannot replace") && error.contains("ratcheted"),
+            "{error}"
+        );
+        assert_eq!(
+            (folder.kept("client").step, folder.kept("server").step),
+            (0, 0)
+        );
         fs::remove_dir_all(blocked).unwrap();
         // The server's: after Finished no Config; then, one step ahead, a reason.
         let blocked = block(&folder, "server");
@@ -525,13 +620,18 @@ mod files {
         let (_server, at) = folder.serve();
         let running = Running::start(folder.client(at, Suite::Aes256Gcm), None);
         running.connected();
-        let error = Client::new(folder.client(at, Suite::Aes256Gcm)).err().unwrap().to_string();
+        let error = Client::new(folder.client(at, Suite::Aes256Gcm))
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("another program uses"), "{error}");
         let mut second: ServerSettings = settings(1);
         second.peers[0].keys.clear();
         second.peers[0].ratchet = Some(folder.path("server"));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let error = fernvpn::tunnel::server::Server::start(second, vec![listener], None).err().unwrap();
+        let error = fernvpn::tunnel::server::Server::start(second, vec![listener], None)
+            .err()
+            .unwrap();
         assert!(error.contains("another program uses"), "{error}");
     }
 
@@ -543,7 +643,10 @@ mod files {
         let free = || {
             let end = Instant::now() + Duration::from_secs(10);
             while StateFile::open(&folder.path("client")).is_err() {
-                assert!(Instant::now() < end, "the client that was stopped still has its state");
+                assert!(
+                    Instant::now() < end,
+                    "the client that was stopped still has its state"
+                );
                 std::thread::sleep(Duration::from_millis(1));
             }
         };
@@ -567,9 +670,17 @@ mod files {
     fn run(arguments: &[&str], folder: &Path) -> (bool, String, String) {
         let program = std::process::Command::new(env!("CARGO_BIN_EXE_fernvpn"));
         let mut program = program;
-        let output = program.args(arguments).current_dir(folder).output().unwrap();
+        let output = program
+            .args(arguments)
+            .current_dir(folder)
+            .output()
+            .unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        (output.status.success(), text(output.stdout), text(output.stderr))
+        (
+            output.status.success(),
+            text(output.stdout),
+            text(output.stderr),
+        )
     }
 
     #[test]
@@ -589,7 +700,10 @@ mod files {
         let running = Running::start(folder.client(at, Suite::Aes256Gcm), None);
         running.connected();
         let (done, printed, error) = reset("alice");
-        assert!(!done && printed.is_empty() && error.contains("another program uses"), "{error}");
+        assert!(
+            !done && printed.is_empty() && error.contains("another program uses"),
+            "{error}"
+        );
         drop((running, server));
     }
 }

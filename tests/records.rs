@@ -7,10 +7,19 @@ use common::{Random, counting, open, seal, session};
 use fernvpn::fernet::{Fernet, Key, Refusal};
 use fernvpn::protocol::frame;
 use fernvpn::protocol::limits::{MAX_BODY, MAX_CONTENT, REKEY_AFTER_BYTES};
-use fernvpn::protocol::record::{CannotSeal, HEADROOM, Kind, Opened, Opener, Refused, Sealer, Suite};
+use fernvpn::protocol::record::{
+    CannotSeal, HEADROOM, Kind, Opened, Opener, Refused, Sealer, Suite,
+};
 use std::collections::VecDeque;
 
-const KINDS: [Kind; 6] = [Kind::Packets, Kind::SuperPacket, Kind::Ping, Kind::Pong, Kind::Message, Kind::Close];
+const KINDS: [Kind; 6] = [
+    Kind::Packets,
+    Kind::SuperPacket,
+    Kind::Ping,
+    Kind::Pong,
+    Kind::Message,
+    Kind::Close,
+];
 
 /// Client to server.
 fn direction(suite: Suite) -> (Sealer, Opener) {
@@ -47,12 +56,22 @@ fn every_kind_and_the_sizes_at_the_edges_arrive() {
                 let content: Vec<u8> = (0..=250).cycle().take(n).collect();
                 let body = seal(&mut sealer, kind, &content);
                 assert!(body.len() <= suite.max_body() && suite.max_body() <= MAX_BODY);
-                assert_eq!(open(&mut opener, &body), Ok(Some((kind, content))), "{suite} {kind:?} {n}");
+                assert_eq!(
+                    open(&mut opener, &body),
+                    Ok(Some((kind, content))),
+                    "{suite} {kind:?} {n}"
+                );
             }
         }
-        assert_eq!(seal(&mut sealer, Kind::Ping, &vec![0; MAX_CONTENT]).len(), suite.max_body());
+        assert_eq!(
+            seal(&mut sealer, Kind::Ping, &vec![0; MAX_CONTENT]).len(),
+            suite.max_body()
+        );
     }
-    assert_eq!((Suite::Aes256Gcm.max_body(), Suite::Fernet.max_body()), (65_569, 87_500));
+    assert_eq!(
+        (Suite::Aes256Gcm.max_body(), Suite::Fernet.max_body()),
+        (65_569, 87_500)
+    );
     assert_eq!(MAX_BODY, 87_500);
 }
 
@@ -62,10 +81,16 @@ fn content_above_the_maximum_is_not_sealed_and_changes_nothing() {
         let (mut sealer, mut opener) = direction(suite);
         for n in [MAX_CONTENT + 1, MAX_CONTENT + 1000] {
             let mut frame = vec![0; suite.frame_len(n)];
-            assert_eq!(sealer.seal(Kind::Packets, &mut frame, n, &mut counting()), Err(CannotSeal));
+            assert_eq!(
+                sealer.seal(Kind::Packets, &mut frame, n, &mut counting()),
+                Err(CannotSeal)
+            );
         }
         let body = seal(&mut sealer, Kind::Ping, b"still in step");
-        assert_eq!(open(&mut opener, &body), Ok(Some((Kind::Ping, b"still in step".to_vec()))));
+        assert_eq!(
+            open(&mut opener, &body),
+            Ok(Some((Kind::Ping, b"still in step".to_vec())))
+        );
     }
 }
 
@@ -75,10 +100,17 @@ fn the_buffer_may_be_longer_and_dirty_and_content_may_be_changed_in_place() {
         let (mut sealer, mut opener) = direction(suite);
         let mut buffer = vec![0xa5; 4096];
         buffer[HEADROOM..HEADROOM + 5].copy_from_slice(b"hello");
-        let length = sealer.seal(Kind::Ping, &mut buffer, 5, &mut counting()).unwrap();
+        let length = sealer
+            .seal(Kind::Ping, &mut buffer, 5, &mut counting())
+            .unwrap();
         assert_eq!(frame::whole(&buffer, suite.max_body()), Ok(Some(length)));
-        assert!(buffer[length..].iter().all(|byte| *byte == 0xa5), "nothing is written behind the frame");
-        let Ok(Opened::Content(Kind::Ping, content)) = opener.open(&mut buffer[frame::HEADER..length]) else {
+        assert!(
+            buffer[length..].iter().all(|byte| *byte == 0xa5),
+            "nothing is written behind the frame"
+        );
+        let Ok(Opened::Content(Kind::Ping, content)) =
+            opener.open(&mut buffer[frame::HEADER..length])
+        else {
             panic!("{suite}")
         };
         content.make_ascii_uppercase();
@@ -98,20 +130,37 @@ fn a_changed_byte_or_length_is_refused_and_leaves_no_trace() {
                     let mut changed = body.clone();
                     changed[at] ^= 1 << bit;
                     let refused = open(&mut opener, &changed).expect_err("a forgery");
-                    assert!(is_forgery(&refused), "{suite} {n}: byte {at} bit {bit}: {refused:?}");
+                    assert!(
+                        is_forgery(&refused),
+                        "{suite} {n}: byte {at} bit {bit}: {refused:?}"
+                    );
                 }
             }
             for length in 0..body.len() {
                 let refused = open(&mut opener, &body[..length]).expect_err("cut at the end");
-                assert!(is_forgery(&refused), "{suite} {n}: prefix {length}: {refused:?}");
+                assert!(
+                    is_forgery(&refused),
+                    "{suite} {n}: prefix {length}: {refused:?}"
+                );
                 let refused = open(&mut opener, &body[length + 1..]).expect_err("cut at the start");
-                assert!(is_forgery(&refused), "{suite} {n}: suffix from {length}: {refused:?}");
+                assert!(
+                    is_forgery(&refused),
+                    "{suite} {n}: suffix from {length}: {refused:?}"
+                );
             }
             for more in [&b"\0"[..], b"=", b"A", b"AAAA", b"====", b"\n"] {
-                assert!(is_forgery(&open(&mut opener, &[&body, more].concat()).expect_err("longer")));
-                assert!(is_forgery(&open(&mut opener, &[more, &body].concat()).expect_err("longer")));
+                assert!(is_forgery(
+                    &open(&mut opener, &[&body, more].concat()).expect_err("longer")
+                ));
+                assert!(is_forgery(
+                    &open(&mut opener, &[more, &body].concat()).expect_err("longer")
+                ));
             }
-            assert_eq!(open(&mut opener, &body), Ok(Some((Kind::Packets, content))), "the right one still opens");
+            assert_eq!(
+                open(&mut opener, &body),
+                Ok(Some((Kind::Packets, content))),
+                "the right one still opens"
+            );
         }
     }
 }
@@ -120,7 +169,10 @@ fn a_changed_byte_or_length_is_refused_and_leaves_no_trace() {
 fn is_forgery(refused: &Refused) -> bool {
     matches!(
         refused,
-        Refused::Tag | Refused::Token(Refusal::Text(_) | Refusal::Version(_) | Refusal::Length(_) | Refusal::Mac)
+        Refused::Tag
+            | Refused::Token(
+                Refusal::Text(_) | Refusal::Version(_) | Refusal::Length(_) | Refusal::Mac
+            )
     )
 }
 
@@ -129,14 +181,39 @@ fn a_record_opens_once_and_in_its_place() {
     for suite in Suite::ALL {
         let (mut sealer, mut opener) = direction(suite);
         // Finished was record 0.
-        let bodies: Vec<_> = (1..=4u8).map(|i| seal(&mut sealer, Kind::Ping, &[i])).collect();
-        assert_eq!(open(&mut opener, &bodies[1]), Err(moved(suite, 1, 2)), "the first was dropped");
-        assert_eq!(open(&mut opener, &bodies[0]), Ok(Some((Kind::Ping, vec![1]))));
-        assert_eq!(open(&mut opener, &bodies[0]), Err(moved(suite, 2, 1)), "repeated");
-        assert_eq!(open(&mut opener, &bodies[2]), Err(moved(suite, 2, 3)), "swapped");
-        assert_eq!(open(&mut opener, &bodies[3]), Err(moved(suite, 2, 4)), "two dropped");
+        let bodies: Vec<_> = (1..=4u8)
+            .map(|i| seal(&mut sealer, Kind::Ping, &[i]))
+            .collect();
+        assert_eq!(
+            open(&mut opener, &bodies[1]),
+            Err(moved(suite, 1, 2)),
+            "the first was dropped"
+        );
+        assert_eq!(
+            open(&mut opener, &bodies[0]),
+            Ok(Some((Kind::Ping, vec![1])))
+        );
+        assert_eq!(
+            open(&mut opener, &bodies[0]),
+            Err(moved(suite, 2, 1)),
+            "repeated"
+        );
+        assert_eq!(
+            open(&mut opener, &bodies[2]),
+            Err(moved(suite, 2, 3)),
+            "swapped"
+        );
+        assert_eq!(
+            open(&mut opener, &bodies[3]),
+            Err(moved(suite, 2, 4)),
+            "two dropped"
+        );
         for (body, i) in bodies[1..].iter().zip(2..) {
-            assert_eq!(open(&mut opener, body), Ok(Some((Kind::Ping, vec![i]))), "in order all open");
+            assert_eq!(
+                open(&mut opener, body),
+                Ok(Some((Kind::Ping, vec![i]))),
+                "in order all open"
+            );
         }
         assert_eq!(open(&mut opener, &bodies[3]), Err(moved(suite, 5, 4)));
     }
@@ -147,19 +224,41 @@ fn another_direction_session_or_suite_is_another_key() {
     for suite in Suite::ALL {
         let mut one = session(suite, None, 1);
         let body = seal(&mut one.client.0, Kind::Ping, b"x");
-        assert_eq!(open(&mut one.client.1, &body), Err(foreign(suite)), "reflected");
+        assert_eq!(
+            open(&mut one.client.1, &body),
+            Err(foreign(suite)),
+            "reflected"
+        );
         let mut other = session(suite, None, 3);
-        assert_eq!(open(&mut other.server.1, &body), Err(foreign(suite)), "another session");
+        assert_eq!(
+            open(&mut other.server.1, &body),
+            Err(foreign(suite)),
+            "another session"
+        );
         let mut ratcheted = session(suite, Some(7), 1);
-        assert_eq!(open(&mut ratcheted.server.1, &body), Err(foreign(suite)), "another hello");
+        assert_eq!(
+            open(&mut ratcheted.server.1, &body),
+            Err(foreign(suite)),
+            "another hello"
+        );
         let other = Suite::ALL[usize::from(suite == Suite::Aes256Gcm)];
         let refused = open(&mut session(other, None, 1).server.1, &body).unwrap_err();
         assert!(is_forgery(&refused), "another suite: {refused:?}");
         // The peers that made it are still in step.
-        assert_eq!(open(&mut one.server.1, &body), Ok(Some((Kind::Ping, b"x".to_vec()))));
+        assert_eq!(
+            open(&mut one.server.1, &body),
+            Ok(Some((Kind::Ping, b"x".to_vec())))
+        );
         let body = seal(&mut one.server.0, Kind::Pong, b"x");
-        assert_eq!(open(&mut one.server.1, &body), Err(foreign(suite)), "reflected");
-        assert_eq!(open(&mut one.client.1, &body), Ok(Some((Kind::Pong, b"x".to_vec()))));
+        assert_eq!(
+            open(&mut one.server.1, &body),
+            Err(foreign(suite)),
+            "reflected"
+        );
+        assert_eq!(
+            open(&mut one.client.1, &body),
+            Ok(Some((Kind::Pong, b"x".to_vec())))
+        );
     }
 }
 
@@ -168,8 +267,14 @@ fn the_first_records_do_not_open_again() {
     for suite in Suite::ALL {
         let mut session = session(suite, None, 1);
         let (finished, config) = (session.finished.clone(), session.config.clone());
-        assert_eq!(open(&mut session.server.1, &finished), Err(moved(suite, 1, 0)));
-        assert_eq!(open(&mut session.client.1, &config), Err(moved(suite, 1, 0)));
+        assert_eq!(
+            open(&mut session.server.1, &finished),
+            Err(moved(suite, 1, 0))
+        );
+        assert_eq!(
+            open(&mut session.client.1, &config),
+            Err(moved(suite, 1, 0))
+        );
     }
 }
 
@@ -180,17 +285,43 @@ fn a_rekey_steps_one_direction_and_starts_to_count_again() {
         let secret = session.client.0.secret().clone();
         let (sealer, opener) = (&mut session.client.0, &mut session.server.1);
         let late = seal(sealer, Kind::Ping, b"before");
-        assert_eq!(open(opener, &late), Ok(Some((Kind::Ping, b"before".to_vec()))));
+        assert_eq!(
+            open(opener, &late),
+            Ok(Some((Kind::Ping, b"before".to_vec())))
+        );
         let step = rekey(sealer);
-        assert_eq!(sealer.secret().bytes(), secret.rekey().bytes(), "the sender has stepped");
-        assert_eq!(opener.secret().bytes(), secret.bytes(), "the receiver has not");
+        assert_eq!(
+            sealer.secret().bytes(),
+            secret.rekey().bytes(),
+            "the sender has stepped"
+        );
+        assert_eq!(
+            opener.secret().bytes(),
+            secret.bytes(),
+            "the receiver has not"
+        );
         let after = seal(sealer, Kind::Ping, b"after");
-        assert_eq!(open(opener, &after), Err(foreign(suite)), "the Rekey was dropped");
+        assert_eq!(
+            open(opener, &after),
+            Err(foreign(suite)),
+            "the Rekey was dropped"
+        );
         assert_eq!(open(opener, &step), Ok(None));
         assert_eq!(opener.secret().bytes(), secret.rekey().bytes());
-        assert_eq!(open(opener, &step), Err(foreign(suite)), "the Rekey repeated");
-        assert_eq!(open(opener, &late), Err(foreign(suite)), "a record under the old key");
-        assert_eq!(open(opener, &after), Ok(Some((Kind::Ping, b"after".to_vec()))));
+        assert_eq!(
+            open(opener, &step),
+            Err(foreign(suite)),
+            "the Rekey repeated"
+        );
+        assert_eq!(
+            open(opener, &late),
+            Err(foreign(suite)),
+            "a record under the old key"
+        );
+        assert_eq!(
+            open(opener, &after),
+            Ok(Some((Kind::Ping, b"after".to_vec())))
+        );
         // Counters began again at zero: the second record under the new key is number 1.
         let skipped = seal(sealer, Kind::Ping, b"");
         let next = seal(sealer, Kind::Ping, b"");
@@ -198,7 +329,10 @@ fn a_rekey_steps_one_direction_and_starts_to_count_again() {
         assert_eq!(open(opener, &skipped), Ok(Some((Kind::Ping, vec![]))));
         // The other direction has not moved.
         let body = seal(&mut session.server.0, Kind::Pong, b"before");
-        assert_eq!(open(&mut session.client.1, &body), Ok(Some((Kind::Pong, b"before".to_vec()))));
+        assert_eq!(
+            open(&mut session.client.1, &body),
+            Ok(Some((Kind::Pong, b"before".to_vec())))
+        );
     }
 }
 
@@ -212,10 +346,19 @@ fn both_directions_may_rekey_at_once() {
             let pong = seal(&mut session.server.0, Kind::Pong, &[round]);
             assert_eq!(open(&mut session.client.1, &back), Ok(None));
             assert_eq!(open(&mut session.server.1, &there), Ok(None));
-            assert_eq!(open(&mut session.server.1, &ping), Ok(Some((Kind::Ping, vec![round]))));
-            assert_eq!(open(&mut session.client.1, &pong), Ok(Some((Kind::Pong, vec![round]))));
+            assert_eq!(
+                open(&mut session.server.1, &ping),
+                Ok(Some((Kind::Ping, vec![round])))
+            );
+            assert_eq!(
+                open(&mut session.client.1, &pong),
+                Ok(Some((Kind::Pong, vec![round])))
+            );
         }
-        assert_ne!(session.client.0.secret().bytes(), session.server.0.secret().bytes());
+        assert_ne!(
+            session.client.0.secret().bytes(),
+            session.server.0.secret().bytes()
+        );
     }
 }
 
@@ -226,7 +369,9 @@ fn a_rekey_is_due_after_a_gibibyte() {
     let records = REKEY_AFTER_BYTES.div_ceil(MAX_CONTENT as u64);
     for _ in 0..records {
         assert!(!sealer.rekey_is_due());
-        sealer.seal(Kind::Packets, &mut frame, MAX_CONTENT, &mut counting()).unwrap();
+        sealer
+            .seal(Kind::Packets, &mut frame, MAX_CONTENT, &mut counting())
+            .unwrap();
     }
     assert!(sealer.rekey_is_due());
     rekey(&mut sealer);
@@ -242,7 +387,11 @@ fn the_timestamp_of_a_fernet_record_is_nobodys_business() {
         let message = [&counter.to_be_bytes()[..], &[8], b"Hello, World!"].concat();
         let body = fernet.seal(&message, time, [6; 16]);
         let opened = open(&mut session.server.1, &body);
-        assert_eq!(opened, Ok(Some((Kind::Message, b"Hello, World!".to_vec()))), "{time}");
+        assert_eq!(
+            opened,
+            Ok(Some((Kind::Message, b"Hello, World!".to_vec()))),
+            "{time}"
+        );
     }
 }
 
@@ -252,16 +401,21 @@ fn random_bodies_are_refused_without_panic() {
     for suite in Suite::ALL {
         let (mut sealer, mut opener) = direction(suite);
         for _ in 0..3000 {
-            let noise: Vec<u8> = (0..random.below(200)).map(|_| random.next().to_be_bytes()[0]).collect();
+            let noise: Vec<u8> = (0..random.below(200))
+                .map(|_| random.next().to_be_bytes()[0])
+                .collect();
             assert!(is_forgery(&open(&mut opener, &noise).unwrap_err()));
         }
         let body = seal(&mut sealer, Kind::Ping, b"x");
-        assert_eq!(open(&mut opener, &body), Ok(Some((Kind::Ping, b"x".to_vec()))));
+        assert_eq!(
+            open(&mut opener, &body),
+            Ok(Some((Kind::Ping, b"x".to_vec())))
+        );
     }
 }
 
-/// Somebody on the path owns both wires: he sees all records, keeps them for ever, and delivers what he likes. What
-/// comes out is what went in, in order, once, with nothing missing before it.
+/// Somebody on the path owns both wires: he sees all records, keeps them for ever, and delivers
+/// what he likes. What comes out is what went in, in order, once, with nothing missing before it.
 #[test]
 fn nothing_is_delivered_but_what_was_sent_in_order() {
     for seed in 1..=200 {
@@ -269,8 +423,15 @@ fn nothing_is_delivered_but_what_was_sent_in_order() {
         let suite = Suite::ALL[random.below(2)];
         let mut session = session(suite, None, 1);
         let mut strangers = session_of_somebody_else(suite);
-        let ends = [(&mut session.client.0, &mut session.server.1), (&mut session.server.0, &mut session.client.1)];
-        let mut lanes = ends.map(|(sealer, opener)| Lane { sealer, opener, sent: VecDeque::new() });
+        let ends = [
+            (&mut session.client.0, &mut session.server.1),
+            (&mut session.server.0, &mut session.client.1),
+        ];
+        let mut lanes = ends.map(|(sealer, opener)| Lane {
+            sealer,
+            opener,
+            sent: VecDeque::new(),
+        });
         let mut seen: Vec<Vec<u8>> = vec![session.finished, session.config];
         let mut delivered = 0;
         for _ in 0..150 {
@@ -278,7 +439,9 @@ fn nothing_is_delivered_but_what_was_sent_in_order() {
             match random.below(12) {
                 0..4 => {
                     let kind = KINDS[random.below(6)];
-                    let content: Vec<u8> = (0..random.below(60)).map(|_| random.next().to_be_bytes()[0]).collect();
+                    let content: Vec<u8> = (0..random.below(60))
+                        .map(|_| random.next().to_be_bytes()[0])
+                        .collect();
                     let body = seal(lanes[to].sealer, kind, &content);
                     seen.push(body.clone());
                     lanes[to].sent.push_back((body, Some((kind, content))));
@@ -289,8 +452,14 @@ fn nothing_is_delivered_but_what_was_sent_in_order() {
                     lanes[to].sent.push_back((body, None));
                 }
                 5..9 => {
-                    let Some((body, expected)) = lanes[to].sent.pop_front() else { continue };
-                    assert_eq!(open(lanes[to].opener, &body), Ok(expected), "seed {seed}: the record that is due");
+                    let Some((body, expected)) = lanes[to].sent.pop_front() else {
+                        continue;
+                    };
+                    assert_eq!(
+                        open(lanes[to].opener, &body),
+                        Ok(expected),
+                        "seed {seed}: the record that is due"
+                    );
                     delivered += 1;
                 }
                 attack => {
@@ -307,14 +476,21 @@ fn nothing_is_delivered_but_what_was_sent_in_order() {
                     if lanes[to].sent.front().is_some_and(|(due, _)| *due == body) {
                         continue; // that would be a delivery
                     }
-                    assert!(open(lanes[to].opener, &body).is_err(), "seed {seed}: an attack succeeded");
+                    assert!(
+                        open(lanes[to].opener, &body).is_err(),
+                        "seed {seed}: an attack succeeded"
+                    );
                 }
             }
         }
         // After all that, the rest arrives.
         for lane in &mut lanes {
             for (body, expected) in lane.sent.drain(..) {
-                assert_eq!(open(lane.opener, &body), Ok(expected), "seed {seed}: the rest");
+                assert_eq!(
+                    open(lane.opener, &body),
+                    Ok(expected),
+                    "seed {seed}: the rest"
+                );
                 delivered += 1;
             }
         }

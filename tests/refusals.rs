@@ -1,4 +1,5 @@
-//! Does every refusal of the core say what was wrong? For logs, `inspect` and `capture`: in words of its own.
+//! Does every refusal of the core say what was wrong? For logs, `inspect` and `capture`: in words
+//! of its own.
 
 use fernvpn::fernet::Refusal;
 use fernvpn::fernet::base64url::Malformed;
@@ -34,7 +35,10 @@ fn every_reason_has_words_of_its_own() {
         &FieldError::Twice("nonce".into()),
         &FieldError::Missing("nonce"),
         &FieldError::Value("nonce"),
-        &BadLength { length: 0, limit: 1024 },
+        &BadLength {
+            length: 0,
+            limit: 1024,
+        },
         &Refused::Length(9),
         &Refused::Id,
         &Refused::Token(Refusal::Mac),
@@ -62,12 +66,19 @@ fn every_reason_has_words_of_its_own() {
         assert!(words.len() > 4 && !words.contains('\n'), "{words:?}");
         assert!(seen.insert(words.clone()), "{words:?} twice");
     }
-    assert_eq!(record[0].to_string(), record[4].to_string(), "a record's refusal is what it is in a handshake too");
+    assert_eq!(
+        record[0].to_string(),
+        record[4].to_string(),
+        "a record's refusal is what it is in a handshake too"
+    );
 }
 
 /// PROTOCOL.md, section 3.
 #[test]
 fn the_longest_bodies_are_those_of_the_specification() {
     assert_eq!(MAX_BODY, 87_500);
-    assert_eq!((Suite::Aes256Gcm.max_body(), Suite::Fernet.max_body()), (65_569, 87_500));
+    assert_eq!(
+        (Suite::Aes256Gcm.max_body(), Suite::Fernet.max_body()),
+        (65_569, 87_500)
+    );
 }

@@ -1,5 +1,6 @@
-//! Who notices that a server took up a new configuration, and who does not? A server as threads, and peers made of the
-//! protocol alone. What the command `reload` does, and SIGHUP, is in `reload.sh`.
+//! Who notices that a server took up a new configuration, and who does not? A server as threads,
+//! and peers made of the protocol alone. What the command `reload` does, and SIGHUP, is in
+//! `reload.sh`.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -31,7 +32,11 @@ fn who_is_not_concerned_notices_nothing() {
     let (tun, kernel) = device(false);
     let (server, at) = serve(settings(3), Some(tun));
     let mut peers: Vec<Raw> = (0..3).map(|n| raw_client(at, n, PLAIN)).collect();
-    let before: Vec<_> = server.clients().iter().map(|client| client.connection().unwrap()).collect();
+    let before: Vec<_> = server
+        .clients()
+        .iter()
+        .map(|client| client.connection().unwrap())
+        .collect();
     // Client 0 is removed, 1 gets another address, 3 is new.
     let said = reload(
         &server,
@@ -41,7 +46,10 @@ fn who_is_not_concerned_notices_nothing() {
         }),
     )
     .unwrap();
-    assert_eq!(said, "3 clients; cut off, since their key is gone: 1; told to connect again: 1");
+    assert_eq!(
+        said,
+        "3 clients; cut off, since their key is gone: 1; told to connect again: 1"
+    );
     assert_eq!(peers[0].closed_with(), Some(close::REMOVED));
     assert_eq!(peers[1].closed_with(), Some(close::CONFIGURED));
     let unchanged = server.clients()[1].connection().unwrap();
@@ -66,7 +74,8 @@ fn who_is_not_concerned_notices_nothing() {
 fn everybody_is_told_what_everybody_should_know() {
     let (server, at) = serve(settings(2), None);
     for change in [
-        (|new: &mut ServerSettings| new.push_routes = vec!["192.168.0.0/24".parse().unwrap()]) as fn(&mut _),
+        (|new: &mut ServerSettings| new.push_routes = vec!["192.168.0.0/24".parse().unwrap()])
+            as fn(&mut _),
         |new| new.push_dns = vec![address("10.8.0.1")],
         |new| new.mtu = 1400,
         |new| new.keepalive = 7,
@@ -89,11 +98,21 @@ fn what_is_not_told_is_taken_up_silently() {
     let between = packet(v4(0), v4(1), b"to another client");
     for peer in [&from_behind, &between] {
         peers[0].send_packet(peer);
-        assert!(peers[0].says_hello().contains("client0"), "the packets before it were judged");
+        assert!(
+            peers[0].says_hello().contains("client0"),
+            "the packets before it were judged"
+        );
     }
-    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+    let load =
+        |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
     let traffic = Arc::clone(&server.clients()[0].traffic);
-    assert_eq!((load(&traffic.dropped_source), load(&traffic.dropped_destination)), (1, 1));
+    assert_eq!(
+        (
+            load(&traffic.dropped_source),
+            load(&traffic.dropped_destination)
+        ),
+        (1, 1)
+    );
     let said = reload(
         &server,
         changed(2, |new| {
@@ -103,12 +122,17 @@ fn what_is_not_told_is_taken_up_silently() {
         }),
     )
     .unwrap();
-    assert_eq!(said, "2 clients; cut off, since their key is gone: 0; told to connect again: 0");
+    assert_eq!(
+        said,
+        "2 clients; cut off, since their key is gone: 0; told to connect again: 0"
+    );
     for packet in [from_behind, between] {
         peers[0].send_packet(&packet);
         assert_eq!(peers[1].receive_packets(), [packet]);
     }
-    eventually("the same counters go on", || load(&server.clients()[0].traffic.packets_in) == 2);
+    eventually("the same counters go on", || {
+        load(&server.clients()[0].traffic.packets_in) == 2
+    });
 }
 
 #[test]
@@ -116,10 +140,28 @@ fn a_configuration_that_contradicts_itself_changes_nothing() {
     let (server, at) = serve(settings(2), None);
     let mut peer = raw_client(at, 0, PLAIN);
     for (wrong, reason) in [
-        (changed(2, |new| new.peers[1].keys = new.peers[0].keys.clone()), "same key"),
-        (changed(2, |new| new.peers[1].addresses = new.peers[0].addresses.clone()), "taken"),
-        (changed(3, |new| new.peers[2].ratchet = Some(PathBuf::from("/none/there"))), "/none"),
-        (changed(1, |new| new.push_routes = vec!["10.0.0.0/8".parse().unwrap(); 2000]), "1000"),
+        (
+            changed(2, |new| new.peers[1].keys = new.peers[0].keys.clone()),
+            "same key",
+        ),
+        (
+            changed(2, |new| {
+                new.peers[1].addresses = new.peers[0].addresses.clone()
+            }),
+            "taken",
+        ),
+        (
+            changed(3, |new| {
+                new.peers[2].ratchet = Some(PathBuf::from("/none/there"))
+            }),
+            "/none",
+        ),
+        (
+            changed(1, |new| {
+                new.push_routes = vec!["10.0.0.0/8".parse().unwrap(); 2000]
+            }),
+            "1000",
+        ),
     ] {
         let error = reload(&server, wrong).unwrap_err();
         assert!(error.contains(reason), "{error}");
@@ -136,16 +178,32 @@ fn a_key_is_exchanged_for_another_one() {
     reload(&server, changed(1, |new| new.peers[0].keys.push(key(7)))).unwrap();
     assert!(old.says_hello().contains("client0"));
     let mut new = raw_client(at, 7, PLAIN);
-    assert_eq!(old.closed_with(), Some(close::REPLACED), "one client, whichever key");
+    assert_eq!(
+        old.closed_with(),
+        Some(close::REPLACED),
+        "one client, whichever key"
+    );
     // The old one goes: who uses the new one notices nothing.
-    reload(&server, changed(1, |settings| settings.peers[0].keys = vec![key(7)])).unwrap();
+    reload(
+        &server,
+        changed(1, |settings| settings.peers[0].keys = vec![key(7)]),
+    )
+    .unwrap();
     assert!(new.says_hello().contains("client0"));
     assert!(is_met_with_silence(at, &RawHello::new(0, PLAIN).frame));
     // And the other way round, under another name too.
-    reload(&server, changed(1, |settings| settings.peers[0].keys = vec![key(0)])).unwrap();
+    reload(
+        &server,
+        changed(1, |settings| settings.peers[0].keys = vec![key(0)]),
+    )
+    .unwrap();
     assert_eq!(new.closed_with(), Some(close::REMOVED));
     let mut renamed = raw_client(at, 0, PLAIN);
-    reload(&server, changed(1, |settings| settings.peers[0].name = "carol".into())).unwrap();
+    reload(
+        &server,
+        changed(1, |settings| settings.peers[0].name = "carol".into()),
+    )
+    .unwrap();
     assert_eq!(renamed.closed_with(), Some(close::CONFIGURED));
     assert!(raw_client(at, 0, PLAIN).says_hello().contains("carol"));
 }
@@ -153,7 +211,10 @@ fn a_key_is_exchanged_for_another_one() {
 #[test]
 fn a_handshake_under_way_does_not_outlive_its_key() {
     let (server, at) = serve(settings(2), None);
-    let (doomed, fine) = (RawHello::new(0, PLAIN).ask(at), RawHello::new(1, PLAIN).ask(at));
+    let (doomed, fine) = (
+        RawHello::new(0, PLAIN).ask(at),
+        RawHello::new(1, PLAIN).ask(at),
+    );
     reload(&server, changed(2, |new| _ = new.peers.remove(0))).unwrap();
     let (_, mut peer) = doomed.finish().expect("a Config, and then the end");
     assert_eq!(peer.closed_with(), Some(close::REMOVED));
@@ -201,14 +262,18 @@ fn ratcheted_keys_go_on() {
             assert!(server.clients()[0].connection().is_some(), "not disturbed");
         } else {
             running.connected();
-            eventually("it has connected again", || server.clients()[0].connection().is_some());
+            eventually("it has connected again", || {
+                server.clients()[0].connection().is_some()
+            });
         }
     }
     assert_eq!(steps, HashSet::from([1, 2]), "a step each time");
     // Gone from the configuration, its file is free, and the client is told for good.
     reload(&server, changed(1, |new| new.peers[0].keys = vec![key(9)])).unwrap();
     assert!(running.end().unwrap_err().contains("removed"));
-    eventually("the file is free", || fernvpn::config::state_file::StateFile::open(&servers).is_ok());
+    eventually("the file is free", || {
+        fernvpn::config::state_file::StateFile::open(&servers).is_ok()
+    });
     std::fs::remove_dir_all(folder).unwrap();
 }
 
@@ -217,7 +282,9 @@ fn is_met_with_silence(at: std::net::SocketAddr, hello: &[u8]) -> bool {
     use std::io::{Read, Write};
     let mut socket = std::net::TcpStream::connect(at).unwrap();
     socket.write_all(hello).unwrap();
-    socket.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+    socket
+        .set_read_timeout(Some(std::time::Duration::from_millis(300)))
+        .unwrap();
     matches!(socket.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
 

@@ -1,8 +1,13 @@
-//! What do many clients cost? A real server process, and clients of the protocol alone, all connected at once.
+//! What do many clients cost? A real server process, and clients of the protocol alone, all
+//! connected at once.
 //!
 //! `make scale` takes ten thousand of them, and adds floods of strangers while real clients work.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
 
 mod loopback;
 
@@ -29,15 +34,31 @@ fn two_hundred_clients_at_once_and_each_pings() {
     }
     // Until a client's turn comes it answers nothing; nobody is given up for that.
     let networks = ["--address", "10.8.0.1/16", "--address", "fd08::1/64"];
-    let server = Process::serve(&keys, &[&networks[..], &["--max-clients", "65000", "--keepalive", "3600"]].concat());
+    let server = Process::serve(
+        &keys,
+        &[
+            &networks[..],
+            &["--max-clients", "65000", "--keepalive", "3600"],
+        ]
+        .concat(),
+    );
     let (empty, threads) = server.resident_kib_and_threads();
     println!("{empty} KiB and {threads} threads with nobody there");
 
     let begun = Instant::now();
-    let mut connected: Vec<_> =
-        (0..clients).map(|n| RawHello::new(n, PLAIN).ask(server.address).finish().unwrap()).collect();
+    let mut connected: Vec<_> = (0..clients)
+        .map(|n| {
+            RawHello::new(n, PLAIN)
+                .ask(server.address)
+                .finish()
+                .unwrap()
+        })
+        .collect();
     let each_second = clients as f64 / begun.elapsed().as_secs_f64();
-    println!("{clients} clients connected one after the other in {:?}, {each_second:.0} a second", begun.elapsed());
+    println!(
+        "{clients} clients connected one after the other in {:?}, {each_second:.0} a second",
+        begun.elapsed()
+    );
     println!("the kernel's sockets: {}", socket_memory());
     let report = |when: &str| {
         let (resident, threads) = server.resident_kib_and_threads();
@@ -48,7 +69,10 @@ fn two_hundred_clients_at_once_and_each_pings() {
     report("when all are connected");
     if let Some((descriptors, mappings)) = server.descriptors_and_mappings() {
         println!("{descriptors} descriptors and {mappings} memory mappings");
-        assert!(descriptors < clients + 64 && mappings < 4 * clients + 256, "one and four for each client");
+        assert!(
+            descriptors < clients + 64 && mappings < 4 * clients + 256,
+            "one and four for each client"
+        );
     }
 
     for round in 1..=3 {
@@ -59,9 +83,15 @@ fn two_hundred_clients_at_once_and_each_pings() {
         for (config, raw) in &mut connected {
             let replies = raw.receive_packets();
             let echo = icmp::echo_reply(&replies[0]).unwrap();
-            assert_eq!((echo.destination, echo.sequence), (config.addresses[0].address, round));
+            assert_eq!(
+                (echo.destination, echo.sequence),
+                (config.addresses[0].address, round)
+            );
         }
-        println!("round {round}: every ping was answered, in {:?}", begun.elapsed());
+        println!(
+            "round {round}: every ping was answered, in {:?}",
+            begun.elapsed()
+        );
     }
     let each = report("after the pings");
     // Of a few clients each bears more of what all share.
@@ -92,7 +122,9 @@ fn two_hundred_clients_at_once_and_each_pings() {
 
     // All of them leave, and the server is as good as new.
     drop(connected);
-    eventually("all threads have ended", || server.resident_kib_and_threads().1 <= threads);
+    eventually("all threads have ended", || {
+        server.resident_kib_and_threads().1 <= threads
+    });
     report("when all have gone");
     let begun = Instant::now();
     raw_client(server.address, 0, PLAIN).says_hello();
@@ -104,7 +136,11 @@ fn slowest_ping(config: &NetworkConfig, raw: &mut Raw, count: u16) -> Duration {
     let mut slowest = Duration::ZERO;
     for sequence in 0..count {
         let begun = Instant::now();
-        raw.send_packet(&ping(config.addresses[0].address, config.server[0], sequence));
+        raw.send_packet(&ping(
+            config.addresses[0].address,
+            config.server[0],
+            sequence,
+        ));
         let replies = raw.receive_packets();
         assert_eq!(icmp::echo_reply(&replies[0]).unwrap().sequence, sequence);
         slowest = slowest.max(begun.elapsed());
@@ -115,21 +151,34 @@ fn slowest_ping(config: &NetworkConfig, raw: &mut Raw, count: u16) -> Duration {
 /// `TCP: inuse 410 orphan 0 tw 7 alloc 412 mem 31`: the last number is in pages.
 fn socket_memory() -> String {
     let text = std::fs::read_to_string("/proc/net/sockstat").unwrap();
-    text.lines().find(|line| line.starts_with("TCP:")).unwrap().to_owned()
+    text.lines()
+        .find(|line| line.starts_with("TCP:"))
+        .unwrap()
+        .to_owned()
 }
 
-/// Clients work while strangers do what they can, as fast as this machine lets them. No connection is lost, whoever has a
-/// key comes in meanwhile, and what the clients lose is measured. `FERNVPN_FLOOD` is the seconds for each flood, and then
-/// they may lose half of their throughput.
+/// Clients work while strangers do what they can, as fast as this machine lets them. No connection
+/// is lost, whoever has a key comes in meanwhile, and what the clients lose is measured.
+/// `FERNVPN_FLOOD` is the seconds for each flood, and then they may lose half of their throughput.
 #[test]
 fn floods_of_strangers_cost_clients_no_connection() {
-    let seconds: Option<f64> = std::env::var("FERNVPN_FLOOD").ok().map(|text| text.parse().unwrap());
+    let seconds: Option<f64> = std::env::var("FERNVPN_FLOOD")
+        .ok()
+        .map(|text| text.parse().unwrap());
     let time = Duration::from_secs_f64(seconds.unwrap_or(0.3));
     raise_open_files(16_384).unwrap();
-    let keys: String = (0..=CLIENTS).map(|n| format!("{} # client{n}\n", key(n).to_text())).collect();
+    let keys: String = (0..=CLIENTS)
+        .map(|n| format!("{} # client{n}\n", key(n).to_text()))
+        .collect();
     let server = Process::serve(&keys, &[]);
-    let mut clients: Vec<_> =
-        (0..CLIENTS).map(|n| RawHello::new(n, PLAIN).ask(server.address).finish().unwrap()).collect();
+    let mut clients: Vec<_> = (0..CLIENTS)
+        .map(|n| {
+            RawHello::new(n, PLAIN)
+                .ask(server.address)
+                .finish()
+                .unwrap()
+        })
+        .collect();
     let recorded = RawHello::new(CLIENTS, PLAIN);
     let recording = recorded.frame.clone();
     let _ = recorded.ask(server.address);
@@ -149,7 +198,8 @@ fn floods_of_strangers_cost_clients_no_connection() {
         let quiet = throughput(&mut clients, time, || true);
         let flood = Flood::begin(server.address.port(), bytes, held);
         let begun = Instant::now();
-        // Whoever has a key comes in while the flood goes on. Where the kernel's queue is full that takes its luck.
+        // Whoever has a key comes in while the flood goes on. Where the kernel's queue is full that
+        // takes its luck.
         let (came_in, address) = (OnceLock::new(), server.address);
         let rate = std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -167,7 +217,10 @@ fn floods_of_strangers_cost_clients_no_connection() {
             100.0 * kept
         );
         assert!(count > 100, "{name}: {count} is no flood");
-        assert!(seconds.is_none() || kept > 0.5, "{name}: only {kept} of the throughput is left");
+        assert!(
+            seconds.is_none() || kept > 0.5,
+            "{name}: only {kept} of the throughput is left"
+        );
     }
     for (_, raw) in &mut clients {
         raw.says_hello();
@@ -179,9 +232,13 @@ const CLIENTS: usize = 2;
 /// Threads of the strangers.
 const STRANGERS: usize = 16;
 
-/// Mbit/s of echo requests and their answers: each client sends some, and awaits all answers, for so long and until
-/// something is so.
-fn throughput(clients: &mut [(NetworkConfig, Raw)], time: Duration, is_so: impl Fn() -> bool + Sync) -> f64 {
+/// Mbit/s of echo requests and their answers: each client sends some, and awaits all answers, for
+/// so long and until something is so.
+fn throughput(
+    clients: &mut [(NetworkConfig, Raw)],
+    time: Duration,
+    is_so: impl Fn() -> bool + Sync,
+) -> f64 {
     let begun = Instant::now();
     let bits: usize = std::thread::scope(|scope| {
         let echo = |(config, raw): &mut (NetworkConfig, Raw)| {
@@ -198,13 +255,20 @@ fn throughput(clients: &mut [(NetworkConfig, Raw)], time: Duration, is_so: impl 
             }
             bits
         };
-        let threads: Vec<_> = clients.iter_mut().map(|client| scope.spawn(move || echo(client))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        let threads: Vec<_> = clients
+            .iter_mut()
+            .map(|client| scope.spawn(move || echo(client)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .sum()
     });
     bits as f64 / 1e6 / begun.elapsed().as_secs_f64()
 }
 
-/// Strangers, in a process of their own, with the server's priority and on its processors: in life they have their own.
+/// Strangers, in a process of their own, with the server's priority and on its processors: in life
+/// they have their own.
 struct Flood(Child);
 
 impl Flood {
@@ -232,41 +296,55 @@ impl Flood {
         let ended = self.0.wait_with_output().unwrap(); // which closes its standard input
         assert!(ended.status.success(), "a stranger got an answer");
         let said = String::from_utf8(ended.stdout).unwrap();
-        said.lines().find_map(|line| line.strip_prefix("strangers: ")).unwrap().parse().unwrap()
+        said.lines()
+            .find_map(|line| line.strip_prefix("strangers: "))
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 }
 
 /// What that process does; elsewhere there is nothing to do.
 #[test]
 fn strangers() {
-    let Ok(told) = std::env::var("FERNVPN_STRANGERS") else { return };
+    let Ok(told) = std::env::var("FERNVPN_STRANGERS") else {
+        return;
+    };
     let [port, held, bytes] = told.split(' ').collect::<Vec<_>>().try_into().unwrap();
     let (port, held): (u16, usize) = (port.parse().unwrap(), held.parse().unwrap());
-    let bytes: Vec<u8> =
-        (0..bytes.len() / 2).map(|at| u8::from_str_radix(&bytes[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let bytes: Vec<u8> = (0..bytes.len() / 2)
+        .map(|at| u8::from_str_radix(&bytes[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
     raise_open_files(16_384).unwrap();
     let (stop, made) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..STRANGERS).map(|_| scope.spawn(|| flood(port, &bytes, held, &stop, &made))).collect();
+        let threads: Vec<_> = (0..STRANGERS)
+            .map(|_| scope.spawn(|| flood(port, &bytes, held, &stop, &made)))
+            .collect();
         eventually("a flood", || made.load(Ordering::Relaxed) > 100);
         println!("the flood has begun");
         let _ = std::io::stdin().read(&mut [0]);
         stop.store(true, Ordering::Relaxed);
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
     });
     println!("\nstrangers: {}", made.load(Ordering::Relaxed));
 }
 
-/// Connects and sends, again and again, holds so many connections, and waits for nothing. Not one byte of answer. Each
-/// time to another address of the loopback, so that ports do not run out.
+/// Connects and sends, again and again, holds so many connections, and waits for nothing. Not one
+/// byte of answer. Each time to another address of the loopback, so that ports do not run out.
 fn flood(port: u16, bytes: &[u8], held: usize, stop: &AtomicBool, made: &AtomicUsize) {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let mut waiting = VecDeque::new();
     while !stop.load(Ordering::Relaxed) {
         let [_, b, c, d] = (1 + COUNT.fetch_add(1, Ordering::Relaxed) % 0x00ff_fffd).to_be_bytes();
         let address = SocketAddr::from(([127, b, c, d], port));
-        // Where a queue of the kernel is full it tries again after a second; a flood does not wait for that.
-        let Ok(mut socket) = TcpStream::connect_timeout(&address, Duration::from_millis(2)) else { continue };
+        // Where a queue of the kernel is full it tries again after a second; a flood does not wait
+        // for that.
+        let Ok(mut socket) = TcpStream::connect_timeout(&address, Duration::from_millis(2)) else {
+            continue;
+        };
         let _ = socket.write_all(bytes);
         socket.set_nonblocking(true).unwrap();
         waiting.push_back(socket);

@@ -1,5 +1,6 @@
-//! Do other implementations agree? Runs `tests/interop/tokens.py` where Python and its `cryptography` are installed.
-//! With `CI` or `FERNVPN_REQUIRE_INTEROP` set, their absence is a failure.
+//! Do other implementations agree? Runs `tests/interop/tokens.py` where Python and its
+//! `cryptography` are installed. With `CI` or `FERNVPN_REQUIRE_INTEROP` set, their absence is a
+//! failure.
 
 mod needs;
 
@@ -11,7 +12,10 @@ fn python_cryptography_agrees() {
         return;
     }
     let done = Command::new("python3")
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/tokens.py"))
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/interop/tokens.py"
+        ))
         .args([env!("CARGO_BIN_EXE_fernvpn"), "--count", "60"])
         .output()
         .expect("python3 was there a moment ago");

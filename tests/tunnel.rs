@@ -1,7 +1,11 @@
-//! Do packets go where they should, whatever the peers do? Servers and clients as threads, over TCP on loopback, with
-//! datagram sockets in place of TUN devices.
+//! Do packets go where they should, whatever the peers do? Servers and clients as threads, over TCP
+//! on loopback, with datagram sockets in place of TUN devices.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
 
 mod common;
 mod loopback;
@@ -69,7 +73,9 @@ fn packets_cross_each_way_in_both_suites_and_both_families() {
         for client in server.clients() {
             let traffic = &client.traffic;
             // A packet counts once it has been passed on.
-            eventually("9 in and 8 out", || (load(&traffic.packets_in), load(&traffic.packets_out)) == (9, 8));
+            eventually("9 in and 8 out", || {
+                (load(&traffic.packets_in), load(&traffic.packets_out)) == (9, 8)
+            });
             assert_eq!(load(&traffic.dropped_destination), 1);
         }
     }
@@ -83,13 +89,22 @@ fn a_source_that_is_not_the_clients_never_leaves_the_server() {
     settings.peers[0].routes = vec!["192.168.7.0/24".parse().unwrap()];
     let (server, at) = serve(settings, Some(tun));
     let (mut spoofer, mut victim) = (raw_client(at, 0, PLAIN), raw_client(at, 1, PLAIN));
-    let spoofed = [v4(1), address("10.8.0.1"), address("192.168.8.1"), address("127.0.0.1")];
+    let spoofed = [
+        v4(1),
+        address("10.8.0.1"),
+        address("192.168.8.1"),
+        address("127.0.0.1"),
+    ];
     for source in spoofed {
         spoofer.send_packet(&packet(source, address("198.51.100.1"), b"spoofed"));
         spoofer.send_packet(&packet(source, v4(1), b"spoofed"));
     }
     spoofer.send_packet(&packet(v6(1), address("2001:db8::1"), b"spoofed"));
-    let behind = packet(address("192.168.7.9"), v4(1), b"from the network behind the client");
+    let behind = packet(
+        address("192.168.7.9"),
+        v4(1),
+        b"from the network behind the client",
+    );
     spoofer.send_packet(&behind);
     assert_eq!(victim.receive_packets(), [behind]);
     let honest = packet(v4(0), address("198.51.100.1"), b"honest");
@@ -106,7 +121,8 @@ fn a_client_with_all_the_world_behind_it_is_neither_the_server_nor_another_clien
     settings.peers[0].routes = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
     let (server, at) = serve(settings, Some(tun));
     let (mut exit, mut other) = (raw_client(at, 0, PLAIN), raw_client(at, 1, PLAIN));
-    // What is for the server goes to the server, what is for nobody to nobody, and the rest to the world behind.
+    // What is for the server goes to the server, what is for nobody to nobody, and the rest to the
+    // world behind.
     for to in ["10.8.0.1", "fd08::1"].map(address) {
         let own = if to.is_ipv4() { v4(1) } else { v6(1) };
         let asks = packet(own, to, b"a question");
@@ -118,7 +134,11 @@ fn a_client_with_all_the_world_behind_it_is_neither_the_server_nor_another_clien
     other.send_packet(&out);
     assert_eq!(exit.receive_packets(), [out]);
     // It answers for the world, and in no one's name that is in the tunnel.
-    for source in [address("10.8.0.1"), address("fd08::1"), address("10.8.77.77")] {
+    for source in [
+        address("10.8.0.1"),
+        address("fd08::1"),
+        address("10.8.77.77"),
+    ] {
         let to = if source.is_ipv4() { v4(1) } else { v6(1) };
         exit.send_packet(&packet(source, to, b"spoofed"));
     }
@@ -133,9 +153,21 @@ fn what_is_for_no_single_host_never_reaches_the_kernel() {
     let (tun, kernel) = device(false);
     let (server, at) = serve(settings(1), Some(tun));
     let mut one = raw_client(at, 0, PLAIN);
-    let nobodys = ["224.0.0.251", "255.255.255.255", "127.0.0.1", "0.0.0.0", "ff02::fb", "::1", "::"];
+    let nobodys = [
+        "224.0.0.251",
+        "255.255.255.255",
+        "127.0.0.1",
+        "0.0.0.0",
+        "ff02::fb",
+        "::1",
+        "::",
+    ];
     for to in nobodys.map(address) {
-        one.send_packet(&packet(if to.is_ipv4() { v4(0) } else { v6(0) }, to, b"to many, or to itself"));
+        one.send_packet(&packet(
+            if to.is_ipv4() { v4(0) } else { v6(0) },
+            to,
+            b"to many, or to itself",
+        ));
     }
     let honest = packet(v4(0), address("198.51.100.1"), b"honest");
     one.send_packet(&honest);
@@ -160,7 +192,13 @@ fn what_is_for_no_single_host_never_reaches_the_kernel() {
 fn clients_reach_each_other_only_if_they_may() {
     for allowed in [false, true] {
         let (tun, kernel) = device(false);
-        let (server, at) = serve(ServerSettings { client_to_client: allowed, ..settings(2) }, Some(tun));
+        let (server, at) = serve(
+            ServerSettings {
+                client_to_client: allowed,
+                ..settings(2)
+            },
+            Some(tun),
+        );
         let (mut one, mut two) = (raw_client(at, 0, PLAIN), raw_client(at, 1, PLAIN));
         for (from, to) in [(v4(0), v4(1)), (v6(0), v6(1))] {
             let across = packet(from, to, b"across");
@@ -184,31 +222,55 @@ fn clients_reach_each_other_only_if_they_may() {
 fn super_packets_cross_whole_where_both_can_and_in_pieces_elsewhere() {
     let payload: Vec<u8> = (0..60_000u32).map(|n| (n % 251) as u8).collect();
     let (tun, kernel) = device(true);
-    let (_server, at) = serve(ServerSettings { client_to_client: true, ..settings(3) }, Some(tun));
+    let (_server, at) = serve(
+        ServerSettings {
+            client_to_client: true,
+            ..settings(3)
+        },
+        Some(tun),
+    );
     let ((whole, far_whole), (split, far_split)) = (device(true), device(false));
-    let _clients = [client(at, 0, Suite::Aes256Gcm, Some(whole)), client(at, 1, Suite::Fernet, Some(split))];
+    let _clients = [
+        client(at, 0, Suite::Aes256Gcm, Some(whole)),
+        client(at, 1, Suite::Fernet, Some(split)),
+    ];
     let mut plain = raw_client(at, 2, PLAIN);
 
     let in_pieces = |pieces: &[Vec<u8>]| {
         assert_eq!(pieces.len(), 60_000usize.div_ceil(1400));
-        let payloads: Vec<u8> = pieces.iter().flat_map(|piece| piece[40..].to_vec()).collect();
+        let payloads: Vec<u8> = pieces
+            .iter()
+            .flat_map(|piece| piece[40..].to_vec())
+            .collect();
         assert!(payloads == payload, "the pieces make up the whole");
         for piece in pieces {
             let pseudo = fernvpn::packet::checksum::pseudo_header(
-                piece[12..16].first_chunk::<4>().map(|b| (*b).into()).unwrap(),
-                piece[16..20].first_chunk::<4>().map(|b| (*b).into()).unwrap(),
+                piece[12..16]
+                    .first_chunk::<4>()
+                    .map(|b| (*b).into())
+                    .unwrap(),
+                piece[16..20]
+                    .first_chunk::<4>()
+                    .map(|b| (*b).into())
+                    .unwrap(),
                 6,
                 piece.len() - 20,
             );
-            assert_eq!(fernvpn::packet::checksum::sum(&piece[20..], pseudo), 0xffff, "complete checksums");
+            assert_eq!(
+                fernvpn::packet::checksum::sum(&piece[20..], pseudo),
+                0xffff,
+                "complete checksums"
+            );
         }
     };
-    // Down: whole to the device with offload; in pieces to the one without, and to the peer without the capability.
+    // Down: whole to the device with offload; in pieces to the one without, and to the peer without
+    // the capability.
     let (offload, packet) = super_packet(address("10.8.0.1"), v4(0), &payload, 1400);
     kernel.send_super(offload, &packet);
     assert_eq!(far_whole.receive_super(), (offload, packet));
     let (offload, packet) = super_packet(address("10.8.0.1"), v4(1), &payload, 1400);
-    // The datagram socket may hold as few as ten packets and loses the rest: until one has come through whole.
+    // The datagram socket may hold as few as ten packets and loses the rest: until one has come
+    // through whole.
     let mut pieces = Vec::new();
     eventually("all pieces", || {
         kernel.send_super(offload, &packet);
@@ -243,24 +305,61 @@ fn an_offload_header_that_does_not_fit_is_dropped_and_counted() {
     let mut peer = raw_client(at, 0, SUPER);
     let (good, packet) = super_packet(v4(0), address("10.8.0.1"), &[7; 9000], 1400);
     let wrong = [
-        Offload { gso_size: 0, ..good },
-        Offload { gso_size: 1, ..good },
-        Offload { gso_type: 4, ..good },
-        Offload { gso_type: 77, ..good },
+        Offload {
+            gso_size: 0,
+            ..good
+        },
+        Offload {
+            gso_size: 1,
+            ..good
+        },
+        Offload {
+            gso_type: 4,
+            ..good
+        },
+        Offload {
+            gso_type: 77,
+            ..good
+        },
         Offload { flags: 0, ..good },
-        Offload { flags: 0xff, ..good },
-        Offload { csum_start: 0, ..good },
-        Offload { csum_start: 0xffff, ..good },
-        Offload { csum_offset: 0xffff, ..good },
+        Offload {
+            flags: 0xff,
+            ..good
+        },
+        Offload {
+            csum_start: 0,
+            ..good
+        },
+        Offload {
+            csum_start: 0xffff,
+            ..good
+        },
+        Offload {
+            csum_offset: 0xffff,
+            ..good
+        },
     ];
     for offload in wrong {
-        peer.send(Kind::SuperPacket, &[&offload.to_wire()[..], &packet].concat());
+        peer.send(
+            Kind::SuperPacket,
+            &[&offload.to_wire()[..], &packet].concat(),
+        );
     }
     peer.send(Kind::SuperPacket, &good.to_wire());
-    peer.send(Kind::SuperPacket, &[&good.to_wire()[..], &packet[..100]].concat());
-    let lying = Offload { hdr_len: 0xffff, ..good };
+    peer.send(
+        Kind::SuperPacket,
+        &[&good.to_wire()[..], &packet[..100]].concat(),
+    );
+    let lying = Offload {
+        hdr_len: 0xffff,
+        ..good
+    };
     peer.send(Kind::SuperPacket, &[&lying.to_wire()[..], &packet].concat());
-    assert_eq!(kernel.receive_super(), (good, packet), "its header was made anew, and nothing came before it");
+    assert_eq!(
+        kernel.receive_super(),
+        (good, packet),
+        "its header was made anew, and nothing came before it"
+    );
     assert_eq!(load(&server.clients()[0].traffic.dropped_malformed), 11);
 }
 
@@ -279,12 +378,20 @@ fn a_stalled_client_stalls_nobody() {
         }
         let small = packet(address("10.8.0.1"), v4(1), &rounds.to_be_bytes());
         kernel.send(&small);
-        assert_eq!(good.receive_packets(), [small], "each one, in order, while the other one is stalled");
+        assert_eq!(
+            good.receive_packets(),
+            [small],
+            "each one, in order, while the other one is stalled"
+        );
         rounds += 1;
     }
     let others = Arc::clone(&server.clients()[1].traffic);
-    assert_eq!((load(&others.dropped_queue), load(&others.packets_out)), (0, rounds.into()));
-    // The server closes while that one's queue is full: it still gets Close, after what was on its way.
+    assert_eq!(
+        (load(&others.dropped_queue), load(&others.packets_out)),
+        (0, rounds.into())
+    );
+    // The server closes while that one's queue is full: it still gets Close, after what was on its
+    // way.
     thread::scope(|scope| {
         let closed = scope.spawn(move || stalled.closed_with());
         server.stop();
@@ -296,8 +403,17 @@ fn a_stalled_client_stalls_nobody() {
 fn outbound_alone() -> (Arc<Outbound>, TcpStream, Opener) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (session, near) = (common::session(Suite::Aes256Gcm, None, 1), listener.accept().unwrap().0);
-    let outbound = Outbound::new(Arc::new(near), session.server.0, false, Arc::default(), Vec::new());
+    let (session, near) = (
+        common::session(Suite::Aes256Gcm, None, 1),
+        listener.accept().unwrap().0,
+    );
+    let outbound = Outbound::new(
+        Arc::new(near),
+        session.server.0,
+        false,
+        Arc::default(),
+        Vec::new(),
+    );
     (outbound, far, session.client.1)
 }
 
@@ -323,7 +439,11 @@ fn who_answers_sends_the_answer_and_not_what_others_have_queued() {
     }
     outbound.put(|queue| queue.push_packet(&queued));
     outbound.close(close::LEAVING, "bye");
-    assert_eq!(receive(), Some((Kind::Close, b"\0bye".to_vec())), "which goes before all else, and is the last");
+    assert_eq!(
+        receive(),
+        Some((Kind::Close, b"\0bye".to_vec())),
+        "which goes before all else, and is the last"
+    );
     assert_eq!(receive(), None);
 }
 
@@ -333,27 +453,45 @@ fn a_reader_takes_along_what_the_kernel_answers_and_then_reads_on() {
     let mut receive = || common::open(&mut opener, &read_frame(&mut socket).unwrap()).unwrap();
     let (tun, kernel) = device(false);
     let reader = device::Kernel::new(Some(&tun), &outbound);
-    let (one, other) = (packet(address("10.8.0.1"), v4(0), b"one"), packet(address("10.8.0.1"), v4(0), b"another"));
+    let (one, other) = (
+        packet(address("10.8.0.1"), v4(0), b"one"),
+        packet(address("10.8.0.1"), v4(0), b"another"),
+    );
     let mut batch = Batch::default();
     let route = |_| Some(Arc::clone(&outbound));
     kernel.send(&one);
     kernel.send(&other);
     let turn = tun.turn().lock().unwrap();
     reader.answers(&mut batch, &route);
-    assert_eq!(Arc::strong_count(&outbound), 1, "while another thread reads, it does not");
+    assert_eq!(
+        Arc::strong_count(&outbound),
+        1,
+        "while another thread reads, it does not"
+    );
     drop(turn);
     reader.answers(&mut batch, &route);
     batch.send_some();
     assert_eq!(receive(), Some((Kind::Packets, listed(&[&one, &other]))));
-    assert_eq!(Arc::strong_count(&outbound), 1, "that was all, and nobody waits for more");
+    assert_eq!(
+        Arc::strong_count(&outbound),
+        1,
+        "that was all, and nobody waits for more"
+    );
     // Others queue up more than it sends between two looks at its socket.
     let pongs: Vec<_> = (0..100u8).map(|n| (Kind::Pong, vec![n])).collect();
-    outbound.put(|queue| pongs.iter().map(|(kind, content)| queue.push(*kind, content)).sum());
+    outbound.put(|queue| {
+        pongs
+            .iter()
+            .map(|(kind, content)| queue.push(*kind, content))
+            .sum()
+    });
     kernel.send(&one);
     reader.answers(&mut batch, &route);
     batch.send_some();
     assert_eq!(Arc::strong_count(&outbound), 2, "a companion has the rest");
-    pongs.into_iter().for_each(|pong| assert_eq!(receive(), Some(pong)));
+    pongs
+        .into_iter()
+        .for_each(|pong| assert_eq!(receive(), Some(pong)));
     assert_eq!(receive(), Some((Kind::Packets, listed(&[&one]))));
 }
 
@@ -382,9 +520,13 @@ fn a_client_that_floods_and_never_reads_fills_no_memory() {
     }
     // Full of packets. Now empty Pings: each Pong has to wait, and none has a length.
     let before = load(&traffic.dropped_queue);
-    let pings: Vec<u8> = (0..100_000).flat_map(|_| peer.seal(Kind::Ping, b"")).collect();
+    let pings: Vec<u8> = (0..100_000)
+        .flat_map(|_| peer.seal(Kind::Ping, b""))
+        .collect();
     peer.socket.write_all(&pings).unwrap();
-    eventually("Pongs are dropped", || load(&traffic.dropped_queue) > before + 80_000);
+    eventually("Pongs are dropped", || {
+        load(&traffic.dropped_queue) > before + 80_000
+    });
     // It reads after all. No Pong has swallowed anything, and in the end all is well.
     peer.send(Kind::Ping, b"the last one");
     kernel.send(&packet(address("10.8.0.1"), v4(0), b"the last one"));
@@ -473,13 +615,19 @@ fn a_real_client_that_is_replaced_leaves_with_an_error() {
 #[test]
 fn a_finished_that_was_held_back_replaces_nothing() {
     let (server, at) = serve(settings(1), None);
-    let (older, newer) = (RawHello::new(0, PLAIN).ask(at), RawHello::new(0, PLAIN).ask(at));
+    let (older, newer) = (
+        RawHello::new(0, PLAIN).ask(at),
+        RawHello::new(0, PLAIN).ask(at),
+    );
     let mut newer = newer.finish().unwrap().1;
     assert!(older.finish().is_none(), "no Config for the older one");
     newer.says_hello();
     assert!(server.clients()[0].connection().is_some());
     // In order, both finish, and the second stays.
-    let (one, two) = (RawHello::new(0, PLAIN).ask(at), RawHello::new(0, PLAIN).ask(at));
+    let (one, two) = (
+        RawHello::new(0, PLAIN).ask(at),
+        RawHello::new(0, PLAIN).ask(at),
+    );
     let mut one = one.finish().unwrap().1;
     assert_eq!(newer.closed_with(), Some(close::REPLACED));
     let mut two = two.finish().unwrap().1;
@@ -492,8 +640,14 @@ fn of_many_handshakes_at_once_exactly_one_stays_and_works() {
     let (server, at) = serve(settings(1), None);
     for _ in 0..20 {
         let mut alive: Vec<_> = thread::scope(|scope| {
-            let tries: Vec<_> = (0..8).map(|_| scope.spawn(move || RawHello::new(0, PLAIN).ask(at).finish())).collect();
-            tries.into_iter().filter_map(|one| one.join().unwrap()).map(|(_, raw)| raw).collect()
+            let tries: Vec<_> = (0..8)
+                .map(|_| scope.spawn(move || RawHello::new(0, PLAIN).ask(at).finish()))
+                .collect();
+            tries
+                .into_iter()
+                .filter_map(|one| one.join().unwrap())
+                .map(|(_, raw)| raw)
+                .collect()
         });
         // One that was just replaced may answer once more before its Close goes.
         eventually("one stays", || {
@@ -523,9 +677,15 @@ fn a_hello_is_answered_once() {
     let mut session = pending.finish().unwrap().1;
     let after = replay();
     for mut socket in [before, after] {
-        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
         let error = socket.read(&mut [0]).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "neither a byte nor the end");
+        assert_eq!(
+            error.kind(),
+            std::io::ErrorKind::WouldBlock,
+            "neither a byte nor the end"
+        );
     }
     session.says_hello();
 }
@@ -554,7 +714,9 @@ fn traffic_resumes_when_the_server_comes_back() {
     let up = packet(v4(0), address("10.8.0.1"), b"after");
     eventually("packets cross again", || {
         far.send(&up);
-        kernel.try_receive(QUIET).is_some_and(|(_, packet)| packet == up)
+        kernel
+            .try_receive(QUIET)
+            .is_some_and(|(_, packet)| packet == up)
     });
     let down = packet(address("10.8.0.1"), v4(0), b"after");
     kernel.send(&down);
@@ -580,16 +742,25 @@ fn close_is_sent_by_whoever_stops() {
         running.stop().unwrap();
         assert_eq!(closed.join().unwrap(), Some(close::LEAVING));
     });
-    assert!(begun.elapsed() < Duration::from_secs(4), "the peer need not be waited for");
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "the peer need not be waited for"
+    );
 }
 
 #[test]
 fn a_server_stops_at_once_when_its_clients_go() {
     let (server, at) = serve(settings(20), None);
-    let clients: Vec<_> = (0..20).map(|n| client(at, n, Suite::Aes256Gcm, None)).collect();
+    let clients: Vec<_> = (0..20)
+        .map(|n| client(at, n, Suite::Aes256Gcm, None))
+        .collect();
     let begun = Instant::now();
     server.stop();
-    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_millis(900),
+        "{:?}",
+        begun.elapsed()
+    );
     for client in clients {
         client.stop().unwrap();
     }
@@ -598,7 +769,10 @@ fn a_server_stops_at_once_when_its_clients_go() {
 #[test]
 fn an_end_without_close_is_a_truncation() {
     let server = RawServer::new();
-    let settings = ClientSettings { once: true, ..client_settings(server.address, 0) };
+    let settings = ClientSettings {
+        once: true,
+        ..client_settings(server.address, 0)
+    };
     let running = Running::start(settings.clone(), None);
     let peer = server.accept(CONFIG);
     running.connected();
@@ -611,20 +785,34 @@ fn an_end_without_close_is_a_truncation() {
     running.connected();
     peer.send(Kind::Close, b"\x01the server stops");
     let reason = running.end().unwrap_err();
-    assert!(reason.contains("the peer closed: the server stops"), "{reason}");
+    assert!(
+        reason.contains("the peer closed: the server stops"),
+        "{reason}"
+    );
 }
 
 #[test]
 fn a_peer_that_answers_no_ping_is_dead() {
     // The server finds it,
-    let (server, at) = serve(ServerSettings { keepalive: 1, ..settings(1) }, None);
+    let (server, at) = serve(
+        ServerSettings {
+            keepalive: 1,
+            ..settings(1)
+        },
+        None,
+    );
     let mut silent = raw_client(at, 0, PLAIN);
     let begun = Instant::now();
     assert_eq!(silent.receive().unwrap().0, Kind::Ping);
     assert_eq!(silent.receive(), None, "no Close: there is nobody to tell");
     let took = begun.elapsed();
-    assert!((Duration::from_secs(5)..Duration::from_secs(15)).contains(&took), "{took:?}");
-    eventually("it is forgotten", || server.clients()[0].connection().is_none());
+    assert!(
+        (Duration::from_secs(5)..Duration::from_secs(15)).contains(&took),
+        "{took:?}"
+    );
+    eventually("it is forgotten", || {
+        server.clients()[0].connection().is_none()
+    });
     // and so does the client, which then connects again.
     let server = RawServer::new();
     let running = Running::start(client_settings(server.address, 0), None);
@@ -640,7 +828,13 @@ fn a_peer_that_answers_no_ping_is_dead() {
 #[test]
 fn pings_keep_an_idle_connection_and_a_busy_one() {
     let (tun, kernel) = device(false);
-    let (server, at) = serve(ServerSettings { keepalive: 1, ..settings(2) }, Some(tun));
+    let (server, at) = serve(
+        ServerSettings {
+            keepalive: 1,
+            ..settings(2)
+        },
+        Some(tun),
+    );
     let (tun, far) = device(false);
     let _idle = client(at, 0, Suite::Fernet, None);
     let _receiving = client(at, 1, Suite::Aes256Gcm, Some(tun));
@@ -660,22 +854,44 @@ fn pings_keep_an_idle_connection_and_a_busy_one() {
 
 #[test]
 fn without_devices_the_server_and_the_clients_answer_pings() {
-    let (_server, at) = serve(ServerSettings { client_to_client: true, ..settings(2) }, None);
+    let (_server, at) = serve(
+        ServerSettings {
+            client_to_client: true,
+            ..settings(2)
+        },
+        None,
+    );
     let _answering = client(at, 1, Suite::Fernet, None);
     let mut peer = raw_client(at, 0, PLAIN);
-    let targets = [(v4(0), address("10.8.0.1")), (v6(0), address("fd08::1")), (v4(0), v4(1)), (v6(0), v6(1))];
+    let targets = [
+        (v4(0), address("10.8.0.1")),
+        (v6(0), address("fd08::1")),
+        (v4(0), v4(1)),
+        (v6(0), v6(1)),
+    ];
     for (sequence, (own, to)) in (1..).zip(targets) {
         peer.send_packet(&ping(own, to, sequence));
         let replies = peer.receive_packets();
         let echo = icmp::echo_reply(&replies[0]).unwrap();
-        assert_eq!((echo.source, echo.destination, echo.sequence), (to, own, sequence));
+        assert_eq!(
+            (echo.source, echo.destination, echo.sequence),
+            (to, own, sequence)
+        );
     }
     // Several in one record come back in one record.
-    let pings: Vec<_> = (1..=20).map(|sequence| ping(v4(0), address("10.8.0.1"), sequence)).collect();
-    peer.send(Kind::Packets, &listed(&pings.iter().map(Vec::as_slice).collect::<Vec<_>>()));
+    let pings: Vec<_> = (1..=20)
+        .map(|sequence| ping(v4(0), address("10.8.0.1"), sequence))
+        .collect();
+    peer.send(
+        Kind::Packets,
+        &listed(&pings.iter().map(Vec::as_slice).collect::<Vec<_>>()),
+    );
     assert_eq!(peer.receive_packets().len(), 20);
     let answer = peer.says_hello();
-    assert!(answer.contains("client0") && answer.contains("Hello, World!"), "{answer}");
+    assert!(
+        answer.contains("client0") && answer.contains("Hello, World!"),
+        "{answer}"
+    );
     // The longest text there may be.
     peer.send(Kind::Message, "\u{e9}".repeat(2048).as_bytes());
     let (kind, content) = peer.receive().unwrap();
@@ -686,13 +902,20 @@ fn without_devices_the_server_and_the_clients_answer_pings() {
 #[test]
 fn a_client_does_what_it_is_told_and_leaves() {
     let (server, at) = serve(settings(1), None);
-    let settings =
-        ClientSettings { send: Some("Hello, World!".into()), pings: Some(2), once: true, ..client_settings(at, 0) };
+    let settings = ClientSettings {
+        send: Some("Hello, World!".into()),
+        pings: Some(2),
+        once: true,
+        ..client_settings(at, 0)
+    };
     Running::start(settings.clone(), None).end().unwrap();
     eventually("it has left", || server.clients()[0].connection().is_none());
     // A server that answers nothing: an error, each time.
     let silent = RawServer::new();
-    let settings = ClientSettings { server: silent.address.to_string(), ..settings };
+    let settings = ClientSettings {
+        server: silent.address.to_string(),
+        ..settings
+    };
     let running = Running::start(settings, None);
     let mut peer = silent.accept(CONFIG);
     let reading = thread::spawn(move || {
@@ -709,13 +932,25 @@ fn a_client_does_what_it_is_told_and_leaves() {
 #[test]
 fn the_words_of_a_close_cannot_move_a_cursor() {
     let server = RawServer::new();
-    let once = ClientSettings { once: true, ..client_settings(server.address, 0) };
+    let once = ClientSettings {
+        once: true,
+        ..client_settings(server.address, 0)
+    };
     let running = Running::start(once, None);
     let mut peer = server.accept(CONFIG);
-    peer.send(Kind::Close, "\x01gone\x1b[2J\r\n\u{9b}31m\u{202e}away".as_bytes());
+    peer.send(
+        Kind::Close,
+        "\x01gone\x1b[2J\r\n\u{9b}31m\u{202e}away".as_bytes(),
+    );
     let reason = running.end().unwrap_err();
-    assert!(reason.contains("gone") && reason.contains("away"), "{reason:?}");
-    assert!(!reason.contains(|c: char| c.is_control() || c == '\u{202e}'), "{reason:?}");
+    assert!(
+        reason.contains("gone") && reason.contains("away"),
+        "{reason:?}"
+    );
+    assert!(
+        !reason.contains(|c: char| c.is_control() || c == '\u{202e}'),
+        "{reason:?}"
+    );
 }
 
 // ---------------------------------------------------------------------- records that should not be
@@ -775,9 +1010,15 @@ fn a_record_that_may_not_be_ends_the_connection_and_nothing_else() {
     let mut peer = raw_client(at, 0, PLAIN);
     let before = load(&server.clients()[0].traffic.dropped_malformed);
     let good = ping(v4(0), address("10.8.0.1"), 1);
-    peer.send(Kind::Packets, &listed(&[b"", b"\x45", &[0xff; 1400], &good[..27], &good]));
+    peer.send(
+        Kind::Packets,
+        &listed(&[b"", b"\x45", &[0xff; 1400], &good[..27], &good]),
+    );
     assert_eq!(peer.receive_packets().len(), 1);
-    assert_eq!(load(&server.clients()[0].traffic.dropped_malformed), before + 4);
+    assert_eq!(
+        load(&server.clients()[0].traffic.dropped_malformed),
+        before + 4
+    );
     other.says_hello();
 }
 
@@ -786,7 +1027,14 @@ fn the_largest_record_in_small_pieces_and_many_in_one() {
     for suite in Suite::ALL {
         let (tun, kernel) = device(false);
         let (server, at) = serve(settings(1), Some(tun));
-        let mut peer = raw_client(at, 0, Offers { suite, super_packets: true });
+        let mut peer = raw_client(
+            at,
+            0,
+            Offers {
+                suite,
+                super_packets: true,
+            },
+        );
         let largest = packet(v4(0), address("10.8.0.1"), &vec![3; 65_515]);
         let frame = peer.seal(Kind::SuperPacket, &[&[0; LENGTH][..], &largest].concat());
         for piece in frame.chunks(997) {
@@ -821,16 +1069,23 @@ fn a_config_that_makes_no_sense_sets_nothing_up() {
         text.replace("mtu=1500\n", ""),
         text.replace("mtu=1500", "mtu=1"),
         text.replace("10.8.0.2/16", "10.8.0.2/33"),
-        // Half the world as the tunnel's own network would be a route that no setting of the client's refuses.
+        // Half the world as the tunnel's own network would be a route that no setting of the
+        // client's refuses.
         text.replace("10.8.0.2/16", "10.8.0.2/1"),
         text.replace("keepalive=1", "keepalive=0"),
         format!("{text}mtu=1500\n"),
-        text.replace("routes=", &format!("routes={}", vec!["10.0.0.0/8"; 1001].join(","))),
+        text.replace(
+            "routes=",
+            &format!("routes={}", vec!["10.0.0.0/8"; 1001].join(",")),
+        ),
     ] {
         let mut peer = server.accept(garbage.as_bytes());
         assert_eq!(peer.receive(), None, "{garbage:.40}");
     }
-    assert!(!running.connects_within(Duration::ZERO), "the machine was never asked");
+    assert!(
+        !running.connects_within(Duration::ZERO),
+        "the machine was never asked"
+    );
     let mut peer = server.accept(CONFIG);
     running.connected();
     peer.send(Kind::Ping, b"");
@@ -851,7 +1106,11 @@ fn a_client_stops_in_every_phase() {
             thread::sleep(Duration::from_millis(milliseconds));
             let begun = Instant::now();
             running.stop().unwrap();
-            assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+            assert!(
+                begun.elapsed() < Duration::from_secs(2),
+                "{:?}",
+                begun.elapsed()
+            );
         }
     }
     // While it connects to a real one, at any moment.
@@ -866,41 +1125,79 @@ fn a_client_stops_in_every_phase() {
 
 #[test]
 fn a_server_says_why_it_refuses_a_client_with_a_key() {
-    let (_server, at) = serve(ServerSettings { max_clients: 1, ..settings(2) }, None);
+    let (_server, at) = serve(
+        ServerSettings {
+            max_clients: 1,
+            ..settings(2)
+        },
+        None,
+    );
     let _first = raw_client(at, 0, PLAIN);
-    let once = ClientSettings { once: true, ..client_settings(at, 1) };
+    let once = ClientSettings {
+        once: true,
+        ..client_settings(at, 1)
+    };
     let reason = Running::start(once, None).end().unwrap_err();
     assert!(reason.contains("the server is full"), "{reason}");
     // The one that is there may come again.
     raw_client(at, 0, PLAIN).says_hello();
 
-    let only = ServerSettings { suites: vec![Suite::Fernet], ..settings(1) };
+    let only = ServerSettings {
+        suites: vec![Suite::Fernet],
+        ..settings(1)
+    };
     let (_server, at) = serve(only, None);
-    let once = ClientSettings { once: true, suites: vec![Suite::Aes256Gcm], ..client_settings(at, 0) };
+    let once = ClientSettings {
+        once: true,
+        suites: vec![Suite::Aes256Gcm],
+        ..client_settings(at, 0)
+    };
     let reason = Running::start(once, None).end().unwrap_err();
     assert!(reason.contains("no common suite"), "{reason}");
 }
 
 #[test]
 fn handshakes_at_the_same_time_do_not_share_the_last_place() {
-    let (server, at) = serve(ServerSettings { max_clients: 2, ..settings(6) }, None);
+    let (server, at) = serve(
+        ServerSettings {
+            max_clients: 2,
+            ..settings(6)
+        },
+        None,
+    );
     // All have asked, and have been answered, before the first finishes.
     let asked: Vec<_> = (0..6).map(|n| RawHello::new(n, PLAIN).ask(at)).collect();
     let mut inside: Vec<_> = thread::scope(|scope| {
-        let finishing: Vec<_> = asked.into_iter().map(|one| scope.spawn(|| one.finish())).collect();
-        finishing.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+        let finishing: Vec<_> = asked
+            .into_iter()
+            .map(|one| scope.spawn(|| one.finish()))
+            .collect();
+        finishing
+            .into_iter()
+            .filter_map(|thread| thread.join().unwrap())
+            .collect()
     });
     assert_eq!(inside.len(), 2);
     for (_, raw) in &mut inside {
         raw.says_hello();
     }
-    let connected = || server.clients().iter().filter(|client| client.connection().is_some()).count();
+    let connected = || {
+        server
+            .clients()
+            .iter()
+            .filter(|client| client.connection().is_some())
+            .count()
+    };
     assert_eq!(connected(), 2);
     // Their places are free again when they leave.
     drop(inside);
     eventually("both have left", || connected() == 0);
     eventually("there is room", || {
-        let once = ClientSettings { once: true, pings: Some(1), ..client_settings(at, 5) };
+        let once = ClientSettings {
+            once: true,
+            pings: Some(1),
+            ..client_settings(at, 5)
+        };
         Running::start(once, None).end().is_ok()
     });
 }
@@ -913,14 +1210,24 @@ fn broken_device() -> Tun {
 #[test]
 fn a_client_without_its_device_does_not_go_on_half_alive() {
     let (_server, at) = serve(settings(1), None);
-    let reason = Running::start(client_settings(at, 0), Some(broken_device())).end().unwrap_err();
-    assert!(reason.starts_with("cannot read from the device broken"), "{reason}");
+    let reason = Running::start(client_settings(at, 0), Some(broken_device()))
+        .end()
+        .unwrap_err();
+    assert!(
+        reason.starts_with("cannot read from the device broken"),
+        "{reason}"
+    );
 }
 
 #[test]
 fn more_than_a_config_holds_is_refused_at_the_start() {
-    let routes = (0..1001).map(|n| format!("10.{}.{}.0/24", n / 256, n % 256).parse().unwrap()).collect();
-    let settings = ServerSettings { push_routes: routes, ..settings(1) };
+    let routes = (0..1001)
+        .map(|n| format!("10.{}.{}.0/24", n / 256, n % 256).parse().unwrap())
+        .collect();
+    let settings = ServerSettings {
+        push_routes: routes,
+        ..settings(1)
+    };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let error = Server::start(settings, vec![listener], None).err().unwrap();
     assert!(error.contains("at most 1000"), "{error}");

@@ -1,5 +1,6 @@
-//! Complete sessions with fixed key, time and randomness, in `tests/vectors/`: does the code still make every byte of
-//! them, and does each frame open? With `FERNVPN_WRITE_VECTORS=1` the files are written anew.
+//! Complete sessions with fixed key, time and randomness, in `tests/vectors/`: does the code still
+//! make every byte of them, and does each frame open? With `FERNVPN_WRITE_VECTORS=1` the files are
+//! written anew.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -7,7 +8,9 @@ mod common;
 use common::body;
 use fernvpn::fernet::{Key, token};
 use fernvpn::protocol::frame;
-use fernvpn::protocol::handshake::{Agreed, AwaitFinished, Capabilities, ClientHello, FreshHello, Offer, client_hello};
+use fernvpn::protocol::handshake::{
+    Agreed, AwaitFinished, Capabilities, ClientHello, FreshHello, Offer, client_hello,
+};
 use fernvpn::protocol::key_schedule::{Root, TrafficSecret};
 use fernvpn::protocol::ratchet::{ClientState, ServerState};
 use fernvpn::protocol::record::{Fresh, HEADROOM, Kind, Opened, Opener, Sealer, Suite};
@@ -38,7 +41,10 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
 }
 
 // ---------------------------------------------------------------- the fixed session
@@ -48,28 +54,54 @@ fn root() -> Root {
 }
 
 fn server_state() -> ServerState {
-    ServerState { step: STEP, root: root(), secret: count::<32>(0x60).into() }
+    ServerState {
+        step: STEP,
+        root: root(),
+        secret: count::<32>(0x60).into(),
+    }
 }
 
 fn offer(suites: &[Suite]) -> Offer {
-    let capabilities = Capabilities { super_packets: true };
-    Offer { suites: suites.to_vec(), capabilities, software: "fernvpn vectors".to_owned() }
+    let capabilities = Capabilities {
+        super_packets: true,
+    };
+    Offer {
+        suites: suites.to_vec(),
+        capabilities,
+        software: "fernvpn vectors".to_owned(),
+    }
 }
 
 fn client_fresh() -> FreshHello {
-    FreshHello { nonce: count(0x20), token: Fresh { time: TIME, iv: count(0xa0) } }
+    FreshHello {
+        nonce: count(0x20),
+        token: Fresh {
+            time: TIME,
+            iv: count(0xa0),
+        },
+    }
 }
 
 /// The server's clock is two seconds ahead, as clocks are.
 fn server_fresh() -> FreshHello {
-    FreshHello { nonce: count(0x40), token: Fresh { time: TIME + 2, iv: count(0xb0) } }
+    FreshHello {
+        nonce: count(0x40),
+        token: Fresh {
+            time: TIME + 2,
+            iv: count(0xb0),
+        },
+    }
 }
 
 /// The peers up to the ServerHello: both hello frames, and both states.
 fn hellos(suite: Suite, ratcheted: bool) -> (Vec<u8>, Vec<u8>, Agreed, AwaitFinished) {
     let state = ratcheted.then(server_state);
-    let (client, waiting) =
-        client_hello(&root(), state.as_ref().map(|state| state.step), offer(&Suite::ALL), client_fresh());
+    let (client, waiting) = client_hello(
+        &root(),
+        state.as_ref().map(|state| state.step),
+        offer(&Suite::ALL),
+        client_fresh(),
+    );
     let hello = ClientHello::receive(&root(), &body(&client), None).unwrap();
     let (server, finished) = hello.answer(&offer(&[suite]), state.as_ref(), server_fresh());
     let agreed = waiting.receive(&body(&server)).unwrap();
@@ -79,7 +111,9 @@ fn hellos(suite: Suite, ratcheted: bool) -> (Vec<u8>, Vec<u8>, Agreed, AwaitFini
 /// The Internet checksum (RFC 1071), not yet complemented.
 fn sum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
-    let mut sum: u32 = words.map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0))).sum();
+    let mut sum: u32 = words
+        .map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0)))
+        .sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -91,7 +125,14 @@ const THERE: [u8; 4] = [10, 8, 0, 1];
 
 fn ipv4(protocol: u8, from: [u8; 4], to: [u8; 4], inside: &[u8]) -> Vec<u8> {
     let length = u16::try_from(20 + inside.len()).unwrap().to_be_bytes();
-    let mut header = [&[0x45, 0], &length[..], &[0x12, 0x34, 0x40, 0, 64, protocol, 0, 0], &from, &to].concat();
+    let mut header = [
+        &[0x45, 0],
+        &length[..],
+        &[0x12, 0x34, 0x40, 0, 64, protocol, 0, 0],
+        &from,
+        &to,
+    ]
+    .concat();
     let checksum = !sum(&[&header]);
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
     [&header, inside].concat()
@@ -107,18 +148,31 @@ fn icmp_echo(kind: u8, from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
 
 /// The content of a Packets record.
 fn packets(packets: &[Vec<u8>]) -> Vec<u8> {
-    let with_length = |packet: &Vec<u8>| [&u16::try_from(packet.len()).unwrap().to_be_bytes()[..], packet].concat();
+    let with_length = |packet: &Vec<u8>| {
+        [
+            &u16::try_from(packet.len()).unwrap().to_be_bytes()[..],
+            packet,
+        ]
+        .concat()
+    };
     packets.iter().flat_map(with_length).collect()
 }
 
-/// The content of a SuperPacket record: TCP with 60 bytes that are to become three segments of 20, and a checksum
-/// that so far covers the pseudo-header alone.
+/// The content of a SuperPacket record: TCP with 60 bytes that are to become three segments of 20,
+/// and a checksum that so far covers the pseudo-header alone.
 fn super_packet() -> Vec<u8> {
     let payload = b"one of three packets;two of three packets;3 of three packets";
     let tcp_length = u16::try_from(20 + payload.len()).unwrap().to_be_bytes();
     let pseudo = sum(&[&HERE, &THERE, &[0, 6], &tcp_length]).to_be_bytes();
     let ports_and_numbers = [0xc0, 0x00, 0x00, 0x50, 0, 0, 0, 1, 0, 0, 0, 2];
-    let tcp = [&ports_and_numbers[..], &[0x50, 0x18, 0xff, 0xff], &pseudo, &[0, 0], payload].concat();
+    let tcp = [
+        &ports_and_numbers[..],
+        &[0x50, 0x18, 0xff, 0xff],
+        &pseudo,
+        &[0, 0],
+        payload,
+    ]
+    .concat();
     // flags, gso type, header length, segment size, checksum start, checksum offset
     let offload = [1, 1, 0, 40, 0, 20, 0, 20, 0, 16];
     [&offload[..], &ipv4(6, HERE, THERE, &tcp)].concat()
@@ -169,7 +223,10 @@ impl Object {
 
     fn objects(&mut self, name: &str, values: &[Object]) -> &mut Object {
         let values: Vec<_> = values.iter().map(|value| value.written("    ")).collect();
-        self.0.push(format!("\"{name}\": [\n    {}\n  ]", values.join(",\n    ")));
+        self.0.push(format!(
+            "\"{name}\": [\n    {}\n  ]",
+            values.join(",\n    ")
+        ));
         self
     }
 
@@ -179,7 +236,10 @@ impl Object {
     }
 
     fn written(&self, indent: &str) -> String {
-        format!("{{\n{indent}  {}\n{indent}}}", self.0.join(&format!(",\n{indent}  ")))
+        format!(
+            "{{\n{indent}  {}\n{indent}}}",
+            self.0.join(&format!(",\n{indent}  "))
+        )
     }
 }
 
@@ -187,15 +247,25 @@ fn hello_object(name: &str, from: &str, fresh: FreshHello, frame: &[u8]) -> Obje
     let mut text = frame[frame::HEADER + if from == "client" { 8 } else { 0 }..].to_vec();
     let opened = token::open(std::slice::from_ref(root().hello()), &mut text, None).unwrap();
     let mut object = Object(vec![]);
-    object.text("name", name).text("from", from).bytes("nonce", &fresh.nonce);
-    object.number("time", fresh.token.time).bytes("token_iv", &fresh.token.iv);
-    object.text("fields", str::from_utf8(opened.message).unwrap()).bytes("frame", frame);
+    object
+        .text("name", name)
+        .text("from", from)
+        .bytes("nonce", &fresh.nonce);
+    object
+        .number("time", fresh.token.time)
+        .bytes("token_iv", &fresh.token.iv);
+    object
+        .text("fields", str::from_utf8(opened.message).unwrap())
+        .bytes("frame", frame);
     object
 }
 
 fn key_object(suite: Suite, from: &str, rekeys: u64, secret: &TrafficSecret) -> Object {
     let mut object = Object(vec![]);
-    object.text("from", from).number("rekeys", rekeys).bytes("secret", secret.bytes());
+    object
+        .text("from", from)
+        .number("rekeys", rekeys)
+        .bytes("secret", secret.bytes());
     object.bytes("key", &secret.key()[..]);
     if suite == Suite::Aes256Gcm {
         object.bytes("iv", &secret.iv()[..]);
@@ -216,15 +286,35 @@ impl Records {
     /// The time and IV of the next record.
     fn fresh(&self) -> Fresh {
         let n = u8::try_from(self.objects.len()).unwrap();
-        Fresh { time: TIME + 3 + u64::from(n), iv: count(n * 16) }
+        Fresh {
+            time: TIME + 3 + u64::from(n),
+            iv: count(n * 16),
+        }
     }
 
-    fn add(&mut self, from_client: bool, name: &str, message: (u8, &[u8]), secret: &TrafficSecret, frame: &[u8]) {
+    fn add(
+        &mut self,
+        from_client: bool,
+        name: &str,
+        message: (u8, &[u8]),
+        secret: &TrafficSecret,
+        frame: &[u8],
+    ) {
         let (kind, content) = message;
-        let (side, from) = if from_client { (0, "client") } else { (1, "server") };
+        let (side, from) = if from_client {
+            (0, "client")
+        } else {
+            (1, "server")
+        };
         let mut object = Object(vec![]);
-        object.text("name", name).text("from", from).number("rekeys", self.rekeys[side]);
-        object.number("counter", self.counters[side]).number("type", kind).bytes("content", content);
+        object
+            .text("name", name)
+            .text("from", from)
+            .number("rekeys", self.rekeys[side]);
+        object
+            .number("counter", self.counters[side])
+            .number("type", kind)
+            .bytes("content", content);
         match self.suite {
             Suite::Fernet => {
                 let Fresh { time, iv } = self.fresh();
@@ -232,7 +322,12 @@ impl Records {
             }
             Suite::Aes256Gcm => {
                 let counter = [&[0; 4][..], &self.counters[side].to_be_bytes()].concat();
-                let nonce: Vec<u8> = secret.iv().iter().zip(counter).map(|(a, b)| a ^ b).collect();
+                let nonce: Vec<u8> = secret
+                    .iv()
+                    .iter()
+                    .zip(counter)
+                    .map(|(a, b)| a ^ b)
+                    .collect();
                 object.bytes("nonce", &nonce);
             }
         }
@@ -250,7 +345,12 @@ fn session(suite: Suite, ratcheted: bool) -> String {
     let (client, server, agreed, finished) = hellos(suite, ratcheted);
     let transcript: [u8; 32] = Sha256::digest([&client[..], &server].concat()).into();
     let first = root().traffic_secrets(&transcript);
-    let mut records = Records { suite, objects: vec![], rekeys: [0; 2], counters: [0; 2] };
+    let mut records = Records {
+        suite,
+        objects: vec![],
+        rekeys: [0; 2],
+        counters: [0; 2],
+    };
 
     let fresh = records.fresh();
     let mut kept: Option<ClientState> = None;
@@ -262,7 +362,8 @@ fn session(suite: Suite, ratcheted: bool) -> String {
     records.add(true, "Finished", (1, b""), &first[0], &frame);
     let ready = finished.receive(&mut body(&frame)).unwrap();
     let fresh = records.fresh();
-    let (frame, server_sealer, mut server_opener) = ready.configure(CONFIG.as_bytes(), &mut || fresh).unwrap();
+    let (frame, server_sealer, mut server_opener) =
+        ready.configure(CONFIG.as_bytes(), &mut || fresh).unwrap();
     records.add(false, "Config", (2, CONFIG.as_bytes()), &first[1], &frame);
     let (config, client_sealer, mut client_opener) = waiting.receive(&mut body(&frame)).unwrap();
     assert_eq!(config, CONFIG.as_bytes());
@@ -284,12 +385,20 @@ fn session(suite: Suite, ratcheted: bool) -> String {
             Some((kind, content)) => {
                 let mut frame = vec![0; suite.frame_len(content.len())];
                 frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(&content);
-                sealer.seal(kind, &mut frame, content.len(), &mut || fresh).unwrap();
+                sealer
+                    .seal(kind, &mut frame, content.len(), &mut || fresh)
+                    .unwrap();
                 let mut content_back = content.clone();
                 let opened = Ok(Opened::Content(kind, &mut content_back));
                 assert_eq!(opener.open(&mut body(&frame)), opened);
                 let message = (kind as u8, &content[..]);
-                records.add(from_client, &format!("{kind:?}"), message, sealer.secret(), &frame);
+                records.add(
+                    from_client,
+                    &format!("{kind:?}"),
+                    message,
+                    sealer.secret(),
+                    &frame,
+                );
             }
             None => {
                 let last = sealer.secret().clone();
@@ -304,23 +413,39 @@ fn session(suite: Suite, ratcheted: bool) -> String {
 
     let mut derived = Object(vec![]);
     derived.bytes("id", &root().id());
-    // The hello key itself stays inside the core; its bytes come from the formula, and the tokens prove them.
+    // The hello key itself stays inside the core; its bytes come from the formula, and the tokens
+    // prove them.
     let mut hello_key = [0; 32];
-    fernvpn::protocol::key_schedule::hkdf(root().key().bytes(), &[], b"fernvpn 1 hello", &mut hello_key);
+    fernvpn::protocol::key_schedule::hkdf(
+        root().key().bytes(),
+        &[],
+        b"fernvpn 1 hello",
+        &mut hello_key,
+    );
     derived.bytes("hello", &hello_key);
     derived.bytes("transcript", &transcript);
-    derived.bytes("client", first[0].bytes()).bytes("server", first[1].bytes());
+    derived
+        .bytes("client", first[0].bytes())
+        .bytes("server", first[1].bytes());
     if let Some(next) = &kept {
-        derived.bytes("next", next.root.key().bytes()).bytes("next_id", &next.root.id());
+        derived
+            .bytes("next", next.root.key().bytes())
+            .bytes("next_id", &next.root.id());
     }
 
     let mut file = Object(vec![]);
     let kind = if ratcheted { "a ratcheted" } else { "a static" };
-    file.text("about", &format!("a whole session of fernvpn 1, suite {suite}, {kind} key: docs/PROTOCOL.md"));
-    file.text("suite", suite.name()).text("key", &root().key().to_text());
+    file.text(
+        "about",
+        &format!("a whole session of fernvpn 1, suite {suite}, {kind} key: docs/PROTOCOL.md"),
+    );
+    file.text("suite", suite.name())
+        .text("key", &root().key().to_text());
     if ratcheted {
         let mut ratchet = Object(vec![]);
-        ratchet.number("step", STEP).bytes("secret", &server_state().secret[..]);
+        ratchet
+            .number("step", STEP)
+            .bytes("secret", &server_state().secret[..]);
         file.object("ratchet", &ratchet);
     }
     file.objects(
@@ -330,7 +455,9 @@ fn session(suite: Suite, ratcheted: bool) -> String {
             hello_object("ServerHello", "server", server_fresh(), &server),
         ],
     );
-    file.object("derived", &derived).objects("keys", &keys).objects("records", &records.objects);
+    file.object("derived", &derived)
+        .objects("keys", &keys)
+        .objects("records", &records.objects);
     file.written("") + "\n"
 }
 
@@ -338,7 +465,12 @@ fn session(suite: Suite, ratcheted: bool) -> String {
 fn files() -> Vec<(PathBuf, Suite, bool)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
     let name = |suite, key| folder.join(format!("session-{suite}-{key}.json"));
-    let both = |suite| [(name(suite, "static"), suite, false), (name(suite, "ratcheted"), suite, true)];
+    let both = |suite| {
+        [
+            (name(suite, "static"), suite, false),
+            (name(suite, "ratcheted"), suite, true),
+        ]
+    };
     Suite::ALL.into_iter().flat_map(both).collect()
 }
 
@@ -350,7 +482,8 @@ fn the_code_makes_every_byte_of_the_files() {
             std::fs::write(&path, &made).unwrap();
             continue;
         }
-        let kept = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let kept = std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         for (n, (made, kept)) in made.lines().zip(kept.lines()).enumerate() {
             assert_eq!(made, kept, "{} line {}", path.display(), n + 1);
         }
@@ -372,22 +505,35 @@ fn each_frame_of_the_files_opens() {
         let step = ratcheted.then_some(STEP);
         let (_, again) = client_hello(&root(), step, offer(&Suite::ALL), client_fresh());
         let from_file = again.receive(&body(&server)).unwrap();
-        assert_eq!((from_file.suite, from_file.time), (agreed.suite, agreed.time));
+        assert_eq!(
+            (from_file.suite, from_file.time),
+            (agreed.suite, agreed.time)
+        );
 
         let mut records = file["records"].as_array().unwrap().iter();
         let mut next = || body(&frame_of(records.next().unwrap()));
         let ready = finished.receive(&mut next()).unwrap();
-        let (_, waiting) = from_file.finish(|_| Ok::<(), ()>(()), &mut common::counting()).unwrap();
-        let (config, _, mut client_opener): (_, Sealer, Opener) = waiting.receive(&mut next()).unwrap();
+        let (_, waiting) = from_file
+            .finish(|_| Ok::<(), ()>(()), &mut common::counting())
+            .unwrap();
+        let (config, _, mut client_opener): (_, Sealer, Opener) =
+            waiting.receive(&mut next()).unwrap();
         assert_eq!(config, CONFIG.as_bytes());
         let (_, _, mut server_opener) = ready.configure(b"", &mut common::counting()).unwrap();
         for record in records {
-            let opener = if record["from"] == "client" { &mut server_opener } else { &mut client_opener };
+            let opener = if record["from"] == "client" {
+                &mut server_opener
+            } else {
+                &mut client_opener
+            };
             let (name, content) = match opener.open(&mut body(&frame_of(record))).unwrap() {
                 Opened::Content(kind, content) => (format!("{kind:?}"), hex(content)),
                 Opened::Rekey => ("Rekey".to_owned(), String::new()),
             };
-            assert_eq!((record["name"].as_str(), record["content"].as_str()), (Some(&*name), Some(&*content)));
+            assert_eq!(
+                (record["name"].as_str(), record["content"].as_str()),
+                (Some(&*name), Some(&*content))
+            );
         }
     }
 }

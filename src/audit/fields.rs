@@ -1,13 +1,14 @@
-//! Which field does a byte belong to, and what does it mean? The layouts of PROTOCOL.md as tables, in `fields.txt`.
+//! Which field does a byte belong to, and what does it mean? The layouts of PROTOCOL.md as tables,
+//! in `fields.txt`.
 //!
 //! ```text
 //!  bytes    00 00 01 54 | b9 ff 34 cc 22 94 fa e3 | 67 41 41 …
 //!  fields   length      | id                      | token            each byte in exactly one field
 //! ```
 //!
-//! A table says how bytes are shown and decides nothing: what is shown was accepted by the real code before, or is
-//! shown because it was refused. Fields are taken off the front of the bytes, so that none overlap and none are
-//! left out.
+//! A table says how bytes are shown and decides nothing: what is shown was accepted by the real
+//! code before, or is shown because it was refused. Fields are taken off the front of the bytes, so
+//! that none overlap and none are left out.
 
 use crate::fernet::base64url::{self, Malformed};
 use crate::fernet::token::MAC;
@@ -31,7 +32,17 @@ pub struct Field {
 }
 
 /// The types of records, from 1 on.
-const TYPES: [&str; 9] = ["Finished", "Config", "Packets", "SuperPacket", "Ping", "Pong", "Rekey", "Message", "Close"];
+const TYPES: [&str; 9] = [
+    "Finished",
+    "Config",
+    "Packets",
+    "SuperPacket",
+    "Ping",
+    "Pong",
+    "Rekey",
+    "Message",
+    "Close",
+];
 
 /// The fields of a frame with the layout of this name: `client hello`, `server hello`,
 /// `aes-256-gcm frame`, `fernet frame`.
@@ -88,7 +99,9 @@ pub fn record_message(suite: Suite, padded: &[u8]) -> Vec<Field> {
 
 /// Length without the padding, of which the last byte says how long it is.
 pub fn unpadded(padded: &[u8]) -> usize {
-    padded.len().saturating_sub(padded.last().copied().unwrap_or(0).into())
+    padded
+        .len()
+        .saturating_sub(padded.last().copied().unwrap_or(0).into())
 }
 
 /// One row of a layout.
@@ -103,11 +116,20 @@ struct Row {
 /// The rows of the layout with this name.
 fn layout(name: &str) -> impl Iterator<Item = Row> {
     let head = format!("[{name}]");
-    let rows = include_str!("fields.txt").lines().skip_while(move |line| *line != head).skip(1);
+    let rows = include_str!("fields.txt")
+        .lines()
+        .skip_while(move |line| *line != head)
+        .skip(1);
     rows.take_while(|line| !line.is_empty()).filter_map(|line| {
         let mut cells = line.splitn(5, " | ");
         let (name, length, show) = (cells.next()?, cells.next()?, cells.next()?);
-        Some(Row { name, length, show, section: cells.next()?, meaning: cells.next()? })
+        Some(Row {
+            name,
+            length,
+            show,
+            section: cells.next()?,
+            meaning: cells.next()?,
+        })
     })
 }
 
@@ -120,13 +142,17 @@ struct Tiles<'a> {
 impl<'a> Tiles<'a> {
     /// The fields of all of `bytes`. What `cut` leaves over is a field that says so.
     fn of(bytes: &'a [u8], cut: impl FnOnce(&mut Tiles<'a>)) -> Vec<Field> {
-        let mut tiles = Tiles { rest: bytes, fields: Vec::new() };
+        let mut tiles = Tiles {
+            rest: bytes,
+            fields: Vec::new(),
+        };
         cut(&mut tiles);
         tiles.rows("left over");
         tiles.fields
     }
 
-    /// The next `length` bytes as a whole of their own: what takes all that is left stops at their end.
+    /// The next `length` bytes as a whole of their own: what takes all that is left stops at their
+    /// end.
     fn part(&mut self, length: usize, cut: impl FnOnce(&mut Tiles<'a>)) {
         let (part, after) = self.rest.split_at(length.min(self.rest.len()));
         self.fields.extend(Tiles::of(part, cut));
@@ -137,7 +163,10 @@ impl<'a> Tiles<'a> {
     fn rows(&mut self, name: &str) {
         for row in layout(name) {
             let length = match row.length.strip_prefix('*') {
-                Some(but) => self.rest.len().saturating_sub(but.trim_start_matches('-').parse().unwrap_or(0)),
+                Some(but) => self
+                    .rest
+                    .len()
+                    .saturating_sub(but.trim_start_matches('-').parse().unwrap_or(0)),
                 None => self.rest.len().min(row.length.parse().unwrap_or(0)),
             };
             self.row(&row, length);
@@ -146,9 +175,20 @@ impl<'a> Tiles<'a> {
 
     fn row(&mut self, row: &Row, length: usize) {
         let (bytes, after) = self.rest.split_at(length);
-        let Row { name, section, meaning, .. } = *row;
+        let Row {
+            name,
+            section,
+            meaning,
+            ..
+        } = *row;
         if length > 0 {
-            self.fields.push(Field { name: name.into(), length, value: shown(bytes, row.show), section, meaning });
+            self.fields.push(Field {
+                name: name.into(),
+                length,
+                value: shown(bytes, row.show),
+                section,
+                meaning,
+            });
         }
         self.rest = after;
     }
@@ -196,19 +236,26 @@ impl<'a> Tiles<'a> {
 
 /// The name of a type of records.
 pub fn name_of(kind: u8) -> &'static str {
-    TYPES.get(usize::from(kind).wrapping_sub(1)).copied().unwrap_or("unknown")
+    TYPES
+        .get(usize::from(kind).wrapping_sub(1))
+        .copied()
+        .unwrap_or("unknown")
 }
 
 /// What bytes say.
 fn shown(bytes: &[u8], show: &str) -> String {
-    let number = bytes.iter().fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
+    let number = bytes
+        .iter()
+        .fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
     match (show, bytes) {
         ("number", _) => number.to_string(),
         ("time", _) => format!("{number}: {}", clock::utc(number)),
         ("type", [kind]) => format!("{kind}: {}", name_of(*kind)),
         ("address", [a, b, c, d]) => format!("{a}.{b}.{c}.{d}"),
         ("text", _) if bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\n')) => {
-            String::from_utf8_lossy(bytes).trim_end_matches('\n').to_owned()
+            String::from_utf8_lossy(bytes)
+                .trim_end_matches('\n')
+                .to_owned()
         }
         _ => String::new(),
     }

@@ -1,13 +1,16 @@
 //! What is in this token, and which step refuses it?
 //!
-//! A drawing of the token, field by field, then the steps of [`token`] with their verdicts. Decides nothing by itself:
-//! every verdict is one that `fernet` gave. What is drawn of a broken token is what can be read before it breaks.
+//! A drawing of the token, field by field, then the steps of [`token`] with their verdicts. Decides
+//! nothing by itself: every verdict is one that `fernet` gave. What is drawn of a broken token is
+//! what can be read before it breaks.
 
 use super::fields;
 use crate::fernet::base64url::Malformed;
 use crate::fernet::cbc::BLOCK;
 use crate::fernet::key;
-use crate::fernet::token::{self, Age, Fernet, HEADER, MAC, MAX_CLOCK_SKEW, Refusal, Token, VERSION};
+use crate::fernet::token::{
+    self, Age, Fernet, HEADER, MAC, MAX_CLOCK_SKEW, Refusal, Token, VERSION,
+};
 use crate::os::clock;
 use std::fmt::Write;
 use std::slice;
@@ -38,7 +41,8 @@ pub struct Candidate {
     pub key: Fernet,
     /// Which one it is, for people: `key 'alice' in vpn.key, line 1`.
     pub name: String,
-    /// Whether it is the hello key of a fernvpn key: then the token is a hello, and its fields are shown.
+    /// Whether it is the hello key of a fernvpn key: then the token is a hello, and its fields are
+    /// shown.
     pub hello: bool,
 }
 
@@ -49,14 +53,20 @@ pub fn inspect(text: &[u8], keys: &[Candidate], now: u64, ttl: Option<u64>) -> R
     if raw.len() == key::LENGTH && broken.is_none() {
         // Nothing of it is shown: this may be somebody's key on somebody's screen.
         out.push_str("text: 32 bytes in base64url. That is a Fernet key and no token: do not show it to anybody\n");
-        return Report { text: out, refusal: Some(Refusal::Length(raw.len())) };
+        return Report {
+            text: out,
+            refusal: Some(Refusal::Length(raw.len())),
+        };
     }
     draw_text(&mut out, text, &raw, broken);
     draw_fields(&mut out, &raw, broken.is_none(), now);
     let verdict = verdict(text, keys, ttl.map(|ttl| Age { now, ttl }));
     draw_steps(&mut out, &verdict, keys.is_empty(), now, ttl);
     draw_hello(&mut out, &verdict);
-    Report { text: out, refusal: verdict.refusal }
+    Report {
+        text: out,
+        refusal: verdict.refusal,
+    }
 }
 
 /// The bytes of `text`: all of them, or those before its first fault, and that fault.
@@ -87,10 +97,20 @@ struct Verdict<'a> {
 }
 
 fn verdict<'a>(text: &[u8], keys: &'a [Candidate], age: Option<Age>) -> Verdict<'a> {
-    let mut verdict = Verdict { refusal: None, key: None, padded: Vec::new(), message: 0 };
+    let mut verdict = Verdict {
+        refusal: None,
+        key: None,
+        padded: Vec::new(),
+        message: 0,
+    };
     let length = match Token::decode(&mut text.to_vec()) {
         Ok(token) => token.signed.len(),
-        Err(refusal) => return Verdict { refusal: Some(refusal), ..verdict },
+        Err(refusal) => {
+            return Verdict {
+                refusal: Some(refusal),
+                ..verdict
+            };
+        }
     };
     for candidate in keys {
         let mut buffer = text.to_vec();
@@ -115,7 +135,12 @@ fn draw_text(out: &mut String, text: &[u8], raw: &[u8], broken: Option<Malformed
     let _ = write!(out, "text: {} characters of base64url", text.len());
     let _ = match (broken, padding) {
         (Some(fault), _) => {
-            write!(out, ", BROKEN: {}\n{} bytes can be read before that", explain(text, fault), raw.len())
+            write!(
+                out,
+                ", BROKEN: {}\n{} bytes can be read before that",
+                explain(text, fault),
+                raw.len()
+            )
         }
         (None, 0) if !text.len().is_multiple_of(4) => {
             write!(out, ", without its padding (accepted), {} bytes", raw.len())
@@ -131,15 +156,24 @@ fn draw_text(out: &mut String, text: &[u8], raw: &[u8], broken: Option<Malformed
 /// What people often have instead of a token.
 fn hint(text: &[u8], raw: &[u8]) -> Option<&'static str> {
     let has = |part: &[u8]| text.windows(part.len()).any(|window| window == part);
-    let end = text.iter().position(|c| *c == b'=').map_or(&[][..], |at| text[at..].trim_ascii_start());
+    let end = text
+        .iter()
+        .position(|c| *c == b'=')
+        .map_or(&[][..], |at| text[at..].trim_ascii_start());
     match text {
         [] => Some("nothing came in"),
         _ if has(b"\"") || has(b"'") => Some("quotation marks of a program came along"),
         _ if has(b"%3D") || has(b"%3d") => Some("%3D is how a URL writes '='"),
         _ if has(b".") => Some("three parts with dots are a JWT, which is another kind of token"),
-        _ if text.iter().all(u8::is_ascii_hexdigit) => Some("these are hexadecimal digits: a token is base64url"),
-        _ if raw.starts_with(b"gAAAAA") => Some("inside is the text of a token: it was encoded twice"),
-        _ if end.trim_ascii_end().iter().any(|c| *c != b'=') => Some("something follows the token's padding"),
+        _ if text.iter().all(u8::is_ascii_hexdigit) => {
+            Some("these are hexadecimal digits: a token is base64url")
+        }
+        _ if raw.starts_with(b"gAAAAA") => {
+            Some("inside is the text of a token: it was encoded twice")
+        }
+        _ if end.trim_ascii_end().iter().any(|c| *c != b'=') => {
+            Some("something follows the token's padding")
+        }
         _ if raw.first() == Some(&VERSION)
             && raw.len() < HEADER + BLOCK + MAC
             && raw.len() + 3 > text.len() * 3 / 4 =>
@@ -150,14 +184,22 @@ fn hint(text: &[u8], raw: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What a hello says. Its token is no secret to the holder of the key; the ratchet secret in it stays one.
+/// What a hello says. Its token is no secret to the holder of the key; the ratchet secret in it
+/// stays one.
 fn draw_hello(out: &mut String, verdict: &Verdict) {
     if !verdict.key.is_some_and(|candidate| candidate.hello) || verdict.refusal.is_some() {
         return;
     }
     out.push_str("\na hello of fernvpn, PROTOCOL.md section 4\n");
-    for line in fields::hello_message(&verdict.padded).iter().filter(|line| line.name != "padding") {
-        let value = if line.name == "ratchet" { "ratchet=(32 secret bytes)" } else { &line.value };
+    for line in fields::hello_message(&verdict.padded)
+        .iter()
+        .filter(|line| line.name != "padding")
+    {
+        let value = if line.name == "ratchet" {
+            "ratchet=(32 secret bytes)"
+        } else {
+            &line.value
+        };
         let _ = writeln!(out, "  {value:<80} {}", line.meaning);
     }
 }
@@ -166,25 +208,41 @@ fn draw_hello(out: &mut String, verdict: &Verdict) {
 fn misfit(padded: &[u8]) -> String {
     let last = padded.last().copied().unwrap_or(0);
     if !(1..=16).contains(&last) {
-        return format!("the last byte is 0x{last:02x}, where 0x01 to 0x10 would say how many to take off");
+        return format!(
+            "the last byte is 0x{last:02x}, where 0x01 to 0x10 would say how many to take off"
+        );
     }
     let from = padded.len().saturating_sub(last.into());
-    let at = (from..padded.len()).find(|at| padded[*at] != last).unwrap_or(from);
-    format!("the last byte says {last} bytes of 0x{last:02x}, but byte {at} of the decrypted ones is another")
+    let at = (from..padded.len())
+        .find(|at| padded[*at] != last)
+        .unwrap_or(from);
+    format!(
+        "the last byte says {last} bytes of 0x{last:02x}, but byte {at} of the decrypted ones is another"
+    )
 }
 
 /// A fault of the text, with the place and what stands there.
 fn explain(text: &[u8], fault: Malformed) -> String {
     let at = match fault {
         Malformed::Character(at) => at,
-        Malformed::Length => return format!("{fault}: one character is left after groups of four, so others are lost"),
+        Malformed::Length => {
+            return format!(
+                "{fault}: one character is left after groups of four, so others are lost"
+            );
+        }
         Malformed::TrailingBits => {
-            return format!("{fault} (character {})", text.iter().rposition(|c| *c != b'=').unwrap_or(0));
+            return format!(
+                "{fault} (character {})",
+                text.iter().rposition(|c| *c != b'=').unwrap_or(0)
+            );
         }
     };
     let what = match text.get(at) {
         Some(b'=') => "'=' where no padding belongs, or not all of it".into(),
-        Some(c @ (b'+' | b'/')) => format!("'{}' is of plain base64; here stand '-' and '_'", char::from(*c)),
+        Some(c @ (b'+' | b'/')) => format!(
+            "'{}' is of plain base64; here stand '-' and '_'",
+            char::from(*c)
+        ),
         Some(b'\r' | b'\n') => "a line end".into(),
         Some(b' ' | b'\t') => "a blank".into(),
         Some(c) if c.is_ascii_graphic() => format!("'{}'", char::from(*c)),
@@ -207,16 +265,29 @@ fn draw_fields(out: &mut String, raw: &[u8], whole: bool, now: u64) {
     let meaning = match time.try_into().map(u64::from_be_bytes) {
         Ok(time) => {
             let ahead = time > now.saturating_add(MAX_CLOCK_SKEW);
-            let ahead = if ahead { " (too far ahead, if a time-to-live is set)" } else { "" };
-            format!("{time}: {}, {}{ahead}; anyone can read this", clock::utc(time), relation(time, now))
+            let ahead = if ahead {
+                " (too far ahead, if a time-to-live is set)"
+            } else {
+                ""
+            };
+            format!(
+                "{time}: {}, {}{ahead}; anyone can read this",
+                clock::utc(time),
+                relation(time, now)
+            )
         }
         Err(_) => cut(time, 8),
     };
     field(out, 1, time, "timestamp", &meaning);
-    let meaning = if iv.len() == BLOCK { "random, so that no two tokens are alike".into() } else { cut(iv, BLOCK) };
+    let meaning = if iv.len() == BLOCK {
+        "random, so that no two tokens are alike".into()
+    } else {
+        cut(iv, BLOCK)
+    };
     field(out, 9, iv, "IV", &meaning);
     if !whole {
-        let meaning = "of ciphertext and HMAC; while the text is broken nobody can tell where one ends";
+        let meaning =
+            "of ciphertext and HMAC; while the text is broken nobody can tell where one ends";
         return field(out, HEADER, rest, "the rest", meaning);
     }
     let (ciphertext, mac) = rest.split_at(rest.len().saturating_sub(MAC));
@@ -224,12 +295,20 @@ fn draw_fields(out: &mut String, raw: &[u8], whole: bool, now: u64) {
     let meaning = match (blocks, over) {
         (0, 0) => "MISSING: even an empty message has one block".into(),
         (1, 0) => "1 block: a message of 0 to 15 bytes".into(),
-        (n, 0) => format!("{n} blocks: a message of {} to {} bytes", (n - 1) * BLOCK, n * BLOCK - 1),
+        (n, 0) => format!(
+            "{n} blocks: a message of {} to {} bytes",
+            (n - 1) * BLOCK,
+            n * BLOCK - 1
+        ),
         (n, over) => format!("WRONG: {n} whole blocks of {BLOCK} and {over} bytes over"),
     };
     field(out, HEADER, ciphertext, "ciphertext", &meaning);
     let signed = HEADER + ciphertext.len();
-    let meaning = if mac.len() == MAC { format!("of bytes 0 to {}", signed - 1) } else { cut(mac, MAC) };
+    let meaning = if mac.len() == MAC {
+        format!("of bytes 0 to {}", signed - 1)
+    } else {
+        cut(mac, MAC)
+    };
     field(out, signed, mac, "HMAC", &meaning);
 }
 
@@ -239,7 +318,12 @@ fn relation(time: u64, now: u64) -> String {
     if far == 0 {
         return "now".into();
     }
-    let parts = [(far / 86_400, "day"), (far / 3600 % 24, "hour"), (far / 60 % 60, "minute"), (far % 60, "second")];
+    let parts = [
+        (far / 86_400, "day"),
+        (far / 3600 % 24, "hour"),
+        (far / 60 % 60, "minute"),
+        (far % 60, "second"),
+    ];
     let words: Vec<String> = parts
         .into_iter()
         .skip_while(|(n, _)| *n == 0)
@@ -247,7 +331,11 @@ fn relation(time: u64, now: u64) -> String {
         .filter(|(n, _)| *n > 0)
         .map(|(n, unit)| format!("{n} {unit}{}", if n == 1 { "" } else { "s" }))
         .collect();
-    format!("{} {} now", words.join(" "), if time < now { "before" } else { "after" })
+    format!(
+        "{} {} now",
+        words.join(" "),
+        if time < now { "before" } else { "after" }
+    )
 }
 
 fn cut(field: &[u8], whole: usize) -> String {
@@ -285,18 +373,28 @@ fn draw_steps(out: &mut String, verdict: &Verdict, keyless: bool, now: u64, ttl:
     for (number, name) in (1..).zip(names) {
         let said = match verdict.refusal {
             Some(refusal) if number == refused => match refusal {
-                Refusal::Mac => format!("REFUSED: {refusal}: none of these keys made it, or it was changed since"),
+                Refusal::Mac => format!(
+                    "REFUSED: {refusal}: none of these keys made it, or it was changed since"
+                ),
                 Refusal::Padding => format!("REFUSED: {refusal}: {}", misfit(&verdict.padded)),
                 _ => format!("REFUSED: {refusal}"),
             },
             _ if number > refused => "not reached".into(),
             _ if keyless && number > 2 => "needs a key: -k FILE".into(),
-            _ => match (number, verdict.key, ttl, verdict.padded.len() - verdict.message) {
+            _ => match (
+                number,
+                verdict.key,
+                ttl,
+                verdict.padded.len() - verdict.message,
+            ) {
                 (3, Some(candidate), ..) => format!("ok: made with the {}", candidate.name),
                 (4, _, None, _) => "not checked: no --ttl".into(),
                 (4, _, Some(ttl), _) => format!("ok: a time-to-live of {ttl} s, and now is {now}"),
                 (6, .., padding) => {
-                    format!("ok: {padding} of value 0x{padding:02x}; the message has {} bytes", verdict.message)
+                    format!(
+                        "ok: {padding} of value 0x{padding:02x}; the message has {} bytes",
+                        verdict.message
+                    )
                 }
                 _ => "ok".into(),
             },

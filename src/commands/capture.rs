@@ -41,8 +41,20 @@ pub(super) fn capture(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let inner = inner.as_mut().map(|inner| inner as &mut dyn Write);
     let inner = inner.map(Writer::new).transpose().map_err(cannot_write)?;
     let (whole, verbose) = (arguments.has("--whole"), arguments.has("--verbose"));
-    let mut report = Report { time: 0, out: &mut out, inner, whole, verbose, counts: Counts::default() };
-    let read =
-        capture::capture(BufReader::new(input), Keys { lines, work: WORK }, &mut report).map_err(cannot_write)?;
-    read.map(|()| ExitCode::SUCCESS).map_err(|reason| format!("{shown}, {reason}").into())
+    let mut report = Report {
+        time: 0,
+        out: &mut out,
+        inner,
+        whole,
+        verbose,
+        counts: Counts::default(),
+    };
+    let read = capture::capture(
+        BufReader::new(input),
+        Keys { lines, work: WORK },
+        &mut report,
+    )
+    .map_err(cannot_write)?;
+    read.map(|()| ExitCode::SUCCESS)
+        .map_err(|reason| format!("{shown}, {reason}").into())
 }

@@ -39,13 +39,19 @@ pub(super) fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
     match command {
         None if !has_command => ended.map(|()| ExitCode::SUCCESS).map_err(Failure::Reason),
         None => {
-            let reason = ended.err().unwrap_or_else(|| "stopped before the tunnel was up".into());
+            let reason = ended
+                .err()
+                .unwrap_or_else(|| "stopped before the tunnel was up".into());
             log::say(format_args!("fernvpn: {reason}"));
             Ok(ExitCode::from(125))
         }
         Some(command) => {
             if let Err(reason) = ended {
-                log::error("tunnel", "no tunnel any more; COMMAND has no network", &[("reason", &reason)]);
+                log::error(
+                    "tunnel",
+                    "no tunnel any more; COMMAND has no network",
+                    &[("reason", &reason)],
+                );
             }
             Ok(ExitCode::from(command.join().unwrap_or(125)))
         }
@@ -53,7 +59,9 @@ pub(super) fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 pub(super) fn unlock(_: &Arguments) -> Result<ExitCode, Failure> {
-    network::unlock(None).map(|()| ExitCode::SUCCESS).map_err(|error| Failure::Reason(error.to_string()))
+    network::unlock(None)
+        .map(|()| ExitCode::SUCCESS)
+        .map_err(|error| Failure::Reason(error.to_string()))
 }
 
 /// How the tunnel ended, and the thread that knows how the command ends, if one was started.
@@ -69,14 +77,25 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
     let has_lock = lock.is_some();
     if let Some(device) = &lock {
         // The server's name first: afterwards only the tunnel would lead to a resolver.
-        let locked = client.find_server().and_then(|()| network::lock(device).map_err(|error| error.to_string()));
+        let locked = client
+            .find_server()
+            .and_then(|()| network::lock(device).map_err(|error| error.to_string()));
         if let Err(reason) = locked {
             return (Err(reason), None);
         }
     }
-    let mut host =
-        Host { settings, opened: Arc::default(), client: Arc::clone(&client), command: None, running: Arc::default() };
-    let (stopped, running, opened) = (Arc::clone(&client), Arc::clone(&host.running), Arc::clone(&host.opened));
+    let mut host = Host {
+        settings,
+        opened: Arc::default(),
+        client: Arc::clone(&client),
+        command: None,
+        running: Arc::default(),
+    };
+    let (stopped, running, opened) = (
+        Arc::clone(&client),
+        Arc::clone(&host.running),
+        Arc::clone(&host.opened),
+    );
     let clean_up = move || {
         drop(locked(&opened).take());
         if lock.is_some()
@@ -86,34 +105,46 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         }
     };
     let undo = clean_up.clone();
-    let waiting = thread::Builder::new().name("signals".into()).spawn(move || {
-        loop {
-            let (signal, by_terminal) = signal::wait();
-            if let Some(command) = *locked(&running) {
-                if !by_terminal {
-                    let _ = signal::send(command, signal); // it may have ended just now
+    let waiting = thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            loop {
+                let (signal, by_terminal) = signal::wait();
+                if let Some(command) = *locked(&running) {
+                    if !by_terminal {
+                        let _ = signal::send(command, signal); // it may have ended just now
+                    }
+                    continue;
                 }
-                continue;
+                // From a terminal it says that the terminal is gone.
+                if (signal, by_terminal) == (Signal::Hangup, false) {
+                    log::warning("config", RESTART, &[]);
+                    continue;
+                }
+                log::info("tunnel", "stopping", &[("signal", &signal.name())]);
+                notify::tell("STOPPING=1");
+                stopped.stop();
+                // A connection being made cannot be cut short.
+                thread::sleep(STOP_TIME);
+                undo();
+                std::process::exit(0);
             }
-            // From a terminal it says that the terminal is gone.
-            if (signal, by_terminal) == (Signal::Hangup, false) {
-                log::warning("config", RESTART, &[]);
-                continue;
-            }
-            log::info("tunnel", "stopping", &[("signal", &signal.name())]);
-            notify::tell("STOPPING=1");
-            stopped.stop();
-            // A connection being made cannot be cut short.
-            thread::sleep(STOP_TIME);
-            undo();
-            std::process::exit(0);
-        }
-    });
+        });
     let asked = Arc::clone(&client);
-    let answer = move |question: &str| status::answer(question, |format| asked.status(format), || Err(RESTART.into()));
+    let answer = move |question: &str| {
+        status::answer(
+            question,
+            |format| asked.status(format),
+            || Err(RESTART.into()),
+        )
+    };
     let control = Control::open(&host.settings.name, answer);
     if let Err(reason) = &control {
-        log::info("os", "fernvpn status cannot ask this client", &[("reason", reason)]);
+        log::info(
+            "os",
+            "fernvpn status cannot ask this client",
+            &[("reason", reason)],
+        );
     }
     let ended = match waiting {
         Ok(_) => {
@@ -124,7 +155,11 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
     };
     drop(control);
     if ended.is_err() && has_lock {
-        log::warning("os", "the kill switch stays on; fernvpn unlock ends it", &[]);
+        log::warning(
+            "os",
+            "the kill switch stays on; fernvpn unlock ends it",
+            &[],
+        );
         drop(locked(&host.opened).take());
     } else {
         clean_up();
@@ -143,8 +178,15 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
     let ratchet = file.filter(|_| ratchet);
     let mut settings = match (arguments.path("-c"), key) {
         (Some(file), None) => super::configured_client(&file)?,
-        (Some(file), Some(key)) => ClientSettings { key, ratchet, ..super::configured_client(&file)? },
-        (None, Some(key)) => ClientSettings { ratchet, ..ClientSettings::new("127.0.0.1:12345", key) },
+        (Some(file), Some(key)) => ClientSettings {
+            key,
+            ratchet,
+            ..super::configured_client(&file)?
+        },
+        (None, Some(key)) => ClientSettings {
+            ratchet,
+            ..ClientSettings::new("127.0.0.1:12345", key)
+        },
         (None, None) => {
             let which = "which key? -k FILE names the file that holds it, -c FILE a configuration";
             return Err(UsageError(which.into()).into());
@@ -153,11 +195,17 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
     super::set_given(arguments, CLIENT, &mut settings)?;
     settings.device = device::chosen(arguments, &settings.device);
     settings.command = arguments.command().unwrap_or_default().to_vec();
-    if arguments.command().is_some() && (settings.command.is_empty() || settings.device == Device::None) {
+    if arguments.command().is_some()
+        && (settings.command.is_empty() || settings.device == Device::None)
+    {
         return Err(UsageError("-- takes a COMMAND, and a device for its network".into()).into());
     }
     settings.send = arguments.text("--send")?.map(str::to_owned);
-    if settings.send.as_ref().is_some_and(|text| text.is_empty() || text.len() > MAX_MESSAGE) {
+    if settings
+        .send
+        .as_ref()
+        .is_some_and(|text| text.is_empty() || text.len() > MAX_MESSAGE)
+    {
         return Err(UsageError(format!("--send takes 1 to {MAX_MESSAGE} bytes of text")).into());
     }
     let count = arguments.number("--count", 65_535)?;
@@ -190,16 +238,27 @@ impl Machine for Host {
         let mut opened = locked(&self.opened);
         let first = opened.is_none();
         if first {
-            *opened = device::open(&self.settings.device).map_err(text)?.map(|(network, tun)| (network, Arc::new(tun)));
+            *opened = device::open(&self.settings.device)
+                .map_err(text)?
+                .map(|(network, tun)| (network, Arc::new(tun)));
             if opened.is_none() {
                 self.settings.device = Device::None;
             }
         }
-        let Some((network, tun)) = &mut *opened else { return Ok(None) };
-        let ClientSettings { routes, dns, command, .. } = &self.settings;
+        let Some((network, tun)) = &mut *opened else {
+            return Ok(None);
+        };
+        let ClientSettings {
+            routes,
+            dns,
+            command,
+            ..
+        } = &self.settings;
         let routes = routes.as_ref().unwrap_or(&config.routes);
         let resolvers = dns.as_ref().unwrap_or(&config.dns);
-        network.set_up_client(config.mtu, &config.addresses, routes, resolvers).map_err(text)?;
+        network
+            .set_up_client(config.mtu, &config.addresses, routes, resolvers)
+            .map_err(text)?;
         if let (true, true, Some(server)) = (first, command.is_empty(), config.server.first()) {
             device::invite(network, &format!("ping {server}"));
         }
@@ -209,12 +268,14 @@ impl Machine for Host {
             let mut command = command.spawn().map_err(failed)?;
             *locked(&self.running) = Some(command.id());
             let (client, running) = (Arc::clone(&self.client), Arc::clone(&self.running));
-            let waiting = thread::Builder::new().name("command".into()).spawn(move || {
-                let status = command.wait();
-                *locked(&running) = None;
-                client.stop();
-                status.ok().and_then(process::shell_status).unwrap_or(125)
-            });
+            let waiting = thread::Builder::new()
+                .name("command".into())
+                .spawn(move || {
+                    let status = command.wait();
+                    *locked(&running) = None;
+                    client.stop();
+                    status.ok().and_then(process::shell_status).unwrap_or(125)
+                });
             self.command = Some(waiting.map_err(failed)?);
         }
         Ok(Some(Arc::clone(tun)))

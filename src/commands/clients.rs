@@ -1,4 +1,5 @@
-//! The clients in a server's configuration: `fernvpn add-client`, `fernvpn remove-client`, `fernvpn reset-client`
+//! The clients in a server's configuration: `fernvpn add-client`, `fernvpn remove-client`, `fernvpn
+//! reset-client`
 
 use super::Failure;
 use crate::config::arguments::{Arguments, UsageError};
@@ -28,17 +29,34 @@ struct Change {
 
 impl Change {
     fn begin(arguments: &Arguments) -> Result<Change, Failure> {
-        let file = arguments.path("-c").ok_or_else(|| UsageError("which server? -c FILE names it".into()))?;
+        let file = arguments
+            .path("-c")
+            .ok_or_else(|| UsageError("which server? -c FILE names it".into()))?;
         let file = std::path::absolute(&file).unwrap_or(file);
         let lock = files::lock_folder(&file)?;
         let (text, _) = file::read_text(&file).map_err(|mistakes| mistakes.to_string())?;
         let settings = super::configured_server(&file)?;
-        let name = arguments.operands().first().map(|name| name.to_string_lossy()).unwrap_or_default().into_owned();
-        Ok(Change { name, file, text, settings, _lock: lock })
+        let name = arguments
+            .operands()
+            .first()
+            .map(|name| name.to_string_lossy())
+            .unwrap_or_default()
+            .into_owned();
+        Ok(Change {
+            name,
+            file,
+            text,
+            settings,
+            _lock: lock,
+        })
     }
 
     fn peer(&self) -> Result<&Peer, String> {
-        self.settings.peers.iter().find(|peer| peer.name == self.name).ok_or_else(|| self.no_peer())
+        self.settings
+            .peers
+            .iter()
+            .find(|peer| peer.name == self.name)
+            .ok_or_else(|| self.no_peer())
     }
 
     fn no_peer(&self) -> String {
@@ -72,7 +90,11 @@ impl Change {
     fn state_file(&self) -> PathBuf {
         let stem = self.file.file_stem().unwrap_or_default().to_string_lossy();
         let name = format!("{stem}-{}.key", self.name);
-        if self.is_installed() { Path::new("/var/lib/fernvpn").join(name) } else { self.file.with_file_name(name) }
+        if self.is_installed() {
+            Path::new("/var/lib/fernvpn").join(name)
+        } else {
+            self.file.with_file_name(name)
+        }
     }
 }
 
@@ -104,7 +126,9 @@ pub(super) fn add(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let text = configuration(&change, &peer, &key, server, &addresses);
     io::stdout().write_all(text.as_bytes()).map_err(|error| {
         let remedy = format!("fernvpn remove-client {} and add it again", peer.name);
-        format!("the client is added, but its configuration could not be printed ({error}): {remedy}")
+        format!(
+            "the client is added, but its configuration could not be printed ({error}): {remedy}"
+        )
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -116,7 +140,10 @@ fn section(change: &Change, peer: &Peer, key: &str) -> String {
         None => format!("key = {key}\n"),
         // A name without a folder begins in the configuration's.
         Some(state) if state.parent() == change.file.parent() => {
-            format!("key-file = {}\nratchet = yes\n", state.file_name().unwrap_or_default().to_string_lossy())
+            format!(
+                "key-file = {}\nratchet = yes\n",
+                state.file_name().unwrap_or_default().to_string_lossy()
+            )
         }
         Some(state) => format!("key-file = {}\nratchet = yes\n", state.display()),
     };
@@ -126,7 +153,8 @@ fn section(change: &Change, peer: &Peer, key: &str) -> String {
     section
 }
 
-/// The new client's addresses, if the text is a configuration in which every other client keeps its own.
+/// The new client's addresses, if the text is a configuration in which every other client keeps its
+/// own.
 fn fits(change: &Change, text: &str) -> Result<String, String> {
     let cannot = |reason: &str| format!("cannot add {}: {reason}", change.name);
     let settings = match file::parse(text, &change.file) {
@@ -134,34 +162,67 @@ fn fits(change: &Change, text: &str) -> Result<String, String> {
         Ok(_) => return Err(cannot("this is no server's configuration")),
         // Without the new section there was no mistake, so all are about what is in it.
         Err(mistakes) => {
-            let reasons: Vec<String> = mistakes.list.into_iter().map(|mistake| mistake.reason).collect();
+            let reasons: Vec<String> = mistakes
+                .list
+                .into_iter()
+                .map(|mistake| mistake.reason)
+                .collect();
             return Err(cannot(&reasons.join("; ")));
         }
     };
     let before = Clients::new(None, &change.settings)?;
     let after = Clients::new(None, &settings).map_err(|reason| cannot(&reason))?;
     for (old, new) in before.all().iter().zip(after.all()) {
-        if let Some(lost) = old.addresses.iter().find(|own| !new.addresses.contains(own)) {
-            return Err(cannot(&format!("address {} is leased to {} now", lost.address, old.name)));
+        if let Some(lost) = old
+            .addresses
+            .iter()
+            .find(|own| !new.addresses.contains(own))
+        {
+            return Err(cannot(&format!(
+                "address {} is leased to {} now",
+                lost.address, old.name
+            )));
         }
     }
-    Ok(after.all().last().map(|client| listed(&client.addresses)).unwrap_or_default())
+    Ok(after
+        .all()
+        .last()
+        .map(|client| listed(&client.addresses))
+        .unwrap_or_default())
 }
 
 /// What the client needs, to be saved as it is.
-fn configuration(change: &Change, peer: &Peer, key: &str, server: Option<&str>, addresses: &str) -> String {
+fn configuration(
+    change: &Change,
+    peer: &Peer,
+    key: &str,
+    server: Option<&str>,
+    addresses: &str,
+) -> String {
     let name = &peer.name;
-    let listen = change.settings.listen.iter().find(|address| !address.ip().is_unspecified());
+    let listen = change
+        .settings
+        .listen
+        .iter()
+        .find(|address| !address.ip().is_unspecified());
     let replace = "# replace this by the name or address at which clients reach the server";
     let server = match (server, listen, change.settings.listen.first()) {
         (Some(server), ..) => server.to_owned(),
         (None, Some(address), _) if !address.ip().is_loopback() => address.to_string(),
         (None, Some(address), _) => format!("{address}   {replace}"),
-        (None, None, any) => format!("SERVER:{}   {replace}", any.map_or(0, |address| address.port())),
+        (None, None, any) => format!(
+            "SERVER:{}   {replace}",
+            any.map_or(0, |address| address.port())
+        ),
     };
-    let head =
-        format!("# {name}, {addresses}. For the client's user alone (mode 0600).\n[client]\nserver = {server}\n");
-    let folder = if change.is_installed() { "/var/lib/fernvpn/" } else { "" };
+    let head = format!(
+        "# {name}, {addresses}. For the client's user alone (mode 0600).\n[client]\nserver = {server}\n"
+    );
+    let folder = if change.is_installed() {
+        "/var/lib/fernvpn/"
+    } else {
+        ""
+    };
     match &peer.ratchet {
         None => format!("{head}key = {key}\n"),
         Some(_) => format!(
@@ -177,7 +238,10 @@ pub(super) fn remove(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let text = edit::without_peer(&change.text, &change.name).ok_or_else(|| change.no_peer())?;
     change.write(&text, &format!("removed {} from", change.name))?;
     if let Some(state) = change.peer()?.ratchet.as_ref() {
-        log::say(format_args!("its ratcheted key is of no use any more; after the reload: rm {}", state.display()));
+        log::say(format_args!(
+            "its ratcheted key is of no use any more; after the reload: rm {}",
+            state.display()
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -186,9 +250,16 @@ pub(super) fn remove(arguments: &Arguments) -> Result<ExitCode, Failure> {
 pub(super) fn reset(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let change = Change::begin(arguments)?;
     let (peer, key) = (change.peer()?, Key::from_bytes(&entropy::array()));
-    let path =
-        peer.ratchet.as_ref().ok_or_else(|| format!("{} has a static key, which has no step to lose", peer.name))?;
-    let (mut state, _) = StateFile::open(path).map_err(|reason| format!("{reason} (stop the server first)"))?;
-    state.save(&Kept { key: key.clone(), step: 0, secret: None })?;
+    let path = peer
+        .ratchet
+        .as_ref()
+        .ok_or_else(|| format!("{} has a static key, which has no step to lose", peer.name))?;
+    let (mut state, _) =
+        StateFile::open(path).map_err(|reason| format!("{reason} (stop the server first)"))?;
+    state.save(&Kept {
+        key: key.clone(),
+        step: 0,
+        secret: None,
+    })?;
     super::print(&[format!("{}   # {}\n", key.to_text(), peer.name).as_bytes()])
 }

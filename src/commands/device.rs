@@ -20,14 +20,16 @@ pub(super) fn clean_up(arguments: &Arguments) -> Result<ExitCode, Failure> {
             Configuration::Client(settings) => settings.device,
         },
     };
-    let device = arguments.text("--tun")?.map_or(configured, |name| Device::Tun(name.into()));
+    let device = arguments
+        .text("--tun")?
+        .map_or(configured, |name| Device::Tun(name.into()));
     open(&device)?; // which clears, and closes it again
     control::clear();
     Ok(ExitCode::SUCCESS)
 }
 
-/// Opens the device, or none if the settings say so. Whoever has just opened a device of this name knows that what is
-/// left of an earlier one is nobody's, and clears it.
+/// Opens the device, or none if the settings say so. Whoever has just opened a device of this name
+/// knows that what is left of an earlier one is nobody's, and clears it.
 ///
 /// # Errors
 /// A sentence: what does not work, and what to do.
@@ -35,11 +37,18 @@ pub fn open(device: &Device) -> io::Result<Option<(Network, Tun)>> {
     let (place, tun) = match device {
         Device::None => return Ok(None),
         Device::Tun(name) => (Place::Host, Tun::create(name, true)?),
-        Device::Private { name, or_none, namespace } => match Namespace::create(THIS, name, true, namespace.as_deref())
-        {
+        Device::Private {
+            name,
+            or_none,
+            namespace,
+        } => match Namespace::create(THIS, name, true, namespace.as_deref()) {
             Ok((namespace, tun)) => (Place::Private(namespace), tun),
             Err(error) if *or_none => {
-                log::warning("os", "going on without a device: pings and messages only", &[("reason", &error)]);
+                log::warning(
+                    "os",
+                    "going on without a device: pings and messages only",
+                    &[("reason", &error)],
+                );
                 return Ok(None);
             }
             Err(error) => return Err(error),
@@ -53,7 +62,8 @@ pub fn open(device: &Device) -> io::Result<Option<(Network, Tun)>> {
     Ok(Some((network, tun)))
 }
 
-/// Where the device is in a private network: tells how to look around in there, by a command to paste.
+/// Where the device is in a private network: tells how to look around in there, by a command to
+/// paste.
 pub fn invite(network: &Network, command: &str) {
     if let Some(namespace) = network.private() {
         let text = "the device is in a private network; look around in it from another terminal, for example:";
@@ -69,12 +79,22 @@ pub fn chosen(arguments: &Arguments, configured: &Device) -> Device {
         Device::Tun(name) | Device::Private { name, .. } => name.clone(),
         Device::None => DEVICE.into(),
     };
-    let namespace = arguments.values("--namespace").next().map(|name| name.to_string_lossy().into_owned());
+    let namespace = arguments
+        .values("--namespace")
+        .next()
+        .map(|name| name.to_string_lossy().into_owned());
     let or_none = arguments.has("--private-if-allowed");
-    let private = or_none || arguments.has("--private") || arguments.command().is_some() || namespace.is_some();
+    let private = or_none
+        || arguments.has("--private")
+        || arguments.command().is_some()
+        || namespace.is_some();
     match configured {
         _ if arguments.has("--no-tun") => Device::None,
-        _ if private => Device::Private { name: name(), or_none, namespace },
+        _ if private => Device::Private {
+            name: name(),
+            or_none,
+            namespace,
+        },
         configured => configured.clone(),
     }
 }
@@ -84,21 +104,40 @@ pub fn raise_limits(connections: usize) {
     let wanted = connections as u64 + 2048;
     match process::raise_open_files(wanted) {
         Ok(allowed) if allowed < wanted => {
-            log::warning("os", "few open files are allowed (ulimit -n)", &[("allowed", &allowed), ("wanted", &wanted)]);
+            log::warning(
+                "os",
+                "few open files are allowed (ulimit -n)",
+                &[("allowed", &allowed), ("wanted", &wanted)],
+            );
         }
         Ok(_) => {}
-        Err(error) => log::warning("os", "cannot raise the limit of open files", &[("reason", &error)]),
+        Err(error) => log::warning(
+            "os",
+            "cannot raise the limit of open files",
+            &[("reason", &error)],
+        ),
     }
     // Each client its thread, and the strangers theirs; at worst, each client a companion as well.
-    let (usual, worst) = (connections as u64 + 1024 + 64, 2 * connections as u64 + 1024);
+    let (usual, worst) = (
+        connections as u64 + 1024 + 64,
+        2 * connections as u64 + 1024,
+    );
     for limit in process::thread_limits() {
         let wanted = if limit.deadly { worst } else { usual };
         if limit.most < wanted {
-            let text = if limit.deadly { "without them the server may abort" } else { "later ones will be refused" };
+            let text = if limit.deadly {
+                "without them the server may abort"
+            } else {
+                "later ones will be refused"
+            };
             log::warning(
                 "os",
                 &format!("so many clients (max-clients) need more threads: {text}"),
-                &[("limit", &limit.name), ("allowed", &limit.most), ("wanted", &wanted)],
+                &[
+                    ("limit", &limit.name),
+                    ("allowed", &limit.most),
+                    ("wanted", &wanted),
+                ],
             );
         }
     }

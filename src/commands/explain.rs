@@ -13,21 +13,38 @@ pub(super) fn explain(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let suites = match arguments.text("--suite")? {
         None => Suite::ALL.to_vec(),
         Some(name) => {
-            let suite = Suite::parse(name)
-                .ok_or_else(|| UsageError(format!("there is no suite '{name}'; there are aes-256-gcm and fernet")));
+            let suite = Suite::parse(name).ok_or_else(|| {
+                UsageError(format!(
+                    "there is no suite '{name}'; there are aes-256-gcm and fernet"
+                ))
+            });
             vec![suite?]
         }
     };
-    let lesson = explain::lesson(&suites, arguments.text("--seed")?, &End::Truncated.to_string())
-        .map_err(|error| format!("the two ends do not understand each other, this program is broken: {error}"))?;
+    let lesson = explain::lesson(
+        &suites,
+        arguments.text("--seed")?,
+        &End::Truncated.to_string(),
+    )
+    .map_err(|error| {
+        format!("the two ends do not understand each other, this program is broken: {error}")
+    })?;
     if let Some(file) = arguments.path("--html") {
-        std::fs::write(&file, html::page(&lesson))
-            .map_err(|error| format!("cannot write {}: {}", file.display(), crate::os::reason(&error)))?;
+        std::fs::write(&file, html::page(&lesson)).map_err(|error| {
+            format!(
+                "cannot write {}: {}",
+                file.display(),
+                crate::os::reason(&error)
+            )
+        })?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut stdout = io::stdout().lock();
-    let coloured = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let written = stdout.write_all(text::draw(&lesson, Paint(coloured)).as_bytes()).and_then(|()| stdout.flush());
+    let coloured =
+        stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let written = stdout
+        .write_all(text::draw(&lesson, Paint(coloured)).as_bytes())
+        .and_then(|()| stdout.flush());
     match written {
         // Whoever reads the first page and leaves has seen enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -1,5 +1,5 @@
-//! What can fernvpn do? Each command has a name, a function, and a text in `help.txt` that explains it: the program
-//! reads from there what the command line may hold.
+//! What can fernvpn do? Each command has a name, a function, and a text in `help.txt` that explains
+//! it: the program reads from there what the command line may hold.
 //!
 //! | file | commands |
 //! |---|---|
@@ -92,10 +92,25 @@ fn command(help: &'static str) -> Option<Command> {
     let (name, text) = help.strip_prefix("fernvpn ")?.split_once(": ")?;
     let (summary, text) = text.split_once("\n\n")?;
     let (usage, text) = text.split_once("\n\n")?;
-    let (options, notes) = if text.starts_with("  -") { text.split_once("\n\n")? } else { ("", text) };
-    let syntax = Syntax::read(usage.strip_prefix("usage: fernvpn ")?.strip_prefix(name)?, options);
+    let (options, notes) = if text.starts_with("  -") {
+        text.split_once("\n\n")?
+    } else {
+        ("", text)
+    };
+    let syntax = Syntax::read(
+        usage.strip_prefix("usage: fernvpn ")?.strip_prefix(name)?,
+        options,
+    );
     let (_, run) = RUN.iter().find(|(known, _)| *known == name)?;
-    Some(Command { name, summary, usage, syntax, notes, help, run: *run })
+    Some(Command {
+        name,
+        summary,
+        usage,
+        syntax,
+        notes,
+        help,
+        run: *run,
+    })
 }
 
 /// All commands in one line each.
@@ -113,8 +128,8 @@ pub fn overview() -> String {
 pub enum Failure {
     /// The command line is wrong. Exit status 2.
     Usage(UsageError),
-    /// A token was refused. There is no reason in it, on purpose: whoever may know the reason asks `inspect`. Exit
-    /// status 1.
+    /// A token was refused. There is no reason in it, on purpose: whoever may know the reason asks
+    /// `inspect`. Exit status 1.
     InvalidToken,
     /// Anything else, with its reason. Exit status 1.
     Reason(String),
@@ -156,7 +171,10 @@ impl From<io::Error> for Failure {
 /// It cannot be written.
 pub fn print(parts: &[&[u8]]) -> Result<ExitCode, Failure> {
     let mut stdout = io::stdout().lock();
-    let written = parts.iter().try_for_each(|part| stdout.write_all(part)).and_then(|()| stdout.flush());
+    let written = parts
+        .iter()
+        .try_for_each(|part| stdout.write_all(part))
+        .and_then(|()| stdout.flush());
     written.map_err(|error| format!("cannot write to stdout: {error}"))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -173,14 +191,20 @@ fn configuration(file: &Path) -> Result<Configuration, Failure> {
 fn configured_server(file: &Path) -> Result<ServerSettings, Failure> {
     match configuration(file)? {
         Configuration::Server(settings) => Ok(settings),
-        Configuration::Client(_) => Err(Failure::Reason(format!("{} configures a client", file.display()))),
+        Configuration::Client(_) => Err(Failure::Reason(format!(
+            "{} configures a client",
+            file.display()
+        ))),
     }
 }
 
 fn configured_client(file: &Path) -> Result<ClientSettings, Failure> {
     match configuration(file)? {
         Configuration::Client(settings) => Ok(settings),
-        Configuration::Server(_) => Err(Failure::Reason(format!("{} configures a server", file.display()))),
+        Configuration::Server(_) => Err(Failure::Reason(format!(
+            "{} configures a server",
+            file.display()
+        ))),
     }
 }
 
@@ -194,16 +218,25 @@ fn keys(file: &Path) -> Result<Vec<NamedKey>, Failure> {
 }
 
 /// How the command line writes an option of the configuration, where its name is another one.
-const WRITTEN: [(&str, &str); 3] = [("interface", "--tun"), ("suites", "--suite"), ("server", "--connect")];
+const WRITTEN: [(&str, &str); 3] = [
+    ("interface", "--tun"),
+    ("suites", "--suite"),
+    ("server", "--connect"),
+];
 
 /// Sets all options of the configuration that the command line has as well.
-fn set_given<S>(arguments: &Arguments, options: &[Setter<S>], settings: &mut S) -> Result<(), UsageError> {
+fn set_given<S>(
+    arguments: &Arguments,
+    options: &[Setter<S>],
+    settings: &mut S,
+) -> Result<(), UsageError> {
     for (name, set) in options {
         let written = WRITTEN.iter().find(|(known, _)| known == name);
         let option = written.map_or(format!("--{name}"), |(_, option)| (*option).into());
         let values = arguments.texts(&option)?;
         if !values.is_empty() {
-            set(settings, &values.join(",")).map_err(|reason| UsageError(format!("{option}: {reason}")))?;
+            set(settings, &values.join(","))
+                .map_err(|reason| UsageError(format!("{option}: {reason}")))?;
         }
     }
     Ok(())
@@ -220,9 +253,16 @@ mod tests {
             all().map(|command| command.name).collect::<Vec<_>>(),
             RUN.iter().map(|(name, _)| *name).collect::<Vec<_>>()
         );
-        assert_eq!(all().count(), include_str!("help.txt").matches("usage: ").count());
+        assert_eq!(
+            all().count(),
+            include_str!("help.txt").matches("usage: ").count()
+        );
         for command in all() {
-            assert!(command.help.lines().all(|line| line.len() <= 110), "{}", command.name);
+            assert!(
+                command.help.lines().all(|line| line.len() <= 110),
+                "{}",
+                command.name
+            );
             for option in command.syntax.options {
                 assert!(
                     command.usage.contains(option.name) && !option.about.is_empty(),
@@ -246,7 +286,14 @@ mod tests {
                         .find(|(known, _)| *known == name)
                         .map_or(format!("--{name}"), |(_, option)| (*option).into()),
                 };
-                assert!(command.syntax.options.iter().any(|known| known.name == written), "{written}");
+                assert!(
+                    command
+                        .syntax
+                        .options
+                        .iter()
+                        .any(|known| known.name == written),
+                    "{written}"
+                );
             }
         }
     }

@@ -34,24 +34,48 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     let (network, tun) = device::open(&settings.device)?.unzip();
     let device = tun.as_ref().map(|tun| tun.name().to_owned());
-    let mut machine = Machine { network, device, nat: None };
+    let mut machine = Machine {
+        network,
+        device,
+        nat: None,
+    };
     machine.set_up(&settings)?;
     if let Some(network) = &machine.network {
         device::invite(network, "ip -brief address");
     }
-    let addresses: Vec<_> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let addresses: Vec<_> = listeners
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect();
     let (clients, own) = (settings.peers.len(), listed(&settings.addresses));
     let name = settings.name.clone();
     let server = Server::start(settings, listeners, tun)?;
-    let running = Arc::new(Running { arguments: arguments.clone(), server, machine: Mutex::new(Some(machine)) });
+    let running = Arc::new(Running {
+        arguments: arguments.clone(),
+        server,
+        machine: Mutex::new(Some(machine)),
+    });
     let asked = Arc::clone(&running);
-    let answer =
-        move |question: &str| status::answer(question, |format| asked.server.status(format), || asked.reload());
+    let answer = move |question: &str| {
+        status::answer(
+            question,
+            |format| asked.server.status(format),
+            || asked.reload(),
+        )
+    };
     let control = Control::open(&name, answer);
     if let Err(reason) = &control {
-        log::warning("os", "fernvpn status and reload cannot ask this server", &[("reason", reason)]);
+        log::warning(
+            "os",
+            "fernvpn status and reload cannot ask this server",
+            &[("reason", reason)],
+        );
     }
-    log::info("tunnel", "ready", &[("clients", &clients), ("addresses", &own)]);
+    log::info(
+        "tunnel",
+        "ready",
+        &[("clients", &clients), ("addresses", &own)],
+    );
     for address in addresses {
         let mut stdout = io::stdout().lock();
         let _ = writeln!(stdout, "listening on {address}").and_then(|()| stdout.flush());
@@ -94,7 +118,11 @@ impl Running {
         notify::tell("READY=1");
         match &done {
             Ok(what) => log::info("config", &format!("reloaded: {what}"), &[]),
-            Err(reason) => log::error("config", "not reloaded, all is as before", &[("reason", reason)]),
+            Err(reason) => log::error(
+                "config",
+                "not reloaded, all is as before",
+                &[("reason", reason)],
+            ),
         }
         done
     }
@@ -114,7 +142,11 @@ impl Running {
         keep("address", &mut new.addresses, &old.addresses, &mut stays);
         keep("nat", &mut new.nat, &old.nat, &mut stays);
         keep("name", &mut new.name, &old.name, &mut stays);
-        let needs = if stays.is_empty() { String::new() } else { format!(" (needs a restart: {})", stays.join(", ")) };
+        let needs = if stays.is_empty() {
+            String::new()
+        } else {
+            format!(" (needs a restart: {})", stays.join(", "))
+        };
         let done = self.server.reload(new, |new| {
             machine.set_up(new).inspect_err(|_| {
                 if let Err(reason) = machine.set_up(&old) {
@@ -122,11 +154,17 @@ impl Running {
                 }
             })
         });
-        done.map(|what| what + &needs).map_err(|reason| reason + &needs)
+        done.map(|what| what + &needs)
+            .map_err(|reason| reason + &needs)
     }
 }
 
-fn keep<T: Clone + PartialEq>(name: &'static str, new: &mut T, old: &T, stays: &mut Vec<&'static str>) {
+fn keep<T: Clone + PartialEq>(
+    name: &'static str,
+    new: &mut T,
+    old: &T,
+    stays: &mut Vec<&'static str>,
+) {
     if new != old {
         new.clone_from(old);
         stays.push(name);
@@ -146,8 +184,14 @@ impl Machine {
         let text = |error: io::Error| error.to_string();
         if let Some(network) = &mut self.network {
             // Networks behind clients; the tunnel's own come with the addresses.
-            let routes: Vec<Subnet> = settings.peers.iter().flat_map(|peer| peer.routes.iter().copied()).collect();
-            network.set_up(settings.mtu, &settings.addresses, &routes).map_err(text)?;
+            let routes: Vec<Subnet> = settings
+                .peers
+                .iter()
+                .flat_map(|peer| peer.routes.iter().copied())
+                .collect();
+            network
+                .set_up(settings.mtu, &settings.addresses, &routes)
+                .map_err(text)?;
         }
         let uplink = match &settings.nat {
             settings::Nat::By(uplink) => Some(uplink.as_str()),
@@ -161,11 +205,19 @@ impl Machine {
             (_, _, Some(nat)) => nat.open_to(&settings.push_routes).map_err(text)?,
             (Device::Tun(_), Some(device), None) => {
                 let ports: Vec<u16> = settings.listen.iter().map(SocketAddr::port).collect();
-                let nat = Nat::begin(device, &settings.addresses, uplink, &settings.push_routes, &ports);
+                let nat = Nat::begin(
+                    device,
+                    &settings.addresses,
+                    uplink,
+                    &settings.push_routes,
+                    &ports,
+                );
                 self.nat = Some(nat.map_err(text)?);
             }
             _ if uplink.is_some() => {
-                return Err("nat needs a device on this host: not with --no-tun or --private".into());
+                return Err(
+                    "nat needs a device on this host: not with --no-tun or --private".into(),
+                );
             }
             _ => {}
         }
@@ -195,7 +247,11 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
 
 /// Each key is one client, named by its comment, otherwise by its number.
 fn peer((number, NamedKey { key, name, .. }): (usize, NamedKey)) -> Peer {
-    Peer { name: name.unwrap_or_else(|| format!("client{number}")), keys: vec![key], ..Peer::default() }
+    Peer {
+        name: name.unwrap_or_else(|| format!("client{number}")),
+        keys: vec![key],
+        ..Peer::default()
+    }
 }
 
 fn listen(settings: &ServerSettings) -> Result<Vec<TcpListener>, String> {

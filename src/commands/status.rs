@@ -11,7 +11,10 @@ use std::process::ExitCode;
 pub(super) fn status(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let format = arguments.text("--format")?.unwrap_or("text");
     if !["text", "json", "prometheus"].contains(&format) {
-        return Err(UsageError(format!("--format takes text, json or prometheus, and '{format}' is none")).into());
+        return Err(UsageError(format!(
+            "--format takes text, json or prometheus, and '{format}' is none"
+        ))
+        .into());
     }
     let question = format!("status {format}");
     let answer = match name(arguments)? {
@@ -22,13 +25,25 @@ pub(super) fn status(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 match control::ask(&name, &question) {
                     Ok(report) => reports.push(report),
                     Err(error) if error.kind() == ErrorKind::NotFound => {} // what a crash has left
-                    Err(error) => log::say(format_args!("fernvpn: {}", log::printable(&error.to_string()))),
+                    Err(error) => log::say(format_args!(
+                        "fernvpn: {}",
+                        log::printable(&error.to_string())
+                    )),
                 }
             }
             match format {
-                "json" => format!("[{}]\n", reports.iter().map(|one| one.trim_end()).collect::<Vec<_>>().join(",")),
+                "json" => format!(
+                    "[{}]\n",
+                    reports
+                        .iter()
+                        .map(|one| one.trim_end())
+                        .collect::<Vec<_>>()
+                        .join(",")
+                ),
                 "prometheus" => merged(&reports),
-                _ if reports.is_empty() => return Err("no fernvpn is running here".to_owned().into()),
+                _ if reports.is_empty() => {
+                    return Err("no fernvpn is running here".to_owned().into());
+                }
                 _ => reports.join("\n"),
             }
         }
@@ -56,7 +71,10 @@ pub(super) fn answer(
 }
 
 fn name(arguments: &Arguments) -> Result<Option<&str>, UsageError> {
-    let Some(name) = arguments.operands().first() else { return Ok(None) };
+    let Some(name) = arguments.operands().first() else {
+        return Ok(None);
+    };
     let fine = name.to_str().filter(|name| !name.contains('/'));
-    fine.map(Some).ok_or_else(|| UsageError("NAME is that of an instance, no file".into()))
+    fine.map(Some)
+        .ok_or_else(|| UsageError("NAME is that of an instance, no file".into()))
 }

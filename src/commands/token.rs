@@ -1,8 +1,9 @@
 //! The commands for tokens: stdin to stdout, keys from files.
 //!
-//! Nothing is written before all of it is known to be right, so that no program ever acts on half a message. Any
-//! refusal reads `invalid token`: the reason is for those who ask `inspect`, not for whoever sent the token.
-//! Messages are encrypted and decrypted where they were read: one buffer, a third longer than the message.
+//! Nothing is written before all of it is known to be right, so that no program ever acts on half a
+//! message. Any refusal reads `invalid token`: the reason is for those who ask `inspect`, not for
+//! whoever sent the token. Messages are encrypted and decrypted where they were read: one buffer, a
+//! third longer than the message.
 
 use super::{Failure, passphrase, print};
 use crate::audit::inspect::{self, Candidate};
@@ -22,7 +23,10 @@ pub(super) fn genkey(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let key = match arguments.path("--passphrase-file") {
         Some(file) => from_passphrase(arguments, &file)?,
         None => {
-            if let Some(extra) = ["--salt", "--iterations"].into_iter().find(|name| arguments.has(name)) {
+            if let Some(extra) = ["--salt", "--iterations"]
+                .into_iter()
+                .find(|name| arguments.has(name))
+            {
                 return Err(UsageError(format!("{extra} belongs to --passphrase-file")).into());
             }
             let mut bytes = entropy::array();
@@ -41,16 +45,22 @@ pub(super) fn genkey(arguments: &Arguments) -> Result<ExitCode, Failure> {
 fn from_passphrase(arguments: &Arguments, file: &Path) -> Result<Key, Failure> {
     let salt = arguments.text("--salt")?.filter(|salt| !salt.is_empty());
     let salt = salt.ok_or_else(|| UsageError("--passphrase-file needs --salt TEXT".into()))?;
-    let iterations = arguments.number("--iterations", u32::MAX.into())?.unwrap_or(passphrase::ITERATIONS.into());
+    let iterations = arguments
+        .number("--iterations", u32::MAX.into())?
+        .unwrap_or(passphrase::ITERATIONS.into());
     let iterations = u32::try_from(iterations).ok().and_then(NonZeroU32::new);
-    let iterations = iterations.ok_or_else(|| UsageError("--iterations must be at least 1".into()))?;
+    let iterations =
+        iterations.ok_or_else(|| UsageError("--iterations must be at least 1".into()))?;
     let (mut bytes, warning) = key_file::read_secret(file)
         .map_err(|reason| format!("cannot read passphrase file {}: {reason}", file.display()))?;
     warn(warning);
     let line = bytes.split(|&c| c == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.is_empty() {
-        return Err(Failure::Reason(format!("the first line of {} is empty", file.display())));
+        return Err(Failure::Reason(format!(
+            "the first line of {} is empty",
+            file.display()
+        )));
     }
     warn(Some(
         "a key from a passphrase can be guessed offline from one recorded token; fernvpn genkey alone \
@@ -66,13 +76,16 @@ pub(super) fn encrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let keys = ready(arguments)?;
     // A key file without a key is an error already.
     let key = keys.first().ok_or_else(|| "there is no key".to_string())?;
-    let time = arguments.number("--time", u64::MAX)?.unwrap_or_else(clock::unix_seconds);
+    let time = arguments
+        .number("--time", u64::MAX)?
+        .unwrap_or_else(clock::unix_seconds);
     let iv = entropy::array();
     let mut text = read_stdin()?;
     // The message moves to its place in the buffer that becomes the token.
     let (n, start) = (text.len(), token::message_start(text.len()));
     let len = token::sealed_len(n);
-    text.try_reserve_exact(len - n).map_err(|_| format!("no memory for a token of {len} bytes"))?;
+    text.try_reserve_exact(len - n)
+        .map_err(|_| format!("no memory for a token of {len} bytes"))?;
     text.resize(len, 0);
     text.copy_within(..n, start);
     key.seal_in_place(&mut text, n, time, iv);
@@ -95,23 +108,36 @@ pub(super) fn rotate(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 pub(super) fn inspect(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let keys = if arguments.has("-k") { candidates(arguments)? } else { Vec::new() };
-    let now = arguments.number("--now", u64::MAX)?.unwrap_or_else(clock::unix_seconds);
+    let keys = if arguments.has("-k") {
+        candidates(arguments)?
+    } else {
+        Vec::new()
+    };
+    let now = arguments
+        .number("--now", u64::MAX)?
+        .unwrap_or_else(clock::unix_seconds);
     let ttl = arguments.number("--ttl", u64::MAX)?;
     let report = inspect::inspect(&read_token()?, &keys, now, ttl);
     print(&[report.text.as_bytes()])?;
     match report.refusal {
         None => Ok(ExitCode::SUCCESS),
-        Some(refusal) => Err(Failure::Reason(format!("refused in step {}: {refusal}", inspect::step(refusal)))),
+        Some(refusal) => Err(Failure::Reason(format!(
+            "refused in step {}: {refusal}",
+            inspect::step(refusal)
+        ))),
     }
 }
 
 /// All keys of all key files, in order and made ready.
 fn ready(arguments: &Arguments) -> Result<Vec<Fernet>, Failure> {
-    Ok(keys(arguments)?.iter().map(|(key, _)| Fernet::new(key)).collect())
+    Ok(keys(arguments)?
+        .iter()
+        .map(|(key, _)| Fernet::new(key))
+        .collect())
 }
 
-/// All keys of all key files, each with the words that say which one it is, and the files' warnings on stderr.
+/// All keys of all key files, each with the words that say which one it is, and the files' warnings
+/// on stderr.
 fn keys(arguments: &Arguments) -> Result<Vec<(Key, String)>, Failure> {
     let files = arguments.paths("-k");
     if files.is_empty() {
@@ -129,13 +155,22 @@ fn keys(arguments: &Arguments) -> Result<Vec<(Key, String)>, Failure> {
     Ok(all)
 }
 
-/// What may have made a token: each key as it is, and then the hello key that fernvpn derives from each.
+/// What may have made a token: each key as it is, and then the hello key that fernvpn derives from
+/// each.
 fn candidates(arguments: &Arguments) -> Result<Vec<Candidate>, Failure> {
     let keys = keys(arguments)?;
-    let plain = keys.iter().map(|(key, name)| Candidate { key: Fernet::new(key), name: name.clone(), hello: false });
+    let plain = keys.iter().map(|(key, name)| Candidate {
+        key: Fernet::new(key),
+        name: name.clone(),
+        hello: false,
+    });
     let hello = |(key, name): &(Key, String)| {
         let key = Root::new(key.clone()).hello().clone();
-        Candidate { key, name: format!("hello key of the {name}"), hello: true }
+        Candidate {
+            key,
+            name: format!("hello key of the {name}"),
+            hello: true,
+        }
     };
     Ok(plain.chain(keys.iter().map(hello)).collect())
 }
@@ -145,14 +180,22 @@ fn age(arguments: &Arguments) -> Result<Option<Age>, Failure> {
     let now = arguments.number("--now", u64::MAX)?;
     match (arguments.number("--ttl", u64::MAX)?, now) {
         (None, None) => Ok(None),
-        (None, Some(_)) => Err(UsageError("--now changes nothing without --ttl SECS".into()).into()),
-        (Some(ttl), now) => Ok(Some(Age { now: now.unwrap_or_else(clock::unix_seconds), ttl })),
+        (None, Some(_)) => {
+            Err(UsageError("--now changes nothing without --ttl SECS".into()).into())
+        }
+        (Some(ttl), now) => Ok(Some(Age {
+            now: now.unwrap_or_else(clock::unix_seconds),
+            ttl,
+        })),
     }
 }
 
 fn read_stdin() -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    io::stdin().lock().read_to_end(&mut bytes).map_err(|error| format!("cannot read stdin: {error}"))?;
+    io::stdin()
+        .lock()
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("cannot read stdin: {error}"))?;
     Ok(bytes)
 }
 

@@ -4,10 +4,11 @@
 //!  --name value   --name=value   -k value   --flag   operand   -- the rest
 //! ```
 //!
-//! Each command has a [`Syntax`], which its help text says; anything else is an error that names what was not
-//! understood and the nearest thing that is known. Options and operands may be mixed. What follows `--` is operands,
-//! or, for a command that runs another one, that one's command line. Values are kept as the system gave them, because
-//! the name of a file need not be text; the accessors give them types.
+//! Each command has a [`Syntax`], which its help text says; anything else is an error that names
+//! what was not understood and the nearest thing that is known. Options and operands may be mixed.
+//! What follows `--` is operands, or, for a command that runs another one, that one's command line.
+//! Values are kept as the system gave them, because the name of a file need not be text; the
+//! accessors give them types.
 
 use crate::fernet::Key;
 use std::ffi::{OsStr, OsString};
@@ -19,7 +20,8 @@ use std::path::PathBuf;
 pub struct Syntax {
     /// Its options.
     pub options: Vec<Known>,
-    /// What its operands are called in the usage, in order, and whether they may be left out: `NAME`.
+    /// What its operands are called in the usage, in order, and whether they may be left out:
+    /// `NAME`.
     pub operands: Vec<(&'static str, bool)>,
     /// Whether `--` begins the command line of another program.
     pub command: bool,
@@ -39,14 +41,21 @@ pub struct Known {
 }
 
 impl Syntax {
-    /// Reads a help text: its usage, in which an operand that may be left out stands in brackets and an option that may
-    /// be given again is followed by `...`, and its table of options.
+    /// Reads a help text: its usage, in which an operand that may be left out stands in brackets
+    /// and an option that may be given again is followed by `...`, and its table of options.
     pub fn read(usage: &'static str, options: &'static str) -> Syntax {
         let mut syntax = Syntax::default();
         for line in options.lines() {
             let (written, about) = line.trim_start().split_once("  ").unwrap_or((line, ""));
-            let (name, value) = written.split_once(' ').map_or((written, None), |(name, value)| (name, Some(value)));
-            syntax.options.push(Known { name, value, repeats: false, about: about.trim_start() });
+            let (name, value) = written
+                .split_once(' ')
+                .map_or((written, None), |(name, value)| (name, Some(value)));
+            syntax.options.push(Known {
+                name,
+                value,
+                repeats: false,
+                about: about.trim_start(),
+            });
         }
         let mut words = usage.split_whitespace().peekable();
         while let Some(word) = words.next() {
@@ -91,7 +100,10 @@ impl Arguments {
     ///
     /// # Errors
     /// [`UsageError`] at the first word that does not fit `syntax`.
-    pub fn read(syntax: &Syntax, words: impl IntoIterator<Item = OsString>) -> Result<Arguments, UsageError> {
+    pub fn read(
+        syntax: &Syntax,
+        words: impl IntoIterator<Item = OsString>,
+    ) -> Result<Arguments, UsageError> {
         let mut read = Arguments::default();
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
@@ -108,12 +120,14 @@ impl Arguments {
                         return Err(UsageError(format!("{name} is given twice")));
                     }
                     let value = match (known.value, value.map(OsString::from)) {
-                        (Some(what), None) => {
-                            words.next().ok_or_else(|| UsageError(format!("{name} needs a value: {name} {what}")))?
-                        }
+                        (Some(what), None) => words.next().ok_or_else(|| {
+                            UsageError(format!("{name} needs a value: {name} {what}"))
+                        })?,
                         (Some(_), Some(value)) => value,
                         (None, None) => "yes".into(),
-                        (None, Some(_)) => return Err(UsageError(format!("{name} takes no value"))),
+                        (None, Some(_)) => {
+                            return Err(UsageError(format!("{name} takes no value")));
+                        }
                     };
                     read.options.push((known.name, value));
                 }
@@ -122,7 +136,9 @@ impl Arguments {
                     let shown = word.to_string_lossy();
                     let (name, _) = shown.split_once('=').unwrap_or((&shown, ""));
                     let known = syntax.option(name)?.name;
-                    return Err(UsageError(format!("{known}: this value is not UTF-8; give it as a word of its own")));
+                    return Err(UsageError(format!(
+                        "{known}: this value is not UTF-8; give it as a word of its own"
+                    )));
                 }
                 _ => read.operands.push(word),
             }
@@ -143,7 +159,10 @@ impl Arguments {
 
     /// The values of an option, in the order in which they were given.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a OsStr> {
-        self.options.iter().filter(move |(known, _)| *known == name).map(|(_, value)| value.as_os_str())
+        self.options
+            .iter()
+            .filter(move |(known, _)| *known == name)
+            .map(|(_, value)| value.as_os_str())
     }
 
     /// The files an option names, in order.
@@ -162,7 +181,9 @@ impl Arguments {
     /// [`UsageError`] if one is not UTF-8.
     pub fn texts(&self, name: &str) -> Result<Vec<&str>, UsageError> {
         let given = self.options.iter().filter(|(known, _)| *known == name);
-        let texts = given.map(|(_, value)| value.to_str()).collect::<Option<Vec<&str>>>();
+        let texts = given
+            .map(|(_, value)| value.to_str())
+            .collect::<Option<Vec<&str>>>();
         texts.ok_or_else(|| UsageError(format!("{name}: the value is not UTF-8")))
     }
 
@@ -179,12 +200,20 @@ impl Arguments {
     /// # Errors
     /// [`UsageError`] if it is none.
     pub fn number(&self, name: &str, max: u64) -> Result<Option<u64>, UsageError> {
-        let Some(text) = self.text(name)? else { return Ok(None) };
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
         let digits = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
-        let number = if digits { text.parse().ok().filter(|n| *n <= max) } else { None };
-        number
-            .map(Some)
-            .ok_or_else(|| UsageError(format!("{name} takes a whole number from 0 to {max}, and '{text}' is none")))
+        let number = if digits {
+            text.parse().ok().filter(|n| *n <= max)
+        } else {
+            None
+        };
+        number.map(Some).ok_or_else(|| {
+            UsageError(format!(
+                "{name} takes a whole number from 0 to {max}, and '{text}' is none"
+            ))
+        })
     }
 
     /// The operands, at least those that the syntax requires and at most those that it knows.
@@ -216,7 +245,8 @@ fn unexpected(word: &OsStr) -> UsageError {
     UsageError(format!("unexpected argument '{}'", word.to_string_lossy()))
 }
 
-/// Whether somebody gave a key where a word or the name of a file belongs. Such a word must not be shown again.
+/// Whether somebody gave a key where a word or the name of a file belongs. Such a word must not be
+/// shown again.
 pub fn is_key(word: &OsStr) -> bool {
     word.to_str().is_some_and(|text| Key::parse(text).is_ok())
 }
@@ -232,14 +262,20 @@ pub fn did_you_mean(word: &str, known: impl Iterator<Item = &'static str>) -> St
     nearest(word, known).map_or(String::new(), |known| format!("; did you mean {known}?"))
 }
 
-/// The known word that was probably meant: one that begins like `word`, or differs from it by few letters.
+/// The known word that was probably meant: one that begins like `word`, or differs from it by few
+/// letters.
 fn nearest(word: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let far = |other: &str| {
-        let begins = word.len() >= 4 && other.starts_with(word) || other.len() == 2 && word.starts_with(other);
+        let begins = word.len() >= 4 && other.starts_with(word)
+            || other.len() == 2 && word.starts_with(other);
         if begins { 0 } else { distance(word, other) }
     };
     let (far, nearest) = known.map(|other| (far(other), other)).min()?;
-    if far <= usize::max(1, word.len() / 3) { Some(nearest) } else { None }
+    if far <= usize::max(1, word.len() / 3) {
+        Some(nearest)
+    } else {
+        None
+    }
 }
 
 /// How many characters must be put in, taken out or replaced (Levenshtein).
@@ -261,26 +297,48 @@ fn distance(a: &str, b: &str) -> usize {
 mod tests {
     use super::*;
 
-    const OPTIONS: &str = "  -k FILE    a file\n  --ttl SECS  how old\n  --passphrase-file F  one\n  --verbose  more";
+    const OPTIONS: &str =
+        "  -k FILE    a file\n  --ttl SECS  how old\n  --passphrase-file F  one\n  --verbose  more";
 
     fn read_by(usage: &'static str, line: &str) -> Result<Arguments, UsageError> {
-        Arguments::read(&Syntax::read(usage, OPTIONS), line.split_whitespace().map(OsString::from))
+        Arguments::read(
+            &Syntax::read(usage, OPTIONS),
+            line.split_whitespace().map(OsString::from),
+        )
     }
 
     fn read(line: &str) -> Result<Arguments, UsageError> {
-        read_by("[-k FILE ...] NAME [--ttl SECS | --passphrase-file F] [MORE] [--verbose]", line)
+        read_by(
+            "[-k FILE ...] NAME [--ttl SECS | --passphrase-file F] [MORE] [--verbose]",
+            line,
+        )
     }
 
     #[test]
     fn the_usage_says_what_may_be_left_out_and_given_again() {
-        let syntax = Syntax::read("-k NEW [-k OLD ...] [NAME] [--ttl SECS] [-- COMMAND ...]", OPTIONS);
-        let known: Vec<_> = syntax.options.iter().map(|known| (known.name, known.value, known.repeats)).collect();
+        let syntax = Syntax::read(
+            "-k NEW [-k OLD ...] [NAME] [--ttl SECS] [-- COMMAND ...]",
+            OPTIONS,
+        );
+        let known: Vec<_> = syntax
+            .options
+            .iter()
+            .map(|known| (known.name, known.value, known.repeats))
+            .collect();
         let file = ("--passphrase-file", Some("F"), false);
         assert_eq!(
             known,
-            [("-k", Some("FILE"), true), ("--ttl", Some("SECS"), false), file, ("--verbose", None, false)]
+            [
+                ("-k", Some("FILE"), true),
+                ("--ttl", Some("SECS"), false),
+                file,
+                ("--verbose", None, false)
+            ]
         );
-        assert_eq!((syntax.operands, syntax.command), (vec![("NAME", true)], true));
+        assert_eq!(
+            (syntax.operands, syntax.command),
+            (vec![("NAME", true)], true)
+        );
         assert_eq!(syntax.options[1].about, "how old");
     }
 
@@ -291,18 +349,32 @@ mod tests {
     #[test]
     fn forms() {
         let given = read("-k one alice --ttl=5 -k two --verbose -- --ttl").expect("fits");
-        assert_eq!(given.paths("-k"), [PathBuf::from("one"), PathBuf::from("two")]);
+        assert_eq!(
+            given.paths("-k"),
+            [PathBuf::from("one"), PathBuf::from("two")]
+        );
         assert_eq!(given.number("--ttl", u64::MAX), Ok(Some(5)));
         assert!(given.has("--verbose"));
         assert_eq!(given.operands(), ["alice", "--ttl"]);
         assert_eq!(given.text("--passphrase-file"), Ok(None));
-        assert_eq!(read("- --passphrase-file=a=b").expect("fits").path("--passphrase-file"), Some("a=b".into()));
+        assert_eq!(
+            read("- --passphrase-file=a=b")
+                .expect("fits")
+                .path("--passphrase-file"),
+            Some("a=b".into())
+        );
     }
 
     #[test]
     fn refusals() {
-        assert_eq!(error("x --tttl 5"), "unknown option --tttl; did you mean --ttl?");
-        assert_eq!(error("x --pass 5"), "unknown option --pass; did you mean --passphrase-file?");
+        assert_eq!(
+            error("x --tttl 5"),
+            "unknown option --tttl; did you mean --ttl?"
+        );
+        assert_eq!(
+            error("x --pass 5"),
+            "unknown option --pass; did you mean --passphrase-file?"
+        );
         assert_eq!(error("x -kfile"), "unknown option -kfile; did you mean -k?");
         assert_eq!(error("x -f file"), "unknown option -f; did you mean -k?");
         assert_eq!(error("x --quite-other"), "unknown option --quite-other");
@@ -315,12 +387,27 @@ mod tests {
 
     #[test]
     fn numbers() {
-        let number = |text: &str| read(&format!("x --ttl {text}")).expect(text).number("--ttl", 1000);
+        let number = |text: &str| {
+            read(&format!("x --ttl {text}"))
+                .expect(text)
+                .number("--ttl", 1000)
+        };
         assert_eq!(number("0"), Ok(Some(0)));
         assert_eq!(number("1000"), Ok(Some(1000)));
-        for bad in ["1001", "-1", "+1", "1.5", "0x1", "one", "99999999999999999999"] {
+        for bad in [
+            "1001",
+            "-1",
+            "+1",
+            "1.5",
+            "0x1",
+            "one",
+            "99999999999999999999",
+        ] {
             let error = number(bad).expect_err(bad).0;
-            assert_eq!(error, format!("--ttl takes a whole number from 0 to 1000, and '{bad}' is none"));
+            assert_eq!(
+                error,
+                format!("--ttl takes a whole number from 0 to 1000, and '{bad}' is none")
+            );
         }
         assert!(read("x --ttl=").expect("fits").number("--ttl", 9).is_err());
     }
@@ -328,7 +415,13 @@ mod tests {
     #[test]
     fn another_command() {
         let read = |line| read_by("[-k FILE] [-- COMMAND ...]", line);
-        assert_eq!(read("-k f -- ping -k -- x").expect("fits").command().expect("given"), ["ping", "-k", "--", "x"]);
+        assert_eq!(
+            read("-k f -- ping -k -- x")
+                .expect("fits")
+                .command()
+                .expect("given"),
+            ["ping", "-k", "--", "x"]
+        );
         assert!(read("ping").is_err());
         assert!(read("-k f").expect("fits").command().is_none());
     }
@@ -343,6 +436,9 @@ mod tests {
     fn distances() {
         assert_eq!(distance("", "abc"), 3);
         assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(nearest("decript", ["encrypt", "decrypt"].into_iter()), Some("decrypt"));
+        assert_eq!(
+            nearest("decript", ["encrypt", "decrypt"].into_iter()),
+            Some("decrypt")
+        );
     }
 }

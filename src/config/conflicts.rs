@@ -1,8 +1,8 @@
 //! Which options contradict each other, though each one alone is right?
 //!
-//! What may stand only once (a name, a key, an address, a network behind a client) is looked for in the whole
-//! configuration; addresses have to lie in the tunnel's networks, and these apart from each other. Each conflict says
-//! where it is, so that a file's reader can name the line.
+//! What may stand only once (a name, a key, an address, a network behind a client) is looked for in
+//! the whole configuration; addresses have to lie in the tunnel's networks, and these apart from
+//! each other. Each conflict says where it is, so that a file's reader can name the line.
 
 use super::settings::{Device, Nat, Peer, ServerSettings};
 use super::state_file::Kept;
@@ -14,7 +14,8 @@ use std::net::IpAddr;
 /// Smallest MTU with IPv6, RFC 8200 section 5.
 const MIN_MTU_OF_IPV6: u16 = 1280;
 
-/// Where something stands: in which peer (`None`: in the server itself), which option, and which of its items.
+/// Where something stands: in which peer (`None`: in the server itself), which option, and which of
+/// its items.
 pub type Place = (Option<usize>, &'static str, usize);
 
 /// Two options that contradict each other, or one that contradicts a default.
@@ -34,38 +35,61 @@ impl ServerSettings {
     /// # Errors
     /// The first conflict.
     pub fn consistent(&self) -> Result<(), String> {
-        conflicts(self).into_iter().next().map_or(Ok(()), |conflict| Err(conflict.reason))
+        conflicts(self)
+            .into_iter()
+            .next()
+            .map_or(Ok(()), |conflict| Err(conflict.reason))
     }
 }
 
 /// All conflicts of a server's settings.
 pub fn conflicts(settings: &ServerSettings) -> Vec<Conflict> {
-    let mut found = Found { settings, conflicts: Vec::new(), seen: HashMap::new() };
+    let mut found = Found {
+        settings,
+        conflicts: Vec::new(),
+        seen: HashMap::new(),
+    };
     for (item, address) in settings.listen.iter().enumerate() {
-        found.once((None, "listen", item), address.to_string(), |_| format!("{address} stands twice"));
+        found.once((None, "listen", item), address.to_string(), |_| {
+            format!("{address} stands twice")
+        });
     }
     for (item, own) in settings.addresses.iter().enumerate() {
         found.address_of_server(item, own);
     }
-    if settings.mtu < MIN_MTU_OF_IPV6 && settings.addresses.iter().any(|own| own.address.is_ipv6()) {
+    if settings.mtu < MIN_MTU_OF_IPV6 && settings.addresses.iter().any(|own| own.address.is_ipv6())
+    {
         let reason = "IPv6 needs an mtu of at least 1280; with a smaller one give IPv4 addresses only (address = ...)";
         found.wrong((None, "mtu", 0), reason.into());
     }
     if let (Nat::By(uplink), Device::Tun(device)) = (&settings.nat, &settings.device)
         && uplink == device
     {
-        let reason = format!("{device} is the tunnel itself; nat takes the device by which this machine goes out");
+        let reason = format!(
+            "{device} is the tunnel itself; nat takes the device by which this machine goes out"
+        );
         found.wrong((None, "nat", 0), reason);
     }
     for (number, peer) in settings.peers.iter().enumerate() {
         let at = |option, item| (Some(number), option, item);
         if !peer.name.is_empty() {
-            found.once(at("name", 0), peer.name.clone(), |_| format!("two peers are called {}", peer.name));
+            found.once(at("name", 0), peer.name.clone(), |_| {
+                format!("two peers are called {}", peer.name)
+            });
         }
-        let kept = peer.ratchet.as_ref().and_then(|file| Kept::read(file).ok()).map(|kept| kept.key);
+        let kept = peer
+            .ratchet
+            .as_ref()
+            .and_then(|file| Kept::read(file).ok())
+            .map(|kept| kept.key);
         for (item, key) in peer.keys.iter().cloned().chain(kept).enumerate() {
-            let id = Root::new(key).id().map(|byte| format!("{byte:02x}")).concat();
-            found.once(at("key", item), id, |other| format!("{other} has the same key; each client needs its own"));
+            let id = Root::new(key)
+                .id()
+                .map(|byte| format!("{byte:02x}"))
+                .concat();
+            found.once(at("key", item), id, |other| {
+                format!("{other} has the same key; each client needs its own")
+            });
         }
         for (item, address) in peer.addresses.iter().enumerate() {
             found.address_of_peer(at("address", item), *address);
@@ -73,10 +97,14 @@ pub fn conflicts(settings: &ServerSettings) -> Vec<Conflict> {
         for (item, route) in peer.routes.iter().enumerate() {
             let inside = |own: &&Subnet| own.contains(route.address) && own.prefix <= route.prefix;
             if let Some(own) = settings.addresses.iter().find(inside) {
-                let reason = format!("{route} lies in {own}, the tunnel's own network; here stands what is behind it");
+                let reason = format!(
+                    "{route} lies in {own}, the tunnel's own network; here stands what is behind it"
+                );
                 found.wrong(at("routes", item), reason);
             }
-            found.once(at("routes", item), route.to_string(), |other| format!("{route} is behind {other} already"));
+            found.once(at("routes", item), route.to_string(), |other| {
+                format!("{route} is behind {other} already")
+            });
         }
     }
     found.conflicts
@@ -90,7 +118,11 @@ struct Found<'a> {
 
 impl Found<'_> {
     fn wrong(&mut self, at: Place, reason: String) {
-        self.conflicts.push(Conflict { at, first: None, reason });
+        self.conflicts.push(Conflict {
+            at,
+            first: None,
+            reason,
+        });
     }
 
     /// For what belongs to one alone. `reason` is told whose it is already.
@@ -102,7 +134,11 @@ impl Found<'_> {
                 Some("") => "another peer",
                 Some(name) => name,
             };
-            self.conflicts.push(Conflict { at, first: Some(first), reason: reason(owner) });
+            self.conflicts.push(Conflict {
+                at,
+                first: Some(first),
+                reason: reason(owner),
+            });
         }
     }
 
@@ -111,25 +147,41 @@ impl Found<'_> {
         let overlaps = |other: &Subnet| other.contains(own.address) || own.contains(other.address);
         if own.hosts() == 0 || is_networks(own, own.address) {
             let right = "give the server's own address in a network, such as 10.8.0.1/24";
-            self.wrong(at, format!("address {own} leaves no room for clients: {right}"));
+            self.wrong(
+                at,
+                format!("address {own} leaves no room for clients: {right}"),
+            );
         } else if !own.is_tunnels() {
             let reason = "a tunnel's network has a prefix of at least 8 bits (IPv4) or 32 (IPv6), and ordinary addresses; \
                           whatever else clients are to send here is for push-routes";
             self.wrong(at, format!("address {own}: {reason}"));
         } else if let Some(first) = self.settings.addresses[..item].iter().position(overlaps) {
             let reason = format!("address {own} lies in the same network as another one");
-            self.conflicts.push(Conflict { at, first: Some((None, "address", first)), reason });
+            self.conflicts.push(Conflict {
+                at,
+                first: Some((None, "address", first)),
+                reason,
+            });
         }
         // Each client has an address in each network, and the server one.
-        let of = |peer: &Peer| peer.addresses.iter().filter(|address| own.contains(**address)).count().max(1);
+        let of = |peer: &Peer| {
+            peer.addresses
+                .iter()
+                .filter(|address| own.contains(**address))
+                .count()
+                .max(1)
+        };
         let clients: usize = self.settings.peers.iter().map(of).sum();
         if own.is_tunnels() && own.hosts() > 0 && clients as u64 >= own.hosts() {
             let room = own.hosts() - 1;
-            let reason =
-                format!("address {own} leaves room for {room} clients, and there are {clients}: take a larger network");
+            let reason = format!(
+                "address {own} leaves room for {room} clients, and there are {clients}: take a larger network"
+            );
             self.wrong(at, reason);
         }
-        self.seen.entry(("address", own.address.to_string())).or_insert(at);
+        self.seen
+            .entry(("address", own.address.to_string()))
+            .or_insert(at);
     }
 
     fn address_of_peer(&mut self, at: Place, address: IpAddr) {
@@ -137,15 +189,24 @@ impl Found<'_> {
         match networks.iter().find(|own| own.contains(address)) {
             None if networks.is_empty() => {} // they are wrong themselves, which is said already
             None => {
-                let networks = networks.iter().map(Subnet::to_string).collect::<Vec<_>>().join(", ");
-                self.wrong(at, format!("address {address} is not in the tunnel's networks ({networks})"));
+                let networks = networks
+                    .iter()
+                    .map(Subnet::to_string)
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                self.wrong(
+                    at,
+                    format!("address {address} is not in the tunnel's networks ({networks})"),
+                );
             }
             Some(own) if is_networks(own, address) => {
                 self.wrong(at, format!("address {address} belongs to the network {own} as a whole, and to no client"));
             }
             Some(_) => {}
         }
-        self.once(at, address.to_string(), |other| format!("address {address} is taken already, by {other}"));
+        self.once(at, address.to_string(), |other| {
+            format!("address {address} is taken already, by {other}")
+        });
     }
 }
 
@@ -162,7 +223,11 @@ mod tests {
     fn addresses_need_room_and_networks_of_their_own() {
         let count = |text: &str| {
             let addresses = text.split(',').map(|own| own.parse().unwrap()).collect();
-            conflicts(&ServerSettings { addresses, ..ServerSettings::default() }).len()
+            conflicts(&ServerSettings {
+                addresses,
+                ..ServerSettings::default()
+            })
+            .len()
         };
         assert_eq!(count("10.8.0.1/24,10.9.0.1/24,fd0f::1/64"), 0);
         for bad in [

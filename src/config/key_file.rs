@@ -6,8 +6,9 @@
 //!  1xQfD8xYGmV1iX4GfZ2OQjT3gAa7K2i5W1Yb8p3ZxGs=
 //! ```
 //!
-//! One key a line. Empty lines, comments, surrounding blanks, CRLF and a last line without an end are fine; the comment
-//! after a key is its name. An error names the file and the line, and never shows any of the key.
+//! One key a line. Empty lines, comments, surrounding blanks, CRLF and a last line without an end
+//! are fine; the comment after a key is its name. An error names the file and the line, and never
+//! shows any of the key.
 
 use super::arguments::{is_key, key_on_the_command_line};
 use crate::fernet::Key;
@@ -57,13 +58,19 @@ impl Drop for Wiped {
 /// A sentence that names the file: it cannot be read, has no key, or has a line that is none.
 pub fn read(file: &Path) -> Result<(Vec<NamedKey>, Option<String>), String> {
     // The name of a file that is itself a key must not be shown.
-    let shown = if is_key(file.as_os_str()) { "(not shown)".into() } else { file.display().to_string() };
+    let shown = if is_key(file.as_os_str()) {
+        "(not shown)".into()
+    } else {
+        file.display().to_string()
+    };
     let cannot_read = |reason: &str| format!("cannot read key file {shown}: {reason}");
     let (mut bytes, warning) = read_secret(file).map_err(|reason| cannot_read(&reason))?;
     let keys = parse(&bytes);
     bytes.zeroize();
     match keys {
-        Ok(keys) if keys.is_empty() => Err(cannot_read("it holds no key; fernvpn genkey prints one")),
+        Ok(keys) if keys.is_empty() => {
+            Err(cannot_read("it holds no key; fernvpn genkey prints one"))
+        }
         Ok(keys) => Ok((keys, warning)),
         Err((line, reason)) => Err(format!("key file {shown}, line {line}: {reason}")),
     }
@@ -85,7 +92,9 @@ pub fn read_secret(file: &Path) -> Result<(Vec<u8>, Option<String>), String> {
     let size = open.metadata().map_or(0, |data| data.len()).min(MAX_FILE);
     // Room for all of it at once, so that growing leaves no copy behind.
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
-    open.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(explain)?;
+    open.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(explain)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(format!("more than {} MiB", MAX_FILE >> 20));
     }
@@ -102,7 +111,11 @@ pub fn parse(text: &[u8]) -> Result<Vec<NamedKey>, (usize, String)> {
     let mut keys = Vec::new();
     for (number, line) in (1..).zip(text.split(|&c| c == b'\n')) {
         let line = std::str::from_utf8(line).map_err(|_| {
-            (number, "this is not UTF-8 text (old PowerShells write UTF-16; save the file as UTF-8)".to_string())
+            (
+                number,
+                "this is not UTF-8 text (old PowerShells write UTF-16; save the file as UTF-8)"
+                    .to_string(),
+            )
         })?;
         let (key, comment) = line.split_once('#').unwrap_or((line, ""));
         let (key, comment) = (key.trim(), comment.trim());
@@ -110,8 +123,16 @@ pub fn parse(text: &[u8]) -> Result<Vec<NamedKey>, (usize, String)> {
             continue;
         }
         let key = parse_key(key).map_err(|reason| (number, reason))?;
-        let name = if comment.is_empty() { None } else { Some(comment.to_string()) };
-        keys.push(NamedKey { key, name, line: number });
+        let name = if comment.is_empty() {
+            None
+        } else {
+            Some(comment.to_string())
+        };
+        keys.push(NamedKey {
+            key,
+            name,
+            line: number,
+        });
     }
     Ok(keys)
 }
@@ -122,10 +143,13 @@ pub(super) fn parse_key(text: &str) -> Result<Key, String> {
     Key::parse(text.trim()).map_err(|error| format!("{error}; {right}"))
 }
 
-/// A warning if the group or others can read the file. Pipes and devices have modes that mean something else.
+/// A warning if the group or others can read the file. Pipes and devices have modes that mean
+/// something else.
 fn too_open(file: &Path, open: &File) -> Option<String> {
     let (mode, name) = (files::readable_by_others(open)?, file.display());
-    Some(format!("others can read the secret in {name} (mode {mode:04o}): chmod 600 {name}"))
+    Some(format!(
+        "others can read the secret in {name} (mode {mode:04o}): chmod 600 {name}"
+    ))
 }
 
 #[cfg(test)]
@@ -141,24 +165,47 @@ mod tests {
         let keys = parse(text.as_bytes()).expect("two keys");
         assert_eq!(keys.len(), 2);
         assert_eq!(keys[0].key.to_text(), A);
-        assert_eq!((keys[0].name.as_deref(), keys[0].line), (Some("alice #1"), 3));
+        assert_eq!(
+            (keys[0].name.as_deref(), keys[0].line),
+            (Some("alice #1"), 3)
+        );
         assert_eq!(keys[1].key.to_text(), B);
         assert_eq!((keys[1].name.as_deref(), keys[1].line), (None, 5));
-        assert_eq!(parse(format!("{A}#x\n").as_bytes()).expect("one")[0].name.as_deref(), Some("x"));
-        assert_eq!(parse(format!("{A}#\n").as_bytes()).expect("one")[0].name, None);
-        assert_eq!(parse(A.trim_end_matches('=').as_bytes()).expect("no padding").len(), 1);
+        assert_eq!(
+            parse(format!("{A}#x\n").as_bytes()).expect("one")[0]
+                .name
+                .as_deref(),
+            Some("x")
+        );
+        assert_eq!(
+            parse(format!("{A}#\n").as_bytes()).expect("one")[0].name,
+            None
+        );
+        assert_eq!(
+            parse(A.trim_end_matches('=').as_bytes())
+                .expect("no padding")
+                .len(),
+            1
+        );
         assert!(parse(b"").expect("none").is_empty());
     }
 
     #[test]
     fn an_error_has_its_line_and_nothing_of_the_key() {
-        for bad in [&A[1..], &format!("{A}{A}"), &format!("{A} {B}"), &A.replace('_', "/"), &format!("alice {A}")] {
+        for bad in [
+            &A[1..],
+            &format!("{A}{A}"),
+            &format!("{A} {B}"),
+            &A.replace('_', "/"),
+            &format!("alice {A}"),
+        ] {
             let (line, reason) = parse(format!("\n{B}\n{bad}\n").as_bytes()).expect_err(bad);
             assert_eq!(line, 3);
             assert!(reason.starts_with("not a key: "), "{reason}");
             assert!(!reason.contains(&A[5..10]), "{reason}");
         }
-        let (line, reason) = parse(&[b"\n\xff\xfe".as_slice(), A.as_bytes()].concat()).expect_err("UTF-16");
+        let (line, reason) =
+            parse(&[b"\n\xff\xfe".as_slice(), A.as_bytes()].concat()).expect_err("UTF-16");
         assert_eq!(line, 2);
         assert!(reason.contains("UTF-8"));
     }

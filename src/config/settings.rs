@@ -12,7 +12,8 @@ use std::path::PathBuf;
 pub enum Device {
     /// A TUN device of this name.
     Tun(String),
-    /// A TUN device of this name in a private network namespace. With `or_none`, no device where that is forbidden.
+    /// A TUN device of this name in a private network namespace. With `or_none`, no device where
+    /// that is forbidden.
     Private {
         /// The device's name, inside.
         name: String,
@@ -144,8 +145,14 @@ impl Default for ServerSettings {
             balancers: Vec::new(),
             device: Device::Tun("fern0".into()),
             addresses: vec![
-                Subnet { address: IpAddr::from([10, 8, 0, 1]), prefix: 24 },
-                Subnet { address: IpAddr::from([0xfd0f, 0xe12e, 0, 0, 0, 0, 0, 1]), prefix: 64 },
+                Subnet {
+                    address: IpAddr::from([10, 8, 0, 1]),
+                    prefix: 24,
+                },
+                Subnet {
+                    address: IpAddr::from([0xfd0f, 0xe12e, 0, 0, 0, 0, 0, 1]),
+                    prefix: 64,
+                },
             ],
             mtu: 9000,
             nat: Nat::Auto,

@@ -6,9 +6,10 @@
 //!  secret=7b05 … (64 digits)                            r, the server's alone
 //! ```
 //!
-//! It begins as a key file with one key, which is step 0, and becomes this with the first step. One program at a time
-//! has it: a lock on `.NAME.lock` beside it lasts as long as its [`StateFile`]. Copies and backups of it are of no use
-//! and do harm; what a disk may still hold of the one before is said in PROTOCOL.md.
+//! It begins as a key file with one key, which is step 0, and becomes this with the first step. One
+//! program at a time has it: a lock on `.NAME.lock` beside it lasts as long as its [`StateFile`].
+//! Copies and backups of it are of no use and do harm; what a disk may still hold of the one before
+//! is said in PROTOCOL.md.
 
 use super::key_file::{self, Wiped};
 use crate::fernet::Key;
@@ -31,7 +32,8 @@ pub struct Kept {
 
 /// What makes a state durable. A file, or in tests a memory that fails on demand.
 pub trait Store: Send {
-    /// When this returns, the new state has taken the place of the old one for good. After an error it may be either.
+    /// When this returns, the new state has taken the place of the old one for good. After an error
+    /// it may be either.
     ///
     /// # Errors
     /// A sentence.
@@ -51,7 +53,11 @@ impl Kept {
                 .ok_or("it is damaged; both sides need a new key (fernvpn genkey) as all that is in their files".into())
         } else {
             match key_file::parse(&text).as_deref() {
-                Ok([only]) => Ok(Kept { key: only.key.clone(), step: 0, secret: None }),
+                Ok([only]) => Ok(Kept {
+                    key: only.key.clone(),
+                    step: 0,
+                    secret: None,
+                }),
                 Ok(_) => Err("a ratcheted key is alone in its file".into()),
                 Err((line, reason)) => Err(format!("line {line}: {reason}")),
             }
@@ -62,7 +68,10 @@ impl Kept {
 
     fn parse(text: &[u8]) -> Option<Kept> {
         let fields = Fields::parse(text).ok()?;
-        let secret = fields.value("secret").map(|_| fields.hex32("secret").map(Zeroizing::new)).transpose();
+        let secret = fields
+            .value("secret")
+            .map(|_| fields.hex32("secret").map(Zeroizing::new))
+            .transpose();
         Some(Kept {
             key: Key::parse(fields.value("key")?).ok()?,
             step: fields.value("step")?.parse().ok()?,
@@ -97,22 +106,29 @@ impl StateFile {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let lock_path = path.with_file_name(format!(".{name}.lock"));
-        let cannot = |reason: &dyn std::fmt::Display| format!("cannot lock {}: {reason}", lock_path.display());
-        // A command of root's must not keep the service of another user out, so the owner is the state's; but only
-        // of a new file: what stands there already may be a link of that user's to a file of root's.
+        let cannot = |reason: &dyn std::fmt::Display| {
+            format!("cannot lock {}: {reason}", lock_path.display())
+        };
+        // A command of root's must not keep the service of another user out, so the owner is the
+        // state's; but only of a new file: what stands there already may be a link of that user's
+        // to a file of root's.
         let lock = File::create_new(&lock_path).inspect(|new| files::give(new, &path));
-        let lock = lock.or_else(|_| OpenOptions::new().write(true).open(&lock_path)).map_err(|error| cannot(&error))?;
+        let lock = lock
+            .or_else(|_| OpenOptions::new().write(true).open(&lock_path))
+            .map_err(|error| cannot(&error))?;
         match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                Err(format!("another program uses {}: a ratcheted key belongs to one at a time", path.display()))
-            }
+            Err(TryLockError::WouldBlock) => Err(format!(
+                "another program uses {}: a ratcheted key belongs to one at a time",
+                path.display()
+            )),
             Err(TryLockError::Error(error)) => Err(cannot(&error)),
             Ok(()) => Kept::read(&path).map(|kept| (StateFile { path, lock }, kept)),
         }
     }
 }
 
-/// Closing the file is not enough: a program that another thread is just starting has a copy of it for a moment.
+/// Closing the file is not enough: a program that another thread is just starting has a copy of it
+/// for a moment.
 impl Drop for StateFile {
     fn drop(&mut self) {
         let _ = self.lock.unlock();
@@ -121,7 +137,8 @@ impl Drop for StateFile {
 
 impl Store for StateFile {
     fn save(&mut self, state: &Kept) -> Result<(), String> {
-        files::replace_atomically(&self.path, state.to_text().as_bytes(), 0o600).map_err(|error| error.to_string())
+        files::replace_atomically(&self.path, state.to_text().as_bytes(), 0o600)
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -130,7 +147,11 @@ mod tests {
     use super::*;
 
     fn kept(secret: Option<[u8; 32]>) -> Kept {
-        Kept { key: Key::from_bytes(&[7; 32]), step: 41, secret: secret.map(Zeroizing::new) }
+        Kept {
+            key: Key::from_bytes(&[7; 32]),
+            step: 41,
+            secret: secret.map(Zeroizing::new),
+        }
     }
 
     #[test]
@@ -148,7 +169,8 @@ mod tests {
     fn a_damaged_state_is_no_state() {
         let text = kept(Some([9; 32])).to_text();
         for end in 0..text.len() {
-            // Without its last line it would be a client's state: a file is replaced whole, never cut.
+            // Without its last line it would be a client's state: a file is replaced whole, never
+            // cut.
             let cut = Kept::parse(&text.as_bytes()[..end]);
             assert!(cut.is_none_or(|cut| cut.secret.is_none()), "{end}");
         }

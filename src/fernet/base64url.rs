@@ -5,9 +5,9 @@
 //!  digits  aaaaaa aabbbb bbbbcc cccccc     each 0..=63, written A-Z a-z 0-9 - _
 //! ```
 //!
-//! Strict: one text for one value, so that a token cannot be respelled. Refused are every character outside the
-//! alphabet (blanks, line ends, `+` and `/` included), unused bits that are not zero, and padding that is neither
-//! canonical nor wholly absent.
+//! Strict: one text for one value, so that a token cannot be respelled. Refused are every character
+//! outside the alphabet (blanks, line ends, `+` and `/` included), unused bits that are not zero,
+//! and padding that is neither canonical nor wholly absent.
 //!
 //! Digits are computed, not looked up: a table indexed by a secret leaks it through the cache.
 
@@ -41,14 +41,18 @@ pub const fn encoded_len(bytes: usize) -> usize {
 
 /// Encodes in place: the last `bytes` bytes of `text` become the text that fills all of it.
 ///
-/// Front to back, the text never overtakes the bytes: after `i` groups `4i` characters are written and the next
-/// unread byte is at `text.len() - bytes + 3i`, which is no less, because `text.len() - bytes` is at least the
-/// number of groups.
+/// Front to back, the text never overtakes the bytes: after `i` groups `4i` characters are written
+/// and the next unread byte is at `text.len() - bytes + 3i`, which is no less, because `text.len()
+/// - bytes` is at least the number of groups.
 ///
 /// # Panics
 /// If `text.len()` is not `encoded_len(bytes)`.
 pub fn encode_in_place(text: &mut [u8], bytes: usize) {
-    assert_eq!(text.len(), encoded_len(bytes), "the text must fill the buffer");
+    assert_eq!(
+        text.len(),
+        encoded_len(bytes),
+        "the text must fill the buffer"
+    );
     let (mut from, mut to) = (text.len() - bytes, 0);
     // Sixteen whole groups at a time.
     while let Some(group) = text[from..].first_chunk() {
@@ -56,7 +60,8 @@ pub fn encode_in_place(text: &mut [u8], bytes: usize) {
         text[to..to + 64].copy_from_slice(&digits);
         (from, to) = (from + 48, to + 64);
     }
-    // The rest as if zeros followed; then the padding takes the place of the digits that hold no byte.
+    // The rest as if zeros followed; then the padding takes the place of the digits that hold no
+    // byte.
     let rest = text.len() - from;
     let mut group = [0; 49];
     group[..rest].copy_from_slice(&text[from..]);
@@ -100,9 +105,10 @@ pub fn decode_in_place(text: &mut [u8]) -> Result<usize, Malformed> {
     Ok(to + whole)
 }
 
-/// Sixteen groups: 48 bytes, and one more that is not looked at, to 64 characters. The three bytes of a group are read
-/// as a little-endian word; its four digits are cut out as in the picture above. No branches, and one plain step after
-/// the other for all of them, which a compiler turns into vector instructions.
+/// Sixteen groups: 48 bytes, and one more that is not looked at, to 64 characters. The three bytes
+/// of a group are read as a little-endian word; its four digits are cut out as in the picture
+/// above. No branches, and one plain step after the other for all of them, which a compiler turns
+/// into vector instructions.
 fn encode_groups(bytes: &[u8; 49]) -> [u8; 64] {
     let mut text = [0; 64];
     for (i, digits) in text.as_chunks_mut().0.iter_mut().enumerate() {
@@ -120,8 +126,8 @@ fn encode_groups(bytes: &[u8; 49]) -> [u8; 64] {
     text
 }
 
-/// Sixteen groups: 64 characters to 48 bytes, and two zeros behind them. Two groups at a time are joined in one word of
-/// 64 bits: 8 digits of 6 bits to 4 × 12, to 2 × 24, to 48.
+/// Sixteen groups: 64 characters to 48 bytes, and two zeros behind them. Two groups at a time are
+/// joined in one word of 64 bits: 8 digits of 6 bits to 4 × 12, to 2 × 24, to 48.
 ///
 /// # Errors
 /// The offset of a character outside the alphabet.
@@ -143,11 +149,14 @@ fn decode_groups(text: &[u8; 64], bytes: &mut [u8]) -> Result<(), usize> {
     if all & 0xc0c0_c0c0_c0c0_c0c0 == 0 {
         return Ok(());
     }
-    Err(text.iter().position(|&character| digit(character) > 63).unwrap_or(0))
+    Err(text
+        .iter()
+        .position(|&character| digit(character) > 63)
+        .unwrap_or(0))
 }
 
-/// The character of a digit 0..=63, without a branch or a look-up: each comparison adds the step from the end of
-/// one range of the alphabet to the start of the next.
+/// The character of a digit 0..=63, without a branch or a look-up: each comparison adds the step
+/// from the end of one range of the alphabet to the start of the next.
 #[inline]
 fn character(digit: u8) -> u8 {
     // Signed, because that is the comparison of bytes that every processor has.
@@ -159,13 +168,18 @@ fn character(digit: u8) -> u8 {
         .wrapping_add(step(62, b'_'.wrapping_sub(b'-' + 1)))
 }
 
-/// The digit of a character, or 255: the ranges exclude each other, so that their values may be joined by `or`.
+/// The digit of a character, or 255: the ranges exclude each other, so that their values may be
+/// joined by `or`.
 #[inline]
 fn digit(character: u8) -> u8 {
     let range = |first: u8, last: u8, value: u8| {
         let offset = character.wrapping_sub(first);
         // Stored plus one, so that 0 can mean "not in this range".
-        if offset <= last - first { offset + value + 1 } else { 0 }
+        if offset <= last - first {
+            offset + value + 1
+        } else {
+            0
+        }
     };
     (range(b'A', b'Z', 0)
         | range(b'a', b'z', 26)
@@ -194,9 +208,14 @@ mod tests {
 
     #[test]
     fn rfc_4648_vectors() {
-        for (bytes, text) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")]
-        {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+        ] {
             assert_eq!(encode(bytes.as_bytes()), text);
             assert_eq!(decode(text).as_deref(), Ok(bytes.as_bytes()));
         }
@@ -218,7 +237,11 @@ mod tests {
             let bytes: Vec<u8> = (0..n).map(|i| (i * 167 + 13) as u8).collect();
             let text = encode(&bytes);
             assert_eq!(decode(&text).as_deref(), Ok(&bytes[..]));
-            assert_eq!(decode(text.trim_end_matches('=')).as_deref(), Ok(&bytes[..]), "absent padding");
+            assert_eq!(
+                decode(text.trim_end_matches('=')).as_deref(),
+                Ok(&bytes[..]),
+                "absent padding"
+            );
         }
     }
 
@@ -231,7 +254,9 @@ mod tests {
                 for &c in some {
                     for &d in some {
                         let mut text = [a, b, c, d];
-                        let Ok(n) = decode_in_place(&mut text) else { continue };
+                        let Ok(n) = decode_in_place(&mut text) else {
+                            continue;
+                        };
                         assert_eq!(encode(&text[..n]).as_bytes(), [a, b, c, d]);
                     }
                 }
@@ -242,7 +267,11 @@ mod tests {
     #[test]
     fn refusals() {
         assert_eq!(decode("A"), Err(Malformed::Length));
-        assert_eq!(decode("Zg="), Err(Malformed::Character(2)), "half of the padding");
+        assert_eq!(
+            decode("Zg="),
+            Err(Malformed::Character(2)),
+            "half of the padding"
+        );
         assert_eq!(decode("Zm9v="), Err(Malformed::Length));
         assert_eq!(decode("Zm9v===="), Err(Malformed::Character(4)));
         assert_eq!(decode("Zm9vYg==AAAA"), Err(Malformed::Character(6)));

@@ -16,8 +16,8 @@ use std::fmt;
 /// Bytes in a key.
 pub const LENGTH: usize = 32;
 
-/// A Fernet key. Wiped from memory when dropped; never shown by `Debug`. In a box, because a value that moves leaves
-/// its bytes behind where nobody wipes them.
+/// A Fernet key. Wiped from memory when dropped; never shown by `Debug`. In a box, because a value
+/// that moves leaves its bytes behind where nobody wipes them.
 #[derive(Clone)]
 pub struct Key(Box<Zeroizing<[u8; LENGTH]>>);
 
@@ -49,7 +49,8 @@ impl Key {
         key
     }
 
-    /// Reads a key as any Fernet library writes it: base64url of 32 bytes, with its padding or without.
+    /// Reads a key as any Fernet library writes it: base64url of 32 bytes, with its padding or
+    /// without.
     ///
     /// # Errors
     /// [`KeyError`] if it is anything else.
@@ -64,7 +65,8 @@ impl Key {
         key
     }
 
-    /// Writes the key as any Fernet library reads it: 44 characters. The caller owns, and should guard, the copy.
+    /// Writes the key as any Fernet library reads it: 44 characters. The caller owns, and should
+    /// guard, the copy.
     pub fn to_text(&self) -> String {
         let mut text = [0; base64url::encoded_len(LENGTH)];
         let start = text.len() - LENGTH;
@@ -105,7 +107,12 @@ mod tests {
     fn parse_and_print_agree() {
         let key = Key::parse(TEXT).expect("the specification's key");
         assert_eq!(key.to_text(), TEXT);
-        assert_eq!(Key::parse(TEXT.trim_end_matches('=')).expect("without padding").bytes(), key.bytes());
+        assert_eq!(
+            Key::parse(TEXT.trim_end_matches('='))
+                .expect("without padding")
+                .bytes(),
+            key.bytes()
+        );
         assert_eq!(key.signing()[0], 0x73);
         assert_eq!([key.signing(), key.encryption()].concat(), key.bytes());
     }
@@ -117,8 +124,14 @@ mod tests {
         assert_eq!(parse("YWJj"), KeyError::Length(3));
         assert_eq!(parse(&"A".repeat(44)), KeyError::Length(33));
         assert_eq!(parse(&"A".repeat(42)), KeyError::Length(31));
-        assert_eq!(parse(&format!("{TEXT}\n")), KeyError::Text(Malformed::Length));
-        assert_eq!(parse(&TEXT.replace('_', "/")), KeyError::Text(Malformed::Character(2)));
+        assert_eq!(
+            parse(&format!("{TEXT}\n")),
+            KeyError::Text(Malformed::Length)
+        );
+        assert_eq!(
+            parse(&TEXT.replace('_', "/")),
+            KeyError::Text(Malformed::Character(2))
+        );
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Is the token right?
 //!
 //! The Fernet token, version 0x80, written by hand from AES-128 and HMAC-SHA256
-//! (<https://github.com/fernet/spec/blob/master/Spec.md>). `docs/FERNET.md` lists every point on which
-//! implementations differ, and the position taken here.
+//! (<https://github.com/fernet/spec/blob/master/Spec.md>). `docs/FERNET.md` lists every point on
+//! which implementations differ, and the position taken here.
 //!
 //! Pure: no clock, no randomness, no files. Time and IV come in as arguments.
 //!

@@ -7,9 +7,9 @@
 //!  |<----------------- signed ----------------------->|
 //! ```
 //!
-//! The specification's steps in their order, but for one: the timestamp is checked after the MAC, not before it. A
-//! forged timestamp is nobody's timestamp. Inside the program each refusal has its own reason; a stranger is told
-//! only that the token is invalid.
+//! The specification's steps in their order, but for one: the timestamp is checked after the MAC,
+//! not before it. A forged timestamp is nobody's timestamp. Inside the program each refusal has its
+//! own reason; a stranger is told only that the token is invalid.
 
 use super::base64url::{self, Malformed};
 use super::cbc::{self, BLOCK};
@@ -29,14 +29,16 @@ pub const HEADER: usize = 1 + 8 + BLOCK;
 /// Bytes of the HMAC.
 pub const MAC: usize = 32;
 
-/// Why a token was refused, one reason per verifying step. For tests, logs and `inspect`; never for a stranger.
+/// Why a token was refused, one reason per verifying step. For tests, logs and `inspect`; never for
+/// a stranger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Step 1: not base64url.
     Text(Malformed),
     /// Step 2: the first byte is not 0x80 but this one (or missing).
     Version(Option<u8>),
-    /// Step 2: too short for its fields, or the ciphertext is not whole blocks. Holds the length in bytes.
+    /// Step 2: too short for its fields, or the ciphertext is not whole blocks. Holds the length in
+    /// bytes.
     Length(usize),
     /// Step 3: the MAC belongs to none of the keys.
     Mac,
@@ -52,9 +54,14 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Refusal::Text(reason) => write!(f, "{reason}"),
-            Refusal::Version(Some(version)) => write!(f, "version 0x{version:02x} where 0x80 is due"),
+            Refusal::Version(Some(version)) => {
+                write!(f, "version 0x{version:02x} where 0x80 is due")
+            }
             Refusal::Version(None) => write!(f, "empty"),
-            Refusal::Length(n) => write!(f, "{n} bytes, where a token has 57 and one or more blocks of 16"),
+            Refusal::Length(n) => write!(
+                f,
+                "{n} bytes, where a token has 57 and one or more blocks of 16"
+            ),
             Refusal::Mac => write!(f, "the HMAC does not verify"),
             Refusal::Expired => write!(f, "older than its time-to-live"),
             Refusal::Future => write!(f, "from more than {MAX_CLOCK_SKEW} seconds in the future"),
@@ -108,7 +115,8 @@ pub const fn sealed_len(n: usize) -> usize {
     base64url::encoded_len(raw_len(n))
 }
 
-/// Where [`Fernet::seal_in_place`] wants the message of `n` bytes in a buffer of `sealed_len(n)` bytes.
+/// Where [`Fernet::seal_in_place`] wants the message of `n` bytes in a buffer of `sealed_len(n)`
+/// bytes.
 pub const fn message_start(n: usize) -> usize {
     sealed_len(n) - raw_len(n) + HEADER
 }
@@ -126,7 +134,8 @@ impl Fernet {
         }
     }
 
-    /// Makes a token of `message`. `time` in seconds since 1970; `iv` fresh from a cryptographic generator.
+    /// Makes a token of `message`. `time` in seconds since 1970; `iv` fresh from a cryptographic
+    /// generator.
     pub fn seal(&self, message: &[u8], time: u64, iv: [u8; BLOCK]) -> Vec<u8> {
         let mut text = vec![0; sealed_len(message.len())];
         let start = message_start(message.len());
@@ -135,8 +144,9 @@ impl Fernet {
         text
     }
 
-    /// Makes a token without a second buffer: `text` holds the message of `n` bytes at [`message_start`] and
-    /// becomes the token. The binary token is built at the end of `text` and spreads over all of it as text.
+    /// Makes a token without a second buffer: `text` holds the message of `n` bytes at
+    /// [`message_start`] and becomes the token. The binary token is built at the end of `text` and
+    /// spreads over all of it as text.
     ///
     /// # Panics
     /// If `text.len()` is not `sealed_len(n)`.
@@ -152,29 +162,49 @@ impl Fernet {
         header[9..].copy_from_slice(&iv);
         // 3. Pad and encrypt.
         cbc::encrypt(&self.aes, iv, ciphertext, n);
-        // 4. MAC over version, timestamp, IV and ciphertext. 5. Concatenate: it stands there already.
-        mac.copy_from_slice(&self.mac.clone().chain_update(signed).finalize().into_bytes());
+        // 4. MAC over version, timestamp, IV and ciphertext. 5. Concatenate: it stands there
+        //    already.
+        mac.copy_from_slice(
+            &self
+                .mac
+                .clone()
+                .chain_update(signed)
+                .finalize()
+                .into_bytes(),
+        );
         // 6. Encode.
         base64url::encode_in_place(text, raw_len);
     }
 
     /// Whether this key made the token. Constant time in the MAC.
     fn made(&self, token: &Token) -> bool {
-        self.mac.clone().chain_update(&token.signed).verify_slice(token.mac).is_ok()
+        self.mac
+            .clone()
+            .chain_update(&token.signed)
+            .verify_slice(token.mac)
+            .is_ok()
     }
 }
 
-/// Opens a token in place with the first of `keys` that made it (several keys: rotation). `age` limits how old it
-/// may be; without it the timestamp is not checked at all, so that no clock is needed.
+/// Opens a token in place with the first of `keys` that made it (several keys: rotation). `age`
+/// limits how old it may be; without it the timestamp is not checked at all, so that no clock is
+/// needed.
 ///
 /// # Errors
-/// [`Refusal`], with the contents of `text` then undefined; but if it is the padding that is wrong, it is decrypted in
-/// its place, for `inspect`.
-pub fn open<'a>(keys: &[Fernet], text: &'a mut [u8], age: Option<Age>) -> Result<Opened<'a>, Refusal> {
+/// [`Refusal`], with the contents of `text` then undefined; but if it is the padding that is wrong,
+/// it is decrypted in its place, for `inspect`.
+pub fn open<'a>(
+    keys: &[Fernet],
+    text: &'a mut [u8],
+    age: Option<Age>,
+) -> Result<Opened<'a>, Refusal> {
     // 1. Decode. 2. Check the version and the lengths.
     let token = Token::decode(text)?;
     // 3. Recompute the MAC and compare.
-    let key = keys.iter().find(|key| key.made(&token)).ok_or(Refusal::Mac)?;
+    let key = keys
+        .iter()
+        .find(|key| key.made(&token))
+        .ok_or(Refusal::Mac)?;
     // 4. Only an authentic timestamp is worth checking.
     if let Some(age) = age {
         age.check(token.time)?;
@@ -182,7 +212,10 @@ pub fn open<'a>(keys: &[Fernet], text: &'a mut [u8], age: Option<Age>) -> Result
     // 5. Decrypt. 6. Take off the padding.
     let ciphertext = &mut token.signed[HEADER..];
     let message = cbc::decrypt(&key.aes, token.iv, ciphertext).ok_or(Refusal::Padding)?;
-    Ok(Opened { time: token.time, message })
+    Ok(Opened {
+        time: token.time,
+        message,
+    })
 }
 
 /// Re-encrypts a token under the first of `keys`, with a new IV and its old timestamp.
@@ -220,14 +253,23 @@ impl<'a> Token<'a> {
             Some(&VERSION) => {}
             other => return Err(Refusal::Version(other.copied())),
         }
-        let (signed, mac) = raw.split_last_chunk_mut::<MAC>().ok_or(Refusal::Length(length))?;
-        let (header, ciphertext) = signed.split_first_chunk::<HEADER>().ok_or(Refusal::Length(length))?;
+        let (signed, mac) = raw
+            .split_last_chunk_mut::<MAC>()
+            .ok_or(Refusal::Length(length))?;
+        let (header, ciphertext) = signed
+            .split_first_chunk::<HEADER>()
+            .ok_or(Refusal::Length(length))?;
         if ciphertext.is_empty() || !ciphertext.len().is_multiple_of(BLOCK) {
             return Err(Refusal::Length(length));
         }
         let (mut time, mut iv) = ([0; 8], [0; BLOCK]);
         time.copy_from_slice(&header[1..9]);
         iv.copy_from_slice(&header[9..]);
-        Ok(Token { time: u64::from_be_bytes(time), iv, signed, mac })
+        Ok(Token {
+            time: u64::from_be_bytes(time),
+            iv,
+            signed,
+            mac,
+        })
     }
 }

@@ -1,26 +1,35 @@
 //! What time of day is it? For timestamps that people and token formats want.
 //!
-//! Nothing secure rests on it (machines without a clock can connect), so it never fails: before 1970 is 0.
+//! Nothing secure rests on it (machines without a clock can connect), so it never fails: before
+//! 1970 is 0.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Seconds since 1970-01-01T00:00:00Z.
 pub fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// `2026-11-23T22:04:47Z`. Any u64 is fine; the year then has more digits.
 pub fn utc(unix_seconds: u64) -> String {
     let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
-    // Civil date from a day count (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms"): years begin on
-    // 1 March, so that the leap day is a year's last, and 400 years have 146,097 days.
+    // Civil date from a day count (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms"):
+    // years begin on 1 March, so that the leap day is a year's last, and 400 years have 146,097
+    // days.
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
@@ -53,7 +62,10 @@ mod tests {
         let leap = |y: u64| y.is_multiple_of(4) && !y.is_multiple_of(100) || y.is_multiple_of(400);
         let (mut year, mut month, mut day) = (1970, 1, 1);
         for days in 0..366_000 {
-            assert_eq!(utc(days * 86_400), format!("{year}-{month:02}-{day:02}T00:00:00Z"));
+            assert_eq!(
+                utc(days * 86_400),
+                format!("{year}-{month:02}-{day:02}T00:00:00Z")
+            );
             let length = match month {
                 2 => 28 + u64::from(leap(year)),
                 4 | 6 | 9 | 11 => 30,

@@ -1,7 +1,8 @@
-//! How does fernvpn change the machine? By running the program an administrator would run, and showing it.
+//! How does fernvpn change the machine? By running the program an administrator would run, and
+//! showing it.
 //!
-//! Each command line is printed before it runs, in a form that can be typed. No shell is involved: the words go to
-//! the program as they are. What the program says on stderr becomes the error.
+//! Each command line is printed before it runs, in a form that can be typed. No shell is involved:
+//! the words go to the program as they are. What the program says on stderr becomes the error.
 
 use std::io::{self, ErrorKind};
 use std::process::{Command, Output, Stdio};
@@ -34,7 +35,9 @@ pub fn run(argv: &[&str]) -> io::Result<()> {
 
 /// Runs `argv` where it may have nothing to do; shows it, and is true, if it did something.
 pub fn attempt(argv: &[&str]) -> bool {
-    let Ok(mut command) = prepare(argv) else { return false };
+    let Ok(mut command) = prepare(argv) else {
+        return false;
+    };
     let did = output(&mut command).is_ok_and(|output| output.status.success());
     if did {
         log::command(&line(&command));
@@ -44,19 +47,28 @@ pub fn attempt(argv: &[&str]) -> bool {
 
 /// What `argv` says, if it succeeds. To look at something, which is not shown.
 pub fn said(argv: &[&str]) -> Option<String> {
-    let output = output(&mut prepare(argv).ok()?).ok().filter(|output| output.status.success())?;
+    let output = output(&mut prepare(argv).ok()?)
+        .ok()
+        .filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok()
 }
 
-/// A command that finds what lies in `sbin` (not in the search path of an ordinary Debian user) and speaks English.
+/// A command that finds what lies in `sbin` (not in the search path of an ordinary Debian user) and
+/// speaks English.
 pub(super) fn prepare(argv: &[&str]) -> io::Result<Command> {
     let (program, arguments) = argv.split_first().ok_or(ErrorKind::InvalidInput)?;
     // Never an empty entry: it would mean the current folder.
     let path = std::env::var("PATH").ok().filter(|path| !path.is_empty());
-    let path = path.map_or(SYSTEM_PATH.to_owned(), |path| format!("{path}:{SYSTEM_PATH}"));
+    let path = path.map_or(SYSTEM_PATH.to_owned(), |path| {
+        format!("{path}:{SYSTEM_PATH}")
+    });
     let mut command = Command::new(program);
     // Only this process speaks to systemd for the service (`notify`).
-    command.args(arguments).env("PATH", path).env("LC_ALL", "C").env_remove("NOTIFY_SOCKET");
+    command
+        .args(arguments)
+        .env("PATH", path)
+        .env("LC_ALL", "C")
+        .env_remove("NOTIFY_SOCKET");
     Ok(command)
 }
 
@@ -65,11 +77,17 @@ pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()>
     let shown = line(command);
     log::command(&format!("{place}{shown}"));
     // A long one, which is nft with its rules, is not said twice.
-    let named = if shown.len() > 200 { format!("{} ...", command.get_program().display()) } else { shown.clone() };
+    let named = if shown.len() > 200 {
+        format!("{} ...", command.get_program().display())
+    } else {
+        shown.clone()
+    };
     let output = output(command).map_err(|error| {
         let program = command.get_program();
-        let package =
-            PACKAGES.iter().find(|(name, _)| *name == program).filter(|_| error.kind() == ErrorKind::NotFound);
+        let package = PACKAGES
+            .iter()
+            .find(|(name, _)| *name == program)
+            .filter(|_| error.kind() == ErrorKind::NotFound);
         let text = match package {
             Some((name, package)) => {
                 format!("{named} failed: there is no program {name}: apt install {package}")
@@ -89,20 +107,31 @@ pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()>
         .map(str::trim)
         .filter(|line| !line.is_empty() && (line.len() < 100 || !shown.contains(line)))
         .collect();
-    let why = if said.is_empty() { output.status.to_string() } else { said.join("; ") };
+    let why = if said.is_empty() {
+        output.status.to_string()
+    } else {
+        said.join("; ")
+    };
     Err(io::Error::other(format!("{named} failed: {why}")))
 }
 
 /// Runs a command to its end, but not for ever: one that hangs, or says more than a pipe holds
 /// (64 KiB), must not hold the tunnel up.
 fn output(command: &mut Command) -> io::Result<Output> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
     let begun = Instant::now();
     while child.try_wait()?.is_none() {
         if begun.elapsed() > PATIENCE {
             child.kill()?;
             child.wait()?;
-            let text = format!("it did not end within {} s, and was ended", PATIENCE.as_secs());
+            let text = format!(
+                "it did not end within {} s, and was ended",
+                PATIENCE.as_secs()
+            );
             return Err(io::Error::new(ErrorKind::TimedOut, text));
         }
         thread::sleep(Duration::from_millis(1));
@@ -128,8 +157,13 @@ mod tests {
 
     #[test]
     fn a_command_line_can_be_typed() {
-        let argv = ["ip", "route", "add", "fd00::/8", "", "a b", "it's", "$x;", "dev", "fern0"];
-        assert_eq!(line(&prepare(&argv).unwrap()), r"ip route add fd00::/8 '' 'a b' 'it'\''s' '$x;' dev fern0");
+        let argv = [
+            "ip", "route", "add", "fd00::/8", "", "a b", "it's", "$x;", "dev", "fern0",
+        ];
+        assert_eq!(
+            line(&prepare(&argv).unwrap()),
+            r"ip route add fd00::/8 '' 'a b' 'it'\''s' '$x;' dev fern0"
+        );
     }
 
     #[test]
@@ -137,11 +171,22 @@ mod tests {
         run(&["true"]).unwrap();
         assert!(run(&[]).is_err());
         let error = run(&["sh", "-c", "echo no such device >&2; exit 3"]).unwrap_err();
-        assert!(error.to_string().ends_with("failed: no such device"), "{error}");
+        assert!(
+            error.to_string().ends_with("failed: no such device"),
+            "{error}"
+        );
         let error = run(&["sh", "-c", "exit 3"]).unwrap_err();
-        assert!(error.to_string().ends_with("failed: exit status: 3"), "{error}");
+        assert!(
+            error.to_string().ends_with("failed: exit status: 3"),
+            "{error}"
+        );
         let error = run(&["sleep", "1000"]).unwrap_err();
-        assert!(error.to_string().ends_with("sleep 1000 failed: it did not end within 10 s, and was ended"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("sleep 1000 failed: it did not end within 10 s, and was ended"),
+            "{error}"
+        );
         let error = run(&["fernvpn-none-such"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }

@@ -1,5 +1,6 @@
-//! How is a running fernvpn asked something? By a Unix socket for each instance, which only its own user and root may
-//! open: one line asks, and what comes back until the end of the connection is the answer.
+//! How is a running fernvpn asked something? By a Unix socket for each instance, which only its own
+//! user and root may open: one line asks, and what comes back until the end of the connection is
+//! the answer.
 //!
 //! ```text
 //!  /run/fernvpn/NAME.sock              root's, and a service's
@@ -9,8 +10,8 @@
 //!  answer   ok\n text …      or, if it was refused, no\n and the reason
 //! ```
 //!
-//! What a crash leaves behind is replaced by the next instance of that name, or removed by `fernvpn clean-up`. Each
-//! asker has a thread of its own, so that one who does not read holds up nobody.
+//! What a crash leaves behind is replaced by the next instance of that name, or removed by `fernvpn
+//! clean-up`. Each asker has a thread of its own, so that one who does not read holds up nobody.
 
 use std::io;
 
@@ -49,10 +50,12 @@ mod system {
     }
 
     impl Control {
-        /// Makes the socket of the instance `name`, and answers every question from now on, until this process ends.
+        /// Makes the socket of the instance `name`, and answers every question from now on, until
+        /// this process ends.
         ///
         /// # Errors
-        /// A sentence: another instance has this name, there is no place for the socket, or no thread.
+        /// A sentence: another instance has this name, there is no place for the socket, or no
+        /// thread.
         pub fn open(
             name: &str,
             answer: impl Fn(&str) -> Result<String, String> + Send + Sync + 'static,
@@ -60,12 +63,19 @@ mod system {
             let mut reasons = Vec::new();
             for folder in folders() {
                 match open_in(&folder, name) {
-                    Err(error) if error.kind() != ErrorKind::AddrInUse => reasons.push(error.to_string()),
-                    control => return control.and_then(|control| control.serve(answer).map(|()| control)),
+                    Err(error) if error.kind() != ErrorKind::AddrInUse => {
+                        reasons.push(error.to_string())
+                    }
+                    control => {
+                        return control.and_then(|control| control.serve(answer).map(|()| control));
+                    }
                 }
             }
             let advice = "it takes root, or a $XDG_RUNTIME_DIR";
-            Err(io::Error::other(format!("{} ({advice})", reasons.join("; "))))
+            Err(io::Error::other(format!(
+                "{} ({advice})",
+                reasons.join("; ")
+            )))
         }
 
         pub(super) fn serve(
@@ -88,7 +98,10 @@ mod system {
                     }
                 }
             };
-            thread::Builder::new().name("control".into()).spawn(asked).map(drop)
+            thread::Builder::new()
+                .name("control".into())
+                .spawn(asked)
+                .map(drop)
         }
     }
 
@@ -98,19 +111,24 @@ mod system {
         }
     }
 
-    /// For root, who is about to give up the right to write everywhere: where a service has made the folder,
-    /// root's group may write there too.
+    /// For root, who is about to give up the right to write everywhere: where a service has made
+    /// the folder, root's group may write there too.
     pub fn share_folder() {
         let folder = Path::new("/run/fernvpn");
         if process::is_root() && fs::metadata(folder).is_ok_and(|data| data.uid() != 0) {
-            let _ =
-                chown(folder, None, Some(0)).and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o775)));
+            let _ = chown(folder, None, Some(0))
+                .and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o775)));
         }
     }
 
     fn folders() -> impl Iterator<Item = PathBuf> {
         let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
-        [Some(PathBuf::from("/run/fernvpn")), own.map(|own| Path::new(&own).join("fernvpn"))].into_iter().flatten()
+        [
+            Some(PathBuf::from("/run/fernvpn")),
+            own.map(|own| Path::new(&own).join("fernvpn")),
+        ]
+        .into_iter()
+        .flatten()
     }
 
     pub(super) fn socket(folder: &Path, name: &str) -> PathBuf {
@@ -119,24 +137,38 @@ mod system {
 
     pub(super) fn open_in(folder: &Path, name: &str) -> io::Result<Control> {
         let path = socket(folder, name);
-        let cannot = |error: io::Error| io::Error::other(format!("cannot make {}: {}", path.display(), reason(&error)));
+        let cannot = |error: io::Error| {
+            io::Error::other(format!(
+                "cannot make {}: {}",
+                path.display(),
+                reason(&error)
+            ))
+        };
         fs::create_dir_all(folder).map_err(cannot)?;
         // Two that start at once look one after the other.
         let _alone = files::lock_folder(&path)?;
         match UnixStream::connect(&path) {
             Ok(_) => {
-                let text = format!("another instance is called {name}; --name gives this one a name of its own");
+                let text = format!(
+                    "another instance is called {name}; --name gives this one a name of its own"
+                );
                 return Err(io::Error::new(ErrorKind::AddrInUse, text));
             }
             // Whoever listened there is dead.
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(&path).map_err(cannot)?,
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                fs::remove_file(&path).map_err(cannot)?
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(cannot(error)),
         }
-        Ok(Control { listener: bind(&path).map_err(cannot)?, path })
+        Ok(Control {
+            listener: bind(&path).map_err(cannot)?,
+            path,
+        })
     }
 
-    /// For its owner alone from the start: whoever owns the folder could put a link there before its mode is changed.
+    /// For its owner alone from the start: whoever owns the folder could put a link there before
+    /// its mode is changed.
     #[cfg(target_os = "linux")]
     fn bind(path: &Path) -> io::Result<UnixListener> {
         crate::os::sys::for_owner_only(|| UnixListener::bind(path))
@@ -153,7 +185,10 @@ mod system {
         let mut question = String::new();
         let _ = asker.set_read_timeout(Some(PATIENCE));
         let _ = asker.set_write_timeout(Some(PATIENCE));
-        if BufReader::new(asker.take(QUESTION)).read_line(&mut question).is_err() {
+        if BufReader::new(asker.take(QUESTION))
+            .read_line(&mut question)
+            .is_err()
+        {
             return;
         }
         let text = match answer(question.trim_end()) {
@@ -168,29 +203,52 @@ mod system {
     /// # Errors
     /// A sentence. `NotFound`: there is no such instance.
     pub fn ask(name: &str, question: &str) -> io::Result<String> {
-        let none = format!("no fernvpn called {name} is running here, or it belongs to another user (fernvpn status)");
+        let none = format!(
+            "no fernvpn called {name} is running here, or it belongs to another user (fernvpn status)"
+        );
         let mut failed = io::Error::new(ErrorKind::NotFound, none);
         for path in folders().map(|folder| socket(&folder, name)) {
             let mut instance = match UnixStream::connect(&path) {
                 Ok(instance) => instance,
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => continue,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::NotFound | ErrorKind::ConnectionRefused
+                    ) =>
+                {
+                    continue;
+                }
                 Err(error) => {
                     let advice = "it takes the user who runs it, or root";
-                    let text = format!("cannot ask by {}: {} ({advice})", path.display(), reason(&error));
+                    let text = format!(
+                        "cannot ask by {}: {} ({advice})",
+                        path.display(),
+                        reason(&error)
+                    );
                     failed = io::Error::new(error.kind(), text);
                     continue;
                 }
             };
-            let lost =
-                |error: io::Error| io::Error::other(format!("no answer by {}: {}", path.display(), reason(&error)));
+            let lost = |error: io::Error| {
+                io::Error::other(format!(
+                    "no answer by {}: {}",
+                    path.display(),
+                    reason(&error)
+                ))
+            };
             instance.set_read_timeout(Some(ANSWER_TIME)).map_err(lost)?;
             let mut answer = String::new();
             writeln!(instance, "{question}")
                 .and_then(|()| instance.shutdown(Shutdown::Write))
                 .and_then(|()| instance.take(ANSWER).read_to_string(&mut answer))
                 .map_err(lost)?;
-            // Root may ask what is somebody else's: the owner of the folder chooses who answers, and what.
-            let answer = answer.split('\n').map(log::printable).collect::<Vec<_>>().join("\n");
+            // Root may ask what is somebody else's: the owner of the folder chooses who answers,
+            // and what.
+            let answer = answer
+                .split('\n')
+                .map(log::printable)
+                .collect::<Vec<_>>()
+                .join("\n");
             return match answer.split_once('\n') {
                 Some(("ok", text)) => Ok(text.into()),
                 Some(("no", reason)) => Err(io::Error::other(reason)),
@@ -201,23 +259,30 @@ mod system {
     }
 
     fn sockets() -> impl Iterator<Item = PathBuf> {
-        let files = folders().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
-        files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "sock"))
+        let files = folders()
+            .filter_map(|folder| fs::read_dir(folder).ok())
+            .flatten()
+            .flatten();
+        files
+            .map(|file| file.path())
+            .filter(|path| path.extension().is_some_and(|end| end == "sock"))
     }
 
     /// Removes the sockets at which nobody listens any more, as far as this user may.
     pub fn clear() {
         for path in sockets() {
             let alone = files::lock_folder(&path);
-            let dead = UnixStream::connect(&path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+            let dead = UnixStream::connect(&path)
+                .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
             let _ = (alone.is_ok() && dead).then(|| fs::remove_file(&path));
         }
     }
 
     /// The names for which there is a socket, sorted.
     pub fn names() -> Vec<String> {
-        let mut names: Vec<String> =
-            sockets().filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect();
+        let mut names: Vec<String> = sockets()
+            .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+            .collect();
         names.sort();
         names.dedup();
         names
@@ -241,7 +306,10 @@ mod elsewhere {
             _: &str,
             _: impl Fn(&str) -> Result<String, String> + Send + Sync + 'static,
         ) -> io::Result<Control> {
-            Err(io::Error::new(io::ErrorKind::Unsupported, "there are no Unix sockets here"))
+            Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "there are no Unix sockets here",
+            ))
         }
     }
 
@@ -254,7 +322,10 @@ mod elsewhere {
     /// # Errors
     /// Always.
     pub fn ask(_: &str, _: &str) -> io::Result<String> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "there are no Unix sockets here"))
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "there are no Unix sockets here",
+        ))
     }
 
     /// None.
@@ -277,7 +348,10 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("fernvpn-control-{}", std::process::id()));
         let first = open_in(&folder, "one").unwrap();
         let path = socket(&folder, "one");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         let second = open_in(&folder, "one").err().unwrap();
         assert_eq!(second.kind(), ErrorKind::AddrInUse);
         assert!(second.to_string().contains("--name"), "{second}");

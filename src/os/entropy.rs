@@ -5,8 +5,9 @@
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-/// Fills `bytes` with random bytes. Ends the process when the system gives none: every caller is about to make a
-/// key, an IV or a nonce, nothing safe can be done without it, and an error could be ignored.
+/// Fills `bytes` with random bytes. Ends the process when the system gives none: every caller is
+/// about to make a key, an IV or a nonce, nothing safe can be done without it, and an error could
+/// be ignored.
 pub fn fill(bytes: &mut [u8]) {
     if let Err(error) = SysRng.try_fill_bytes(bytes) {
         super::log::say(format_args!(

@@ -1,4 +1,5 @@
-//! How are secrets kept in files, and how is a file replaced so that a crash leaves the old one or the new one?
+//! How are secrets kept in files, and how is a file replaced so that a crash leaves the old one or
+//! the new one?
 //!
 //! ```text
 //! readable_by_others  whether a key file is open to users that it does not concern
@@ -9,9 +10,10 @@
 //! lock_folder         for who reads a file there to replace it
 //! ```
 //!
-//! A file keeps its owner when root replaces it, and a new secret of root's belongs to the owner of its folder: a
-//! service of another user has to get at both. What it does not do: erase what a disk or a backup still holds of an old
-//! file. Elsewhere than on Unix there are no modes and owners here, and no fsync of folders.
+//! A file keeps its owner when root replaces it, and a new secret of root's belongs to the owner of
+//! its folder: a service of another user has to get at both. What it does not do: erase what a disk
+//! or a backup still holds of an old file. Elsewhere than on Unix there are no modes and owners
+//! here, and no fsync of folders.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -19,47 +21,67 @@ use std::path::{Path, PathBuf};
 
 use super::{process, tried};
 
-/// The permission bits of an open file if users other than its owner can read it. (Asked of the open
-/// file, not of the path, which could name another one by now.) A group that may read a file of root's
-/// is one that root chose: a service's.
+/// The permission bits of an open file if users other than its owner can read it. (Asked of the
+/// open file, not of the path, which could name another one by now.) A group that may read a file
+/// of root's is one that root chose: a service's.
 pub fn readable_by_others(file: &File) -> Option<u32> {
     let metadata = file.metadata().ok().filter(fs::Metadata::is_file)?;
-    let others = if owner_of(&metadata).0 == 0 { 0o004 } else { 0o044 };
+    let others = if owner_of(&metadata).0 == 0 {
+        0o004
+    } else {
+        0o044
+    };
     Some(mode_of(&metadata) & 0o777).filter(|mode| mode & others != 0)
 }
 
-/// Creates a file with a secret in it that only its owner can read. An existing file is left alone: it may hold
-/// the only copy of a key.
+/// Creates a file with a secret in it that only its owner can read. An existing file is left alone:
+/// it may hold the only copy of a key.
 pub fn create_secret(path: &Path, text: &str) -> io::Result<()> {
     let shown = path.display();
-    let owner = fs::metadata(folder_of(path)).ok().filter(|_| process::is_root()).map(|folder| owner_of(&folder));
+    let owner = fs::metadata(folder_of(path))
+        .ok()
+        .filter(|_| process::is_root())
+        .map(|folder| owner_of(&folder));
     let written = write_new(path, text.as_bytes(), 0o600, owner).and_then(|()| sync_folder(path));
     written.map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => io::Error::new(
             ErrorKind::AlreadyExists,
-            format!("{shown} exists already and is left as it is: move it away, or choose another name"),
+            format!(
+                "{shown} exists already and is left as it is: move it away, or choose another name"
+            ),
         ),
         _ => tried(format_args!("cannot create {shown}"), &error),
     })
 }
 
-/// Opens a file that grows, for its owner only: at its end, or emptied. One that exists keeps its mode.
+/// Opens a file that grows, for its owner only: at its end, or emptied. One that exists keeps its
+/// mode.
 pub fn write_secret(path: &Path, at_end: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    owner_only(options.create(true).append(at_end).write(true).truncate(!at_end));
-    options.open(path).map_err(|error| tried(format_args!("cannot write {}", path.display()), &error))
+    owner_only(
+        options
+            .create(true)
+            .append(at_end)
+            .write(true)
+            .truncate(!at_end),
+    );
+    options
+        .open(path)
+        .map_err(|error| tried(format_args!("cannot write {}", path.display()), &error))
 }
 
-/// Puts `contents` in the place of `path`, whether it exists or not: after a crash at any moment there is the old
-/// file or the new one, whole. When this returns, the new one is on disk. One writer per path at a time.
+/// Puts `contents` in the place of `path`, whether it exists or not: after a crash at any moment
+/// there is the old file or the new one, whole. When this returns, the new one is on disk. One
+/// writer per path at a time.
 pub fn replace_atomically(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
-    let cannot = |error: io::Error| tried(format_args!("cannot replace {}", path.display()), &error);
+    let cannot =
+        |error: io::Error| tried(format_args!("cannot replace {}", path.display()), &error);
     // A symbolic link stays one: the file it points to is replaced.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let temporary = beside(&target).map_err(cannot)?;
     let owner = fs::metadata(&target).ok().map(|old| owner_of(&old));
-    // The name is always the same, so that what a crash left behind, perhaps a key, does not outlive the next
-    // call. Removed rather than opened: somebody could have put a link there.
+    // The name is always the same, so that what a crash left behind, perhaps a key, does not
+    // outlive the next call. Removed rather than opened: somebody could have put a link there.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(cannot(error)),
         _ => write_new(&temporary, contents, mode, owner).map_err(cannot)?,
@@ -73,16 +95,23 @@ pub fn replace_atomically(path: &Path, contents: &[u8], mode: u32) -> io::Result
 
 /// The same with the mode that the file has.
 pub fn rewrite(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let metadata = fs::metadata(path).map_err(|error| tried(format_args!("cannot read {}", path.display()), &error))?;
+    let metadata = fs::metadata(path)
+        .map_err(|error| tried(format_args!("cannot read {}", path.display()), &error))?;
     replace_atomically(path, contents, mode_of(&metadata))
 }
 
-/// Waits until no other fernvpn is about to change files in the folder of `path`, and keeps them from it until the
-/// result is dropped. (The folder, because a file that is replaced takes its locks along.)
+/// Waits until no other fernvpn is about to change files in the folder of `path`, and keeps them
+/// from it until the result is dropped. (The folder, because a file that is replaced takes its
+/// locks along.)
 pub fn lock_folder(path: &Path) -> io::Result<File> {
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = File::open(folder_of(&target)).and_then(|folder| folder.lock().map(|()| folder));
-    folder.map_err(|error| tried(format_args!("cannot lock the folder of {}", path.display()), &error))
+    folder.map_err(|error| {
+        tried(
+            format_args!("cannot lock the folder of {}", path.display()),
+            &error,
+        )
+    })
 }
 
 /// Gives a file to the owner of another one, if this process may.
@@ -95,9 +124,13 @@ pub fn give(file: &File, like: &Path) {
 /// A new file, whole and on disk, or none.
 fn write_new(path: &Path, contents: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
     let mut file = open_new(path)?;
-    let owned = file.metadata().and_then(|now| set_owner(&file, &now, owner.unwrap_or(owner_of(&now))));
+    let owned = file
+        .metadata()
+        .and_then(|now| set_owner(&file, &now, owner.unwrap_or(owner_of(&now))));
     // The mode after the owner, which takes bits of it away.
-    let written = owned.and_then(|()| set_mode(&file, mode)).and_then(|()| file.write_all(contents));
+    let written = owned
+        .and_then(|()| set_mode(&file, mode))
+        .and_then(|()| file.write_all(contents));
     let written = written.and_then(|()| file.sync_all());
     if written.is_err() {
         let _ = fs::remove_file(path); // ours: created three lines above
@@ -115,7 +148,9 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
 }
 
 fn folder_of(path: &Path) -> &Path {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
     folder.unwrap_or(Path::new("."))
 }
 
@@ -141,7 +176,8 @@ fn set_owner(file: &File, now: &fs::Metadata, owner: (u32, u32)) -> io::Result<(
     std::os::unix::fs::fchown(file, Some(owner.0), Some(owner.1))
 }
 
-/// Created for its owner only; others are let in, if at all, by `set_mode` (the umask has no say in that).
+/// Created for its owner only; others are let in, if at all, by `set_mode` (the umask has no say in
+/// that).
 fn open_new(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     owner_only(options.write(true).create_new(true));
@@ -205,13 +241,16 @@ mod tests {
 
     impl Folder {
         fn new(name: &str) -> Folder {
-            let path = std::env::temp_dir().join(format!("fernvpn-files-{name}-{}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("fernvpn-files-{name}-{}", std::process::id()));
             fs::create_dir_all(&path).unwrap();
             Folder(path)
         }
         fn names(&self) -> Vec<String> {
             let entries = fs::read_dir(&self.0).unwrap();
-            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
             names.sort();
             names
         }
@@ -245,9 +284,18 @@ mod tests {
         let path = folder.0.join("key");
         create_secret(&path, "secret").unwrap();
         let of_group = (!process::is_root()).then_some(0o640); // root's groups are chosen
-        for (bits, noticed) in [(0o600, None), (0o400, None), (0o640, of_group), (0o604, Some(0o604))] {
+        for (bits, noticed) in [
+            (0o600, None),
+            (0o400, None),
+            (0o640, of_group),
+            (0o604, Some(0o604)),
+        ] {
             fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
-            assert_eq!(readable_by_others(&File::open(&path).unwrap()), noticed, "{bits:o}");
+            assert_eq!(
+                readable_by_others(&File::open(&path).unwrap()),
+                noticed,
+                "{bits:o}"
+            );
         }
     }
 
@@ -259,7 +307,10 @@ mod tests {
         fs::write(folder.0.join(".state.new"), "left by a crash").unwrap();
         symlink(&path, &link).unwrap();
         replace_atomically(&link, b"two", 0o640).unwrap();
-        assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"two".to_vec(), 0o640));
+        assert_eq!(
+            (fs::read(&path).unwrap(), mode(&path)),
+            (b"two".to_vec(), 0o640)
+        );
         assert_eq!(folder.names(), ["link", "state"]);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     }

@@ -7,9 +7,10 @@
 //!     nsenter -t 4711 -n -m ping 10.8.0.1                                    a command for the reader to copy
 //! ```
 //!
-//! Values may come from strangers. Whatever is not plain ASCII without blanks is quoted and escaped, so one call
-//! is one line, and nobody but us can begin a line or a field. Lines that strangers can cause at will go through
-//! [`Seldom`], so that they fill no disk. Keys are never logged: no type that holds one has `Display`.
+//! Values may come from strangers. Whatever is not plain ASCII without blanks is quoted and
+//! escaped, so one call is one line, and nobody but us can begin a line or a field. Lines that
+//! strangers can cause at will go through [`Seldom`], so that they fill no disk. Keys are never
+//! logged: no type that holds one has `Display`.
 
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
@@ -27,7 +28,10 @@ static MOST: AtomicU8 = AtomicU8::new(Level::Info as u8);
 
 /// Whether `debug` lines are written. Off at first.
 pub fn set_verbose(verbose: bool) {
-    MOST.store(if verbose { Level::Debug } else { Level::Info } as u8, Ordering::Relaxed);
+    MOST.store(
+        if verbose { Level::Debug } else { Level::Info } as u8,
+        Ordering::Relaxed,
+    );
 }
 
 /// Only warnings and errors from now on: the terminal is somebody else's.
@@ -71,13 +75,14 @@ pub fn to_paste(line: &str) {
     write_line(&format!("    {}\n", without_controls(line)));
 }
 
-/// A line that is no log, for who started this. (`eprintln!` would end the program if nobody reads stderr any more.)
+/// A line that is no log, for who started this. (`eprintln!` would end the program if nobody reads
+/// stderr any more.)
 pub fn say(text: impl Display) {
     write_line(&format!("{text}\n"));
 }
 
-/// Lets at most `limit` lines through per interval, and then tells how many it kept back. One for each kind of
-/// line that strangers can trigger; it can be a `static`.
+/// Lets at most `limit` lines through per interval, and then tells how many it kept back. One for
+/// each kind of line that strangers can trigger; it can be a `static`.
 #[derive(Debug)]
 pub struct Seldom {
     limit: u32,
@@ -95,11 +100,19 @@ struct SeldomState {
 impl Seldom {
     /// At most `limit` lines per `interval`.
     pub const fn new(limit: u32, interval: Duration) -> Seldom {
-        Seldom { limit, interval, state: Mutex::new(SeldomState { begin: None, written: 0, suppressed: 0 }) }
+        Seldom {
+            limit,
+            interval,
+            state: Mutex::new(SeldomState {
+                begin: None,
+                written: 0,
+                suppressed: 0,
+            }),
+        }
     }
 
-    /// A warning, if there is room for one. The first in a new interval carries the number of those that were
-    /// kept back as `suppressed=N`.
+    /// A warning, if there is room for one. The first in a new interval carries the number of those
+    /// that were kept back as `suppressed=N`.
     pub fn warning(&self, room: &str, text: &str, fields: Fields<'_>) {
         self.write(Level::Warning, room, text, fields);
     }
@@ -113,7 +126,12 @@ impl Seldom {
         match self.permit(Instant::now()) {
             None => {}
             Some(0) => write(level, room, text, fields),
-            Some(suppressed) => write(level, room, text, &[fields, &[("suppressed", &suppressed)]].concat()),
+            Some(suppressed) => write(
+                level,
+                room,
+                text,
+                &[fields, &[("suppressed", &suppressed)]].concat(),
+            ),
         }
     }
 
@@ -121,7 +139,10 @@ impl Seldom {
     pub fn permit(&self, now: Instant) -> Option<u64> {
         // A thread that panicked in here left counters, which are all valid.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.begin.is_none_or(|begin| now.saturating_duration_since(begin) >= self.interval) {
+        if state
+            .begin
+            .is_none_or(|begin| now.saturating_duration_since(begin) >= self.interval)
+        {
             (state.begin, state.written) = (Some(now), 0);
         }
         if state.written >= self.limit {
@@ -149,7 +170,8 @@ fn write(level: Level, room: &str, text: &str, fields: Fields<'_>) {
     }
 }
 
-/// One write for the whole line, so that lines of several threads do not mix. Nobody to tell if stderr is gone.
+/// One write for the whole line, so that lines of several threads do not mix. Nobody to tell if
+/// stderr is gone.
 fn write_line(line: &str) {
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
@@ -173,33 +195,50 @@ fn line(now: Option<u64>, level: Level, room: &str, text: &str, fields: Fields<'
     line
 }
 
-/// As it is if it is plain; otherwise in quotes, with `"`, `\`, control and invisible characters escaped.
+/// As it is if it is plain; otherwise in quotes, with `"`, `\`, control and invisible characters
+/// escaped.
 fn quoted(value: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');
-    if !value.is_empty() && value.bytes().all(plain) { value.to_owned() } else { format!("{value:?}") }
+    if !value.is_empty() && value.bytes().all(plain) {
+        value.to_owned()
+    } else {
+        format!("{value:?}")
+    }
 }
 
 /// A text is ours, but may have the words of an error in it that are not.
 pub(super) fn without_controls(text: &str) -> String {
-    // Blanks in other scripts, controls and marks that reorder a line are what `escape_debug` rewrites.
-    let clean = |c: char| if matches!(c, '"' | '\'' | '\\') { c.to_string() } else { c.escape_debug().to_string() };
+    // Blanks in other scripts, controls and marks that reorder a line are what `escape_debug`
+    // rewrites.
+    let clean = |c: char| {
+        if matches!(c, '"' | '\'' | '\\') {
+            c.to_string()
+        } else {
+            c.escape_debug().to_string()
+        }
+    };
     text.chars().map(clean).collect()
 }
 
 /// Somebody else's text without what could move a terminal's cursor, or turn what follows around.
 pub fn printable(text: &str) -> String {
     let moves = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control()
+            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    text.chars().map(|c| if moves(c) { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if moves(c) { '\u{fffd}' } else { c })
+        .collect()
 }
 
-/// Whether stderr goes straight to systemd's journal. The variable alone is not enough: whatever a service starts,
-/// a terminal for one, inherits it. So it names the device and inode of the journal's socket (systemd.exec(5)).
+/// Whether stderr goes straight to systemd's journal. The variable alone is not enough: whatever a
+/// service starts, a terminal for one, inherits it. So it names the device and inode of the
+/// journal's socket (systemd.exec(5)).
 fn journal_reads() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
-        std::env::var("JOURNAL_STREAM").is_ok_and(|named| stderr_identity().is_some_and(|ours| ours == named))
+        std::env::var("JOURNAL_STREAM")
+            .is_ok_and(|named| stderr_identity().is_some_and(|ours| ours == named))
     })
 }
 
@@ -224,10 +263,19 @@ mod tests {
     fn a_line_has_time_level_room_text_and_fields() {
         let fields: Fields<'_> = &[("client", &"alice"), ("packets", &3)];
         assert_eq!(
-            line(Some(1_795_471_487), Level::Info, "tunnel", "client connected", fields),
+            line(
+                Some(1_795_471_487),
+                Level::Info,
+                "tunnel",
+                "client connected",
+                fields
+            ),
             "2026-11-23T22:04:47Z info tunnel: client connected client=alice packets=3\n"
         );
-        assert_eq!(line(None, Level::Error, "os", "no device", &[]), "<3>os: no device\n");
+        assert_eq!(
+            line(None, Level::Error, "os", "no device", &[]),
+            "<3>os: no device\n"
+        );
     }
 
     #[test]
@@ -236,7 +284,10 @@ mod tests {
             ("plain-1.2:3/[::1]%eth0", "plain-1.2:3/[::1]%eth0"),
             ("", "\"\""),
             ("two words", "\"two words\""),
-            ("x\n2026-11-23T22:04:47Z info tunnel: forged", "\"x\\n2026-11-23T22:04:47Z info tunnel: forged\""),
+            (
+                "x\n2026-11-23T22:04:47Z info tunnel: forged",
+                "\"x\\n2026-11-23T22:04:47Z info tunnel: forged\"",
+            ),
             ("a=b", "\"a=b\""),
             ("\" client=root", "\"\\\" client=root\""),
             ("\\", "\"\\\\\""),
@@ -247,7 +298,13 @@ mod tests {
         ] {
             assert_eq!(quoted(value), written);
         }
-        let forged = line(None, Level::Warning, "os", "it's \"so\":\r\n<3>x\u{202e}", &[]);
+        let forged = line(
+            None,
+            Level::Warning,
+            "os",
+            "it's \"so\":\r\n<3>x\u{202e}",
+            &[],
+        );
         assert_eq!(forged, "<4>os: it's \"so\":\\r\\n<3>x\\u{202e}\n");
     }
 
@@ -255,7 +312,10 @@ mod tests {
     fn seldom_lets_few_through_and_counts_the_rest() {
         let seldom = Seldom::new(2, Duration::from_secs(10));
         let begin = Instant::now();
-        assert_eq!([seldom.permit(begin), seldom.permit(begin)], [Some(0), Some(0)]);
+        assert_eq!(
+            [seldom.permit(begin), seldom.permit(begin)],
+            [Some(0), Some(0)]
+        );
         for second in 0..10 {
             assert_eq!(seldom.permit(begin + Duration::from_secs(second)), None);
         }

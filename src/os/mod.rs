@@ -12,12 +12,12 @@
 //! sys        the only `unsafe`
 //! ```
 //!
-//! This is the one room that knows which system it runs on. Each noun has the same functions everywhere; what
-//! needs Linux says so when it is called elsewhere, so that tokens, `--no-tun`, `explain`, `inspect` and `capture`
-//! build and run on any system with std.
+//! This is the one room that knows which system it runs on. Each noun has the same functions
+//! everywhere; what needs Linux says so when it is called elsewhere, so that tokens, `--no-tun`,
+//! `explain`, `inspect` and `capture` build and run on any system with std.
 //!
-//! Errors are `io::Error` with a text for people (what was tried, on what, why it failed, what to do) and the
-//! kind of the original error, for callers that want to tell cases apart.
+//! Errors are `io::Error` with a text for people (what was tried, on what, why it failed, what to
+//! do) and the kind of the original error, for callers that want to tell cases apart.
 
 pub mod clock;
 pub mod command;
@@ -42,7 +42,8 @@ pub mod wake;
 use std::fmt::Display;
 use std::io;
 
-/// The same kind of error, with what was tried in front: `cannot read alice.key: Permission denied`.
+/// The same kind of error, with what was tried in front: `cannot read alice.key: Permission
+/// denied`.
 fn tried(what: impl Display, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {}", reason(error)))
 }
@@ -50,13 +51,17 @@ fn tried(what: impl Display, error: &io::Error) -> io::Error {
 /// The error in words, without the number that std adds for programmers.
 pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
-    text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_owned())
+    text.split_once(" (os error")
+        .map_or(text.clone(), |(words, _)| words.to_owned())
 }
 
 /// For what only Linux has.
 #[cfg(not(target_os = "linux"))]
 fn unsupported(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, format!("{what} needs Linux; here --no-tun works"))
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("{what} needs Linux; here --no-tun works"),
+    )
 }
 
 /// Only Linux has it.
@@ -70,7 +75,13 @@ pub mod nat {
     impl Nat {
         /// # Errors
         /// Always.
-        pub fn begin(_: &str, _: &[Subnet], _: Option<&str>, _: &[Subnet], _: &[u16]) -> std::io::Result<Nat> {
+        pub fn begin(
+            _: &str,
+            _: &[Subnet],
+            _: Option<&str>,
+            _: &[Subnet],
+            _: &[u16],
+        ) -> std::io::Result<Nat> {
             Err(crate::os::unsupported("nat"))
         }
 

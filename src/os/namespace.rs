@@ -10,16 +10,18 @@
 //!   enter (setns between fork and exec): ip, or the user's command
 //! ```
 //!
-//! A process with threads cannot make a user namespace, and the tunnel must stay outside, where its server is.
-//! Hence the second process. It owns nothing but the namespaces: when it and all that ran inside have ended, and
-//! the device's descriptor is closed (an open one keeps its network alive), they vanish with addresses and routes.
-//! It ends when its socket does, and the kernel closes the socket when the parent dies, by kill -9 too.
-//! (PR_SET_PDEATHSIG would do that as well, but when the parent's *thread* ends, which may be long before.) It is in
-//! a process group of its own, so Ctrl-C does not reach it.
+//! A process with threads cannot make a user namespace, and the tunnel must stay outside, where its
+//! server is. Hence the second process. It owns nothing but the namespaces: when it and all that
+//! ran inside have ended, and the device's descriptor is closed (an open one keeps its network
+//! alive), they vanish with addresses and routes. It ends when its socket does, and the kernel
+//! closes the socket when the parent dies, by kill -9 too. (PR_SET_PDEATHSIG would do that as well,
+//! but when the parent's *thread* ends, which may be long before.) It is in a process group of its
+//! own, so Ctrl-C does not reach it.
 //!
-//! Commands enter through `setns` rather than by asking the holder to run them: then the user's command has our
-//! terminal and is our child, and the holder has no requests to understand. `ip` has to be root in there; a command
-//! of the user's is to be the user again, in a further user namespace, and to have the tunnel's resolver:
+//! Commands enter through `setns` rather than by asking the holder to run them: then the user's
+//! command has our terminal and is our child, and the holder has no requests to understand. `ip`
+//! has to be root in there; a command of the user's is to be the user again, in a further user
+//! namespace, and to have the tunnel's resolver:
 //!
 //! ```text
 //! fernvpn --namespace-command USER:GROUP RESOLVERS COMMAND…        started inside, by setns
@@ -27,8 +29,9 @@
 //!   a user namespace in which the user is the user, without any capability; then exec COMMAND
 //! ```
 //!
-//! What lies in a network namespace is IP and abstract Unix sockets. A Unix socket with a path still leads out to
-//! whoever listens there: X11, a Docker daemon, an SSH control master. That is what to look for if something leaks.
+//! What lies in a network namespace is IP and abstract Unix sockets. A Unix socket with a path
+//! still leads out to whoever listens there: X11, a Docker daemon, an SSH control master. That is
+//! what to look for if something leaks.
 
 use std::io;
 
@@ -64,8 +67,8 @@ mod system {
     /// The longest answer, in bytes.
     const ANSWER_LIMIT: usize = 4096;
 
-    /// Where services listen that would resolve names, or start programs, outside the private network. A command
-    /// finds nothing there. `USER` stands for the user's number.
+    /// Where services listen that would resolve names, or start programs, outside the private
+    /// network. A command finds nothing there. `USER` stands for the user's number.
     const MASKED: &[&str] = &[
         "/run/dbus",
         "/run/nscd",
@@ -87,15 +90,26 @@ mod system {
     }
 
     impl Namespace {
-        /// A new private network, or that of this name (`ip netns`), and the device in it, open. The loopback is up;
-        /// the device is not yet. `program` is one whose `main` calls [`hold`]: [`THIS`], but in tests.
-        pub fn create(program: &str, device: &str, offload: bool, named: Option<&str>) -> io::Result<(Namespace, Tun)> {
-            let failed = |error: io::Error| tried("cannot start the holder of a private network", &error);
+        /// A new private network, or that of this name (`ip netns`), and the device in it, open.
+        /// The loopback is up; the device is not yet. `program` is one whose `main` calls [`hold`]:
+        /// [`THIS`], but in tests.
+        pub fn create(
+            program: &str,
+            device: &str,
+            offload: bool,
+            named: Option<&str>,
+        ) -> io::Result<(Namespace, Tun)> {
+            let failed =
+                |error: io::Error| tried("cannot start the holder of a private network", &error);
             let (near, far) = UnixStream::pair().map_err(failed)?;
             near.set_read_timeout(Some(ANSWER_WITHIN)).map_err(failed)?;
             let holder = Command::new(program)
                 .arg0("fernvpn")
-                .args([HOLDER_WORD, device, if offload { "offload" } else { "plain" }])
+                .args([
+                    HOLDER_WORD,
+                    device,
+                    if offload { "offload" } else { "plain" },
+                ])
                 .args(named)
                 .current_dir("/")
                 .stdin(OwnedFd::from(far))
@@ -104,14 +118,23 @@ mod system {
                 .spawn()
                 .map_err(failed)?;
             // From here on an early return drops the namespace, and with it the holder.
-            let mut namespace = Namespace { holder, of_user: false, socket: near };
+            let mut namespace = Namespace {
+                holder,
+                of_user: false,
+                socket: near,
+            };
             let mut buffer = [0; ANSWER_LIMIT];
-            let (length, fd) = sys::receive_with_fd(&namespace.socket, &mut buffer).map_err(failed)?;
+            let (length, fd) =
+                sys::receive_with_fd(&namespace.socket, &mut buffer).map_err(failed)?;
             let (kind, text) = buffer[..length].split_first().unwrap_or((&0, &[]));
             let text = String::from_utf8_lossy(text);
             let tun = match (kind, fd) {
                 (b'R' | b'U', Some(fd)) => Tun::from_fd(fd, &text, offload)?,
-                (b'!', _) => return Err(io::Error::other(format!("cannot make a private network: {text}"))),
+                (b'!', _) => {
+                    return Err(io::Error::other(format!(
+                        "cannot make a private network: {text}"
+                    )));
+                }
                 _ => return Err(failed(io::Error::other("it ended before it answered"))),
             };
             namespace.of_user = *kind == b'U';
@@ -126,20 +149,34 @@ mod system {
             command::run_prepared(&mut command, "private: ")
         }
 
-        /// Has `command` run inside when it is started, in the current folder, with signals not blocked. In a user
-        /// namespace it is root there, which outside it is not.
+        /// Has `command` run inside when it is started, in the current folder, with signals not
+        /// blocked. In a user namespace it is root there, which outside it is not.
         pub fn enter(&self, command: &mut Command) -> io::Result<()> {
             // The user namespace first: it gives the right to enter the others.
-            let kinds = [("user", sys::CLONE_NEWUSER), ("net", sys::CLONE_NEWNET), ("mnt", sys::CLONE_NEWNS)];
+            let kinds = [
+                ("user", sys::CLONE_NEWUSER),
+                ("net", sys::CLONE_NEWNET),
+                ("mnt", sys::CLONE_NEWNS),
+            ];
             let mut namespaces = Vec::new();
-            for (name, kind) in kinds.into_iter().filter(|(name, _)| self.of_user || *name != "user") {
+            for (name, kind) in kinds
+                .into_iter()
+                .filter(|(name, _)| self.of_user || *name != "user")
+            {
                 // The holder is our child and not yet waited for, so its number is nobody else's.
                 let path = format!("/proc/{}/ns/{name}", self.pid());
-                let file = File::open(&path)
-                    .map_err(|error| tried(format_args!("cannot enter the private network by {path}"), &error))?;
+                let file = File::open(&path).map_err(|error| {
+                    tried(
+                        format_args!("cannot enter the private network by {path}"),
+                        &error,
+                    )
+                })?;
                 namespaces.push((OwnedFd::from(file), kind));
             }
-            let directory = std::env::current_dir().unwrap_or_default().into_os_string().into_vec();
+            let directory = std::env::current_dir()
+                .unwrap_or_default()
+                .into_os_string()
+                .into_vec();
             let directory = CString::new(directory).map_err(io::Error::other)?;
             sys::enter_before_exec(command, namespaces, directory, signal::AWAITED);
             Ok(())
@@ -148,10 +185,20 @@ mod system {
         /// The user's command, to be started inside as that user, with these resolvers.
         pub fn command(&self, resolvers: &[IpAddr], words: &[OsString]) -> io::Result<Command> {
             let (user, group) = sys::effective_ids();
-            let ids = if self.of_user { format!("{user}:{group}") } else { "root".into() };
-            let lines: String = resolvers.iter().map(|address| format!("nameserver {address}\n")).collect();
+            let ids = if self.of_user {
+                format!("{user}:{group}")
+            } else {
+                "root".into()
+            };
+            let lines: String = resolvers
+                .iter()
+                .map(|address| format!("nameserver {address}\n"))
+                .collect();
             let mut command = Command::new(THIS);
-            command.arg0("fernvpn").args([COMMAND_WORD, &ids, &lines]).args(words);
+            command
+                .arg0("fernvpn")
+                .args([COMMAND_WORD, &ids, &lines])
+                .args(words);
             self.enter(&mut command)?;
             Ok(command)
         }
@@ -174,7 +221,8 @@ mod system {
 
     impl Drop for Namespace {
         fn drop(&mut self) {
-            // The end of the socket would do; this way it is gone when drop returns, and leaves no zombie.
+            // The end of the socket would do; this way it is gone when drop returns, and leaves no
+            // zombie.
             let _ = self.holder.kill();
             let _ = self.holder.wait();
         }
@@ -182,11 +230,18 @@ mod system {
 
     /// The holder's `main`. It must run before the program has a second thread.
     pub fn hold() -> ExitCode {
-        let Ok(socket) = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from) else {
+        let Ok(socket) = io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .map(UnixStream::from)
+        else {
             return ExitCode::FAILURE;
         };
-        // Nobody ends this process but its parent: systemd's stop signal reaches every process of a service.
-        let made = signal::block().map_err(|error| error.to_string()).and_then(|()| make_namespaces());
+        // Nobody ends this process but its parent: systemd's stop signal reaches every process of a
+        // service.
+        let made = signal::block()
+            .map_err(|error| error.to_string())
+            .and_then(|()| make_namespaces());
         let answered = match made {
             Ok((kind, tun)) => {
                 let answer = [&[kind], tun.name().as_bytes()].concat();
@@ -201,21 +256,30 @@ mod system {
             return ExitCode::FAILURE;
         }
         // Nothing is ever sent: this waits for the end.
-        while matches!((&socket).read(&mut [0]), Err(error) if error.kind() == ErrorKind::Interrupted) {}
+        while matches!((&socket).read(&mut [0]), Err(error) if error.kind() == ErrorKind::Interrupted)
+        {
+        }
         ExitCode::SUCCESS
     }
 
-    /// Moves this process into new namespaces and creates the device there. 'R': as root, 'U': as a user.
+    /// Moves this process into new namespaces and creates the device there. 'R': as root, 'U': as a
+    /// user.
     fn make_namespaces() -> Result<(u8, Tun), String> {
         let mut arguments = std::env::args().skip(2);
-        let (device, offload) = (arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default());
+        let (device, offload) = (
+            arguments.next().unwrap_or_default(),
+            arguments.next().unwrap_or_default(),
+        );
         let outside = sys::effective_ids(); // asked now: inside a new user namespace we are nobody
         let mut network = sys::CLONE_NEWNET | sys::CLONE_NEWNS;
         if let Some(name) = arguments.next() {
             let path = Path::new("/run/netns").join(&name);
-            let entered = File::open(path).and_then(|file| sys::enter_namespace(file.as_fd(), sys::CLONE_NEWNET));
+            let entered = File::open(path)
+                .and_then(|file| sys::enter_namespace(file.as_fd(), sys::CLONE_NEWNET));
             let remedy = "`ip netns` lists those there are; it takes root";
-            entered.map_err(|error| format!("network namespace {name}: {} ({remedy})", reason(&error)))?;
+            entered.map_err(|error| {
+                format!("network namespace {name}: {} ({remedy})", reason(&error))
+            })?;
             network = sys::CLONE_NEWNS;
         }
 
@@ -223,7 +287,8 @@ mod system {
         let kind = match sys::leave_namespaces(network) {
             Ok(()) => b'R',
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                sys::leave_namespaces(sys::CLONE_NEWUSER | network).map_err(|error| blame("unshare", &error))?;
+                sys::leave_namespaces(sys::CLONE_NEWUSER | network)
+                    .map_err(|error| blame("unshare", &error))?;
                 b'U'
             }
             Err(error) => return Err(blame("unshare", &error)),
@@ -235,18 +300,19 @@ mod system {
         // 3. What is mounted inside, such as another resolv.conf, must not show outside.
         sys::make_mounts_private().map_err(|error| blame("make mounts private", &error))?;
         // 4. The device. It belongs to the namespace in which /dev/net/tun is opened.
-        let tun = Tun::create(&device, offload == "offload").map_err(|error| match error.kind() {
-            ErrorKind::PermissionDenied => match forbidding_setting("/proc/sys") {
-                Some(setting) => format!("{error}; {setting}"),
-                None => error.to_string(),
-            },
-            _ => error.to_string(),
-        })?;
+        let tun =
+            Tun::create(&device, offload == "offload").map_err(|error| match error.kind() {
+                ErrorKind::PermissionDenied => match forbidding_setting("/proc/sys") {
+                    Some(setting) => format!("{error}; {setting}"),
+                    None => error.to_string(),
+                },
+                _ => error.to_string(),
+            })?;
         Ok((kind, tun))
     }
 
-    /// Maps one user and one group in the user namespace this process has just made. A user may map a group only after
-    /// giving up setgroups(2) (user_namespaces(7)).
+    /// Maps one user and one group in the user namespace this process has just made. A user may map
+    /// a group only after giving up setgroups(2) (user_namespaces(7)).
     fn map_ids(inside: (u32, u32), outside: (u32, u32)) -> Result<(), String> {
         for (file, line) in [
             ("setgroups", "deny".to_owned()),
@@ -259,41 +325,64 @@ mod system {
         Ok(())
     }
 
-    /// The `main` of what is started inside for the user. It returns only if the command cannot be run, with the
-    /// status that env(1) has for the reason.
+    /// The `main` of what is started inside for the user. It returns only if the command cannot be
+    /// run, with the status that env(1) has for the reason.
     pub fn become_command() -> ExitCode {
         log::set_quiet();
         let words: Vec<OsString> = std::env::args_os().skip(2).collect();
-        let [ids, resolvers, program, arguments @ ..] = words.as_slice() else { return ExitCode::FAILURE };
+        let [ids, resolvers, program, arguments @ ..] = words.as_slice() else {
+            return ExitCode::FAILURE;
+        };
         if let Err(why) = settle(&ids.to_string_lossy(), &resolvers.to_string_lossy()) {
-            log::say(format_args!("fernvpn: cannot prepare the private network for a command: {why}"));
+            log::say(format_args!(
+                "fernvpn: cannot prepare the private network for a command: {why}"
+            ));
             return ExitCode::from(125);
         }
         let error = Command::new(program).args(arguments).exec();
-        log::say(format_args!("fernvpn: cannot run {}: {}", program.to_string_lossy(), reason(&error)));
-        ExitCode::from(if error.kind() == ErrorKind::NotFound { 127 } else { 126 })
+        log::say(format_args!(
+            "fernvpn: cannot run {}: {}",
+            program.to_string_lossy(),
+            reason(&error)
+        ));
+        ExitCode::from(if error.kind() == ErrorKind::NotFound {
+            127
+        } else {
+            126
+        })
     }
 
     fn settle(ids: &str, resolvers: &str) -> io::Result<()> {
-        let ids = ids.split_once(':').and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
+        let ids = ids
+            .split_once(':')
+            .and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
         let user = ids.map_or(0, |(user, _)| user).to_string();
         sys::leave_namespaces(sys::CLONE_NEWNS)?;
         // Where the link leads must be asked before it is masked.
         let target = fs::canonicalize("/etc/resolv.conf");
         for path in MASKED.iter().map(|path| path.replace("USER", &user)) {
             match fs::metadata(&path) {
-                Ok(what) if what.is_dir() => command::run(&["mount", "-t", "tmpfs", "fernvpn", &path])?,
+                Ok(what) if what.is_dir() => {
+                    command::run(&["mount", "-t", "tmpfs", "fernvpn", &path])?
+                }
                 Ok(_) => command::run(&["mount", "--bind", "/dev/null", &path])?,
                 Err(_) => {}
             }
         }
         if !resolvers.is_empty() {
-            let target = target.map_err(|error| tried("no /etc/resolv.conf to lay the tunnel's over", &error))?;
+            let target = target
+                .map_err(|error| tried("no /etc/resolv.conf to lay the tunnel's over", &error))?;
             if target.exists() {
-                // A bind mount needs a file to begin with; it keeps it when that file's folder is covered no more.
+                // A bind mount needs a file to begin with; it keeps it when that file's folder is
+                // covered no more.
                 command::run(&["mount", "-t", "tmpfs", "fernvpn", "/tmp"])?;
                 fs::write("/tmp/resolv.conf", resolvers)?;
-                command::run(&["mount", "--bind", "/tmp/resolv.conf", &target.to_string_lossy()])?;
+                command::run(&[
+                    "mount",
+                    "--bind",
+                    "/tmp/resolv.conf",
+                    &target.to_string_lossy(),
+                ])?;
                 command::run(&["umount", "/tmp"])?;
             } else {
                 fs::write(target, resolvers)?;
@@ -381,7 +470,10 @@ impl Namespace {
 /// Not here.
 #[cfg(not(target_os = "linux"))]
 pub fn hold() -> std::process::ExitCode {
-    super::log::say(format_args!("fernvpn: {}", super::unsupported("a private network")));
+    super::log::say(format_args!(
+        "fernvpn: {}",
+        super::unsupported("a private network")
+    ));
     std::process::ExitCode::FAILURE
 }
 
@@ -401,20 +493,39 @@ mod tests {
         fs::create_dir_all(root.join("kernel")).unwrap();
         fs::create_dir_all(root.join("user")).unwrap();
         assert_eq!(forbidding_setting(at), None);
-        fs::write(root.join("kernel/apparmor_restrict_unprivileged_userns"), "0\n").unwrap();
+        fs::write(
+            root.join("kernel/apparmor_restrict_unprivileged_userns"),
+            "0\n",
+        )
+        .unwrap();
         fs::write(root.join("user/max_user_namespaces"), "96365\n").unwrap();
         assert_eq!(forbidding_setting(at), None);
-        fs::write(root.join("kernel/apparmor_restrict_unprivileged_userns"), "1\n").unwrap();
-        assert!(forbidding_setting(at).unwrap().contains("kernel.apparmor_restrict_unprivileged_userns=1"));
+        fs::write(
+            root.join("kernel/apparmor_restrict_unprivileged_userns"),
+            "1\n",
+        )
+        .unwrap();
+        assert!(
+            forbidding_setting(at)
+                .unwrap()
+                .contains("kernel.apparmor_restrict_unprivileged_userns=1")
+        );
         fs::write(root.join("user/max_user_namespaces"), "0\n").unwrap();
-        assert!(forbidding_setting(at).unwrap().contains("sysctl user.max_user_namespaces=10000"));
+        assert!(
+            forbidding_setting(at)
+                .unwrap()
+                .contains("sysctl user.max_user_namespaces=10000")
+        );
         fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
     fn a_program_that_does_not_hold_is_an_error() {
         let error = Namespace::create("/bin/true", "fern0", false, None).unwrap_err();
-        assert!(error.to_string().contains("ended before it answered"), "{error}");
+        assert!(
+            error.to_string().contains("ended before it answered"),
+            "{error}"
+        );
         assert!(Namespace::create("/none/such", "fern0", false, None).is_err());
     }
 }

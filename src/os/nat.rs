@@ -1,18 +1,22 @@
-//! How do a server's clients reach what is behind it? By forwarding, and under the server's address (`server.nft`).
+//! How do a server's clients reach what is behind it? By forwarding, and under the server's address
+//! (`server.nft`).
 //!
-//! The firewall's table belongs to a child, `nft -i`: the kernel removes it when that one ends, which it does when its
-//! stdin does, however this process dies. What sysctl says outlives the process. So the old values are written to a
-//! file before the first change; whoever opens the same device in the same network later puts them back first
-//! ([`put_back`]). Should the child be ended, the rules are put in again by another one; if that cannot be, the server
-//! ends: it would forward without them.
+//! The firewall's table belongs to a child, `nft -i`: the kernel removes it when that one ends,
+//! which it does when its stdin does, however this process dies. What sysctl says outlives the
+//! process. So the old values are written to a file before the first change; whoever opens the same
+//! device in the same network later puts them back first ([`put_back`]). Should the child be ended,
+//! the rules are put in again by another one; if that cannot be, the server ends: it would forward
+//! without them.
 //!
-//! Connections from behind the server to its clients are for hosts in private networks that it pushes (10.0.0.0/8,
-//! 172.16.0.0/12, 192.168.0.0/16, fc00::/7, or parts of these): a site, not the internet. NAT gives clients only ports
-//! that the kernel gives to programs that connect, and none at which the server listens: CVE-2021-3773.
+//! Connections from behind the server to its clients are for hosts in private networks that it
+//! pushes (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7, or parts of these): a site, not the
+//! internet. NAT gives clients only ports that the kernel gives to programs that connect, and none
+//! at which the server listens: CVE-2021-3773.
 //!
-//! With a named uplink only this and the tunnel's device forward. Otherwise all do, and packets that have nothing to do
-//! with the tunnel are dropped if none did before. IPv6 that forwards on all devices no longer listens to routers,
-//! hence `accept_ra`; kernels before 6.17 cannot do it for one device alone.
+//! With a named uplink only this and the tunnel's device forward. Otherwise all do, and packets
+//! that have nothing to do with the tunnel are dropped if none did before. IPv6 that forwards on
+//! all devices no longer listens to routers, hence `accept_ra`; kernels before 6.17 cannot do it
+//! for one device alone.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
@@ -60,8 +64,9 @@ struct Nft {
 }
 
 impl Nat {
-    /// Forwards what comes from `networks` by the tunnel's `device`, by one `uplink` or by any device, and connections
-    /// to clients from the private ones of the `pushed` networks. The server listens at the ports `listen`.
+    /// Forwards what comes from `networks` by the tunnel's `device`, by one `uplink` or by any
+    /// device, and connections to clients from the private ones of the `pushed` networks. The
+    /// server listens at the ports `listen`.
     ///
     /// # Errors
     /// What does not work. Nothing is left changed then.
@@ -78,14 +83,19 @@ impl Nat {
             device: device.into(),
             networks: networks.to_vec(),
             uplink: uplink.map(str::to_owned),
-            router: changes.iter().any(|(path, ..)| path.ends_with("all/forwarding")),
+            router: changes
+                .iter()
+                .any(|(path, ..)| path.ends_with("all/forwarding")),
             ports: ports(listen),
             rules: Arc::default(),
         };
         let state = state_file(device)?;
         // The rules come first: at no time is everything forwarded.
         nat.open_to(pushed)?;
-        let old: String = changes.iter().map(|(path, old, _)| format!("{} {old}\n", path.display())).collect();
+        let old: String = changes
+            .iter()
+            .map(|(path, old, _)| format!("{} {old}\n", path.display()))
+            .collect();
         let folder = fs::create_dir_all("/run/fernvpn");
         folder
             .and_then(|()| fs::File::create_new(&state)) // no link: root may be here in another user's folder
@@ -143,8 +153,14 @@ impl Nft {
         let far = OwnedFd::from(far);
         // A group of its own: Ctrl-C in the terminal is for this process to judge.
         let mut command = command::prepare(&["nft", "-i"])?;
-        command.process_group(0).stdin(Stdio::piped()).stdout(far.try_clone()?).stderr(far);
-        let child = command.spawn().map_err(|error| tried("cannot start nft (apt install nftables)", &error))?;
+        command
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(far.try_clone()?)
+            .stderr(far);
+        let child = command
+            .spawn()
+            .map_err(|error| tried("cannot start nft (apt install nftables)", &error))?;
         drop(command); // and with it our copies of its ends
         let (sender, says) = mpsc::channel();
         let mut nft = Nft { child, says };
@@ -174,11 +190,22 @@ impl Nft {
         }
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.says.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Err(_) => return Err(io::Error::new(ErrorKind::TimedOut, "nft does not put the rules of NAT in")),
+            match self
+                .says
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
+                Err(_) => {
+                    return Err(io::Error::new(
+                        ErrorKind::TimedOut,
+                        "nft does not put the rules of NAT in",
+                    ));
+                }
                 Ok(line) if line.starts_with(table) => return Ok(()),
                 Ok(line) if line.starts_with("Error") => {
-                    return Err(io::Error::other(format!("nft refuses the rules of NAT: {}", line.trim())));
+                    return Err(io::Error::other(format!(
+                        "nft refuses the rules of NAT: {}",
+                        line.trim()
+                    )));
                 }
                 Ok(_) => {}
             }
@@ -191,8 +218,8 @@ impl Nft {
     }
 }
 
-/// Reads a line of `list chains`. A chain of somebody else's that drops what is forwarded has the last word, so a
-/// person has to know. `place` keeps the table and the chain in which the line is.
+/// Reads a line of `list chains`. A chain of somebody else's that drops what is forwarded has the
+/// last word, so a person has to know. `place` keeps the table and the chain in which the line is.
 fn warn_of_a_firewall(line: &str, place: &mut [String; 2], ours: &str) {
     let inside = line.trim().trim_end_matches('{').trim_end();
     let [table, chain] = place;
@@ -205,7 +232,9 @@ fn warn_of_a_firewall(line: &str, place: &mut [String; 2], ours: &str) {
         log::warning("os", text, &[("table", table), ("chain", chain)]);
         let (_, device) = ours.rsplit_once("fernvpn-nat-").unwrap_or_default();
         for way in ["iifname", "oifname"] {
-            log::to_paste(&format!("nft insert rule {table} {chain} {way} {device} accept"));
+            log::to_paste(&format!(
+                "nft insert rule {table} {chain} {way} {device} accept"
+            ));
         }
     }
 }
@@ -214,13 +243,21 @@ fn warn_of_a_firewall(line: &str, place: &mut [String; 2], ours: &str) {
 fn put_in_again(shared: &Arc<Mutex<Rules>>, id: u32) {
     let mut rules = locked(shared);
     // One that is no longer in charge, or never was, is not missed.
-    let Some(mut dead) = rules.nft.take_if(|nft| nft.child.id() == id) else { return };
+    let Some(mut dead) = rules.nft.take_if(|nft| nft.child.id() == id) else {
+        return;
+    };
     dead.end();
-    log::warning("os", "nft was ended, and the rules of NAT are gone: putting them in again", &[]);
+    log::warning(
+        "os",
+        "nft was ended, and the rules of NAT are gone: putting them in again",
+        &[],
+    );
     match Nft::start(shared, &rules.text, &rules.table) {
         Ok(nft) => rules.nft = Some(nft),
         Err(error) => {
-            rules.failure = Some(format!("the rules of NAT are gone and cannot be put in again: {error}"));
+            rules.failure = Some(format!(
+                "the rules of NAT are gone and cannot be put in again: {error}"
+            ));
             // Who started the server waits for a signal, and stops it in order.
             let _ = signal::send(std::process::id(), Signal::Terminate);
         }
@@ -230,43 +267,87 @@ fn put_in_again(shared: &Arc<Mutex<Rules>>, id: u32) {
 /// Where the old values are while they are changed.
 fn state_file(device: &str) -> io::Result<PathBuf> {
     // Of this network, and of no other until the machine is started anew, when /run is empty.
-    let network = sys::option_bytes::<8>(UnixDatagram::unbound()?.as_fd(), sys::SOL_SOCKET, sys::SO_NETNS_COOKIE)
-        .map_err(|error| tried("cannot tell this network from others (SO_NETNS_COOKIE, Linux 5.14)", &error))?;
-    let network = network.iter().rev().map(|byte| format!("{byte:02x}")).collect::<String>();
-    Ok(PathBuf::from(format!("/run/fernvpn/{device}-{network}.sysctl")))
+    let network = sys::option_bytes::<8>(
+        UnixDatagram::unbound()?.as_fd(),
+        sys::SOL_SOCKET,
+        sys::SO_NETNS_COOKIE,
+    )
+    .map_err(|error| {
+        tried(
+            "cannot tell this network from others (SO_NETNS_COOKIE, Linux 5.14)",
+            &error,
+        )
+    })?;
+    let network = network
+        .iter()
+        .rev()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<String>();
+    Ok(PathBuf::from(format!(
+        "/run/fernvpn/{device}-{network}.sysctl"
+    )))
 }
 
-/// Every sysctl as it was before NAT for this device, if a server has not come to undo it. For whoever has just opened
-/// the device, which is therefore nobody else's. The folder is the service's user's, who must not have root write
-/// anything but what a server changes, and that user may change as well.
+/// Every sysctl as it was before NAT for this device, if a server has not come to undo it. For
+/// whoever has just opened the device, which is therefore nobody else's. The folder is the
+/// service's user's, who must not have root write anything but what a server changes, and that user
+/// may change as well.
 pub fn put_back(device: &str) {
-    let Ok(state) = state_file(device) else { return };
+    let Ok(state) = state_file(device) else {
+        return;
+    };
     let old = fs::read_to_string(&state).unwrap_or_default();
-    let is_network = |(path, _): &(&str, &str)| path.starts_with("/proc/sys/net/") && !path.contains("..");
-    for (path, value) in old.lines().rev().filter_map(|line| line.split_once(' ')).filter(is_network) {
+    let is_network =
+        |(path, _): &(&str, &str)| path.starts_with("/proc/sys/net/") && !path.contains("..");
+    for (path, value) in old
+        .lines()
+        .rev()
+        .filter_map(|line| line.split_once(' '))
+        .filter(is_network)
+    {
         let path = Path::new(path);
         // The device may be gone.
-        if let Err(error) = set(path, value).or_else(|error| if path.exists() { Err(error) } else { Ok(()) }) {
+        if let Err(error) =
+            set(path, value).or_else(|error| if path.exists() { Err(error) } else { Ok(()) })
+        {
             log::warning("os", "not undone", &[("reason", &error)]);
         }
     }
     let _ = fs::remove_file(&state);
 }
 
-/// What is to be changed: the file, what it says now, what it shall say. What is there already is not in the list.
-fn sysctls(device: &str, networks: &[Subnet], uplink: Option<&str>) -> Vec<(PathBuf, String, &'static str)> {
-    let conf =
-        |family: &str, device: &str, name: &str| PathBuf::from(format!("/proc/sys/net/{family}/conf/{device}/{name}"));
+/// What is to be changed: the file, what it says now, what it shall say. What is there already is
+/// not in the list.
+fn sysctls(
+    device: &str,
+    networks: &[Subnet],
+    uplink: Option<&str>,
+) -> Vec<(PathBuf, String, &'static str)> {
+    let conf = |family: &str, device: &str, name: &str| {
+        PathBuf::from(format!("/proc/sys/net/{family}/conf/{device}/{name}"))
+    };
     let mut wanted = Vec::new();
     let devices = uplink.map_or(vec!["all"], |uplink| vec![device, uplink]);
     if networks.iter().any(|network| network.address.is_ipv4()) {
-        wanted.extend(devices.iter().map(|device| (conf("ipv4", device, "forwarding"), "1")));
+        wanted.extend(
+            devices
+                .iter()
+                .map(|device| (conf("ipv4", device, "forwarding"), "1")),
+        );
     }
     if networks.iter().any(|network| network.address.is_ipv6()) {
         if uplink.is_some() && conf("ipv6", device, "force_forwarding").exists() {
-            wanted.extend(devices.iter().map(|device| (conf("ipv6", device, "force_forwarding"), "1")));
+            wanted.extend(
+                devices
+                    .iter()
+                    .map(|device| (conf("ipv6", device, "force_forwarding"), "1")),
+            );
         } else {
-            for entry in fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten() {
+            for entry in fs::read_dir("/proc/sys/net/ipv6/conf")
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 let accept = entry.path().join("accept_ra");
                 if fs::read_to_string(&accept).is_ok_and(|value| value.trim() == "1") {
                     wanted.push((accept, "2"));
@@ -276,7 +357,10 @@ fn sysctls(device: &str, networks: &[Subnet], uplink: Option<&str>) -> Vec<(Path
         }
     }
     let changed = |(path, new): (PathBuf, &'static str)| {
-        let old = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+        let old = fs::read_to_string(&path)
+            .unwrap_or_default()
+            .trim()
+            .to_owned();
         (old != new).then_some((path, old, new))
     };
     wanted.into_iter().filter_map(changed).collect()
@@ -285,45 +369,87 @@ fn sysctls(device: &str, networks: &[Subnet], uplink: Option<&str>) -> Vec<(Path
 /// Shown as the command that would do the same.
 fn set(path: &Path, value: &str) -> io::Result<()> {
     let name = path.strip_prefix("/proc/sys").unwrap_or(path).display();
-    fs::write(path, value).map_err(|error| tried(format!("cannot set {}", path.display()), &error))?;
+    fs::write(path, value)
+        .map_err(|error| tried(format!("cannot set {}", path.display()), &error))?;
     log::command(&format!("sysctl -w {name}={value}"));
     Ok(())
 }
 
-/// The ports that NAT gives to clients: the most that lie together among those that the kernel gives to programs that
-/// connect, without those at which the server listens.
+/// The ports that NAT gives to clients: the most that lie together among those that the kernel
+/// gives to programs that connect, without those at which the server listens.
 fn ports(listen: &[u16]) -> (u16, u16) {
     let (first, last) = rules::local_ports();
     let first = first.max(1024);
-    let mut taken: Vec<u16> = listen.iter().copied().filter(|port| (first..=last).contains(port)).collect();
+    let mut taken: Vec<u16> = listen
+        .iter()
+        .copied()
+        .filter(|port| (first..=last).contains(port))
+        .collect();
     taken.extend([first - 1, last.saturating_add(1)]);
     taken.sort_unstable();
-    let gaps = taken.windows(2).map(|pair| (pair[0] + 1, pair[1].saturating_sub(1)));
-    gaps.max_by_key(|(from, to)| to.saturating_sub(*from)).unwrap_or((first, last))
+    let gaps = taken
+        .windows(2)
+        .map(|pair| (pair[0] + 1, pair[1].saturating_sub(1)));
+    gaps.max_by_key(|(from, to)| to.saturating_sub(*from))
+        .unwrap_or((first, last))
 }
 
 /// Whether a network is a site's own, whatever else the world calls so.
 fn is_private(network: &Subnet) -> bool {
     let within = |address: [u8; 4], prefix| {
-        Subnet { address: address.into(), prefix }.contains(network.address) && network.prefix >= prefix
+        Subnet {
+            address: address.into(),
+            prefix,
+        }
+        .contains(network.address)
+            && network.prefix >= prefix
     };
     match network.address {
-        IpAddr::V4(_) => within([10, 0, 0, 0], 8) || within([172, 16, 0, 0], 12) || within([192, 168, 0, 0], 16),
+        IpAddr::V4(_) => {
+            within([10, 0, 0, 0], 8) || within([172, 16, 0, 0], 12) || within([192, 168, 0, 0], 16)
+        }
         IpAddr::V6(address) => address.is_unique_local() && network.prefix >= 7,
     }
 }
 
 /// `server.nft`, filled in.
 fn rule_text(nat: &Nat, pushed: &[Subnet]) -> String {
-    let Nat { device, networks, uplink, router, ports, .. } = nat;
-    let uplink_is = uplink.as_ref().map_or(format!("!= \"{device}\""), |uplink| format!("\"{uplink}\""));
+    let Nat {
+        device,
+        networks,
+        uplink,
+        router,
+        ports,
+        ..
+    } = nat;
+    let uplink_is = uplink
+        .as_ref()
+        .map_or(format!("!= \"{device}\""), |uplink| format!("\"{uplink}\""));
     let ports = format!("{}-{}", ports.0, ports.1);
-    let tunnel: Vec<Subnet> = networks.iter().map(|own| Subnet { address: own.network(), ..*own }).collect();
+    let tunnel: Vec<Subnet> = networks
+        .iter()
+        .map(|own| Subnet {
+            address: own.network(),
+            ..*own
+        })
+        .collect();
     let sites: Vec<Subnet> = pushed.iter().copied().filter(is_private).collect();
     let once = |holds| &tunnel[..usize::from(holds)];
-    let lists =
-        [("TUNNEL", &tunnel[..]), ("SITES", &sites), ("ONLY", once(uplink.is_some())), ("ROUTER", once(*router))];
-    rules::filled(include_str!("server.nft"), &[("DEVICE", device), ("UPLINK", &uplink_is), ("PORTS", &ports)], &lists)
+    let lists = [
+        ("TUNNEL", &tunnel[..]),
+        ("SITES", &sites),
+        ("ONLY", once(uplink.is_some())),
+        ("ROUTER", once(*router)),
+    ];
+    rules::filled(
+        include_str!("server.nft"),
+        &[
+            ("DEVICE", device),
+            ("UPLINK", &uplink_is),
+            ("PORTS", &ports),
+        ],
+        &lists,
+    )
 }
 
 #[cfg(test)]
@@ -332,10 +458,29 @@ mod tests {
 
     #[test]
     fn only_a_sites_networks_may_open_connections() {
-        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Subnet>>();
-        let sites = ["10.1.0.0/16", "172.16.0.0/12", "192.168.7.0/24", "fd00:1::/48", "10.0.0.0/8"];
+        let nets = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| text.parse().unwrap())
+                .collect::<Vec<Subnet>>()
+        };
+        let sites = [
+            "10.1.0.0/16",
+            "172.16.0.0/12",
+            "192.168.7.0/24",
+            "fd00:1::/48",
+            "10.0.0.0/8",
+        ];
         assert!(nets(&sites).iter().all(is_private));
-        let others = ["0.0.0.0/0", "::/0", "198.51.100.0/24", "10.0.0.0/7", "172.0.0.0/8", "2001:db8::/32", "f000::/4"];
+        let others = [
+            "0.0.0.0/0",
+            "::/0",
+            "198.51.100.0/24",
+            "10.0.0.0/7",
+            "172.0.0.0/8",
+            "2001:db8::/32",
+            "f000::/4",
+        ];
         assert!(!nets(&others).iter().any(is_private));
         let nat = Nat {
             device: "fern7".into(),
@@ -348,10 +493,16 @@ mod tests {
         let text = rule_text(&nat, &nets(&["0.0.0.0/0", "192.168.7.0/24", "fd00:1::/48"]));
         assert_eq!(text.matches("ct state new accept").count(), 2, "{text}");
         assert!(
-            text.contains("ip saddr 192.168.7.0/24 ct state new accept") && text.contains(":40000-50000"),
+            text.contains("ip saddr 192.168.7.0/24 ct state new accept")
+                && text.contains(":40000-50000"),
             "{text}"
         );
-        assert!(!["DEVICE", "UPLINK", "PORTS", "NET", "FAMILY", "#"].iter().any(|left| text.contains(left)), "{text}");
+        assert!(
+            !["DEVICE", "UPLINK", "PORTS", "NET", "FAMILY", "#"]
+                .iter()
+                .any(|left| text.contains(left)),
+            "{text}"
+        );
     }
 
     #[test]

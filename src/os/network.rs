@@ -1,16 +1,17 @@
 //! What is changed in the network, and how is each change put back?
 //!
-//! The table is [`Change`]: what sets it and what unsets it stand side by side. Each is one `ip` command, printed
-//! when it runs.
+//! The table is [`Change`]: what sets it and what unsets it stand side by side. Each is one `ip`
+//! command, printed when it runs.
 //!
-//! Most of it would go by itself: the addresses and routes of a device of our own vanish with its descriptor
-//! (kill -9 included), those in a private network with the namespace, where nothing is undone at all. On the host
-//! they are undone because the device may be one that was there before us and stays (`ip tuntap add ... user`);
-//! that something is gone already is no error then.
+//! Most of it would go by itself: the addresses and routes of a device of our own vanish with its
+//! descriptor (kill -9 included), those in a private network with the namespace, where nothing is
+//! undone at all. On the host they are undone because the device may be one that was there before
+//! us and stays (`ip tuntap add ... user`); that something is gone already is no error then.
 //!
-//! A client on the host leaves the main table alone, because a route that somebody else puts there (a DHCP server's
-//! option 121, a "local" network of public addresses) would win by being longer. Its routes are in a table of their
-//! own, which a rule asks before the main one, for whatever has not the mark [`MARK`]:
+//! A client on the host leaves the main table alone, because a route that somebody else puts there
+//! (a DHCP server's option 121, a "local" network of public addresses) would win by being longer.
+//! Its routes are in a table of their own, which a rule asks before the main one, for whatever has
+//! not the mark [`MARK`]:
 //!
 //! ```text
 //! carrier, marked by its socket ───────────────────────┐
@@ -18,9 +19,10 @@
 //! everything else ───> own table ─> tunnel device, or, if it has no route for it, main table
 //! ```
 //!
-//! Rules and firewall outlive a killed process. They are recognised by their numbers and names, which the device's name
-//! decides: whoever has just opened that device knows that they are nobody's, and clears them ([`Network::clear`]).
-//! Only the kill switch ([`lock`]) is meant to stay.
+//! Rules and firewall outlive a killed process. They are recognised by their numbers and names,
+//! which the device's name decides: whoever has just opened that device knows that they are
+//! nobody's, and clears them ([`Network::clear`]). Only the kill switch ([`lock`]) is meant to
+//! stay.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
@@ -30,7 +32,8 @@ use super::namespace::Namespace;
 use super::{command, log, rules};
 use crate::packet::subnet::Subnet;
 
-/// The mark of what goes around the tunnel. Also the number of the first client's routing table, and of its rule.
+/// The mark of what goes around the tunnel. Also the number of the first client's routing table,
+/// and of its rule.
 pub const MARK: u32 = 12345;
 
 /// Where the device is.
@@ -70,14 +73,16 @@ pub enum Change {
         /// Which of the two.
         ipv6: bool,
     },
-    /// nft's table of the client: replies keep their way, and packets to the tunnel address come by the tunnel.
+    /// nft's table of the client: replies keep their way, and packets to the tunnel address come by
+    /// the tunnel.
     Firewall {
         /// The tunnel addresses.
         own: Vec<IpAddr>,
         /// Whether IPv6 is not to leave at all, because the tunnel does not carry it.
         refuse_ipv6: bool,
     },
-    /// Where strict reverse path filtering would drop the carrier's packets: judge them by their mark.
+    /// Where strict reverse path filtering would drop the carrier's packets: judge them by their
+    /// mark.
     ValidMark,
     /// All names are asked of these resolvers, by systemd-resolved.
     Resolvers(Vec<IpAddr>),
@@ -88,26 +93,45 @@ impl Change {
     fn set(&self, device: &str) -> String {
         match self {
             Change::Up { mtu } => format!("ip link set dev {device} mtu {mtu} up"),
-            // nodad: nobody else is on this link, and waiting for a duplicate would hold up the first packets.
+            // nodad: nobody else is on this link, and waiting for a duplicate would hold up the
+            // first packets.
             Change::Address(prefix) if prefix.address.is_ipv6() => {
                 format!("ip address add {prefix} dev {device} nodad")
             }
             Change::Address(prefix) => format!("ip address add {prefix} dev {device}"),
-            // add, not replace: a route that is there already is somebody else's, and could not be put back.
+            // add, not replace: a route that is there already is somebody else's, and could not be
+            // put back.
             Change::Route(prefix, mtu) => format!("ip route add {prefix} dev {device} mtu {mtu}"),
             Change::Steered(prefix, mtu) => {
-                format!("ip route add {prefix} dev {device} mtu {mtu} table {}", table(device))
+                format!(
+                    "ip route add {prefix} dev {device} mtu {mtu} table {}",
+                    table(device)
+                )
             }
             Change::Rule { ipv6 } => {
-                format!("ip {} rule add not fwmark {MARK} {}", family(*ipv6), rule(device))
+                format!(
+                    "ip {} rule add not fwmark {MARK} {}",
+                    family(*ipv6),
+                    rule(device)
+                )
             }
             Change::Firewall { own, refuse_ipv6 } => {
-                format!("nft '{}", filled(CLIENT_RULES, device, "", own, *refuse_ipv6))
+                format!(
+                    "nft '{}",
+                    filled(CLIENT_RULES, device, "", own, *refuse_ipv6)
+                )
             }
-            // A table without rules remembers that it was 0, as long as the kernel does: see `clear`.
-            Change::ValidMark => format!("nft add table inet fernvpn-{device}-mark && {VALID_MARK}=1"),
+            // A table without rules remembers that it was 0, as long as the kernel does: see
+            // `clear`.
+            Change::ValidMark => {
+                format!("nft add table inet fernvpn-{device}-mark && {VALID_MARK}=1")
+            }
             Change::Resolvers(list) => {
-                let list = list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+                let list = list
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" ");
                 format!("resolvectl dns {device} {list} && resolvectl domain {device} ~.")
             }
         }
@@ -119,21 +143,31 @@ impl Change {
             Change::Up { .. } => format!("ip link set dev {device} down"),
             Change::Address(prefix) => format!("ip address del {prefix} dev {device}"),
             Change::Route(prefix, _) => format!("ip route del {prefix} dev {device}"),
-            Change::Steered(prefix, _) => format!("ip route del {prefix} dev {device} table {}", table(device)),
+            Change::Steered(prefix, _) => {
+                format!("ip route del {prefix} dev {device} table {}", table(device))
+            }
             Change::Rule { ipv6 } => format!("ip {} rule del {}", family(*ipv6), rule(device)),
             Change::Firewall { .. } => format!("nft delete table inet fernvpn-{device}"),
             // The last of several clients sets it back.
-            Change::ValidMark if tables("-mark").len() > 1 => format!("nft delete table inet fernvpn-{device}-mark"),
-            Change::ValidMark => format!("{VALID_MARK}=0 && nft delete table inet fernvpn-{device}-mark"),
+            Change::ValidMark if tables("-mark").len() > 1 => {
+                format!("nft delete table inet fernvpn-{device}-mark")
+            }
+            Change::ValidMark => {
+                format!("{VALID_MARK}=0 && nft delete table inet fernvpn-{device}-mark")
+            }
             Change::Resolvers(_) => format!("resolvectl revert {device}"),
         }
     }
 }
 
-/// Largest packet to where the tunnel's own network ends: the links there are Ethernet, mostly. The carrier cuts a
-/// packet of any size as it likes, so between the tunnel's ends only the device sets a limit.
+/// Largest packet to where the tunnel's own network ends: the links there are Ethernet, mostly. The
+/// carrier cuts a packet of any size as it likes, so between the tunnel's ends only the device sets
+/// a limit.
 const BEYOND: u16 = 1500;
-const ALL_IPV6: Subnet = Subnet { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix: 0 };
+const ALL_IPV6: Subnet = Subnet {
+    address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    prefix: 0,
+};
 const CLIENT_RULES: &str = include_str!("client.nft");
 const VALID_MARK: &str = "sysctl -q -w net.ipv4.conf.all.src_valid_mark";
 
@@ -158,7 +192,12 @@ fn filled(file: &str, device: &str, kind: &str, own: &[IpAddr], refuse_ipv6: boo
     let refuse = if refuse_ipv6 { &[ALL_IPV6][..] } else { &[] };
     rules::filled(
         file,
-        &[("TABLE", &format!("fernvpn-{device}{kind}")), ("DEVICE", device), ("MARK", &mark), ("PORTS", &ports)],
+        &[
+            ("TABLE", &format!("fernvpn-{device}{kind}")),
+            ("DEVICE", device),
+            ("MARK", &mark),
+            ("PORTS", &ports),
+        ],
         &[("OWN", &own), ("REFUSE-IPV6", refuse)],
     )
 }
@@ -171,27 +210,44 @@ pub fn lock(device: &str) -> io::Result<()> {
 
 /// Ends the kill switch of a client with this device, or each that there is.
 pub fn unlock(device: Option<&str>) -> io::Result<()> {
-    let locks = device.map_or_else(|| tables("-lock"), |device| vec![format!("fernvpn-{device}-lock")]);
+    let locks = device.map_or_else(
+        || tables("-lock"),
+        |device| vec![format!("fernvpn-{device}-lock")],
+    );
     if locks.is_empty() {
-        return Err(io::Error::other("there is no kill switch to end, or it takes root to see it"));
+        return Err(io::Error::other(
+            "there is no kill switch to end, or it takes root to see it",
+        ));
     }
-    locks.iter().try_for_each(|table| command::run(&["nft", "delete", "table", "inet", table]))
+    locks
+        .iter()
+        .try_for_each(|table| command::run(&["nft", "delete", "table", "inet", table]))
 }
 
 /// nft's tables of clients on this machine whose name ends so.
 fn tables(kind: &str) -> Vec<String> {
     let all = command::said(&["nft", "list", "tables", "inet"]).unwrap_or_default();
-    let names = all.lines().filter_map(|line| line.strip_prefix("table inet "));
-    names.filter(|name| name.starts_with("fernvpn-") && name.ends_with(kind)).map(str::to_owned).collect()
+    let names = all
+        .lines()
+        .filter_map(|line| line.strip_prefix("table inet "));
+    names
+        .filter(|name| name.starts_with("fernvpn-") && name.ends_with(kind))
+        .map(str::to_owned)
+        .collect()
 }
 
-/// Whether packets of marked sockets could be dropped on arrival: the kernel asks its tables without the mark whether
-/// they come by the interface by which it would answer.
+/// Whether packets of marked sockets could be dropped on arrival: the kernel asks its tables
+/// without the mark whether they come by the interface by which it would answer.
 fn filters_strictly() -> bool {
-    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1");
+    let read = |path: std::path::PathBuf| {
+        std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1")
+    };
     let folder = Path::new("/proc/sys/net/ipv4/conf");
-    let strict = std::fs::read_dir(folder)
-        .is_ok_and(|entries| entries.flatten().any(|interface| read(interface.path().join("rp_filter"))));
+    let strict = std::fs::read_dir(folder).is_ok_and(|entries| {
+        entries
+            .flatten()
+            .any(|interface| read(interface.path().join("rp_filter")))
+    });
     // Another client may have set it, and will set it back.
     strict && (!read(folder.join("all/src_valid_mark")) || !tables("-mark").is_empty())
 }
@@ -199,7 +255,8 @@ fn filters_strictly() -> bool {
 /// Whether `/etc/resolv.conf` leads to systemd-resolved.
 fn resolv_conf_is_resolveds() -> bool {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    text.lines().any(|line| line.starts_with("nameserver 127.0.0.53"))
+    text.lines()
+        .any(|line| line.starts_with("nameserver 127.0.0.53"))
 }
 
 /// Whether there is a device of this name, as far as can be known.
@@ -219,7 +276,11 @@ pub struct Network {
 impl Network {
     /// No change yet. `device` is the name of an open `Tun`, and so a valid one without blanks.
     pub fn new(place: Place, device: &str) -> Network {
-        Network { place, device: device.to_owned(), made: Vec::new() }
+        Network {
+            place,
+            device: device.to_owned(),
+            made: Vec::new(),
+        }
     }
 
     /// The private network, if the device is in one.
@@ -230,8 +291,8 @@ impl Network {
         }
     }
 
-    /// Whether the device can have IPv6, with an MTU like this. (A network of its own begins with the kernel's
-    /// defaults.)
+    /// Whether the device can have IPv6, with an MTU like this. (A network of its own begins with
+    /// the kernel's defaults.)
     fn has_ipv6(&self, mtu: u16) -> bool {
         let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");
         mtu >= 1280 && disabled.is_ok_and(|value| self.private().is_some() || value.trim() == "0")
@@ -239,10 +300,17 @@ impl Network {
 
     /// Whether another one has IPv6.
     fn others_have_ipv6(&self) -> bool {
-        let devices = std::fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten();
+        let devices = std::fs::read_dir("/proc/sys/net/ipv6/conf")
+            .into_iter()
+            .flatten()
+            .flatten();
         let none = ["all", "default", "lo", &self.device];
-        let mut others = devices.filter(|device| !none.iter().any(|name| device.file_name() == *name));
-        others.any(|it| std::fs::read_to_string(it.path().join("disable_ipv6")).is_ok_and(|value| value.trim() == "0"))
+        let mut others =
+            devices.filter(|device| !none.iter().any(|name| device.file_name() == *name));
+        others.any(|it| {
+            std::fs::read_to_string(it.path().join("disable_ipv6"))
+                .is_ok_and(|value| value.trim() == "0")
+        })
     }
 
     /// Clears what a client with this device has left on the host when it was killed.
@@ -252,9 +320,17 @@ impl Network {
         }
         let table = table(&self.device).to_string();
         for family in ["-4", "-6"] {
-            while command::attempt(&["ip", family, "rule", "del", "priority", &table, "table", &table]) {}
+            while command::attempt(&[
+                "ip", family, "rule", "del", "priority", &table, "table", &table,
+            ]) {}
         }
-        command::attempt(&["nft", "delete", "table", "inet", &format!("fernvpn-{}", self.device)]);
+        command::attempt(&[
+            "nft",
+            "delete",
+            "table",
+            "inet",
+            &format!("fernvpn-{}", self.device),
+        ]);
         if tables("-mark").contains(&format!("fernvpn-{}-mark", self.device))
             && let Err(error) = self.run(&Change::ValidMark.unset(&self.device))
         {
@@ -269,7 +345,11 @@ impl Network {
     pub fn set_up(&mut self, mtu: u16, addresses: &[Subnet], routes: &[Subnet]) -> io::Result<()> {
         let mut wanted = vec![Change::Up { mtu }];
         wanted.extend(addresses.iter().map(|address| Change::Address(*address)));
-        wanted.extend(routes.iter().map(|route| Change::Route(*route, mtu.min(BEYOND))));
+        wanted.extend(
+            routes
+                .iter()
+                .map(|route| Change::Route(*route, mtu.min(BEYOND))),
+        );
         self.change_to(wanted)
     }
 
@@ -312,12 +392,25 @@ impl Network {
         wanted.extend(addresses.iter().map(|address| Change::Address(*address)));
         wanted.push(Change::Firewall { own, refuse_ipv6 });
         if !routes.is_empty() {
-            let networks = addresses.iter().map(|own| Subnet { address: own.network(), ..*own }).collect::<Vec<_>>();
-            let beyond = routes.iter().copied().chain(refuse_ipv6.then_some(ALL_IPV6));
-            let beyond = beyond.filter(|route| !networks.contains(route)).map(|route| (route, mtu.min(BEYOND)));
+            let networks = addresses
+                .iter()
+                .map(|own| Subnet {
+                    address: own.network(),
+                    ..*own
+                })
+                .collect::<Vec<_>>();
+            let beyond = routes
+                .iter()
+                .copied()
+                .chain(refuse_ipv6.then_some(ALL_IPV6));
+            let beyond = beyond
+                .filter(|route| !networks.contains(route))
+                .map(|route| (route, mtu.min(BEYOND)));
             for (route, mtu) in networks.iter().map(|own| (*own, mtu)).chain(beyond) {
                 let steered = Change::Steered(route, mtu);
-                if (route.address.is_ipv4() || carries_ipv6 || refuse_ipv6) && !wanted.contains(&steered) {
+                if (route.address.is_ipv4() || carries_ipv6 || refuse_ipv6)
+                    && !wanted.contains(&steered)
+                {
                     wanted.push(steered);
                 }
             }
@@ -332,11 +425,18 @@ impl Network {
         self.change_to(wanted)
     }
 
-    /// What is no longer wanted is taken back, and then what is new is made. What is here after a failure is what was
-    /// made, so that something else can be wanted then.
+    /// What is no longer wanted is taken back, and then what is new is made. What is here after a
+    /// failure is what was made, so that something else can be wanted then.
     fn change_to(&mut self, mut wanted: Vec<Change>) -> io::Result<()> {
         let goes = |old: &&Change| !wanted.contains(old) && !matches!(old, Change::Up { .. });
-        for old in self.made.iter().rev().filter(goes).cloned().collect::<Vec<_>>() {
+        for old in self
+            .made
+            .iter()
+            .rev()
+            .filter(goes)
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             match self.run(&old.unset(&self.device)) {
                 Err(error) if !is_gone(&error) => return Err(error),
                 _ => self.made.retain(|made| *made != old),
@@ -355,7 +455,8 @@ impl Network {
                 }
                 (Err(error), _) => return Err(explain(new, error)),
             }
-            if matches!(self.made.last(), Some(Change::Resolvers(_))) && !resolv_conf_is_resolveds() {
+            if matches!(self.made.last(), Some(Change::Resolvers(_))) && !resolv_conf_is_resolveds()
+            {
                 let text = "programs that read /etc/resolv.conf do not ask the tunnel's resolvers: \
                             ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf";
                 log::warning("os", text, &[]);
@@ -366,11 +467,18 @@ impl Network {
         Ok(())
     }
 
-    /// No name, address or number in our commands has a blank; only nft's rules do, one quoted word at the end.
+    /// No name, address or number in our commands has a blank; only nft's rules do, one quoted word
+    /// at the end.
     fn run(&self, line: &str) -> io::Result<()> {
         line.split(" && ").try_for_each(|line| {
             let (plain, quoted) = line.split_once(" '").unzip();
-            self.place.run(&plain.unwrap_or(line).split(' ').chain(quoted).collect::<Vec<_>>())
+            self.place.run(
+                &plain
+                    .unwrap_or(line)
+                    .split(' ')
+                    .chain(quoted)
+                    .collect::<Vec<_>>(),
+            )
         })
     }
 }
@@ -383,19 +491,27 @@ impl Drop for Network {
         }
         for change in self.made.iter().rev() {
             match self.run(&change.unset(&self.device)) {
-                Err(error) if !is_gone(&error) => log::warning("os", "not undone", &[("reason", &error)]),
+                Err(error) if !is_gone(&error) => {
+                    log::warning("os", "not undone", &[("reason", &error)])
+                }
                 _ => {}
             }
         }
     }
 }
 
-/// What the kernel says, through `ip`, of a device, route or address that does not exist (any more).
+/// What the kernel says, through `ip`, of a device, route or address that does not exist (any
+/// more).
 fn is_gone(error: &io::Error) -> bool {
     let text = error.to_string();
-    ["Cannot find device", "No such", "Cannot assign requested address", "Failed to resolve interface"]
-        .iter()
-        .any(|gone| text.contains(gone))
+    [
+        "Cannot find device",
+        "No such",
+        "Cannot assign requested address",
+        "Failed to resolve interface",
+    ]
+    .iter()
+    .any(|gone| text.contains(gone))
 }
 
 /// Adds what to do, where `ip` gives only a reason, and a puzzling one.
@@ -421,7 +537,10 @@ mod tests {
     use super::*;
 
     fn prefix(address: &str, bits: u8) -> Subnet {
-        Subnet { address: address.parse().unwrap(), prefix: bits }
+        Subnet {
+            address: address.parse().unwrap(),
+            prefix: bits,
+        }
     }
 
     #[test]
@@ -429,8 +548,16 @@ mod tests {
         let four = prefix("10.8.0.1", 24);
         let six = prefix("fd0f:e12e::1", 64);
         for (change, set, unset) in [
-            (Change::Up { mtu: 9000 }, "ip link set dev fern0 mtu 9000 up", "ip link set dev fern0 down"),
-            (Change::Address(four), "ip address add 10.8.0.1/24 dev fern0", "ip address del 10.8.0.1/24 dev fern0"),
+            (
+                Change::Up { mtu: 9000 },
+                "ip link set dev fern0 mtu 9000 up",
+                "ip link set dev fern0 down",
+            ),
+            (
+                Change::Address(four),
+                "ip address add 10.8.0.1/24 dev fern0",
+                "ip address del 10.8.0.1/24 dev fern0",
+            ),
             (
                 Change::Address(six),
                 "ip address add fd0f:e12e::1/64 dev fern0 nodad",
@@ -457,22 +584,35 @@ mod tests {
                 "resolvectl revert fern0",
             ),
         ] {
-            assert_eq!((change.set("fern0"), change.unset("fern0")), (set.to_owned(), unset.to_owned()));
+            assert_eq!(
+                (change.set("fern0"), change.unset("fern0")),
+                (set.to_owned(), unset.to_owned())
+            );
         }
     }
 
     #[test]
     fn tables_are_told_apart_and_rules_filled_in() {
-        assert_eq!(["fern0", "fern7", "office", "a99999999"].map(table), [12345, 12352, 12345, 12345]);
+        assert_eq!(
+            ["fern0", "fern7", "office", "a99999999"].map(table),
+            [12345, 12352, 12345, 12345]
+        );
         let own: [IpAddr; 2] = ["10.8.0.2".parse().unwrap(), "fd0f::2".parse().unwrap()];
         let text = filled(CLIENT_RULES, "fern7", "", &own, true);
-        for part in
-            ["table inet fernvpn-fern7", "ip daddr 10.8.0.2/32 drop;", "ip6 saddr fd0f::2/128 return;", "nfproto ipv6"]
-        {
+        for part in [
+            "table inet fernvpn-fern7",
+            "ip daddr 10.8.0.2/32 drop;",
+            "ip6 saddr fd0f::2/128 return;",
+            "nfproto ipv6",
+        ] {
             assert!(text.contains(part), "{text}");
         }
         assert!(
-            !["TABLE", "DEVICE", "MARK", "PORTS", "FAMILY", "NET", "#", "\n"].iter().any(|left| text.contains(left)),
+            ![
+                "TABLE", "DEVICE", "MARK", "PORTS", "FAMILY", "NET", "#", "\n"
+            ]
+            .iter()
+            .any(|left| text.contains(left)),
             "{text}"
         );
         assert!(!filled(CLIENT_RULES, "fern7", "", &own, false).contains("nfproto"));
@@ -492,10 +632,17 @@ mod tests {
     #[test]
     fn puzzling_reasons_get_a_remedy() {
         let address = Change::Address(prefix("fd00::1", 64));
-        let denied = explain(&address, io::Error::other("RTNETLINK answers: Permission denied"));
+        let denied = explain(
+            &address,
+            io::Error::other("RTNETLINK answers: Permission denied"),
+        );
         assert!(denied.to_string().contains("disable_ipv6"));
         let route = Change::Route(prefix("10.0.0.0", 8), 1500);
-        assert!(explain(&route, io::Error::other("RTNETLINK answers: File exists")).to_string().contains("route"));
+        assert!(
+            explain(&route, io::Error::other("RTNETLINK answers: File exists"))
+                .to_string()
+                .contains("route")
+        );
         assert_eq!(explain(&route, io::Error::other("x")).to_string(), "x");
     }
 }

@@ -1,4 +1,5 @@
-//! What does systemd know of this service? What it is told here, by datagrams to `NOTIFY_SOCKET` (sd_notify(3)).
+//! What does systemd know of this service? What it is told here, by datagrams to `NOTIFY_SOCKET`
+//! (sd_notify(3)).
 //!
 //! ```text
 //! READY=1       a server listens; a client has made its first attempt, so that a server that is away fails no boot
@@ -8,10 +9,11 @@
 //! WATCHDOG=1    every thread that the tunnel hangs on has turned since the last one
 //! ```
 //!
-//! A thread that panics ends the process, so what the watchdog is for are threads that stand still: that wait for a
-//! lock, a program or a kernel for ever. Those that accept, that read the device, and the one that keeps a client
-//! connected have a [`Pulse`] each. They wait no longer than [`TURN`] where they have nothing to do. What only one of
-//! a server's clients hangs on is not watched.
+//! A thread that panics ends the process, so what the watchdog is for are threads that stand still:
+//! that wait for a lock, a program or a kernel for ever. Those that accept, that read the device,
+//! and the one that keeps a client connected have a [`Pulse`] each. They wait no longer than
+//! [`TURN`] where they have nothing to do. What only one of a server's clients hangs on is not
+//! watched.
 //!
 //! Without systemd nothing of this happens.
 
@@ -39,7 +41,10 @@ pub struct Pulse(Arc<Beat>);
 impl Pulse {
     /// From now on a thread for `name` is watched.
     pub fn new(name: &'static str) -> Pulse {
-        let beat = Arc::new(Beat { turned: AtomicBool::new(true), name });
+        let beat = Arc::new(Beat {
+            turned: AtomicBool::new(true),
+            name,
+        });
         pulses().push(Arc::downgrade(&beat));
         Pulse(beat)
     }
@@ -58,7 +63,9 @@ fn pulses() -> std::sync::MutexGuard<'static, Vec<Weak<Beat>>> {
 fn still() -> Vec<&'static str> {
     let mut still = Vec::new();
     pulses().retain(|pulse| {
-        let Some(beat) = pulse.upgrade() else { return false };
+        let Some(beat) = pulse.upgrade() else {
+            return false;
+        };
         if !beat.turned.swap(false, Ordering::Relaxed) {
             still.push(beat.name);
         }
@@ -67,30 +74,47 @@ fn still() -> Vec<&'static str> {
     still
 }
 
-/// Starts the watchdog, if systemd asks this process for one: it looks twice in each of systemd's intervals.
+/// Starts the watchdog, if systemd asks this process for one: it looks twice in each of systemd's
+/// intervals.
 pub fn watch() {
     let variable = |name| std::env::var(name).ok();
-    let for_another = variable("WATCHDOG_PID").is_some_and(|pid| pid != std::process::id().to_string());
-    let interval = variable("WATCHDOG_USEC").and_then(|time| time.parse().ok()).map(Duration::from_micros);
-    let Some(interval) = interval.filter(|_| !for_another) else { return };
+    let for_another =
+        variable("WATCHDOG_PID").is_some_and(|pid| pid != std::process::id().to_string());
+    let interval = variable("WATCHDOG_USEC")
+        .and_then(|time| time.parse().ok())
+        .map(Duration::from_micros);
+    let Some(interval) = interval.filter(|_| !for_another) else {
+        return;
+    };
     let thread = thread::Builder::new().name("watchdog".into());
     let started = thread.spawn(move || {
         loop {
             thread::sleep(interval / 2);
             match still().as_slice() {
                 [] => tell("WATCHDOG=1"),
-                still => log::error("os", "a thread stands still", &[("threads", &still.join(","))]),
+                still => log::error(
+                    "os",
+                    "a thread stands still",
+                    &[("threads", &still.join(","))],
+                ),
             }
         }
     });
     if let Err(error) = started {
-        log::warning("os", "no thread for the watchdog, which will end this service", &[("reason", &error)]);
+        log::warning(
+            "os",
+            "no thread for the watchdog, which will end this service",
+            &[("reason", &error)],
+        );
     }
 }
 
 /// What `systemctl status` shows.
 pub fn status(text: impl Display) {
-    tell(&format!("STATUS={}", log::without_controls(&text.to_string())));
+    tell(&format!(
+        "STATUS={}",
+        log::without_controls(&text.to_string())
+    ));
 }
 
 /// Tells systemd, if it wants to know.
@@ -98,7 +122,11 @@ pub fn tell(state: &str) {
     if let Some(socket) = std::env::var_os("NOTIFY_SOCKET")
         && let Err(error) = send(&socket, state)
     {
-        log::warning("os", "cannot tell systemd", &[("what", &state), ("reason", &error)]);
+        log::warning(
+            "os",
+            "cannot tell systemd",
+            &[("what", &state), ("reason", &error)],
+        );
     }
 }
 
@@ -134,8 +162,14 @@ mod tests {
         let path = std::env::temp_dir().join(&name);
         let mut buffer = [0; 100];
         for (address, variable) in [
-            (SocketAddr::from_pathname(&path).unwrap(), path.display().to_string()),
-            (SocketAddr::from_abstract_name(&name).unwrap(), format!("@{name}")),
+            (
+                SocketAddr::from_pathname(&path).unwrap(),
+                path.display().to_string(),
+            ),
+            (
+                SocketAddr::from_abstract_name(&name).unwrap(),
+                format!("@{name}"),
+            ),
         ] {
             let systemd = UnixDatagram::bind_addr(&address).unwrap();
             send(variable.as_ref(), "READY=1\nSTATUS=fine").unwrap();
@@ -148,7 +182,12 @@ mod tests {
     #[test]
     fn who_stands_still_is_named_and_who_has_ended_is_not() {
         let (first, second) = (Pulse::new("test-first"), Pulse::new("test-second"));
-        let ours = || still().into_iter().filter(|name| name.starts_with("test-")).collect::<Vec<_>>();
+        let ours = || {
+            still()
+                .into_iter()
+                .filter(|name| name.starts_with("test-"))
+                .collect::<Vec<_>>()
+        };
         assert!(ours().is_empty());
         assert_eq!(ours(), ["test-first", "test-second"]);
         second.beat();

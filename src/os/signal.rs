@@ -1,16 +1,17 @@
 //! How is fernvpn asked to stop or to reload? By a signal, and signals arrive in one thread only.
 //!
-//! They are blocked before the first thread starts (threads inherit the mask) and awaited by whoever calls `wait`.
-//! So no code ever runs inside a signal handler, and no system call is cut short by one. Programs that we start
-//! inherit the mask too: Ctrl-C does not cut a change to the machine in half. A command of the user's gets its
-//! signals back (`Namespace::enter`).
+//! They are blocked before the first thread starts (threads inherit the mask) and awaited by
+//! whoever calls `wait`. So no code ever runs inside a signal handler, and no system call is cut
+//! short by one. Programs that we start inherit the mask too: Ctrl-C does not cut a change to the
+//! machine in half. A command of the user's gets its signals back (`Namespace::enter`).
 //!
-//! SIGPIPE is ignored by Rust's start-up code. On other systems than Linux the defaults stay: Ctrl-C ends us.
+//! SIGPIPE is ignored by Rust's start-up code. On other systems than Linux the defaults stay:
+//! Ctrl-C ends us.
 
 use std::io;
 
-/// What a person, systemd or a terminal asks for, by the numbers that kill(2) knows, and from which a shell makes the
-/// status 128 + n. These four have the same numbers on every Unix.
+/// What a person, systemd or a terminal asks for, by the numbers that kill(2) knows, and from which
+/// a shell makes the status 128 + n. These four have the same numbers on every Unix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGHUP, by custom: reload.
@@ -40,24 +41,29 @@ impl Signal {
     #[cfg(target_os = "linux")]
     fn from_number(number: i32) -> Option<Signal> {
         use Signal::{Hangup, Interrupt, Quit, Terminate};
-        [Hangup, Interrupt, Quit, Terminate].into_iter().find(|signal| *signal as i32 == number)
+        [Hangup, Interrupt, Quit, Terminate]
+            .into_iter()
+            .find(|signal| *signal as i32 == number)
     }
 }
 
-/// Keeps the four signals back for `wait`. Call it first in `main`, before any thread: a thread started earlier
-/// would still take them, and their default is to end the process.
+/// Keeps the four signals back for `wait`. Call it first in `main`, before any thread: a thread
+/// started earlier would still take them, and their default is to end the process.
 #[cfg(target_os = "linux")]
 pub fn block() -> io::Result<()> {
     super::sys::block_signals(AWAITED).map_err(|error| super::tried("cannot block signals", &error))
 }
 
-/// Waits for the next signal, for as long as it takes, and says whether the terminal sent it (Ctrl-C): then a command
-/// that shares the terminal has had it as well.
+/// Waits for the next signal, for as long as it takes, and says whether the terminal sent it
+/// (Ctrl-C): then a command that shares the terminal has had it as well.
 #[cfg(target_os = "linux")]
 pub fn wait() -> (Signal, bool) {
     loop {
-        // What fails here is a wait cut short by a stop and a continuation of this process (Ctrl-Z, fg).
-        let Ok((number, by_terminal)) = super::sys::wait_for_signal(AWAITED) else { continue };
+        // What fails here is a wait cut short by a stop and a continuation of this process (Ctrl-Z,
+        // fg).
+        let Ok((number, by_terminal)) = super::sys::wait_for_signal(AWAITED) else {
+            continue;
+        };
         if let Some(signal) = Signal::from_number(number) {
             return (signal, by_terminal);
         }
@@ -68,7 +74,10 @@ pub fn wait() -> (Signal, bool) {
 #[cfg(target_os = "linux")]
 pub fn send(pid: u32, signal: Signal) -> io::Result<()> {
     // 0 and negative numbers mean groups of processes.
-    let target = i32::try_from(pid).ok().filter(|&pid| pid > 0).ok_or(io::ErrorKind::InvalidInput)?;
+    let target = i32::try_from(pid)
+        .ok()
+        .filter(|&pid| pid > 0)
+        .ok_or(io::ErrorKind::InvalidInput)?;
     super::sys::send_signal(target, signal as i32)
 }
 
@@ -97,16 +106,23 @@ pub fn send(_pid: u32, _signal: Signal) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// libtest's own threads would take the signal and end the run, so it is sent to this test in a process of
-    /// its own, started from a thread that has blocked signals: all threads there inherit the mask.
+    /// libtest's own threads would take the signal and end the run, so it is sent to this test in a
+    /// process of its own, started from a thread that has blocked signals: all threads there
+    /// inherit the mask.
     #[test]
     fn a_blocked_signal_waits_to_be_fetched() {
         if std::env::var_os("FERNVPN_TEST_SIGNAL").is_some() {
-            return assert_eq!([wait(), wait()], [(Signal::Hangup, false), (Signal::Terminate, false)]);
+            return assert_eq!(
+                [wait(), wait()],
+                [(Signal::Hangup, false), (Signal::Terminate, false)]
+            );
         }
         block().unwrap();
         let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "os::signal::tests::a_blocked_signal_waits_to_be_fetched"])
+            .args([
+                "--exact",
+                "os::signal::tests::a_blocked_signal_waits_to_be_fetched",
+            ])
             .env("FERNVPN_TEST_SIGNAL", "1")
             .stdout(std::process::Stdio::piped())
             .spawn()
@@ -115,7 +131,9 @@ mod tests {
         send(child.id(), Signal::Hangup).unwrap();
         send(child.id(), Signal::Terminate).unwrap();
         let done = child.wait_with_output().unwrap();
-        assert!(done.status.success() && String::from_utf8_lossy(&done.stdout).contains("1 passed"));
+        assert!(
+            done.status.success() && String::from_utf8_lossy(&done.stdout).contains("1 passed")
+        );
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What does the tunnel want of a TCP socket that std does not give?
 //!
-//! To wait with a time limit, to read what is there, and to send as much as fits, all on one socket that other
-//! threads use in the blocking way at the same time. On Linux each is one system call; elsewhere std's timeouts
-//! stand in for them: slower, never wrong, good enough for a class.
+//! To wait with a time limit, to read what is there, and to send as much as fits, all on one socket
+//! that other threads use in the blocking way at the same time. On Linux each is one system call;
+//! elsewhere std's timeouts stand in for them: slower, never wrong, good enough for a class.
 //!
 //! ```text
 //! connect        a socket with its options set before the first packet: only then is the mark on the SYN too
@@ -15,13 +15,16 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-pub use system::{mark, path, receive_now, send_now, stop_listening, wait_readable, wait_to_accept, wait_writable};
+pub use system::{
+    mark, path, receive_now, send_now, stop_listening, wait_readable, wait_to_accept, wait_writable,
+};
 
-/// What a carrier connection is tuned to. `TCP_NODELAY` is always on: without it small records wait 40 ms.
+/// What a carrier connection is tuned to. `TCP_NODELAY` is always on: without it small records wait
+/// 40 ms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tuning {
-    /// Bytes not yet sent that the kernel takes at most before the socket counts as full: short queues are ours
-    /// to keep, and packets in the kernel cannot be dropped any more.
+    /// Bytes not yet sent that the kernel takes at most before the socket counts as full: short
+    /// queues are ours to keep, and packets in the kernel cannot be dropped any more.
     pub notsent_lowat_bytes: Option<u32>,
     /// How long sent data may stay unacknowledged before the kernel gives the connection up.
     pub user_timeout: Option<Duration>,
@@ -31,8 +34,9 @@ pub struct Tuning {
     pub mark: Option<u32>,
     /// `SO_RCVBUF`; the kernel doubles it and no longer adapts it.
     pub receive_buffer_bytes: Option<u32>,
-    /// The shortest time after which something is sent again, if nothing else tells sooner that it was lost; the
-    /// receiver waits at most half of that for more to acknowledge. Linux has them since 6.15.
+    /// The shortest time after which something is sent again, if nothing else tells sooner that it
+    /// was lost; the receiver waits at most half of that for more to acknowledge. Linux has them
+    /// since 6.15.
     pub retransmit: Option<Duration>,
 }
 
@@ -55,7 +59,9 @@ pub struct Path {
 
 /// Sets the options on a socket that exists already, such as an accepted one.
 pub fn prepare(stream: &TcpStream, tuning: &Tuning) -> io::Result<()> {
-    stream.set_nodelay(true).map_err(|error| super::tried("cannot set TCP_NODELAY", &error))?;
+    stream
+        .set_nodelay(true)
+        .map_err(|error| super::tried("cannot set TCP_NODELAY", &error))?;
     system::tune(stream, tuning)
 }
 
@@ -64,7 +70,10 @@ pub fn connect(address: SocketAddr, timeout: Duration, tuning: &Tuning) -> io::R
     system::connect(address, timeout, tuning).map_err(|error| match error.kind() {
         ErrorKind::TimedOut => io::Error::new(
             ErrorKind::TimedOut,
-            format!("cannot connect to {address}: no answer within {} s", timeout.as_secs_f32()),
+            format!(
+                "cannot connect to {address}: no answer within {} s",
+                timeout.as_secs_f32()
+            ),
         ),
         _ => super::tried(format_args!("cannot connect to {address}"), &error),
     })
@@ -86,7 +95,8 @@ mod system {
         sys::wait_for([(stream.as_fd(), sys::POLLOUT)], Some(timeout)).map(|[ready]| ready)
     }
 
-    /// Whether `accept` has something to tell; false after `timeout`. For the one thread that accepts.
+    /// Whether `accept` has something to tell; false after `timeout`. For the one thread that
+    /// accepts.
     pub fn wait_to_accept(listener: &TcpListener, timeout: Duration) -> io::Result<bool> {
         sys::wait_for([(listener.as_fd(), sys::POLLIN)], Some(timeout)).map(|[ready]| ready)
     }
@@ -113,9 +123,10 @@ mod system {
     pub fn path(stream: &TcpStream) -> io::Result<Path> {
         let info = sys::option_bytes::<152>(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_INFO)?;
         let info = info.first_chunk::<152>().ok_or(ErrorKind::Unsupported)?;
-        let field = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-        // `struct tcp_info`: tcpi_last_data_recv in milliseconds, tcpi_rtt and tcpi_min_rtt in microseconds,
-        // tcpi_total_retrans, tcpi_pacing_rate (two words), tcpi_notsent_bytes.
+        let field =
+            |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+        // `struct tcp_info`: tcpi_last_data_recv in milliseconds, tcpi_rtt and tcpi_min_rtt in
+        // microseconds, tcpi_total_retrans, tcpi_pacing_rate (two words), tcpi_notsent_bytes.
         Ok(Path {
             round_trip: Duration::from_micros(field(68).into()),
             silence: Duration::from_millis(field(52).into()),
@@ -131,7 +142,11 @@ mod system {
         sys::set_option(socket.as_fd(), sys::SOL_SOCKET, sys::SO_MARK, mark)
     }
 
-    pub(super) fn connect(address: SocketAddr, timeout: Duration, tuning: &Tuning) -> io::Result<TcpStream> {
+    pub(super) fn connect(
+        address: SocketAddr,
+        timeout: Duration,
+        tuning: &Tuning,
+    ) -> io::Result<TcpStream> {
         let stream = TcpStream::from(sys::tcp_socket(&address)?);
         prepare(&stream, tuning)?;
         // socket(7): the send timeout bounds connect too, which then fails with EINPROGRESS.
@@ -144,32 +159,90 @@ mod system {
         Ok(stream)
     }
 
-    const MARK_REMEDY: &str =
-        " (needs CAP_NET_ADMIN: run as root; without root there are --private, --no-tun, and -- COMMAND)";
+    const MARK_REMEDY: &str = " (needs CAP_NET_ADMIN: run as root; without root there are --private, --no-tun, and -- COMMAND)";
 
     pub(super) fn tune(stream: &TcpStream, tuning: &Tuning) -> io::Result<()> {
         let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-        let (retransmit, acknowledge) = (tuning.retransmit.map(micros), tuning.retransmit.map(|time| micros(time / 2)));
-        let user_timeout_ms = tuning.user_timeout.map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+        let (retransmit, acknowledge) = (
+            tuning.retransmit.map(micros),
+            tuning.retransmit.map(|time| micros(time / 2)),
+        );
+        let user_timeout_ms = tuning
+            .user_timeout
+            .map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
         // Name, value if wanted, where it goes, and what to do if the kernel refuses.
         for (name, value, level, option, remedy) in [
-            ("TCP_NOTSENT_LOWAT", tuning.notsent_lowat_bytes, sys::IPPROTO_TCP, sys::TCP_NOTSENT_LOWAT, ""),
-            ("TCP_USER_TIMEOUT", user_timeout_ms, sys::IPPROTO_TCP, sys::TCP_USER_TIMEOUT, ""),
-            ("SO_MARK", tuning.mark, sys::SOL_SOCKET, sys::SO_MARK, MARK_REMEDY),
-            ("SO_RCVBUF", tuning.receive_buffer_bytes, sys::SOL_SOCKET, sys::SO_RCVBUF, ""),
-            ("TCP_RTO_MIN_US", retransmit, sys::IPPROTO_TCP, sys::TCP_RTO_MIN_US, ""),
-            ("TCP_DELACK_MAX_US", acknowledge, sys::IPPROTO_TCP, sys::TCP_DELACK_MAX_US, ""),
+            (
+                "TCP_NOTSENT_LOWAT",
+                tuning.notsent_lowat_bytes,
+                sys::IPPROTO_TCP,
+                sys::TCP_NOTSENT_LOWAT,
+                "",
+            ),
+            (
+                "TCP_USER_TIMEOUT",
+                user_timeout_ms,
+                sys::IPPROTO_TCP,
+                sys::TCP_USER_TIMEOUT,
+                "",
+            ),
+            (
+                "SO_MARK",
+                tuning.mark,
+                sys::SOL_SOCKET,
+                sys::SO_MARK,
+                MARK_REMEDY,
+            ),
+            (
+                "SO_RCVBUF",
+                tuning.receive_buffer_bytes,
+                sys::SOL_SOCKET,
+                sys::SO_RCVBUF,
+                "",
+            ),
+            (
+                "TCP_RTO_MIN_US",
+                retransmit,
+                sys::IPPROTO_TCP,
+                sys::TCP_RTO_MIN_US,
+                "",
+            ),
+            (
+                "TCP_DELACK_MAX_US",
+                acknowledge,
+                sys::IPPROTO_TCP,
+                sys::TCP_DELACK_MAX_US,
+                "",
+            ),
         ] {
             let Some(value) = value else { continue };
             sys::set_option(stream.as_fd(), level, option, value).map_err(|error| {
-                io::Error::other(format!("cannot set {name} to {value}: {}{remedy}", crate::os::reason(&error)))
+                io::Error::other(format!(
+                    "cannot set {name} to {value}: {}{remedy}",
+                    crate::os::reason(&error)
+                ))
             })?;
         }
-        let Some(name) = &tuning.congestion_control else { return Ok(()) };
-        sys::set_option_bytes(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_CONGESTION, name.as_bytes()).map_err(|error| {
-            let known = "sysctl net.ipv4.tcp_allowed_congestion_control lists what this user may choose";
-            let text = format!("cannot use the congestion control {name:?}: {}", crate::os::reason(&error));
-            io::Error::new(error.kind(), format!("{text} ({known}; `modprobe tcp_{name}` may add it)"))
+        let Some(name) = &tuning.congestion_control else {
+            return Ok(());
+        };
+        sys::set_option_bytes(
+            stream.as_fd(),
+            sys::IPPROTO_TCP,
+            sys::TCP_CONGESTION,
+            name.as_bytes(),
+        )
+        .map_err(|error| {
+            let known =
+                "sysctl net.ipv4.tcp_allowed_congestion_control lists what this user may choose";
+            let text = format!(
+                "cannot use the congestion control {name:?}: {}",
+                crate::os::reason(&error)
+            );
+            io::Error::new(
+                error.kind(),
+                format!("{text} ({known}; `modprobe tcp_{name}` may add it)"),
+            )
         })
     }
 }
@@ -227,7 +300,8 @@ mod system {
         }
     }
 
-    /// Wakes whoever is blocked in `accept` by one connection from ourselves; the caller sets its flag first.
+    /// Wakes whoever is blocked in `accept` by one connection from ourselves; the caller sets its
+    /// flag first.
     pub fn stop_listening(listener: &TcpListener) -> io::Result<()> {
         let mut address = listener.local_addr()?;
         match address.ip() {
@@ -248,15 +322,22 @@ mod system {
         Err(crate::os::unsupported("a socket mark"))
     }
 
-    pub(super) fn connect(address: SocketAddr, timeout: Duration, tuning: &Tuning) -> io::Result<TcpStream> {
+    pub(super) fn connect(
+        address: SocketAddr,
+        timeout: Duration,
+        tuning: &Tuning,
+    ) -> io::Result<TcpStream> {
         let stream = TcpStream::connect_timeout(&address, timeout)?;
         prepare(&stream, tuning)?;
         Ok(stream)
     }
 
-    /// The rest is Linux's own. A mark is a promise about routing, so it is refused; the others only tune.
+    /// The rest is Linux's own. A mark is a promise about routing, so it is refused; the others
+    /// only tune.
     pub(super) fn tune(_stream: &TcpStream, tuning: &Tuning) -> io::Result<()> {
-        tuning.mark.map_or(Ok(()), |_| Err(crate::os::unsupported("a socket mark")))
+        tuning
+            .mark
+            .map_or(Ok(()), |_| Err(crate::os::unsupported("a socket mark")))
     }
 }
 
@@ -271,7 +352,12 @@ mod tests {
 
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let near = connect(listener.local_addr().unwrap(), Duration::from_secs(5), &Tuning::default()).unwrap();
+        let near = connect(
+            listener.local_addr().unwrap(),
+            Duration::from_secs(5),
+            &Tuning::default(),
+        )
+        .unwrap();
         (near, listener.accept().unwrap().0)
     }
 
@@ -279,7 +365,10 @@ mod tests {
     fn reading_waits_or_does_not() {
         let (near, mut far) = pair();
         let mut buffer = [0; 8];
-        assert_eq!(receive_now(&near, &mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(
+            receive_now(&near, &mut buffer).unwrap_err().kind(),
+            ErrorKind::WouldBlock
+        );
         assert!(!wait_readable(&near, SHORT).unwrap());
         far.write_all(b"hello").unwrap();
         assert!(wait_readable(&near, Duration::from_secs(5)).unwrap());
@@ -314,7 +403,8 @@ mod tests {
     fn a_listener_is_stopped_while_it_waits() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| listener.accept().is_err() || cfg!(not(target_os = "linux")));
+            let waiting =
+                scope.spawn(|| listener.accept().is_err() || cfg!(not(target_os = "linux")));
             std::thread::sleep(SHORT);
             stop_listening(&listener).unwrap();
             assert!(waiting.join().unwrap());
@@ -328,13 +418,25 @@ mod tests {
         drop(listener);
         let error = connect(address, Duration::from_secs(5), &Tuning::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-        assert!(error.to_string().starts_with(&format!("cannot connect to {address}: Connection refused")), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with(&format!("cannot connect to {address}: Connection refused")),
+            "{error}"
+        );
     }
 
     #[test]
     fn connecting_works_over_ipv6_where_there_is_any() {
-        let Ok(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) else { return };
-        let stream = connect(listener.local_addr().unwrap(), Duration::from_secs(5), &Tuning::default()).unwrap();
+        let Ok(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) else {
+            return;
+        };
+        let stream = connect(
+            listener.local_addr().unwrap(),
+            Duration::from_secs(5),
+            &Tuning::default(),
+        )
+        .unwrap();
         assert_eq!(stream.peer_addr().unwrap(), listener.local_addr().unwrap());
     }
 
@@ -374,11 +476,28 @@ mod tests {
         prepare(&near, &tuning).unwrap();
         let option = |level, name| sys::option_bytes::<16>(near.as_fd(), level, name).unwrap();
         assert!(near.nodelay().unwrap());
-        assert_eq!(option(sys::IPPROTO_TCP, sys::TCP_NOTSENT_LOWAT), 16_384u32.to_ne_bytes());
-        assert_eq!(option(sys::IPPROTO_TCP, sys::TCP_USER_TIMEOUT), 20_000u32.to_ne_bytes());
-        assert_eq!(option(sys::SOL_SOCKET, sys::SO_RCVBUF), 131_072u32.to_ne_bytes());
+        assert_eq!(
+            option(sys::IPPROTO_TCP, sys::TCP_NOTSENT_LOWAT),
+            16_384u32.to_ne_bytes()
+        );
+        assert_eq!(
+            option(sys::IPPROTO_TCP, sys::TCP_USER_TIMEOUT),
+            20_000u32.to_ne_bytes()
+        );
+        assert_eq!(
+            option(sys::SOL_SOCKET, sys::SO_RCVBUF),
+            131_072u32.to_ne_bytes()
+        );
         assert!(option(sys::IPPROTO_TCP, sys::TCP_CONGESTION).starts_with(b"reno\0"));
-        let wrong = Tuning { congestion_control: Some("none-such".into()), ..Tuning::default() };
-        assert!(prepare(&near, &wrong).unwrap_err().to_string().contains("none-such"));
+        let wrong = Tuning {
+            congestion_control: Some("none-such".into()),
+            ..Tuning::default()
+        };
+        assert!(
+            prepare(&near, &wrong)
+                .unwrap_err()
+                .to_string()
+                .contains("none-such")
+        );
     }
 }

@@ -1,13 +1,15 @@
 //! Which foreign functions does fernvpn call, and why is each call sound?
 //!
-//! The only file with `unsafe`. Everything here is Linux on a 64-bit machine (x86_64 and aarch64 share all of
-//! these numbers and layouts) and is seen by nobody outside `os`. Each function is declared by hand as in the C
-//! library's headers, has one small safe wrapper right here, and each structure handed to the kernel has its size
-//! asserted at compile time: a structure that is too short lets the kernel write past its end.
+//! The only file with `unsafe`. Everything here is Linux on a 64-bit machine (x86_64 and aarch64
+//! share all of these numbers and layouts) and is seen by nobody outside `os`. Each function is
+//! declared by hand as in the C library's headers, has one small safe wrapper right here, and each
+//! structure handed to the kernel has its size asserted at compile time: a structure that is too
+//! short lets the kernel write past its end.
 //!
-//! Three arguments are used again and again below, and the SAFETY comments name them:
-//! *slice*: pointer and length come from one live Rust slice; *descriptor*: it is borrowed, so it is open for the
-//! whole call; *plain*: the call takes and returns numbers only, and no memory of ours is involved.
+//! Three arguments are used again and again below, and the SAFETY comments name them: *slice*:
+//! pointer and length come from one live Rust slice; *descriptor*: it is borrowed, so it is open
+//! for the whole call; *plain*: the call takes and returns numbers only, and no memory of ours is
+//! involved.
 //!
 //! What it does not do: decide anything. Meaning and messages are in the other files of this room.
 #![allow(unsafe_code)]
@@ -21,7 +23,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-// include/uapi/linux: if_tun.h, if.h, tcp.h, in.h, sched.h, fs.h, prctl.h, socket.h, resource.h, signal.h
+// include/uapi/linux: if_tun.h, if.h, tcp.h, in.h, sched.h, fs.h, prctl.h, socket.h, resource.h,
+// signal.h
 pub(super) const IFF_TUN: u16 = 0x0001;
 pub(super) const IFF_NO_PI: u16 = 0x1000;
 pub(super) const IFF_VNET_HDR: u16 = 0x4000;
@@ -107,7 +110,8 @@ struct IoVec {
 }
 const _: () = assert!(size_of::<IoVec>() == 16);
 
-/// `struct msghdr`. Where musl has two 32-bit fields and padding, the same bytes on a little-endian machine.
+/// `struct msghdr`. Where musl has two 32-bit fields and padding, the same bytes on a little-endian
+/// machine.
 #[repr(C)]
 struct MsgHdr {
     name: *mut c_void,
@@ -131,8 +135,8 @@ struct FdMessage {
     padding: c_int,
 }
 const _: () = assert!(size_of::<FdMessage>() == 24);
-/// `CMSG_LEN(sizeof(int))`. Told to the kernel on receipt as well, so that a second descriptor, which would fit
-/// into the padding and then leak, is never installed.
+/// `CMSG_LEN(sizeof(int))`. Told to the kernel on receipt as well, so that a second descriptor,
+/// which would fit into the padding and then leak, is never installed.
 const FD_MESSAGE_LENGTH: usize = 20;
 
 /// `sigset_t`: 1024 bits in both C libraries, of which the kernel uses the first 64.
@@ -182,8 +186,20 @@ unsafe extern "C" {
     fn send(fd: c_int, buffer: *const c_void, length: usize, flags: c_int) -> isize;
     fn recvmsg(fd: c_int, message: *mut MsgHdr, flags: c_int) -> isize;
     fn sendmsg(fd: c_int, message: *const MsgHdr, flags: c_int) -> isize;
-    fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: c_uint) -> c_int;
-    fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, length: *mut c_uint) -> c_int;
+    fn setsockopt(
+        fd: c_int,
+        level: c_int,
+        name: c_int,
+        value: *const c_void,
+        length: c_uint,
+    ) -> c_int;
+    fn getsockopt(
+        fd: c_int,
+        level: c_int,
+        name: c_int,
+        value: *mut c_void,
+        length: *mut c_uint,
+    ) -> c_int;
     fn unshare(flags: c_int) -> c_int;
     fn setns(fd: c_int, kind: c_int) -> c_int;
     fn mount(
@@ -207,18 +223,31 @@ unsafe extern "C" {
     fn sigwaitinfo(set: *const SignalSet, info: *mut SignalInfo) -> c_int;
 }
 
-// ---- TUN device -----------------------------------------------------------------------------------------------
+// ---- TUN device
+// -----------------------------------------------------------------------------------------------
 
-/// TUNSETIFF: makes `tun` (an open `/dev/net/tun`) the device `name`; returns the name the kernel gave it.
-/// `name` is at most 15 bytes; longer ones are refused, since the sixteenth byte must stay zero.
+/// TUNSETIFF: makes `tun` (an open `/dev/net/tun`) the device `name`; returns the name the kernel
+/// gave it. `name` is at most 15 bytes; longer ones are refused, since the sixteenth byte must stay
+/// zero.
 pub(super) fn tun_set_interface(tun: BorrowedFd<'_>, name: &str, flags: u16) -> io::Result<String> {
-    let mut request = IfReq { name: [0; 16], flags, unused: [0; 22] };
+    let mut request = IfReq {
+        name: [0; 16],
+        flags,
+        unused: [0; 22],
+    };
     let room = request.name.len() - 1;
-    let target = request.name[..room].get_mut(..name.len()).ok_or(ErrorKind::InvalidInput)?;
+    let target = request.name[..room]
+        .get_mut(..name.len())
+        .ok_or(ErrorKind::InvalidInput)?;
     target.copy_from_slice(name.as_bytes());
-    // SAFETY: descriptor; `request` is a whole `struct ifreq` (size asserted), alive and exclusively ours.
+    // SAFETY: descriptor; `request` is a whole `struct ifreq` (size asserted), alive and
+    // exclusively ours.
     check(unsafe { ioctl(tun.as_raw_fd(), TUNSETIFF, &raw mut request) })?;
-    let end = request.name.iter().position(|&byte| byte == 0).unwrap_or(room);
+    let end = request
+        .name
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(room);
     Ok(String::from_utf8_lossy(&request.name[..end]).into_owned())
 }
 
@@ -235,23 +264,31 @@ pub(super) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { fcntl(fd.as_raw_fd(), F_SETFL, flags | O_NONBLOCK) }).map(drop)
 }
 
-// ---- waiting --------------------------------------------------------------------------------------------------
+// ---- waiting
+// --------------------------------------------------------------------------------------------------
 
-/// Waits until one of a few descriptors is ready (or at its end, or in error: then the read or write says so) and
-/// tells which; all false when `timeout` has passed. `None` waits for ever. Signals do not shorten the wait.
+/// Waits until one of a few descriptors is ready (or at its end, or in error: then the read or
+/// write says so) and tells which; all false when `timeout` has passed. `None` waits for ever.
+/// Signals do not shorten the wait.
 pub(super) fn wait_for<const N: usize>(
     watched: [(BorrowedFd<'_>, i16); N],
     timeout: Option<Duration>,
 ) -> io::Result<[bool; N]> {
     // A deadline too far away for the clock to hold is no deadline.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let mut fds = watched.map(|(fd, events)| PollFd { fd: fd.as_raw_fd(), events, revents: 0 });
+    let mut fds = watched.map(|(fd, events)| PollFd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
+    });
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // Rounded up: a wait of 0 for the last half millisecond would spin.
-        let timeout_ms =
-            left.map_or(-1, |left| c_int::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX));
-        // SAFETY: slice, of `struct pollfd` (size asserted); the descriptors in it are borrowed until we return.
+        let timeout_ms = left.map_or(-1, |left| {
+            c_int::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
+        });
+        // SAFETY: slice, of `struct pollfd` (size asserted); the descriptors in it are borrowed
+        // until we return.
         match check(unsafe { poll(fds.as_mut_ptr(), N as c_ulong, timeout_ms) }) {
             Ok(0) if timeout_ms == c_int::MAX => continue, // 24 days: the caller asked for more
             Ok(_) => return Ok(fds.map(|fd| fd.revents != 0)),
@@ -261,7 +298,8 @@ pub(super) fn wait_for<const N: usize>(
     }
 }
 
-// ---- sockets --------------------------------------------------------------------------------------------------
+// ---- sockets
+// --------------------------------------------------------------------------------------------------
 
 /// A TCP socket for the family of `address`, not connected, closed on exec.
 pub(super) fn tcp_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
@@ -297,7 +335,8 @@ pub(super) fn connect_to(fd: BorrowedFd<'_>, address: &SocketAddr) -> io::Result
     check(unsafe { connect(fd.as_raw_fd(), bytes.as_ptr().cast(), length) }).map(drop)
 }
 
-/// shutdown(2) of both directions. On a listening socket it wakes whoever is blocked in accept, for good.
+/// shutdown(2) of both directions. On a listening socket it wakes whoever is blocked in accept, for
+/// good.
 pub(super) fn shut_down(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: descriptor, plain.
     check(unsafe { shutdown(fd.as_raw_fd(), SHUT_RDWR) }).map(drop)
@@ -306,58 +345,125 @@ pub(super) fn shut_down(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// What has arrived, without waiting, whatever the socket's own blocking mode is.
 pub(super) fn receive_now(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: descriptor, slice, exclusively borrowed.
-    count(unsafe { recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), MSG_DONTWAIT) })
+    count(unsafe {
+        recv(
+            fd.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            MSG_DONTWAIT,
+        )
+    })
 }
 
 /// As much as the socket takes without waiting; no SIGPIPE.
 pub(super) fn send_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: descriptor, slice.
-    count(unsafe { send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), MSG_DONTWAIT | MSG_NOSIGNAL) })
+    count(unsafe {
+        send(
+            fd.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            MSG_DONTWAIT | MSG_NOSIGNAL,
+        )
+    })
 }
 
-pub(super) fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: u32) -> io::Result<()> {
+pub(super) fn set_option(
+    fd: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    value: u32,
+) -> io::Result<()> {
     set_option_bytes(fd, level, name, &value.to_ne_bytes())
 }
 
-pub(super) fn set_option_bytes(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: &[u8]) -> io::Result<()> {
+pub(super) fn set_option_bytes(
+    fd: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    value: &[u8],
+) -> io::Result<()> {
     let length = c_uint::try_from(value.len()).map_err(|_| ErrorKind::InvalidInput)?;
     // SAFETY: descriptor, slice; the kernel copies the value and asks for no alignment.
-    check(unsafe { setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), length) }).map(drop)
+    check(unsafe { setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), length) })
+        .map(drop)
 }
 
 /// The bytes of an option's value, as many as the kernel has, at most `N`.
-pub(super) fn option_bytes<const N: usize>(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<Vec<u8>> {
+pub(super) fn option_bytes<const N: usize>(
+    fd: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+) -> io::Result<Vec<u8>> {
     let mut value = [0u8; N];
     let mut length = c_uint::try_from(N).map_err(|_| ErrorKind::InvalidInput)?;
-    // SAFETY: descriptor; `length` says how many bytes `value` has, and the kernel writes no more than that.
-    check(unsafe { getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut length) })?;
+    // SAFETY: descriptor; `length` says how many bytes `value` has, and the kernel writes no more
+    // than that.
+    check(unsafe {
+        getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            value.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    })?;
     Ok(value.iter().copied().take(length as usize).collect())
 }
 
-// ---- one descriptor across a Unix socket ----------------------------------------------------------------------
+// ---- one descriptor across a Unix socket
+// ----------------------------------------------------------------------
 
 /// Sends `bytes` (at least one) and with them a copy of `fd`.
-pub(super) fn send_with_fd(stream: &UnixStream, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut control =
-        FdMessage { length: FD_MESSAGE_LENGTH, level: SOL_SOCKET, kind: SCM_RIGHTS, fd: fd.as_raw_fd(), padding: 0 };
+pub(super) fn send_with_fd(
+    stream: &UnixStream,
+    bytes: &[u8],
+    fd: BorrowedFd<'_>,
+) -> io::Result<usize> {
+    let mut control = FdMessage {
+        length: FD_MESSAGE_LENGTH,
+        level: SOL_SOCKET,
+        kind: SCM_RIGHTS,
+        fd: fd.as_raw_fd(),
+        padding: 0,
+    };
     // The kernel only reads through this pointer; `iovec` is the same type for both directions.
-    let mut vector = IoVec { base: bytes.as_ptr().cast_mut().cast(), length: bytes.len() };
+    let mut vector = IoVec {
+        base: bytes.as_ptr().cast_mut().cast(),
+        length: bytes.len(),
+    };
     let message = message_of(&mut vector, &mut control, size_of::<FdMessage>());
-    // SAFETY: descriptor; `message` points to `vector`, `control` and the slice, all alive in this frame.
+    // SAFETY: descriptor; `message` points to `vector`, `control` and the slice, all alive in this
+    // frame.
     count(unsafe { sendmsg(stream.as_raw_fd(), &raw const message, MSG_NOSIGNAL) })
 }
 
 /// Receives bytes and the descriptor that came with them, if one did; it is closed on exec.
 /// Waits as long as the stream's read timeout says. 0 bytes: the other side is gone.
-pub(super) fn receive_with_fd(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut control = FdMessage { length: 0, level: 0, kind: 0, fd: -1, padding: 0 };
-    let mut vector = IoVec { base: buffer.as_mut_ptr().cast(), length: buffer.len() };
+pub(super) fn receive_with_fd(
+    stream: &UnixStream,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut control = FdMessage {
+        length: 0,
+        level: 0,
+        kind: 0,
+        fd: -1,
+        padding: 0,
+    };
+    let mut vector = IoVec {
+        base: buffer.as_mut_ptr().cast(),
+        length: buffer.len(),
+    };
     let mut message = message_of(&mut vector, &mut control, FD_MESSAGE_LENGTH);
-    // SAFETY: descriptor; `message` points to `vector`, `control` and the buffer, all alive and exclusively ours.
+    // SAFETY: descriptor; `message` points to `vector`, `control` and the buffer, all alive and
+    // exclusively ours.
     let length = count(unsafe { recvmsg(stream.as_raw_fd(), &raw mut message, MSG_CMSG_CLOEXEC) })?;
     let arrived = message.control_length >= FD_MESSAGE_LENGTH
-        && (control.length, control.level, control.kind) == (FD_MESSAGE_LENGTH, SOL_SOCKET, SCM_RIGHTS);
-    // SAFETY: the kernel has just installed this descriptor for us (`arrived`), and nobody else knows of it.
+        && (control.length, control.level, control.kind)
+            == (FD_MESSAGE_LENGTH, SOL_SOCKET, SCM_RIGHTS);
+    // SAFETY: the kernel has just installed this descriptor for us (`arrived`), and nobody else
+    // knows of it.
     let fd = (arrived && control.fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(control.fd) });
     Ok((length, fd))
 }
@@ -375,7 +481,8 @@ fn message_of(vector: &mut IoVec, control: &mut FdMessage, control_length: usize
     }
 }
 
-// ---- namespaces -----------------------------------------------------------------------------------------------
+// ---- namespaces
+// -----------------------------------------------------------------------------------------------
 
 /// Leaves the namespaces named by `flags` for new ones. For a process with one thread.
 pub(super) fn leave_namespaces(flags: c_int) -> io::Result<()> {
@@ -392,12 +499,23 @@ pub(super) fn enter_namespace(namespace: BorrowedFd<'_>, kind: c_int) -> io::Res
 /// Makes every mount private to the mount namespace this process is in.
 pub(super) fn make_mounts_private() -> io::Result<()> {
     let (none, root) = (c"none".as_ptr(), c"/".as_ptr());
-    // SAFETY: two constant strings that end in zero; for a change of propagation kind and data are not looked at.
-    check(unsafe { mount(none, root, std::ptr::null(), MS_REC | MS_PRIVATE, std::ptr::null()) }).map(drop)
+    // SAFETY: two constant strings that end in zero; for a change of propagation kind and data are
+    // not looked at.
+    check(unsafe {
+        mount(
+            none,
+            root,
+            std::ptr::null(),
+            MS_REC | MS_PRIVATE,
+            std::ptr::null(),
+        )
+    })
+    .map(drop)
 }
 
-/// Has `command` enter `namespaces` (descriptor and kind, in this order), go back to the folder `directory`, and
-/// receive signals again, all between fork and exec. There it has one thread, as a user namespace demands.
+/// Has `command` enter `namespaces` (descriptor and kind, in this order), go back to the folder
+/// `directory`, and receive signals again, all between fork and exec. There it has one thread, as a
+/// user namespace demands.
 pub(super) fn enter_before_exec(
     command: &mut Command,
     namespaces: Vec<(OwnedFd, c_int)>,
@@ -411,9 +529,10 @@ pub(super) fn enter_before_exec(
         change_directory(&directory).or_else(|_| change_directory(c"/"))?;
         change_signal_mask(SIG_UNBLOCK, signals)
     };
-    // SAFETY: after fork in a program with threads only async-signal-safe functions may run, since another thread
-    // may have held any lock. The closure makes four kinds of system call on memory prepared before the fork; it
-    // neither allocates nor locks, and `io::Error::last_os_error` is a plain number.
+    // SAFETY: after fork in a program with threads only async-signal-safe functions may run, since
+    // another thread may have held any lock. The closure makes four kinds of system call on memory
+    // prepared before the fork; it neither allocates nor locks, and `io::Error::last_os_error` is a
+    // plain number.
     unsafe { command.pre_exec(enter) };
 }
 
@@ -422,7 +541,8 @@ fn change_directory(path: &CStr) -> io::Result<()> {
     check(unsafe { chdir(path.as_ptr()) }).map(drop)
 }
 
-// ---- process --------------------------------------------------------------------------------------------------
+// ---- process
+// --------------------------------------------------------------------------------------------------
 
 /// The effective user and group.
 pub(super) fn effective_ids() -> (u32, u32) {
@@ -435,7 +555,8 @@ pub(super) fn set_dumpable(dumpable: bool) -> io::Result<()> {
     check(unsafe { prctl(PR_SET_DUMPABLE, c_ulong::from(dumpable)) }).map(drop)
 }
 
-/// What `make` makes is for its owner alone from the first moment; so is what other threads make meanwhile.
+/// What `make` makes is for its owner alone from the first moment; so is what other threads make
+/// meanwhile.
 pub(super) fn for_owner_only<T>(make: impl FnOnce() -> T) -> T {
     // SAFETY: plain, and cannot fail.
     let before = unsafe { umask(0o177) };
@@ -445,14 +566,17 @@ pub(super) fn for_owner_only<T>(make: impl FnOnce() -> T) -> T {
     made
 }
 
-/// No program that this thread starts gets more rights than it has, and of its capabilities it keeps those in `kept`.
-/// Threads that start later are the same.
+/// No program that this thread starts gets more rights than it has, and of its capabilities it
+/// keeps those in `kept`. Threads that start later are the same.
 pub(super) fn keep_capabilities(kept: u32) -> io::Result<()> {
     let (on, none) = (c_ulong::from(true), c_ulong::from(false));
-    let mut header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+    let mut header = CapabilityHeader {
+        version: CAPABILITY_VERSION_3,
+        pid: 0,
+    };
     let mut sets = [CapabilitySet::default(); 2];
-    // SAFETY: `prctl` takes numbers alone. `header` and `sets` are whole structs of version 3 (sizes asserted), alive
-    // and exclusively ours.
+    // SAFETY: `prctl` takes numbers alone. `header` and `sets` are whole structs of version 3
+    // (sizes asserted), alive and exclusively ours.
     check(unsafe { prctl(PR_SET_NO_NEW_PRIVS, on, none, none, none) })?;
     // SAFETY: as above.
     check(unsafe { capget(&raw mut header, &raw mut sets) })?;
@@ -479,29 +603,34 @@ pub(super) fn set_open_file_limit(soft: u64, hard: u64) -> io::Result<()> {
     check(unsafe { setrlimit(RLIMIT_NOFILE, &raw const limit) }).map(drop)
 }
 
-// ---- signals --------------------------------------------------------------------------------------------------
+// ---- signals
+// --------------------------------------------------------------------------------------------------
 
 pub(super) fn send_signal(pid: i32, signal: c_int) -> io::Result<()> {
     // SAFETY: plain.
     check(unsafe { kill(pid, signal) }).map(drop)
 }
 
-/// Blocks these signals in the calling thread and in every thread and program it starts from now on.
+/// Blocks these signals in the calling thread and in every thread and program it starts from now
+/// on.
 pub(super) fn block_signals(signals: &[c_int]) -> io::Result<()> {
     change_signal_mask(SIG_BLOCK, signals)
 }
 
-/// Waits for one of these signals, all of which must be blocked; says whether the kernel itself sent it.
+/// Waits for one of these signals, all of which must be blocked; says whether the kernel itself
+/// sent it.
 pub(super) fn wait_for_signal(signals: &[c_int]) -> io::Result<(c_int, bool)> {
     let (set, mut info) = (signal_set(signals), SignalInfo([0; 32]));
-    // SAFETY: `set` and `info` are a whole `sigset_t` and `siginfo_t` (sizes asserted); both live in this frame.
+    // SAFETY: `set` and `info` are a whole `sigset_t` and `siginfo_t` (sizes asserted); both live
+    // in this frame.
     let signal = check(unsafe { sigwaitinfo(&raw const set, &raw mut info) })?;
     Ok((signal, info.0[2] == SI_KERNEL))
 }
 
 fn change_signal_mask(how: c_int, signals: &[c_int]) -> io::Result<()> {
     let set = signal_set(signals);
-    // SAFETY: `set` is a whole `sigset_t` (size asserted) and alive; a null pointer asks for no old mask.
+    // SAFETY: `set` is a whole `sigset_t` (size asserted) and alive; a null pointer asks for no old
+    // mask.
     match unsafe { pthread_sigmask(how, &raw const set, std::ptr::null_mut()) } {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(error)),
@@ -511,14 +640,21 @@ fn change_signal_mask(how: c_int, signals: &[c_int]) -> io::Result<()> {
 /// Signal n is bit n - 1, as sigaddset(3) has it; ours are all below 64.
 fn signal_set(signals: &[c_int]) -> SignalSet {
     let mut set = SignalSet([0; 16]);
-    set.0[0] = signals.iter().fold(0, |bits, signal| bits | 1 << (signal - 1));
+    set.0[0] = signals
+        .iter()
+        .fold(0, |bits, signal| bits | 1 << (signal - 1));
     set
 }
 
-// ---- results --------------------------------------------------------------------------------------------------
+// ---- results
+// --------------------------------------------------------------------------------------------------
 
 fn check(result: c_int) -> io::Result<c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 fn count(result: isize) -> io::Result<usize> {

@@ -5,14 +5,16 @@
 //! offload on:   virtio_net_hdr, 10 bytes | IP packet, perhaps a super-packet of up to 64 KiB     (both ways)
 //! ```
 //!
-//! The device lives as long as its descriptor (it is not persistent): when this process ends, however it ends, the
-//! kernel removes it together with its addresses and routes. A test hands in one end of a `UnixDatagram::pair()`
-//! and plays the kernel. What is in the packets is not looked at here.
+//! The device lives as long as its descriptor (it is not persistent): when this process ends,
+//! however it ends, the kernel removes it together with its addresses and routes. A test hands in
+//! one end of a `UnixDatagram::pair()` and plays the kernel. What is in the packets is not looked
+//! at here.
 
 #[cfg(target_os = "linux")]
 pub use system::Tun;
 
-/// What has ended a wait. The first of these wins, so that a flood of packets keeps no thread from stopping or sending.
+/// What has ended a wait. The first of these wins, so that a flood of packets keeps no thread from
+/// stopping or sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Woken {
     /// It is time to stop.
@@ -23,7 +25,8 @@ pub enum Woken {
     ByDevice,
 }
 
-/// There is no TUN device on this system, so there is no value of this type: what would use one cannot run.
+/// There is no TUN device on this system, so there is no value of this type: what would use one
+/// cannot run.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug)]
 pub enum Tun {}
@@ -42,8 +45,8 @@ mod system {
 
     const DEVICE: &str = "/dev/net/tun";
 
-    /// An open TUN device. Reading, writing and waiting take `&self`: each is one system call, and the kernel
-    /// keeps packets whole, so several threads may share it.
+    /// An open TUN device. Reading, writing and waiting take `&self`: each is one system call, and
+    /// the kernel keeps packets whole, so several threads may share it.
     #[derive(Debug)]
     pub struct Tun {
         file: File,
@@ -53,28 +56,46 @@ mod system {
     }
 
     impl Tun {
-        /// Creates the device `name` (1 to 15 bytes). With `offload`, packets have a virtio header and may be
-        /// super-packets; what this kernel can do beyond TCP (UDP since Linux 6.2) is switched on too.
+        /// Creates the device `name` (1 to 15 bytes). With `offload`, packets have a virtio header
+        /// and may be super-packets; what this kernel can do beyond TCP (UDP since Linux 6.2) is
+        /// switched on too.
         pub fn create(name: &str, offload: bool) -> io::Result<Tun> {
             check_name(name)?;
-            let file = OpenOptions::new().read(true).write(true).custom_flags(sys::O_NONBLOCK).open(DEVICE);
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(sys::O_NONBLOCK)
+                .open(DEVICE);
             let file = file.map_err(|error| cannot_create(name, &error, open_remedy(&error)))?;
             let header = if offload { sys::IFF_VNET_HDR } else { 0 };
-            let name = sys::tun_set_interface(file.as_fd(), name, sys::IFF_TUN | sys::IFF_NO_PI | header)
-                .map_err(|error| cannot_create(name, &error, create_remedy(&error)))?;
+            let name =
+                sys::tun_set_interface(file.as_fd(), name, sys::IFF_TUN | sys::IFF_NO_PI | header)
+                    .map_err(|error| cannot_create(name, &error, create_remedy(&error)))?;
             if offload {
                 let tcp = sys::TUN_F_CSUM | sys::TUN_F_TSO4 | sys::TUN_F_TSO6;
                 sys::tun_set_offload(file.as_fd(), tcp | sys::TUN_F_USO4 | sys::TUN_F_USO6)
                     .or_else(|_| sys::tun_set_offload(file.as_fd(), tcp))
-                    .map_err(|error| cannot_create(&name, &error, "it refuses segmentation offload"))?;
+                    .map_err(|error| {
+                        cannot_create(&name, &error, "it refuses segmentation offload")
+                    })?;
             }
-            Ok(Tun { file, name, offload, turn: Mutex::default() })
+            Ok(Tun {
+                file,
+                name,
+                offload,
+                turn: Mutex::default(),
+            })
         }
 
         /// A device that somebody else has opened: a `Namespace`, or a test with a datagram socket.
         pub fn from_fd(fd: OwnedFd, name: &str, offload: bool) -> io::Result<Tun> {
             sys::set_nonblocking(fd.as_fd())?;
-            Ok(Tun { file: File::from(fd), name: name.to_owned(), offload, turn: Mutex::default() })
+            Ok(Tun {
+                file: File::from(fd),
+                name: name.to_owned(),
+                offload,
+                turn: Mutex::default(),
+            })
         }
 
         /// As the kernel knows it (it fills in the number of a name such as `fern%d`).
@@ -97,17 +118,29 @@ mod system {
             (&self.file).read(buffer)
         }
 
-        /// One packet, gathered from its parts (header, payload). The kernel takes all of it or none.
+        /// One packet, gathered from its parts (header, payload). The kernel takes all of it or
+        /// none.
         pub fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
             (&self.file).write_vectored(parts)
         }
 
-        /// Waits for a packet, for `wake` to have something to read or be closed, and for the socket `full`, if any, to
-        /// take data or have an error to fetch; at most for `timeout`.
-        pub fn wait(&self, wake: &impl AsFd, full: Option<&TcpStream>, timeout: Option<Duration>) -> io::Result<Woken> {
+        /// Waits for a packet, for `wake` to have something to read or be closed, and for the
+        /// socket `full`, if any, to take data or have an error to fetch; at most for `timeout`.
+        pub fn wait(
+            &self,
+            wake: &impl AsFd,
+            full: Option<&TcpStream>,
+            timeout: Option<Duration>,
+        ) -> io::Result<Woken> {
             // Without a socket the device is there twice, the second time for nothing.
-            let full = full.map_or((self.file.as_fd(), 0), |socket| (socket.as_fd(), sys::POLLOUT));
-            let watched = [(wake.as_fd(), sys::POLLIN), full, (self.file.as_fd(), sys::POLLIN)];
+            let full = full.map_or((self.file.as_fd(), 0), |socket| {
+                (socket.as_fd(), sys::POLLOUT)
+            });
+            let watched = [
+                (wake.as_fd(), sys::POLLIN),
+                full,
+                (self.file.as_fd(), sys::POLLIN),
+            ];
             Ok(match sys::wait_for(watched, timeout)? {
                 [true, ..] => Woken::ByWake,
                 [_, true, _] => Woken::BySocket,
@@ -128,12 +161,17 @@ mod system {
         if (1..=15).contains(&name.len()) && name.bytes().all(fine) && name != "." && name != ".." {
             return Ok(());
         }
-        let text = format!("{name:?} cannot name a network device: 1 to 15 letters or digits, no blank, `/` or `:`");
+        let text = format!(
+            "{name:?} cannot name a network device: 1 to 15 letters or digits, no blank, `/` or `:`"
+        );
         Err(io::Error::new(ErrorKind::InvalidInput, text))
     }
 
     pub(super) fn cannot_create(name: &str, error: &io::Error, remedy: &str) -> io::Error {
-        let text = format!("cannot create the TUN device {name}: {}: {remedy}", reason(error));
+        let text = format!(
+            "cannot create the TUN device {name}: {}: {remedy}",
+            reason(error)
+        );
         io::Error::new(error.kind(), text)
     }
 
@@ -153,11 +191,15 @@ mod system {
     /// Why the open file does not become a device.
     pub(super) fn create_remedy(error: &io::Error) -> &'static str {
         match error.kind() {
-            ErrorKind::PermissionDenied => "it needs CAP_NET_ADMIN: run as root, or use --private or --no-tun",
+            ErrorKind::PermissionDenied => {
+                "it needs CAP_NET_ADMIN: run as root, or use --private or --no-tun"
+            }
             ErrorKind::ResourceBusy => {
                 "the device exists and is in use: stop the other fernvpn, or choose another --tun"
             }
-            ErrorKind::InvalidInput => "a device of this name and another kind exists: choose another --tun",
+            ErrorKind::InvalidInput => {
+                "a device of this name and another kind exists: choose another --tun"
+            }
             _ => "the kernel refused; --no-tun works without a device",
         }
     }
@@ -226,12 +268,19 @@ mod tests {
     fn packets_stay_whole_both_ways() {
         let (tun, kernel) = pair();
         let mut buffer = [0; 100];
-        assert_eq!(tun.read_now(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(
+            tun.read_now(&mut buffer).unwrap_err().kind(),
+            ErrorKind::WouldBlock
+        );
         kernel.send(b"one").unwrap();
         kernel.send(b"another").unwrap();
         assert_eq!(tun.read_now(&mut buffer).unwrap(), 3);
         assert_eq!(tun.read_now(&mut buffer).unwrap(), 7);
-        assert_eq!(tun.write(&[IoSlice::new(b"head"), IoSlice::new(b"er")]).unwrap(), 6);
+        assert_eq!(
+            tun.write(&[IoSlice::new(b"head"), IoSlice::new(b"er")])
+                .unwrap(),
+            6
+        );
         assert_eq!(kernel.recv(&mut buffer).unwrap(), 6);
         assert_eq!(&buffer[..6], b"header");
     }
@@ -242,11 +291,21 @@ mod tests {
         let wake = Wake::new().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        assert_eq!(tun.wait(&wake, None, Some(Duration::from_millis(10))).unwrap(), Woken::ByDevice);
-        assert_eq!(tun.wait(&wake, Some(&socket), None).unwrap(), Woken::BySocket);
+        assert_eq!(
+            tun.wait(&wake, None, Some(Duration::from_millis(10)))
+                .unwrap(),
+            Woken::ByDevice
+        );
+        assert_eq!(
+            tun.wait(&wake, Some(&socket), None).unwrap(),
+            Woken::BySocket
+        );
         kernel.send(b"packet").unwrap();
         assert_eq!(tun.wait(&wake, None, None).unwrap(), Woken::ByDevice);
-        assert_eq!(tun.wait(&wake, Some(&socket), None).unwrap(), Woken::BySocket);
+        assert_eq!(
+            tun.wait(&wake, Some(&socket), None).unwrap(),
+            Woken::BySocket
+        );
         std::thread::scope(|scope| {
             tun.read_now(&mut [0; 10]).unwrap();
             let reader = scope.spawn(|| tun.wait(&wake, None, None).unwrap());
@@ -255,13 +314,32 @@ mod tests {
             assert_eq!(reader.join().unwrap(), Woken::ByWake);
         });
         kernel.send(b"packet").unwrap();
-        assert_eq!(tun.wait(&wake, Some(&socket), None).unwrap(), Woken::ByWake, "rung is rung");
+        assert_eq!(
+            tun.wait(&wake, Some(&socket), None).unwrap(),
+            Woken::ByWake,
+            "rung is rung"
+        );
     }
 
     #[test]
     fn names_are_checked_before_the_kernel_sees_them() {
-        for name in ["", "sixteen-bytes-16", "a/b", "a b", "a:b", ".", "..", "a\0", "f\u{e9}r", "a\n"] {
-            assert_eq!(Tun::create(name, false).unwrap_err().kind(), ErrorKind::InvalidInput, "{name:?}");
+        for name in [
+            "",
+            "sixteen-bytes-16",
+            "a/b",
+            "a b",
+            "a:b",
+            ".",
+            "..",
+            "a\0",
+            "f\u{e9}r",
+            "a\n",
+        ] {
+            assert_eq!(
+                Tun::create(name, false).unwrap_err().kind(),
+                ErrorKind::InvalidInput,
+                "{name:?}"
+            );
         }
         for name in ["f", "fifteen-bytes15", "fern%d", "a.b"] {
             assert!(check_name(name).is_ok());
@@ -275,6 +353,9 @@ mod tests {
         assert!(create_remedy(&error(1)).contains("CAP_NET_ADMIN"));
         let busy = error(16);
         let text = cannot_create("fern0", &busy, create_remedy(&busy)).to_string();
-        assert!(text.starts_with("cannot create the TUN device fern0: ") && text.contains("in use"), "{text}");
+        assert!(
+            text.starts_with("cannot create the TUN device fern0: ") && text.contains("in use"),
+            "{text}"
+        );
     }
 }

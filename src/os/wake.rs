@@ -1,7 +1,8 @@
 //! How is a thread woken that waits for a packet? By a second thing it waits for.
 //!
-//! A pair of connected Unix sockets: the reader waits for the far end beside its device, and ringing closes the
-//! connection. It rings once and stays rung, so nobody can come too late to hear it, and there is nothing to drain.
+//! A pair of connected Unix sockets: the reader waits for the far end beside its device, and
+//! ringing closes the connection. It rings once and stays rung, so nobody can come too late to hear
+//! it, and there is nothing to drain.
 
 use std::io;
 

@@ -6,20 +6,23 @@
 //! field   not ddf2 = 220d                       so that words and field together sum to ffff
 //! ```
 //!
-//! The ones' complement sum does not care how many words are added at once, nor in which byte order: a sum of wider
-//! words, in the machine's order, folds to the same 16 bits. That is what makes it fast here.
+//! The ones' complement sum does not care how many words are added at once, nor in which byte
+//! order: a sum of wider words, in the machine's order, folds to the same 16 bits. That is what
+//! makes it fast here.
 //!
-//! A partial sum is a `u16`, always folded, so that adding to it can never overflow. The complement is taken by
-//! whoever writes the field. It finds accidents, not attacks: what keeps an attacker out is the record around it.
+//! A partial sum is a `u16`, always folded, so that adding to it can never overflow. The complement
+//! is taken by whoever writes the field. It finds accidents, not attacks: what keeps an attacker
+//! out is the record around it.
 
 use std::fmt;
 use std::net::IpAddr;
 
-/// Adds `bytes` to the partial sum `initial` (0 to begin). Pieces that are summed one after the other must have even
-/// lengths, all but the last.
+/// Adds `bytes` to the partial sum `initial` (0 to begin). Pieces that are summed one after the
+/// other must have even lengths, all but the last.
 #[must_use]
 pub fn sum(bytes: &[u8], initial: u16) -> u16 {
-    // Eight lanes, added independently, become vector instructions. 32 bits in 64: no overflow before 16 GiB.
+    // Eight lanes, added independently, become vector instructions. 32 bits in 64: no overflow
+    // before 16 GiB.
     let (blocks, rest) = bytes.as_chunks::<32>();
     let mut lanes = [0u64; 8];
     for block in blocks {
@@ -44,21 +47,26 @@ pub fn add(left: u16, right: u16) -> u16 {
     fold(u64::from(left) + u64::from(right))
 }
 
-/// The sum of the pseudo-header that TCP, UDP and ICMPv6 have under their checksum: addresses, length of the transport
-/// header and its payload in bytes, protocol (RFC 9293, section 3.1; RFC 8200, section 8.1).
+/// The sum of the pseudo-header that TCP, UDP and ICMPv6 have under their checksum: addresses,
+/// length of the transport header and its payload in bytes, protocol (RFC 9293, section 3.1; RFC
+/// 8200, section 8.1).
 #[must_use]
 pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u16 {
-    let addresses = [source, destination].iter().fold(0, |partial, address| match address {
-        IpAddr::V4(address) => sum(&address.octets(), partial),
-        IpAddr::V6(address) => sum(&address.octets(), partial),
-    });
+    let addresses = [source, destination]
+        .iter()
+        .fold(0, |partial, address| match address {
+            IpAddr::V4(address) => sum(&address.octets(), partial),
+            IpAddr::V6(address) => sum(&address.octets(), partial),
+        });
     add(sum(&length.to_be_bytes(), u16::from(protocol)), addresses)
 }
 
-/// Completes a partial checksum as virtio's `NEEDS_CSUM` prescribes: the field at `start` + `offset` holds the sum of
-/// the pseudo-header; the sum of everything from `start` to the end of the packet, that field included, replaces it.
+/// Completes a partial checksum as virtio's `NEEDS_CSUM` prescribes: the field at `start` +
+/// `offset` holds the sum of the pseudo-header; the sum of everything from `start` to the end of
+/// the packet, that field included, replaces it.
 ///
-/// A result of 0 is written as 0xffff, which verifies alike: in UDP, 0 means that there is no checksum (RFC 768).
+/// A result of 0 is written as 0xffff, which verifies alike: in UDP, 0 means that there is no
+/// checksum (RFC 768).
 ///
 /// # Errors
 /// [`OutOfPacket`], with the packet as it was, if the field is not inside the packet.
@@ -70,7 +78,8 @@ pub fn complete(packet: &mut [u8], start: u16, offset: u16) -> Result<(), OutOfP
     Ok(())
 }
 
-/// The checksum for a sum, never 0: that would mean "none" to UDP. Zero and 0xffff are the same to whoever verifies.
+/// The checksum for a sum, never 0: that would mean "none" to UDP. Zero and 0xffff are the same to
+/// whoever verifies.
 #[must_use]
 pub fn nonzero(partial: u16) -> u16 {
     if partial == 0xffff { 0xffff } else { !partial }
@@ -117,7 +126,11 @@ mod tests {
             for length in 0..=300 {
                 let at = numbers.below(100);
                 let piece = &source[at..at + length];
-                assert_eq!(!sum(piece, 0), naive_checksum(piece), "{length} bytes at {at}");
+                assert_eq!(
+                    !sum(piece, 0),
+                    naive_checksum(piece),
+                    "{length} bytes at {at}"
+                );
             }
         }
     }
@@ -145,12 +158,15 @@ mod tests {
         let drawn = bytes("0a070002 0a070001 00 11 012d");
         let found = pseudo_header(v4.0.parse().unwrap(), v4.1.parse().unwrap(), 17, 0x12d);
         assert_eq!(!found, naive_checksum(&drawn));
-        let drawn = bytes("fd070000000000000000000000000002 fd070000000000000000000000000001 0001012d 0000003a");
+        let drawn = bytes(
+            "fd070000000000000000000000000002 fd070000000000000000000000000001 0001012d 0000003a",
+        );
         let found = pseudo_header(v6.0.parse().unwrap(), v6.1.parse().unwrap(), 58, 0x1_012d);
         assert_eq!(!found, naive_checksum(&drawn));
     }
 
-    /// A datagram whose checksum comes out as zero, by Scapy without its checksum: ffff is to be there.
+    /// A datagram whose checksum comes out as zero, by Scapy without its checksum: ffff is to be
+    /// there.
     const ZERO: &str = "4500001e00010000401166be0a0700020a070001 00010002000a0000 ebc6";
 
     #[test]
@@ -166,7 +182,14 @@ mod tests {
     #[test]
     fn a_place_outside_leaves_the_packet_alone() {
         let mut packet = bytes(ZERO);
-        for (start, offset) in [(31, 0), (20, 9), (29, 0), (0, 29), (30, 0), (0xffff, 0xffff)] {
+        for (start, offset) in [
+            (31, 0),
+            (20, 9),
+            (29, 0),
+            (0, 29),
+            (30, 0),
+            (0xffff, 0xffff),
+        ] {
             assert_eq!(complete(&mut packet, start, offset), Err(OutOfPacket));
         }
         assert_eq!(packet, bytes(ZERO));

@@ -6,9 +6,10 @@
 //!   ICMPv6: request 128, reply 129; the checksum covers the pseudo-header too
 //! ```
 //!
-//! This is the whole of a host that has no kernel behind it. It answers only a plain request: no IPv4 options (a source
-//! route would have to be reversed), no extension headers, no fragments, every checksum right, and from and to an
-//! address that is one host's, so that no answer goes to many. Whether the address is ours the caller decides before.
+//! This is the whole of a host that has no kernel behind it. It answers only a plain request: no
+//! IPv4 options (a source route would have to be reversed), no extension headers, no fragments,
+//! every checksum right, and from and to an address that is one host's, so that no answer goes to
+//! many. Whether the address is ours the caller decides before.
 
 use std::net::IpAddr;
 
@@ -32,17 +33,25 @@ pub struct Echo<'a> {
     pub payload: &'a [u8],
 }
 
-/// Turns an echo request into its reply, in place: addresses swapped, fresh TTL, checksums anew. Says whether it did;
-/// if not, the packet is as it was, and was no request that deserves an answer.
+/// Turns an echo request into its reply, in place: addresses swapped, fresh TTL, checksums anew.
+/// Says whether it did; if not, the packet is as it was, and was no request that deserves an
+/// answer.
 #[must_use]
 pub fn answer_echo(packet: &mut [u8]) -> bool {
-    let Some((header, message)) = verified(packet) else { return false };
+    let Some((header, message)) = verified(packet) else {
+        return false;
+    };
     let (fixed, reply, addresses, address) = match header.source {
         IpAddr::V4(_) => (20, 0, 12, 4),
         IpAddr::V6(_) => (40, 129, 8, 16),
     };
-    let request = message.len() >= 8 && message[0] == request_type(header.source) && message[1] == 0;
-    if !request || header.transport != fixed || !ip::one_host(header.source) || !ip::one_host(header.destination) {
+    let request =
+        message.len() >= 8 && message[0] == request_type(header.source) && message[1] == 0;
+    if !request
+        || header.transport != fixed
+        || !ip::one_host(header.source)
+        || !ip::one_host(header.destination)
+    {
         return false;
     }
     // The slices below lie inside the fixed header, which `verified` has found to be there.
@@ -54,8 +63,8 @@ pub fn answer_echo(packet: &mut [u8]) -> bool {
     true
 }
 
-/// Appends an echo request to `out` and returns its length in bytes. None, and nothing appended, if one address is
-/// IPv4 and the other IPv6, or if the payload is too long for a packet.
+/// Appends an echo request to `out` and returns its length in bytes. None, and nothing appended, if
+/// one address is IPv4 and the other IPv6, or if the payload is too long for a packet.
 pub fn echo_request(
     source: IpAddr,
     destination: IpAddr,
@@ -92,18 +101,32 @@ pub fn echo_request(
     Some(fixed + message)
 }
 
-/// Recognises an echo reply whose checksums are right. Whether it answers a request of ours, identifier, sequence and
-/// payload tell.
+/// Recognises an echo reply whose checksums are right. Whether it answers a request of ours,
+/// identifier, sequence and payload tell.
 #[must_use]
 pub fn echo_reply(packet: &[u8]) -> Option<Echo<'_>> {
-    let (ip::Header { source, destination, .. }, message) = verified(packet)?;
-    let ([kind, code, _, _, identifier @ .., s0, s1], payload) = message.split_first_chunk::<8>()?;
+    let (
+        ip::Header {
+            source,
+            destination,
+            ..
+        },
+        message,
+    ) = verified(packet)?;
+    let ([kind, code, _, _, identifier @ .., s0, s1], payload) =
+        message.split_first_chunk::<8>()?;
     let reply = if source.is_ipv4() { 0 } else { 129 };
     if (*kind, *code) != (reply, 0) {
         return None;
     }
     let identifier = u16::from_be_bytes(*identifier);
-    Some(Echo { source, destination, identifier, sequence: u16::from_be_bytes([*s0, *s1]), payload })
+    Some(Echo {
+        source,
+        destination,
+        identifier,
+        sequence: u16::from_be_bytes([*s0, *s1]),
+        payload,
+    })
 }
 
 fn request_type(address: IpAddr) -> u8 {
@@ -124,7 +147,8 @@ fn verified(packet: &[u8]) -> Option<(ip::Header, &[u8])> {
     valid.then_some((header, message))
 }
 
-/// Writes the checksums of a packet with a plain header of `fixed` bytes, and an ICMP message of 4 bytes or more.
+/// Writes the checksums of a packet with a plain header of `fixed` bytes, and an ICMP message of 4
+/// bytes or more.
 fn write_checksums(packet: &mut [u8], source: IpAddr, destination: IpAddr, fixed: usize) {
     let (before, message) = packet.split_at_mut(fixed);
     if source.is_ipv4() {
@@ -139,7 +163,11 @@ fn write_checksums(packet: &mut [u8], source: IpAddr, destination: IpAddr, fixed
 
 /// What an ICMP checksum begins with: nothing in IPv4, the pseudo-header in IPv6.
 fn pseudo_header(source: IpAddr, destination: IpAddr, length: usize) -> u16 {
-    if source.is_ipv4() { 0 } else { checksum::pseudo_header(source, destination, protocol::ICMPV6, length) }
+    if source.is_ipv4() {
+        0
+    } else {
+        checksum::pseudo_header(source, destination, protocol::ICMPV6, length)
+    }
 }
 
 #[cfg(test)]
@@ -147,7 +175,8 @@ mod tests {
     use super::super::sample::{Numbers, bytes, verifies};
     use super::*;
 
-    // Request, its reply, and the request as it is made here: Scapy wrote them. The payload is "Hello, World!".
+    // Request, its reply, and the request as it is made here: Scapy wrote them. The payload is
+    // "Hello, World!".
     const V4: [&str; 3] = [
         "45100029123440003f0115800a0700020a070001 0800605256780009 48656c6c6f2c20576f726c6421",
         "4510002912344000400114800a0700010a070002 0000685256780009 48656c6c6f2c20576f726c6421",
@@ -176,7 +205,10 @@ mod tests {
             let (source, destination) = addresses(&version);
             let echo = echo_reply(&packet).unwrap();
             assert_eq!((echo.source, echo.destination), (destination, source));
-            assert_eq!((echo.identifier, echo.sequence, echo.payload), (0x5678, 9, &b"Hello, World!"[..]));
+            assert_eq!(
+                (echo.identifier, echo.sequence, echo.payload),
+                (0x5678, 9, &b"Hello, World!"[..])
+            );
             assert_eq!(echo_reply(&bytes(version[0])), None);
         }
     }
@@ -200,8 +232,14 @@ mod tests {
         assert_eq!(echo_request(v4, other4, 1, 1, &[0; 65_508], &mut out), None);
         assert_eq!(echo_request(v6, other6, 1, 1, &[0; 65_528], &mut out), None);
         assert!(out.is_empty());
-        assert_eq!(echo_request(v4, other4, 1, 1, &[0; 65_507], &mut out), Some(65_535));
-        assert_eq!(echo_request(v6, other6, 1, 1, &[0; 65_527], &mut out), Some(65_575));
+        assert_eq!(
+            echo_request(v4, other4, 1, 1, &[0; 65_507], &mut out),
+            Some(65_535)
+        );
+        assert_eq!(
+            echo_request(v6, other6, 1, 1, &[0; 65_527], &mut out),
+            Some(65_575)
+        );
         assert!(answer_echo(&mut out[..65_535]) && answer_echo(&mut out[65_535..]));
     }
 
@@ -232,15 +270,21 @@ mod tests {
             for kind in [0, 1] {
                 let packet = bytes(version[kind]);
                 for length in 0..packet.len() {
-                    assert!(unanswered(&packet[..length]) && echo_reply(&packet[..length]).is_none());
+                    assert!(
+                        unanswered(&packet[..length]) && echo_reply(&packet[..length]).is_none()
+                    );
                 }
-                // In IPv6 no checksum covers traffic class and flow label (bytes 0 to 3), and hop limit (7).
+                // In IPv6 no checksum covers traffic class and flow label (bytes 0 to 3), and hop
+                // limit (7).
                 let covered = |byte: &usize| packet[0] >> 4 == 4 || *byte > 3 && *byte != 7;
                 for byte in (0..packet.len()).filter(covered) {
                     for bit in 0..8 {
                         let mut flipped = packet.clone();
                         flipped[byte] ^= 1 << bit;
-                        assert!(unanswered(&flipped) && echo_reply(&flipped).is_none(), "{bit} of {byte}");
+                        assert!(
+                            unanswered(&flipped) && echo_reply(&flipped).is_none(),
+                            "{bit} of {byte}"
+                        );
                     }
                 }
             }
@@ -250,9 +294,13 @@ mod tests {
     #[test]
     fn no_answer_goes_to_many_or_to_nobody() {
         let (v4, v6) = (addresses(&V4), addresses(&V6));
-        for (host, many) in
-            [(v4.1, "224.0.0.1"), (v4.1, "255.255.255.255"), (v4.1, "0.0.0.0"), (v6.1, "ff02::1"), (v6.1, "::")]
-        {
+        for (host, many) in [
+            (v4.1, "224.0.0.1"),
+            (v4.1, "255.255.255.255"),
+            (v4.1, "0.0.0.0"),
+            (v6.1, "ff02::1"),
+            (v6.1, "::"),
+        ] {
             let many: IpAddr = many.parse().unwrap();
             for (source, destination) in [(many, host), (host, many)] {
                 let mut packet = Vec::new();

@@ -16,18 +16,19 @@
 //! extension  |next hdr | length  |  ...           |    8 x (length + 1) bytes; a fragment header always 8
 //! ```
 //!
-//! A packet is exactly as long as its header says: a TUN device delivers nothing after it, and what a peer might
-//! append would be bytes that nobody checks. The IPv4 header checksum is not verified here; the kernel does that.
-//! An authentication header (RFC 4302) counts as the transport, protocol 51, in both versions: it signs all that
-//! follows, so nothing behind it can be answered or segmented, and nobody here has a reason to look.
-//! Jumbograms (RFC 2675) and IPv4 packets of total length 0 ("BIG TCP") are refused.
+//! A packet is exactly as long as its header says: a TUN device delivers nothing after it, and what
+//! a peer might append would be bytes that nobody checks. The IPv4 header checksum is not verified
+//! here; the kernel does that. An authentication header (RFC 4302) counts as the transport,
+//! protocol 51, in both versions: it signs all that follows, so nothing behind it can be answered
+//! or segmented, and nobody here has a reason to look. Jumbograms (RFC 2675) and IPv4 packets of
+//! total length 0 ("BIG TCP") are refused.
 
 use super::protocol;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Extension headers that a packet may have. RFC 8200, section 4.1 names an order with at most five of those walked
-/// here. Eight of them take at most 16 KiB, and bound the work for a packet.
+/// Extension headers that a packet may have. RFC 8200, section 4.1 names an order with at most five
+/// of those walked here. Eight of them take at most 16 KiB, and bound the work for a packet.
 pub const EXTENSIONS: usize = 8;
 
 const HOP_BY_HOP: u8 = 0;
@@ -46,8 +47,9 @@ pub struct Header {
     pub protocol: u8,
     /// Where the transport header begins, in bytes; at most the packet's length.
     pub transport: usize,
-    /// Whether this is a part of a packet. Only the part with offset 0 has a transport header. An IPv6 packet with a
-    /// fragment header counts as a part even if it is whole ("atomic", RFC 6946).
+    /// Whether this is a part of a packet. Only the part with offset 0 has a transport header. An
+    /// IPv6 packet with a fragment header counts as a part even if it is whole ("atomic", RFC
+    /// 6946).
     pub fragment: bool,
 }
 
@@ -72,12 +74,20 @@ impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => write!(f, "the packet is empty"),
-            Self::Version(version) => write!(f, "the packet is of IP version {version}, neither 4 nor 6"),
+            Self::Version(version) => {
+                write!(f, "the packet is of IP version {version}, neither 4 nor 6")
+            }
             Self::Truncated => write!(f, "the packet ends inside its IP header"),
-            Self::HeaderLength => write!(f, "the IPv4 header length is below 20 bytes or beyond the packet"),
+            Self::HeaderLength => write!(
+                f,
+                "the IPv4 header length is below 20 bytes or beyond the packet"
+            ),
             Self::TotalLength => write!(f, "the packet is not as long as its IP header says"),
             Self::Extension => {
-                write!(f, "an IPv6 extension header is cut short, or there are more than {EXTENSIONS}")
+                write!(
+                    f,
+                    "an IPv6 extension header is cut short, or there are more than {EXTENSIONS}"
+                )
             }
         }
     }
@@ -85,27 +95,40 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-/// Reads the whole IP header. Nothing of the transport header is looked at: it may be cut short, or absent.
+/// Reads the whole IP header. Nothing of the transport header is looked at: it may be cut short, or
+/// absent.
 ///
 /// # Errors
 /// [`Malformed`], if any length in the header disagrees with the packet.
 pub fn parse(packet: &[u8]) -> Result<Header, Malformed> {
     let (source, destination) = addresses(packet)?;
-    let (protocol, transport, fragment) = if source.is_ipv4() { v4(packet) } else { v6(packet) }?;
-    Ok(Header { source, destination, protocol, transport, fragment })
+    let (protocol, transport, fragment) = if source.is_ipv4() {
+        v4(packet)
+    } else {
+        v6(packet)
+    }?;
+    Ok(Header {
+        source,
+        destination,
+        protocol,
+        transport,
+        fragment,
+    })
 }
 
-/// Reads source and destination, for a router that needs no more: version and lengths are checked as in [`parse`],
-/// extension headers are not looked at.
+/// Reads source and destination, for a router that needs no more: version and lengths are checked
+/// as in [`parse`], extension headers are not looked at.
 ///
 /// # Errors
 /// [`Malformed`], if the fixed header disagrees with the packet.
 pub fn addresses(packet: &[u8]) -> Result<(IpAddr, IpAddr), Malformed> {
     match packet.first().ok_or(Malformed::Empty)? >> 4 {
         4 => {
-            let ([version_ihl, _, length @ .., _, _, _, _, _, _, _, _], rest) =
-                packet.split_first_chunk::<12>().ok_or(Malformed::Truncated)?;
-            let ([s0, s1, s2, s3, d0, d1, d2, d3], _) = rest.split_first_chunk::<8>().ok_or(Malformed::Truncated)?;
+            let ([version_ihl, _, length @ .., _, _, _, _, _, _, _, _], rest) = packet
+                .split_first_chunk::<12>()
+                .ok_or(Malformed::Truncated)?;
+            let ([s0, s1, s2, s3, d0, d1, d2, d3], _) =
+                rest.split_first_chunk::<8>().ok_or(Malformed::Truncated)?;
             if usize::from(u16::from_be_bytes(*length)) != packet.len() {
                 return Err(Malformed::TotalLength);
             }
@@ -113,24 +136,33 @@ pub fn addresses(packet: &[u8]) -> Result<(IpAddr, IpAddr), Malformed> {
             if header < 20 || header > packet.len() {
                 return Err(Malformed::HeaderLength);
             }
-            Ok((Ipv4Addr::new(*s0, *s1, *s2, *s3).into(), Ipv4Addr::new(*d0, *d1, *d2, *d3).into()))
+            Ok((
+                Ipv4Addr::new(*s0, *s1, *s2, *s3).into(),
+                Ipv4Addr::new(*d0, *d1, *d2, *d3).into(),
+            ))
         }
         6 => {
-            let ([_, _, _, _, length @ .., _, _], rest) =
-                packet.split_first_chunk::<8>().ok_or(Malformed::Truncated)?;
+            let ([_, _, _, _, length @ .., _, _], rest) = packet
+                .split_first_chunk::<8>()
+                .ok_or(Malformed::Truncated)?;
             let (source, rest) = rest.split_first_chunk::<16>().ok_or(Malformed::Truncated)?;
-            let (destination, payload) = rest.split_first_chunk::<16>().ok_or(Malformed::Truncated)?;
+            let (destination, payload) =
+                rest.split_first_chunk::<16>().ok_or(Malformed::Truncated)?;
             if usize::from(u16::from_be_bytes(*length)) != payload.len() {
                 return Err(Malformed::TotalLength);
             }
-            Ok((Ipv6Addr::from(*source).into(), Ipv6Addr::from(*destination).into()))
+            Ok((
+                Ipv6Addr::from(*source).into(),
+                Ipv6Addr::from(*destination).into(),
+            ))
         }
         version => Err(Malformed::Version(version)),
     }
 }
 
-/// A number that the packets of one flow share: a hash of addresses, protocol and, with TCP and UDP, ports. From two
-/// packets that have the same, nothing is concluded but that they take turns together.
+/// A number that the packets of one flow share: a hash of addresses, protocol and, with TCP and
+/// UDP, ports. From two packets that have the same, nothing is concluded but that they take turns
+/// together.
 pub fn flow(packet: &[u8]) -> usize {
     let (addresses, protocol, transport) = match packet.first() {
         Some(first) if first >> 4 == 4 => (12..20, packet.get(9), 4 * usize::from(first & 15)),
@@ -140,16 +172,20 @@ pub fn flow(packet: &[u8]) -> usize {
         Some(&(protocol::TCP | protocol::UDP)) => packet.get(transport..transport + 4),
         _ => None,
     };
-    let bytes = protocol.into_iter().chain(packet.get(addresses).into_iter().chain(ports).flatten());
+    let bytes = protocol
+        .into_iter()
+        .chain(packet.get(addresses).into_iter().chain(ports).flatten());
     // FNV-1a.
-    let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    });
     (hash ^ hash >> 16) as usize
 }
 
-/// Whether an address can be one host's, as it is seen from another network: it is not for many, for
-/// nobody, for whoever looks at it, or for one link alone (RFC 4291, section 2.5.6; RFC 3927, section 7). A
-/// tunnel that carried the last would let its far end be a router here (RFC 4861, section 6.1.2), and
-/// clients ask a cloud for its server's secrets.
+/// Whether an address can be one host's, as it is seen from another network: it is not for many,
+/// for nobody, for whoever looks at it, or for one link alone (RFC 4291, section 2.5.6; RFC 3927,
+/// section 7). A tunnel that carried the last would let its far end be a router here (RFC 4861,
+/// section 6.1.2), and clients ask a cloud for its server's secrets.
 pub fn one_host(address: IpAddr) -> bool {
     let near = match address {
         IpAddr::V4(address) => address.is_broadcast() || address.is_link_local(),
@@ -158,10 +194,12 @@ pub fn one_host(address: IpAddr) -> bool {
     !near && !address.is_multicast() && !address.is_unspecified() && !address.is_loopback()
 }
 
-/// Protocol, transport offset and whether it is a fragment, of an IPv4 packet that [`addresses`] took.
+/// Protocol, transport offset and whether it is a fragment, of an IPv4 packet that [`addresses`]
+/// took.
 fn v4(packet: &[u8]) -> Result<(u8, usize, bool), Malformed> {
-    let ([version_ihl, _, _, _, _, _, fragment @ .., _, protocol], _) =
-        packet.split_first_chunk::<10>().ok_or(Malformed::Truncated)?;
+    let ([version_ihl, _, _, _, _, _, fragment @ .., _, protocol], _) = packet
+        .split_first_chunk::<10>()
+        .ok_or(Malformed::Truncated)?;
     // M and the offset: all but the reserved bit and D, "don't fragment".
     let fragment = u16::from_be_bytes(*fragment) & 0x3fff != 0;
     Ok((*protocol, 4 * usize::from(version_ihl & 15), fragment))
@@ -169,16 +207,25 @@ fn v4(packet: &[u8]) -> Result<(u8, usize, bool), Malformed> {
 
 /// The same of an IPv6 packet: walks the extension headers.
 fn v6(packet: &[u8]) -> Result<(u8, usize, bool), Malformed> {
-    let (fixed, mut rest) = packet.split_first_chunk::<40>().ok_or(Malformed::Truncated)?;
+    let (fixed, mut rest) = packet
+        .split_first_chunk::<40>()
+        .ok_or(Malformed::Truncated)?;
     let (mut protocol, mut fragment) = (fixed[6], false);
     for _ in 0..=EXTENSIONS {
-        if !matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+        if !matches!(
+            protocol,
+            HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS
+        ) {
             return Ok((protocol, packet.len() - rest.len(), fragment));
         }
         // Every extension header takes at least 8 bytes, so each turn makes `rest` shorter.
         let ([following, length, offset @ .., _, _, _, _], _) =
             rest.split_first_chunk::<8>().ok_or(Malformed::Extension)?;
-        let size = if protocol == FRAGMENT { 8 } else { 8 * (usize::from(*length) + 1) };
+        let size = if protocol == FRAGMENT {
+            8
+        } else {
+            8 * (usize::from(*length) + 1)
+        };
         rest = rest.get(size..).ok_or(Malformed::Extension)?;
         if protocol == FRAGMENT {
             fragment = true;
@@ -200,7 +247,8 @@ mod tests {
     // Written with Scapy 2.
     const V4_OPTIONS: &str = "4600002c 00010000 4006d1b6 0a070002 0a070001 94040000 0001000200000000000000005002200\
                               07bcf0000";
-    const V6: &str = "60000000 0000 0040 fd070000000000000000000000000002 fd070000000000000000000000000001";
+    const V6: &str =
+        "60000000 0000 0040 fd070000000000000000000000000002 fd070000000000000000000000000001";
     const HOP_ROUTING_OPTIONS_UDP: &str = "2b01010c000000000000000000000000 \
          3c02000100000000fd070000000000000000000000000009 1100010400000000 00010002000b4158 616263";
     const FIRST_FRAGMENT: &str = "1100000100000007 0001000200107423 6162636465666768";
@@ -216,9 +264,19 @@ mod tests {
     fn valid() -> [(Vec<u8>, u8, usize, bool); 5] {
         [
             (bytes(V4_OPTIONS), 6, 24, false),
-            (v6(HOP_BY_HOP, &bytes(HOP_ROUTING_OPTIONS_UDP)), 17, 40 + 16 + 24 + 8, false),
+            (
+                v6(HOP_BY_HOP, &bytes(HOP_ROUTING_OPTIONS_UDP)),
+                17,
+                40 + 16 + 24 + 8,
+                false,
+            ),
             (v6(FRAGMENT, &bytes(FIRST_FRAGMENT)), 17, 48, true),
-            (v6(FRAGMENT, &bytes(LATER_FRAGMENT)), DESTINATION_OPTIONS, 48, true),
+            (
+                v6(FRAGMENT, &bytes(LATER_FRAGMENT)),
+                DESTINATION_OPTIONS,
+                48,
+                true,
+            ),
             (v6(59, &[]), 59, 40, false),
         ]
     }
@@ -230,10 +288,15 @@ mod tests {
             let found = (header.protocol, header.transport, header.fragment);
             assert_eq!(found, (protocol, transport, fragment));
             assert_eq!(addresses(&packet), Ok((header.source, header.destination)));
-            let expected = if packet[0] >> 4 == 4 { ("10.7.0.2", "10.7.0.1") } else { ("fd07::2", "fd07::1") };
-            assert_eq!((header.source.to_string(), header.destination.to_string()), {
-                (expected.0.to_owned(), expected.1.to_owned())
-            });
+            let expected = if packet[0] >> 4 == 4 {
+                ("10.7.0.2", "10.7.0.1")
+            } else {
+                ("fd07::2", "fd07::1")
+            };
+            assert_eq!(
+                (header.source.to_string(), header.destination.to_string()),
+                { (expected.0.to_owned(), expected.1.to_owned()) }
+            );
         }
     }
 
@@ -254,8 +317,15 @@ mod tests {
         // The length in the IPv6 header agrees each time: what is too short is the chain behind it.
         let chain = bytes(HOP_ROUTING_OPTIONS_UDP);
         for length in 0..chain.len() {
-            let expected = if length < 48 { Err(Malformed::Extension) } else { Ok(88) };
-            assert_eq!(parse(&v6(HOP_BY_HOP, &chain[..length])).map(|header| header.transport), expected);
+            let expected = if length < 48 {
+                Err(Malformed::Extension)
+            } else {
+                Ok(88)
+            };
+            assert_eq!(
+                parse(&v6(HOP_BY_HOP, &chain[..length])).map(|header| header.transport),
+                expected
+            );
         }
     }
 
@@ -288,16 +358,40 @@ mod tests {
 
     #[test]
     fn some_addresses_are_no_hosts_that_a_router_knows() {
-        let hosts = ["10.8.0.2", "169.253.0.1", "198.51.100.7", "fd07::2", "2001:db8::1", "fec0::1"];
-        let others = ["0.0.0.0", "127.0.0.1", "169.254.169.254", "224.0.0.1", "255.255.255.255"];
+        let hosts = [
+            "10.8.0.2",
+            "169.253.0.1",
+            "198.51.100.7",
+            "fd07::2",
+            "2001:db8::1",
+            "fec0::1",
+        ];
+        let others = [
+            "0.0.0.0",
+            "127.0.0.1",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+        ];
         let others6 = ["::", "::1", "fe80::1", "febf::1", "ff02::1"];
         assert!(hosts.iter().all(|text| one_host(text.parse().unwrap())));
-        assert!(!others.iter().chain(&others6).any(|text| one_host(text.parse().unwrap())));
+        assert!(
+            !others
+                .iter()
+                .chain(&others6)
+                .any(|text| one_host(text.parse().unwrap()))
+        );
     }
 
     #[test]
     fn an_ipv4_fragment_is_one_by_flag_or_offset() {
-        for (field, fragment) in [(0x4000u16, false), (0x8000, false), (0x2000, true), (1, true), (0x1fff, true)] {
+        for (field, fragment) in [
+            (0x4000u16, false),
+            (0x8000, false),
+            (0x2000, true),
+            (1, true),
+            (0x1fff, true),
+        ] {
             let mut packet = bytes(V4_OPTIONS);
             packet[6..8].copy_from_slice(&field.to_be_bytes());
             assert_eq!(parse(&packet).unwrap().fragment, fragment, "{field:#x}");
@@ -312,7 +406,11 @@ mod tests {
             let mut packet = numbers.bytes(length);
             if length >= 40 {
                 let v4 = numbers.below(2) == 0;
-                packet[0] = if v4 { 0x45 + numbers.below(11) as u8 } else { 0x60 };
+                packet[0] = if v4 {
+                    0x45 + numbers.below(11) as u8
+                } else {
+                    0x60
+                };
                 let (at, value) = if v4 { (2, length) } else { (4, length - 40) };
                 packet[at..at + 2].copy_from_slice(&(value as u16).to_be_bytes());
                 packet[6] = [0, 43, 44, 60, 6, 17][numbers.below(6)];

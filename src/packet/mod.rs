@@ -8,8 +8,8 @@
 //! checksum  the Internet checksum under all of these
 //! ```
 //!
-//! A packet is untrusted, on both sides of the tunnel: whoever may send one may have made up all of it.
-//! Nothing here touches a socket, a file, a clock, a thread or a source of randomness.
+//! A packet is untrusted, on both sides of the tunnel: whoever may send one may have made up all of
+//! it. Nothing here touches a socket, a file, a clock, a thread or a source of randomness.
 #![forbid(unsafe_code)]
 
 pub mod checksum;
@@ -43,14 +43,32 @@ mod sample {
     pub(super) const UDP6: &str = "6000000700250040fd070000000000000000000000000002fd070000000000000000000000000001 \
          1100010400000000 12340035001dd22e 303132333435363738396162636465666768696a21";
 
-    pub(super) fn header(gso_type: u8, gso_size: u16, csum_start: u16, csum_offset: u16) -> Offload {
-        Offload { flags: NEEDS_CSUM, gso_type, hdr_len: 0xffff, gso_size, csum_start, csum_offset }
+    pub(super) fn header(
+        gso_type: u8,
+        gso_size: u16,
+        csum_start: u16,
+        csum_offset: u16,
+    ) -> Offload {
+        Offload {
+            flags: NEEDS_CSUM,
+            gso_type,
+            hdr_len: 0xffff,
+            gso_size,
+            csum_start,
+            csum_offset,
+        }
     }
 
     /// Bytes from hexadecimal digits; blanks between them mark the fields.
     pub(super) fn bytes(digits: &str) -> Vec<u8> {
-        let digits: Vec<u32> = digits.chars().filter_map(|digit| digit.to_digit(16)).collect();
-        digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect()
+        let digits: Vec<u32> = digits
+            .chars()
+            .filter_map(|digit| digit.to_digit(16))
+            .collect();
+        digits
+            .chunks(2)
+            .map(|pair| (pair[0] * 16 + pair[1]) as u8)
+            .collect()
     }
 
     /// The checksum field over some bytes, as RFC 1071 describes it: one word after the other.
@@ -63,14 +81,21 @@ mod sample {
         !(sum as u16)
     }
 
-    /// Whether the transport checksum of a packet with its transport header at `transport` verifies, and IPv4's own.
+    /// Whether the transport checksum of a packet with its transport header at `transport`
+    /// verifies, and IPv4's own.
     pub(super) fn verifies(packet: &[u8], transport: usize, protocol: u8) -> bool {
         let length = (packet.len() - transport) as u16;
         let (addresses, network) = match packet[0] >> 4 {
             4 => (12..20, naive_checksum(&packet[..transport])),
             _ => (8..40, 0),
         };
-        let pseudo = [&packet[addresses], &[0, protocol], &length.to_be_bytes(), &packet[transport..]].concat();
+        let pseudo = [
+            &packet[addresses],
+            &[0, protocol],
+            &length.to_be_bytes(),
+            &packet[transport..],
+        ]
+        .concat();
         (network, naive_checksum(&pseudo)) == (0, 0)
     }
 

@@ -1,5 +1,6 @@
-//! What remains to be done to this packet, and is it safe to let the kernel do it? The header before a super-packet:
-//! `struct virtio_net_hdr` (VIRTIO 1.2, section 5.1.6), as a TUN device with `IFF_VNET_HDR` has it.
+//! What remains to be done to this packet, and is it safe to let the kernel do it? The header
+//! before a super-packet: `struct virtio_net_hdr` (VIRTIO 1.2, section 5.1.6), as a TUN device with
+//! `IFF_VNET_HDR` has it.
 //!
 //! ```text
 //! | flags | gso_type |  hdr_len  |  gso_size  | csum_start | csum_offset |     10 bytes
@@ -10,10 +11,11 @@
 //! gso_type  0 none, 1 TCP in IPv4, 4 TCP in IPv6, 5 UDP; +80 if the packet has TCP's CWR flag
 //! ```
 //!
-//! A peer's header is untrusted, and so is a kernel's about a packet that was made up. [`Offload::check`] holds it
-//! against the packet and makes it anew; what comes out, every kernel that knows the type takes (Linux:
-//! `virtio_net_hdr_to_skb` in include/linux/virtio_net.h, `tun_get_user` in drivers/net/tun.c) and can segment
-//! (`tcp_gso_segment`, `__udp_gso_segment`), and `segmentation` splits it here without asking further questions.
+//! A peer's header is untrusted, and so is a kernel's about a packet that was made up.
+//! [`Offload::check`] holds it against the packet and makes it anew; what comes out, every kernel
+//! that knows the type takes (Linux: `virtio_net_hdr_to_skb` in include/linux/virtio_net.h,
+//! `tun_get_user` in drivers/net/tun.c) and can segment (`tcp_gso_segment`, `__udp_gso_segment`),
+//! and `segmentation` splits it here without asking further questions.
 
 use std::fmt;
 
@@ -38,10 +40,12 @@ pub const GSO_UDP_L4: u8 = 5;
 /// Bit in the type: the TCP flag CWR is set, for the first segment alone.
 pub const GSO_ECN: u8 = 0x80;
 
-/// The smallest TCP segment payload in bytes: Linux itself goes no lower (`TCP_MIN_GSO_SIZE`: an MSS of 48 less 40 of
-/// options). With [`HEADERS_MAX`] it bounds what one super-packet can grow to: 8,192 segments, 2.2 MB in all.
+/// The smallest TCP segment payload in bytes: Linux itself goes no lower (`TCP_MIN_GSO_SIZE`: an
+/// MSS of 48 less 40 of options). With [`HEADERS_MAX`] it bounds what one super-packet can grow to:
+/// 8,192 segments, 2.2 MB in all.
 pub const TCP_SIZE_MIN: u16 = 8;
-/// The most datagrams in one super-packet: Linux refuses more (`UDP_MAX_SEGMENTS`; from 6.7 until a fix in 2024, 64).
+/// The most datagrams in one super-packet: Linux refuses more (`UDP_MAX_SEGMENTS`; from 6.7 until a
+/// fix in 2024, 64).
 pub const UDP_SEGMENTS_MAX: usize = 128;
 /// The longest headers, in bytes, that are repeated in every segment. 120 is the most in IPv4.
 pub const HEADERS_MAX: usize = 256;
@@ -91,7 +95,14 @@ impl Offload {
     fn decode(bytes: &[u8; LENGTH], number: fn([u8; 2]) -> u16) -> Self {
         let [flags, gso_type, h0, h1, g0, g1, s0, s1, o0, o1] = *bytes;
         let (hdr_len, gso_size) = (number([h0, h1]), number([g0, g1]));
-        Self { flags, gso_type, hdr_len, gso_size, csum_start: number([s0, s1]), csum_offset: number([o0, o1]) }
+        Self {
+            flags,
+            gso_type,
+            hdr_len,
+            gso_size,
+            csum_start: number([s0, s1]),
+            csum_offset: number([o0, o1]),
+        }
     }
 
     fn encode(&self, bytes: fn(u16) -> [u8; 2]) -> [u8; LENGTH] {
@@ -109,16 +120,21 @@ impl Offload {
         if self.flags & !(NEEDS_CSUM | DATA_VALID) != 0 {
             return Err(Refusal::Flags(self.flags));
         }
-        // 2. Nothing to do: an ordinary packet, or a fragment. The other fields mean nothing then, and are cleared.
+        // 2. Nothing to do: an ordinary packet, or a fragment. The other fields mean nothing then,
+        //    and are cleared.
         if self.flags & NEEDS_CSUM == 0 {
             if self.gso_type != GSO_NONE {
                 return Err(Refusal::Unsummed); // each segment needs a new checksum; for UDP this is EINVAL
             }
             ip::addresses(packet)?;
-            return Ok(Checked { packet, offload: Self::default(), work: Work::Nothing });
+            return Ok(Checked {
+                packet,
+                offload: Self::default(),
+                work: Work::Nothing,
+            });
         }
-        // 3. A checksum to complete, where TCP and UDP have theirs and nowhere else: the kernel would write it
-        // anywhere.
+        // 3. A checksum to complete, where TCP and UDP have theirs and nowhere else: the kernel
+        //    would write it anywhere.
         let ip = ip::parse(packet)?;
         if ip.fragment {
             return Err(Refusal::Fragment); // the checksum covers more than this part
@@ -135,24 +151,47 @@ impl Offload {
         // 4. What the kernel gets is ours: `hdr_len` beyond the packet would be EINVAL.
         let payload = ip.transport + length;
         let hdr_len = u16::try_from(payload).map_err(|_| Refusal::Headers)?;
-        let mut offload = Self { flags: NEEDS_CSUM, hdr_len, csum_offset, ..*self };
+        let mut offload = Self {
+            flags: NEEDS_CSUM,
+            hdr_len,
+            csum_offset,
+            ..*self
+        };
         if self.gso_type != GSO_NONE {
             self.check_segments(packet, &ip, payload)?;
         }
-        // 5. One segment is no super-packet; the kernel sees it that way too. This also keeps a size of 0xffff from it,
-        //    which means "by fragments" there (GSO_BY_FRAGS: EINVAL): no payload is longer.
+        // 5. One segment is no super-packet; the kernel sees it that way too. This also keeps a
+        //    size of 0xffff from it, which means "by fragments" there (GSO_BY_FRAGS: EINVAL): no
+        //    payload is longer.
         if self.gso_type == GSO_NONE || packet.len() - payload <= usize::from(self.gso_size) {
             (offload.gso_type, offload.gso_size) = (GSO_NONE, 0);
-            return Ok(Checked { packet, offload, work: Work::Checksum });
+            return Ok(Checked {
+                packet,
+                offload,
+                work: Work::Checksum,
+            });
         }
-        Ok(Checked { packet, offload, work: Work::Segments { ip, payload } })
+        Ok(Checked {
+            packet,
+            offload,
+            work: Work::Segments { ip, payload },
+        })
     }
 
     /// Holds type and size of the segments against the packet.
-    fn check_segments(&self, packet: &[u8], ip: &ip::Header, payload: usize) -> Result<(), Refusal> {
-        // 1. The type must be the packet's, or the kernel would run one protocol's code over another's header.
-        //    The ECN bit is TCP's; with UDP it is EINVAL.
-        let tcp = if ip.source.is_ipv4() { GSO_TCPV4 } else { GSO_TCPV6 };
+    fn check_segments(
+        &self,
+        packet: &[u8],
+        ip: &ip::Header,
+        payload: usize,
+    ) -> Result<(), Refusal> {
+        // 1. The type must be the packet's, or the kernel would run one protocol's code over
+        //    another's header. The ECN bit is TCP's; with UDP it is EINVAL.
+        let tcp = if ip.source.is_ipv4() {
+            GSO_TCPV4
+        } else {
+            GSO_TCPV6
+        };
         let fits = match ip.protocol {
             protocol::TCP => self.gso_type & !GSO_ECN == tcp,
             _ => self.gso_type == GSO_UDP_L4,
@@ -160,7 +199,8 @@ impl Offload {
         if !fits {
             return Err(Refusal::Type(self.gso_type));
         }
-        // 2. Each segment repeats the headers; without a limit, one super-packet could grow to 100 MB.
+        // 2. Each segment repeats the headers; without a limit, one super-packet could grow to 100
+        //    MB.
         if payload > HEADERS_MAX {
             return Err(Refusal::Headers);
         }
@@ -170,7 +210,11 @@ impl Offload {
             protocol::TCP => self.gso_size >= TCP_SIZE_MIN,
             _ => size > 0 && bytes <= size * UDP_SEGMENTS_MAX,
         };
-        if enough { Ok(()) } else { Err(Refusal::Size(self.gso_size)) }
+        if enough {
+            Ok(())
+        } else {
+            Err(Refusal::Size(self.gso_size))
+        }
     }
 }
 
@@ -202,8 +246,8 @@ impl<'a> Checked<'a> {
         self.packet
     }
 
-    /// The header to hand to the kernel, or to a peer: it asks for what the packet needs, and no field is taken on
-    /// trust.
+    /// The header to hand to the kernel, or to a peer: it asks for what the packet needs, and no
+    /// field is taken on trust.
     #[must_use]
     pub fn offload(&self) -> Offload {
         self.offload
@@ -261,35 +305,66 @@ impl fmt::Display for Refusal {
             Self::Unsummed => write!(f, "a super-packet must ask for its checksums"),
             Self::Fragment => write!(f, "a fragment cannot be offloaded"),
             Self::Protocol(protocol) => {
-                write!(f, "IP protocol {protocol} cannot be offloaded, only TCP and UDP can")
+                write!(
+                    f,
+                    "IP protocol {protocol} cannot be offloaded, only TCP and UDP can"
+                )
             }
-            Self::Transport => write!(f, "the TCP or UDP header is cut short or contradicts itself"),
+            Self::Transport => write!(
+                f,
+                "the TCP or UDP header is cut short or contradicts itself"
+            ),
             Self::ChecksumPlace => {
-                write!(f, "the offload header puts the checksum where the packet has none")
+                write!(
+                    f,
+                    "the offload header puts the checksum where the packet has none"
+                )
             }
-            Self::Headers => write!(f, "the super-packet's headers are longer than {HEADERS_MAX} bytes"),
-            Self::Size(size) => write!(f, "segments of {size} bytes are too small for the super-packet"),
+            Self::Headers => write!(
+                f,
+                "the super-packet's headers are longer than {HEADERS_MAX} bytes"
+            ),
+            Self::Size(size) => write!(
+                f,
+                "segments of {size} bytes are too small for the super-packet"
+            ),
         }
     }
 }
 
 impl std::error::Error for Refusal {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        if let Self::Malformed(malformed) = self { Some(malformed) } else { None }
+        if let Self::Malformed(malformed) = self {
+            Some(malformed)
+        } else {
+            None
+        }
     }
 }
 
-/// Length of a TCP header in bytes, options included. Linux drops a super-packet whose data offset is out of range.
+/// Length of a TCP header in bytes, options included. Linux drops a super-packet whose data offset
+/// is out of range.
 fn tcp_header_length(transport: &[u8]) -> Result<usize, Refusal> {
     let fixed = transport.first_chunk::<20>().ok_or(Refusal::Transport)?;
     let length = 4 * usize::from(fixed[12] >> 4);
-    if (20..=transport.len()).contains(&length) { Ok(length) } else { Err(Refusal::Transport) }
+    if (20..=transport.len()).contains(&length) {
+        Ok(length)
+    } else {
+        Err(Refusal::Transport)
+    }
 }
 
-/// Length of a UDP header in bytes. Linux computes the segments' checksums from the UDP length, so it must be right.
+/// Length of a UDP header in bytes. Linux computes the segments' checksums from the UDP length, so
+/// it must be right.
 fn udp_header_length(transport: &[u8]) -> Result<usize, Refusal> {
-    let ([_, _, _, _, length @ .., _, _], _) = transport.split_first_chunk::<8>().ok_or(Refusal::Transport)?;
-    if usize::from(u16::from_be_bytes(*length)) == transport.len() { Ok(8) } else { Err(Refusal::Transport) }
+    let ([_, _, _, _, length @ .., _, _], _) = transport
+        .split_first_chunk::<8>()
+        .ok_or(Refusal::Transport)?;
+    if usize::from(u16::from_be_bytes(*length)) == transport.len() {
+        Ok(8)
+    } else {
+        Err(Refusal::Transport)
+    }
 }
 
 #[cfg(test)]
@@ -323,7 +398,14 @@ mod tests {
         let (mut header, packet) = tcp4();
         header.flags |= DATA_VALID;
         let checked = header.check(&packet).unwrap();
-        assert_eq!(checked.offload(), Offload { flags: NEEDS_CSUM, hdr_len: 52, ..header });
+        assert_eq!(
+            checked.offload(),
+            Offload {
+                flags: NEEDS_CSUM,
+                hdr_len: 52,
+                ..header
+            }
+        );
         assert_eq!(checked.segments(), 3);
         let (header, packet) = udp6();
         let checked = header.check(&packet).unwrap();
@@ -332,12 +414,25 @@ mod tests {
 
     #[test]
     fn a_packet_that_asks_for_nothing_gets_an_empty_header() {
-        let header = Offload { flags: DATA_VALID, hdr_len: 1, gso_size: 2, csum_start: 3, csum_offset: 4, gso_type: 0 };
+        let header = Offload {
+            flags: DATA_VALID,
+            hdr_len: 1,
+            gso_size: 2,
+            csum_start: 3,
+            csum_offset: 4,
+            gso_type: 0,
+        };
         let mut fragment = bytes(TCP4);
         fragment[7] = 9;
         let checked = header.check(&fragment).unwrap();
-        assert_eq!((checked.offload(), checked.segments()), (Offload::default(), 1));
-        assert_eq!(refusal(header, &fragment[1..]), Refusal::Malformed(ip::Malformed::Version(0)));
+        assert_eq!(
+            (checked.offload(), checked.segments()),
+            (Offload::default(), 1)
+        );
+        assert_eq!(
+            refusal(header, &fragment[1..]),
+            Refusal::Malformed(ip::Malformed::Version(0))
+        );
     }
 
     #[test]
@@ -357,22 +452,57 @@ mod tests {
     fn every_field_that_does_not_fit_is_refused() {
         for (good, packet) in [tcp4(), udp6()] {
             for flags in [4, 5, 8, 0x81] {
-                assert_eq!(refusal(Offload { flags, ..good }, &packet), Refusal::Flags(flags));
+                assert_eq!(
+                    refusal(Offload { flags, ..good }, &packet),
+                    Refusal::Flags(flags)
+                );
             }
-            for gso_type in (1..=255).filter(|kind| *kind != good.gso_type && *kind | GSO_ECN != good.gso_type) {
-                assert_eq!(refusal(Offload { gso_type, ..good }, &packet), Refusal::Type(gso_type));
+            for gso_type in
+                (1..=255).filter(|kind| *kind != good.gso_type && *kind | GSO_ECN != good.gso_type)
+            {
+                assert_eq!(
+                    refusal(Offload { gso_type, ..good }, &packet),
+                    Refusal::Type(gso_type)
+                );
             }
             for gso_size in [0, if good.csum_offset == 16 { 7 } else { 0 }] {
-                assert_eq!(refusal(Offload { gso_size, ..good }, &packet), Refusal::Size(gso_size));
+                assert_eq!(
+                    refusal(Offload { gso_size, ..good }, &packet),
+                    Refusal::Size(gso_size)
+                );
             }
             for csum_start in [0, good.csum_start - 1, good.csum_start + 4, 0xffff] {
-                assert_eq!(refusal(Offload { csum_start, ..good }, &packet), Refusal::ChecksumPlace);
+                assert_eq!(
+                    refusal(Offload { csum_start, ..good }, &packet),
+                    Refusal::ChecksumPlace
+                );
             }
             for csum_offset in [0, 22 - good.csum_offset, 0xffff] {
-                assert_eq!(refusal(Offload { csum_offset, ..good }, &packet), Refusal::ChecksumPlace);
+                assert_eq!(
+                    refusal(
+                        Offload {
+                            csum_offset,
+                            ..good
+                        },
+                        &packet
+                    ),
+                    Refusal::ChecksumPlace
+                );
             }
-            assert_eq!(refusal(Offload { flags: 0, ..good }, &packet), Refusal::Unsummed);
-            assert_eq!(refusal(Offload { flags: DATA_VALID, ..good }, &packet), Refusal::Unsummed);
+            assert_eq!(
+                refusal(Offload { flags: 0, ..good }, &packet),
+                Refusal::Unsummed
+            );
+            assert_eq!(
+                refusal(
+                    Offload {
+                        flags: DATA_VALID,
+                        ..good
+                    },
+                    &packet
+                ),
+                Refusal::Unsummed
+            );
         }
     }
 
@@ -398,11 +528,21 @@ mod tests {
         assert_eq!(refusal(header, &packet), Refusal::ChecksumPlace); // UDP begins at 48
     }
 
-    /// A datagram in IPv6 behind `extensions` bytes of options, with `payload` bytes, and its header.
+    /// A datagram in IPv6 behind `extensions` bytes of options, with `payload` bytes, and its
+    /// header.
     fn datagram(extensions: usize, payload: usize) -> (Offload, Vec<u8>) {
         let mut options = vec![0; extensions];
         (options[0], options[1]) = (17, (extensions / 8 - 1) as u8);
-        let udp = [[0; 4], [(payload + 8).to_be_bytes()[6], (payload + 8).to_be_bytes()[7], 0, 0]].concat();
+        let udp = [
+            [0; 4],
+            [
+                (payload + 8).to_be_bytes()[6],
+                (payload + 8).to_be_bytes()[7],
+                0,
+                0,
+            ],
+        ]
+        .concat();
         let mut packet = [bytes(UDP6)[..40].to_vec(), options, udp, vec![0; payload]].concat();
         let length = (packet.len() - 40) as u16;
         packet[4..6].copy_from_slice(&length.to_be_bytes());
@@ -412,7 +552,10 @@ mod tests {
 
     #[test]
     fn what_one_super_packet_can_grow_to_is_bounded() {
-        for (payload, taken) in [(8 * UDP_SEGMENTS_MAX, true), (8 * UDP_SEGMENTS_MAX + 1, false)] {
+        for (payload, taken) in [
+            (8 * UDP_SEGMENTS_MAX, true),
+            (8 * UDP_SEGMENTS_MAX + 1, false),
+        ] {
             let (header, packet) = datagram(8, payload);
             assert_eq!(header.check(&packet).is_ok(), taken);
         }
@@ -429,7 +572,8 @@ mod tests {
         for (header, packet) in [tcp4(), udp6()] {
             for length in 0..packet.len() {
                 assert!(header.check(&packet[..length]).is_err());
-                // With the length in the IP header made to agree, the transport is what is too short.
+                // With the length in the IP header made to agree, the transport is what is too
+                // short.
                 let mut shorter = packet[..length].to_vec();
                 let (at, before) = if packet[0] >> 4 == 4 { (2, 0) } else { (4, 40) };
                 if length >= 40 {
@@ -457,7 +601,11 @@ mod tests {
             if let Ok(checked) = Offload::from_wire(&wire).check(&packet) {
                 let (count, again) = (checked.segments(), checked.offload());
                 assert!((1..=21).contains(&count));
-                assert_eq!(again.check(&packet).unwrap().offload(), again, "checking twice changes nothing");
+                assert_eq!(
+                    again.check(&packet).unwrap().offload(),
+                    again,
+                    "checking twice changes nothing"
+                );
                 assert!(usize::from(again.hdr_len) <= packet.len());
             }
         }

@@ -1,5 +1,5 @@
-//! Which ordinary packets does this super-packet stand for? What a network card does with TSO and USO, for peers
-//! that cannot take a super-packet whole.
+//! Which ordinary packets does this super-packet stand for? What a network card does with TSO and
+//! USO, for peers that cannot take a super-packet whole.
 //!
 //! ```text
 //! super-packet   | headers | payload, up to 64 KiB ................ |
@@ -10,8 +10,9 @@
 //!   UDP (RFC 768)     length and checksum: each segment is a datagram
 //! ```
 //!
-//! Everything else in the headers, options and extension headers included, is repeated as it is. The work is bounded
-//! by the checks in `offload`: at most 8,192 segments of TCP or 128 of UDP, and at most 256 bytes of headers in each.
+//! Everything else in the headers, options and extension headers included, is repeated as it is.
+//! The work is bounded by the checks in `offload`: at most 8,192 segments of TCP or 128 of UDP, and
+//! at most 256 bytes of headers in each.
 
 use super::offload::{Checked, Work};
 use super::{checksum, protocol};
@@ -19,10 +20,19 @@ use super::{checksum, protocol};
 const FIN_PSH: u8 = 0x01 | 0x08;
 const CWR: u8 = 0x80;
 
-/// Hands the packets that `super_packet` stands for to `each`, in order, with complete checksums, and returns their
-/// number. A packet that needs nothing is handed on as it is. `buffer` holds one packet at a time and is overwritten.
-pub fn segment(super_packet: &Checked<'_>, buffer: &mut Vec<u8>, mut each: impl FnMut(&[u8])) -> usize {
-    let &Checked { packet, offload, work } = super_packet;
+/// Hands the packets that `super_packet` stands for to `each`, in order, with complete checksums,
+/// and returns their number. A packet that needs nothing is handed on as it is. `buffer` holds one
+/// packet at a time and is overwritten.
+pub fn segment(
+    super_packet: &Checked<'_>,
+    buffer: &mut Vec<u8>,
+    mut each: impl FnMut(&[u8]),
+) -> usize {
+    let &Checked {
+        packet,
+        offload,
+        work,
+    } = super_packet;
     buffer.clear();
     let (ip, payload) = match work {
         Work::Nothing => {
@@ -41,7 +51,10 @@ pub fn segment(super_packet: &Checked<'_>, buffer: &mut Vec<u8>, mut each: impl 
     // Lengths and places below are those that `Offload::check` found inside the packet.
     let (headers, payload) = packet.split_at(payload);
     let chunks = payload.chunks(usize::from(offload.gso_size));
-    let (count, pseudo_header) = (chunks.len(), checksum::pseudo_header(ip.source, ip.destination, ip.protocol, 0));
+    let (count, pseudo_header) = (
+        chunks.len(),
+        checksum::pseudo_header(ip.source, ip.destination, ip.protocol, 0),
+    );
     buffer.extend_from_slice(headers);
     for (index, chunk) in (0u16..).zip(chunks) {
         buffer.truncate(headers.len());
@@ -50,7 +63,13 @@ pub fn segment(super_packet: &Checked<'_>, buffer: &mut Vec<u8>, mut each: impl 
         let (length, last) = (length16(transport.len()), usize::from(index) + 1 == count);
         let field = match ip.protocol {
             protocol::TCP => {
-                write_tcp(transport, &headers[ip.transport..], index, offload.gso_size, last);
+                write_tcp(
+                    transport,
+                    &headers[ip.transport..],
+                    index,
+                    offload.gso_size,
+                    last,
+                );
                 16
             }
             _ => {
@@ -59,7 +78,10 @@ pub fn segment(super_packet: &Checked<'_>, buffer: &mut Vec<u8>, mut each: impl 
             }
         };
         transport[field..field + 2].fill(0);
-        let checksum = checksum::nonzero(checksum::sum(transport, checksum::add(pseudo_header, length)));
+        let checksum = checksum::nonzero(checksum::sum(
+            transport,
+            checksum::add(pseudo_header, length),
+        ));
         transport[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
         write_ip(network, headers, index, length);
         each(buffer);
@@ -77,7 +99,8 @@ fn write_tcp(tcp: &mut [u8], original: &[u8], index: u16, size: u16, last: bool)
     tcp[13] = original[13] & !(not_last | not_first);
 }
 
-/// Lengths of segment `index`, with a transport header and payload of `length` bytes, and what is IPv4's alone.
+/// Lengths of segment `index`, with a transport header and payload of `length` bytes, and what is
+/// IPv4's alone.
 fn write_ip(network: &mut [u8], original: &[u8], index: u16, length: u16) {
     if network[0] >> 4 == 6 {
         let extensions = length16(network.len() - 40);
@@ -93,7 +116,8 @@ fn write_ip(network: &mut [u8], original: &[u8], index: u16, length: u16) {
     network[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// A length in bytes as a field: no part of a packet is longer than the packet, whose own length fits.
+/// A length in bytes as a field: no part of a packet is longer than the packet, whose own length
+/// fits.
 fn length16(bytes: usize) -> u16 {
     u16::try_from(bytes).unwrap_or(u16::MAX)
 }
@@ -108,7 +132,9 @@ mod tests {
     fn segments(header: &Offload, packet: &[u8]) -> Vec<Vec<u8>> {
         let checked = header.check(packet).unwrap();
         let mut all = Vec::new();
-        let count = segment(&checked, &mut vec![9; 5], |packet| all.push(packet.to_vec()));
+        let count = segment(&checked, &mut vec![9; 5], |packet| {
+            all.push(packet.to_vec())
+        });
         assert_eq!((count, checked.segments()), (all.len(), all.len()));
         all
     }
@@ -146,7 +172,10 @@ mod tests {
 
     #[test]
     fn a_partial_checksum_is_completed() {
-        for (packet, header) in [(TCP4, header(GSO_NONE, 0, 20, 16)), (UDP6, header(GSO_NONE, 0, 48, 6))] {
+        for (packet, header) in [
+            (TCP4, header(GSO_NONE, 0, 20, 16)),
+            (UDP6, header(GSO_NONE, 0, 48, 6)),
+        ] {
             let whole = bytes(packet);
             let ip = ip::parse(&whole).unwrap();
             let length = whole.len() - ip.transport;
@@ -161,8 +190,10 @@ mod tests {
     /// A super-packet of some kind, its type, transport offset and headers' length.
     fn super_packet(kind: usize, payload: &[u8]) -> (Vec<u8>, u8, usize, usize) {
         const V4_OPTIONS: &str = "4600 0000 fffe 4000 40 00 0000 0a070002 0a070001 94040000";
-        const V6: &str = "60000007 0000 00 40 fd070000000000000000000000000002 fd070000000000000000000000000001";
-        const TCP: &str = "1234 01bb fffffff0 00000005 8099 01f4 0000 0000 0101080a0000000100000002";
+        const V6: &str =
+            "60000007 0000 00 40 fd070000000000000000000000000002 fd070000000000000000000000000001";
+        const TCP: &str =
+            "1234 01bb fffffff0 00000005 8099 01f4 0000 0000 0101080a0000000100000002";
         let (mut network, mut transport) = match kind {
             0 => (bytes(V4_OPTIONS), bytes(TCP)),
             1 => (bytes(V6), bytes(TCP)),
@@ -187,7 +218,12 @@ mod tests {
         }
         let headers = offset + transport.len();
         let gso_type = [GSO_TCPV4, GSO_TCPV6, GSO_TCPV6, GSO_UDP_L4, GSO_UDP_L4][kind];
-        ([network, transport, payload.to_vec()].concat(), gso_type, offset, headers)
+        (
+            [network, transport, payload.to_vec()].concat(),
+            gso_type,
+            offset,
+            headers,
+        )
     }
 
     #[test]
@@ -209,7 +245,10 @@ mod tests {
             for (index, found) in all.iter().enumerate() {
                 let ip = ip::parse(found).unwrap();
                 assert_eq!(ip, ip::parse(&packet).unwrap());
-                assert!(verifies(found, transport, ip.protocol), "segment {index} of kind {kind}");
+                assert!(
+                    verifies(found, transport, ip.protocol),
+                    "segment {index} of kind {kind}"
+                );
                 if !udp {
                     let sequence = 0xffff_fff0u32.wrapping_add(together.len() as u32);
                     assert_eq!(found[transport + 4..transport + 8], sequence.to_be_bytes());
@@ -221,7 +260,10 @@ mod tests {
                     assert_eq!(found[transport + 4..transport + 6], length.to_be_bytes());
                 }
                 if kind == 0 || kind == 3 {
-                    assert_eq!(found[4..6], 0xfffeu16.wrapping_add(index as u16).to_be_bytes());
+                    assert_eq!(
+                        found[4..6],
+                        0xfffeu16.wrapping_add(index as u16).to_be_bytes()
+                    );
                 }
                 together.extend_from_slice(&found[headers..]);
             }
@@ -234,7 +276,10 @@ mod tests {
         let (packet, gso_type, transport, _) = super_packet(1, &[7; 65_503]);
         let all = segments(&header(gso_type, 8, transport as u16, 16), &packet);
         assert_eq!(all.len(), 8188);
-        assert!(all.iter().all(|found| verifies(found, transport, protocol::TCP)));
+        assert!(
+            all.iter()
+                .all(|found| verifies(found, transport, protocol::TCP))
+        );
     }
 
     #[test]
@@ -249,7 +294,9 @@ mod tests {
             let offset = if gso_type == GSO_UDP_L4 { 6 } else { 16 };
             let offload = header(gso_type, numbers.below(40) as u16, transport as u16, offset);
             if let Ok(checked) = offload.check(&packet) {
-                segment(&checked, &mut Vec::new(), |found| assert!(ip::parse(found).is_ok()));
+                segment(&checked, &mut Vec::new(), |found| {
+                    assert!(ip::parse(found).is_ok())
+                });
             }
         }
     }

@@ -17,14 +17,22 @@ pub struct Subnet {
 impl Subnet {
     /// A network of one.
     pub fn alone(address: IpAddr) -> Subnet {
-        Subnet { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
+        Subnet {
+            address,
+            prefix: if address.is_ipv4() { 32 } else { 128 },
+        }
     }
 
     /// Whether `address` is in this network. Never across families.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address) {
             (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => {
-                self.network() == Subnet { address, prefix: self.prefix }.network()
+                self.network()
+                    == Subnet {
+                        address,
+                        prefix: self.prefix,
+                    }
+                    .network()
             }
             _ => false,
         }
@@ -39,26 +47,35 @@ impl Subnet {
     pub fn host(&self, number: u64) -> IpAddr {
         match self.address {
             IpAddr::V4(address) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+                let mask = u32::MAX
+                    .checked_shl(32 - u32::from(self.prefix))
+                    .unwrap_or(0);
                 let [.., a, b, c, d] = number.to_be_bytes();
                 let number = u32::from_be_bytes([a, b, c, d]);
-                IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() & mask | number & !mask))
+                IpAddr::V4(Ipv4Addr::from_bits(
+                    address.to_bits() & mask | number & !mask,
+                ))
             }
             IpAddr::V6(address) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
-                IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask | u128::from(number) & !mask))
+                let mask = u128::MAX
+                    .checked_shl(128 - u32::from(self.prefix))
+                    .unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from_bits(
+                    address.to_bits() & mask | u128::from(number) & !mask,
+                ))
             }
         }
     }
 
-    /// Whether this can be an address in a tunnel: one host's, in a network of at most 2^24 (IPv4) or 2^96 addresses.
-    /// It brings its whole network into the tunnel, so half the world has to come as a route, which can be declined.
+    /// Whether this can be an address in a tunnel: one host's, in a network of at most 2^24 (IPv4)
+    /// or 2^96 addresses. It brings its whole network into the tunnel, so half the world has to
+    /// come as a route, which can be declined.
     pub fn is_tunnels(&self) -> bool {
         ip::one_host(self.address) && self.prefix >= if self.address.is_ipv4() { 8 } else { 32 }
     }
 
-    /// How many addresses a client can have here: without the network's own, and without IPv4's broadcast address.
-    /// At most 2^32.
+    /// How many addresses a client can have here: without the network's own, and without IPv4's
+    /// broadcast address. At most 2^32.
     pub fn hosts(&self) -> u64 {
         let (bits, last) = match self.address {
             IpAddr::V4(_) => (32 - self.prefix, 1),
@@ -79,10 +96,12 @@ impl FromStr for Subnet {
 
     /// Reads `ADDRESS/PREFIX`; an address alone is a network of one.
     fn from_str(text: &str) -> Result<Subnet, String> {
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
-        let address: IpAddr = address
-            .parse()
-            .map_err(|_| format!("{text:?} is not an address such as 10.8.0.1/24 or fd0f:e12e::1/64"))?;
+        let (address, prefix) = text
+            .split_once('/')
+            .map_or((text, None), |(a, p)| (a, Some(p)));
+        let address: IpAddr = address.parse().map_err(|_| {
+            format!("{text:?} is not an address such as 10.8.0.1/24 or fd0f:e12e::1/64")
+        })?;
         let longest = if address.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
             None => longest,
@@ -106,7 +125,13 @@ mod tests {
 
     #[test]
     fn written_as_read() {
-        for text in ["10.8.0.1/24", "0.0.0.0/0", "fd0f:e12e::1/64", "::/0", "1.2.3.4/32"] {
+        for text in [
+            "10.8.0.1/24",
+            "0.0.0.0/0",
+            "fd0f:e12e::1/64",
+            "::/0",
+            "1.2.3.4/32",
+        ] {
             assert_eq!(subnet(text).to_string(), text);
         }
         assert_eq!(subnet("1.2.3.4").prefix, 32);
@@ -128,14 +153,33 @@ mod tests {
     #[test]
     fn contains_and_hosts() {
         let net = subnet("10.8.0.1/24");
-        assert!(net.contains("10.8.0.255".parse().unwrap()) && !net.contains("10.8.1.0".parse().unwrap()));
+        assert!(
+            net.contains("10.8.0.255".parse().unwrap())
+                && !net.contains("10.8.1.0".parse().unwrap())
+        );
         assert!(!net.contains("::1".parse().unwrap()));
-        assert_eq!((net.network().to_string().as_str(), net.host(300).to_string().as_str()), ("10.8.0.0", "10.8.0.44"));
+        assert_eq!(
+            (
+                net.network().to_string().as_str(),
+                net.host(300).to_string().as_str()
+            ),
+            ("10.8.0.0", "10.8.0.44")
+        );
         assert!(subnet("0.0.0.0/0").contains("9.9.9.9".parse().unwrap()));
         assert!(subnet("::/0").contains("2001:db8::1".parse().unwrap()));
-        assert_eq!(subnet("fd0f:e12e::1/64").host(2).to_string(), "fd0f:e12e::2");
         assert_eq!(
-            ["10.8.0.1/24", "10.0.0.0/30", "10.0.0.0/31", "10.0.0.0/32", "::1/128"].map(|t| subnet(t).hosts()),
+            subnet("fd0f:e12e::1/64").host(2).to_string(),
+            "fd0f:e12e::2"
+        );
+        assert_eq!(
+            [
+                "10.8.0.1/24",
+                "10.0.0.0/30",
+                "10.0.0.0/31",
+                "10.0.0.0/32",
+                "::1/128"
+            ]
+            .map(|t| subnet(t).hosts()),
             [254, 2, 0, 0, 0]
         );
         assert_eq!(subnet("::/0").hosts(), (1 << 32) - 1);

@@ -6,9 +6,9 @@
 //!  nonce=000102…\n          a name, '=', a value, a line end; names in any order, each at most once
 //! ```
 //!
-//! Text, so that anybody who has the derived key can read it with any Fernet tool. Names that are not known are
-//! left alone (this is how the protocol grows); a name that stands twice is refused, because two readers could
-//! take different ones.
+//! Text, so that anybody who has the derived key can read it with any Fernet tool. Names that are
+//! not known are left alone (this is how the protocol grows); a name that stands twice is refused,
+//! because two readers could take different ones.
 
 use std::fmt;
 
@@ -31,7 +31,9 @@ impl fmt::Display for FieldError {
             FieldError::Form => write!(f, "not lines of name=value in printable ASCII"),
             FieldError::Twice(name) => write!(f, "the field {name} stands twice"),
             FieldError::Missing(name) => write!(f, "the field {name} is missing"),
-            FieldError::Value(name) => write!(f, "the field {name} has a value that it cannot have"),
+            FieldError::Value(name) => {
+                write!(f, "the field {name} has a value that it cannot have")
+            }
         }
     }
 }
@@ -40,11 +42,16 @@ impl fmt::Display for FieldError {
 #[derive(Debug)]
 pub struct Fields<'a>(Vec<(&'a str, &'a str)>);
 
-/// Appends one field. Characters that would end the line or are not printable ASCII are written as `?`.
+/// Appends one field. Characters that would end the line or are not printable ASCII are written as
+/// `?`.
 pub fn write(out: &mut String, name: &str, value: &str) {
     out.push_str(name);
     out.push('=');
-    out.extend(value.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }));
+    out.extend(
+        value
+            .chars()
+            .map(|c| if matches!(c, ' '..='~') { c } else { '?' }),
+    );
     out.push('\n');
 }
 
@@ -62,7 +69,11 @@ impl<'a> Fields<'a> {
         for line in text.split_inclusive('\n') {
             let line = line.strip_suffix('\n').ok_or(FieldError::Form)?;
             let (name, value) = line.split_once('=').ok_or(FieldError::Form)?;
-            if name.is_empty() || !name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-')) {
+            if name.is_empty()
+                || !name
+                    .bytes()
+                    .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            {
                 return Err(FieldError::Form);
             }
             if fields.iter().any(|(earlier, _)| *earlier == name) {
@@ -75,7 +86,10 @@ impl<'a> Fields<'a> {
 
     /// The value of `name`, if it is there.
     pub fn value(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+        self.0
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| *value)
     }
 
     /// The value of `name`, which must be there.
@@ -88,7 +102,10 @@ impl<'a> Fields<'a> {
 
     /// The comma-separated items of `name`; none if it is empty or missing.
     pub fn list(&self, name: &str) -> impl Iterator<Item = &'a str> {
-        self.value(name).unwrap_or_default().split(',').filter(|item| !item.is_empty())
+        self.value(name)
+            .unwrap_or_default()
+            .split(',')
+            .filter(|item| !item.is_empty())
     }
 
     /// The 32 bytes that `name` holds as 64 lower-case hexadecimal digits.
@@ -97,14 +114,21 @@ impl<'a> Fields<'a> {
     /// [`FieldError::Missing`] or [`FieldError::Value`].
     pub fn hex32(&self, name: &'static str) -> Result<[u8; 32], FieldError> {
         let text = self.required(name)?.as_bytes();
-        let (pairs, []) = text.as_chunks::<2>() else { return Err(FieldError::Value(name)) };
+        let (pairs, []) = text.as_chunks::<2>() else {
+            return Err(FieldError::Value(name));
+        };
         let digit = |c: u8| match c {
             b'0'..=b'9' => Some(c - b'0'),
             b'a'..=b'f' => Some(c - b'a' + 10),
             _ => None,
         };
-        let bytes: Option<Vec<u8>> = pairs.iter().map(|[h, l]| Some(digit(*h)? << 4 | digit(*l)?)).collect();
-        bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(FieldError::Value(name))
+        let bytes: Option<Vec<u8>> = pairs
+            .iter()
+            .map(|[h, l]| Some(digit(*h)? << 4 | digit(*l)?))
+            .collect();
+        bytes
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or(FieldError::Value(name))
     }
 }
 
@@ -134,10 +158,22 @@ mod tests {
 
     #[test]
     fn forms_that_are_refused() {
-        for bad in [&b"role"[..], b"role=client", b"=x\n", b"Role=x\n", b"a=\x00\n", b"a=\xe9\n", b"a=b\r\n", b"\n"] {
+        for bad in [
+            &b"role"[..],
+            b"role=client",
+            b"=x\n",
+            b"Role=x\n",
+            b"a=\x00\n",
+            b"a=\xe9\n",
+            b"a=b\r\n",
+            b"\n",
+        ] {
             assert_eq!(Fields::parse(bad).err(), Some(FieldError::Form), "{bad:?}");
         }
-        assert_eq!(Fields::parse(b"a=1\nb=2\na=1\n").err(), Some(FieldError::Twice("a".into())));
+        assert_eq!(
+            Fields::parse(b"a=1\nb=2\na=1\n").err(),
+            Some(FieldError::Twice("a".into()))
+        );
     }
 
     #[test]
@@ -148,7 +184,15 @@ mod tests {
         };
         let bytes: [u8; 32] = std::array::from_fn(|i| (i * 9) as u8);
         assert_eq!(of(&hex(&bytes)), Ok(bytes));
-        for bad in ["", "00", &"0".repeat(63), &"0".repeat(65), &"0".repeat(66), &"A".repeat(64), &"g".repeat(64)] {
+        for bad in [
+            "",
+            "00",
+            &"0".repeat(63),
+            &"0".repeat(65),
+            &"0".repeat(66),
+            &"A".repeat(64),
+            &"g".repeat(64),
+        ] {
             assert_eq!(of(bad), Err(FieldError::Value("nonce")), "{bad}");
         }
     }

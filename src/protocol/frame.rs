@@ -24,7 +24,11 @@ pub struct BadLength {
 
 impl fmt::Display for BadLength {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "a frame of {} bytes where 1 to {} are allowed", self.length, self.limit)
+        write!(
+            f,
+            "a frame of {} bytes where 1 to {} are allowed",
+            self.length, self.limit
+        )
     }
 }
 
@@ -35,7 +39,9 @@ impl std::error::Error for BadLength {}
 /// # Panics
 /// If `length` does not fit in 32 bits; bodies are below 100 kB.
 pub fn header(length: usize) -> [u8; HEADER] {
-    u32::try_from(length).expect("bodies are below 100 kB").to_be_bytes()
+    u32::try_from(length)
+        .expect("bodies are below 100 kB")
+        .to_be_bytes()
 }
 
 /// The length of the body that a header announces.
@@ -55,14 +61,21 @@ pub fn frame(body: &[u8]) -> Vec<u8> {
     [&header(body.len()), body].concat()
 }
 
-/// The length of the whole frame at the start of `bytes`, header included, or `None` if its end is not there yet.
+/// The length of the whole frame at the start of `bytes`, header included, or `None` if its end is
+/// not there yet.
 ///
 /// # Errors
 /// [`BadLength`] as soon as the header is there.
 pub fn whole(bytes: &[u8], limit: usize) -> Result<Option<usize>, BadLength> {
-    let Some((header, body)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
+    let Some((header, body)) = bytes.split_first_chunk::<HEADER>() else {
+        return Ok(None);
+    };
     let length = length(*header, limit)?;
-    Ok(if body.len() < length { None } else { Some(HEADER + length) })
+    Ok(if body.len() < length {
+        None
+    } else {
+        Some(HEADER + length)
+    })
 }
 
 #[cfg(test)]

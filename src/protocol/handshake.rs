@@ -9,10 +9,10 @@
 //!  (Sealer, Opener)                                    (Sealer, Opener)
 //! ```
 //!
-//! Each phase is a type named by what it expects next, and each step takes it by value: what may not come yet
-//! cannot be called, and nothing can be done twice. No clock is needed. The two nonces make the session fresh;
-//! Finished, under a key that depends on both, proves to the server that the client is there now and is no
-//! recording. A hello's timestamp is only reported.
+//! Each phase is a type named by what it expects next, and each step takes it by value: what may
+//! not come yet cannot be called, and nothing can be done twice. No clock is needed. The two nonces
+//! make the session fresh; Finished, under a key that depends on both, proves to the server that
+//! the client is there now and is no recording. A hello's timestamp is only reported.
 
 use super::fields::{self, FieldError, Fields};
 use super::frame;
@@ -61,11 +61,20 @@ impl fmt::Display for Refused {
             Refused::Id => write!(f, "the hello names another key"),
             Refused::Token(reason) => write!(f, "the hello's token is invalid: {reason}"),
             Refused::Field(reason) => write!(f, "the hello is malformed: {reason}"),
-            Refused::Role(role) => write!(f, "the hello is from a {role}: reflected, or two of a kind"),
-            Refused::Version(theirs) => write!(f, "the server chose version {theirs}, this is {VERSION}"),
+            Refused::Role(role) => {
+                write!(f, "the hello is from a {role}: reflected, or two of a kind")
+            }
+            Refused::Version(theirs) => {
+                write!(f, "the server chose version {theirs}, this is {VERSION}")
+            }
             Refused::Echo => write!(f, "the answer belongs to another hello"),
-            Refused::NotOffered(what) => write!(f, "the server chose {what}, which was not offered"),
-            Refused::Ratchet => write!(f, "the two sides disagree about the ratcheted key or its step"),
+            Refused::NotOffered(what) => {
+                write!(f, "the server chose {what}, which was not offered")
+            }
+            Refused::Ratchet => write!(
+                f,
+                "the two sides disagree about the ratcheted key or its step"
+            ),
             Refused::ByServer(reason) => write!(f, "the server refused: {reason}"),
             Refused::Record(reason) => write!(f, "{reason}"),
         }
@@ -92,12 +101,18 @@ impl Capabilities {
 
     /// As a list; there is one capability so far, so that the list is its only item.
     fn to_text(self) -> &'static str {
-        if self.super_packets { Capabilities::SUPER_PACKETS } else { "" }
+        if self.super_packets {
+            Capabilities::SUPER_PACKETS
+        } else {
+            ""
+        }
     }
 
     fn from_fields(fields: &Fields) -> Capabilities {
         let has = |known| fields.list("capabilities").any(|name| name == known);
-        Capabilities { super_packets: has(Capabilities::SUPER_PACKETS) }
+        Capabilities {
+            super_packets: has(Capabilities::SUPER_PACKETS),
+        }
     }
 }
 
@@ -108,7 +123,8 @@ pub struct Offer {
     pub suites: Vec<Suite>,
     /// What it can do.
     pub capabilities: Capabilities,
-    /// Name and version of the program, for the other side's log: short, since a hello holds 703 bytes in all.
+    /// Name and version of the program, for the other side's log: short, since a hello holds 703
+    /// bytes in all.
     pub software: String,
 }
 
@@ -123,23 +139,48 @@ pub struct FreshHello {
 
 // ---------------------------------------------------------------- 4.2 ClientHello
 
-/// The client begins: the frame to send, and the state that takes the answer. `step` is that of a ratcheted key;
-/// a static one has none.
-pub fn client_hello(root: &Root, step: Option<u64>, offer: Offer, fresh: FreshHello) -> (Vec<u8>, AwaitServerHello) {
+/// The client begins: the frame to send, and the state that takes the answer. `step` is that of a
+/// ratcheted key; a static one has none.
+pub fn client_hello(
+    root: &Root,
+    step: Option<u64>,
+    offer: Offer,
+    fresh: FreshHello,
+) -> (Vec<u8>, AwaitServerHello) {
     let mut hello = String::new();
     fields::write(&mut hello, "versions", VERSION);
     fields::write(&mut hello, "role", "client");
     fields::write(&mut hello, "nonce", &fields::hex(&fresh.nonce));
-    fields::write(&mut hello, "suites", &offer.suites.iter().map(|s| s.name()).collect::<Vec<_>>().join(","));
+    fields::write(
+        &mut hello,
+        "suites",
+        &offer
+            .suites
+            .iter()
+            .map(|s| s.name())
+            .collect::<Vec<_>>()
+            .join(","),
+    );
     fields::write(&mut hello, "capabilities", offer.capabilities.to_text());
     if let Some(step) = step {
         fields::write(&mut hello, "step", &step.to_string());
     }
     fields::write(&mut hello, "software", &offer.software);
-    let token = root.hello().seal(hello.as_bytes(), fresh.token.time, fresh.token.iv);
+    let token = root
+        .hello()
+        .seal(hello.as_bytes(), fresh.token.time, fresh.token.iv);
     let frame = frame::frame(&[&root.id()[..], &token].concat());
     let transcript = Sha256::new_with_prefix(&frame);
-    (frame, AwaitServerHello { root: root.clone(), step, offer, nonce: fresh.nonce, transcript })
+    (
+        frame,
+        AwaitServerHello {
+            root: root.clone(),
+            step,
+            offer,
+            nonce: fresh.nonce,
+            transcript,
+        },
+    )
 }
 
 /// The id at the start of a ClientHello, by which the server looks the key up.
@@ -171,7 +212,9 @@ impl ClientHello {
     /// # Errors
     /// [`Refused`]. The server stays silent.
     pub fn receive(root: &Root, body: &[u8], age: Option<Age>) -> Result<ClientHello, Refused> {
-        let (id, token) = limited(body)?.split_first_chunk::<8>().ok_or(Refused::Length(body.len()))?;
+        let (id, token) = limited(body)?
+            .split_first_chunk::<8>()
+            .ok_or(Refused::Length(body.len()))?;
         if *id != root.id() {
             return Err(Refused::Id);
         }
@@ -194,9 +237,9 @@ impl ClientHello {
 
     // ------------------------------------------------------------ 4.3 ServerHello
 
-    /// Answers: the frame to send, and the state that takes Finished; or, where nothing fits, a frame that says so
-    /// and the same reason for the log, after which the connection ends. `ratchet` is the state of a ratcheted key,
-    /// durable already.
+    /// Answers: the frame to send, and the state that takes Finished; or, where nothing fits, a
+    /// frame that says so and the same reason for the log, after which the connection ends.
+    /// `ratchet` is the state of a ratcheted key, durable already.
     pub fn answer(
         self,
         offer: &Offer,
@@ -218,21 +261,39 @@ impl ClientHello {
             fields::write(&mut hello, "ratchet", &fields::hex(&state.secret));
         }
         fields::write(&mut hello, "software", &offer.software);
-        let frame = frame::frame(&self.root.hello().seal(hello.as_bytes(), fresh.token.time, fresh.token.iv));
+        let frame = frame::frame(&self.root.hello().seal(
+            hello.as_bytes(),
+            fresh.token.time,
+            fresh.token.iv,
+        ));
         let transcript = self.transcript.chain_update(&frame).finalize();
         let [client, server] = self.root.traffic_secrets(&transcript.into());
         let (sealer, opener) = (Sealer::new(suite, server), Opener::new(suite, client));
-        (frame, Ok(AwaitFinished { suite, capabilities, sealer, opener }))
+        (
+            frame,
+            Ok(AwaitFinished {
+                suite,
+                capabilities,
+                sealer,
+                opener,
+            }),
+        )
     }
 
     /// Answers with a reason instead: the frame to send, after which the connection ends.
     pub fn refuse(self, reason: &str, fresh: Fresh) -> Vec<u8> {
         let mut hello = self.begin_answer();
         fields::write(&mut hello, "refused", reason);
-        frame::frame(&self.root.hello().seal(hello.as_bytes(), fresh.time, fresh.iv))
+        frame::frame(
+            &self
+                .root
+                .hello()
+                .seal(hello.as_bytes(), fresh.time, fresh.iv),
+        )
     }
 
-    /// The first suite of the server's that the client offered, if version and step are the same too.
+    /// The first suite of the server's that the client offered, if version and step are the same
+    /// too.
     fn choose(&self, offer: &Offer, ratchet: Option<&ServerState>) -> Result<Suite, &'static str> {
         if !self.speaks {
             return Err("no common version (this is version 1)");
@@ -241,7 +302,12 @@ impl ClientHello {
         if theirs != ratchet.map(|state| (state.root.id(), state.step)) {
             return Err("not the same step of the ratcheted key");
         }
-        offer.suites.iter().copied().find(|suite| self.suites.contains(suite)).ok_or("no common suite")
+        offer
+            .suites
+            .iter()
+            .copied()
+            .find(|suite| self.suites.contains(suite))
+            .ok_or("no common suite")
     }
 
     fn begin_answer(&self) -> String {
@@ -263,8 +329,8 @@ pub struct AwaitServerHello {
 }
 
 impl AwaitServerHello {
-    /// Verifies the ServerHello. After it the client knows that the server is there now, since nobody else could
-    /// have echoed its nonce under this key.
+    /// Verifies the ServerHello. After it the client knows that the server is there now, since
+    /// nobody else could have echoed its nonce under this key.
     ///
     /// # Errors
     /// [`Refused`]; the connection has to end.
@@ -292,16 +358,31 @@ impl AwaitServerHello {
         if step(&fields)? != self.step {
             return Err(Refused::Ratchet);
         }
-        let state = self.step.map(|step| ClientState { step, root: self.root.clone() });
+        let state = self.step.map(|step| ClientState {
+            step,
+            root: self.root.clone(),
+        });
         let next = match state {
-            Some(state) => Some(state.advance(&fields.hex32("ratchet")?).ok_or(Refused::Ratchet)?),
+            Some(state) => Some(
+                state
+                    .advance(&fields.hex32("ratchet")?)
+                    .ok_or(Refused::Ratchet)?,
+            ),
             None => None,
         };
         let transcript = self.transcript.chain_update(frame::frame(body)).finalize();
         let [client, server] = self.root.traffic_secrets(&transcript.into());
         let software = fields.value("software").unwrap_or_default().to_owned();
         let (sealer, opener) = (Sealer::new(suite, client), Opener::new(suite, server));
-        Ok(Agreed { time, suite, capabilities, software, next, sealer, opener })
+        Ok(Agreed {
+            time,
+            suite,
+            capabilities,
+            software,
+            next,
+            sealer,
+            opener,
+        })
     }
 }
 
@@ -323,8 +404,9 @@ pub struct Agreed {
 }
 
 impl Agreed {
-    /// Seals Finished: the frame to send, and the state that takes Config. A ratcheted key first goes to `keep`,
-    /// which makes it durable and erases the one before; if that fails there is no Finished.
+    /// Seals Finished: the frame to send, and the state that takes Config. A ratcheted key first
+    /// goes to `keep`, which makes it durable and erases the one before; if that fails there is no
+    /// Finished.
     ///
     /// # Errors
     /// What `keep` returned.
@@ -334,7 +416,10 @@ impl Agreed {
         fresh: Draw,
     ) -> Result<(Vec<u8>, AwaitConfig), E> {
         self.next.as_ref().map_or(Ok(()), keep)?;
-        let frame = self.sealer.frame(types::FINISHED, &[], fresh).expect("the first record, and empty");
+        let frame = self
+            .sealer
+            .frame(types::FINISHED, &[], fresh)
+            .expect("the first record, and empty");
         Ok((frame, AwaitConfig(self.sealer, self.opener)))
     }
 }
@@ -350,13 +435,16 @@ pub struct AwaitFinished {
 }
 
 impl AwaitFinished {
-    /// Opens Finished. After it the server knows that the client is there now, since nobody else could have
-    /// derived this key from the server's nonce.
+    /// Opens Finished. After it the server knows that the client is there now, since nobody else
+    /// could have derived this key from the server's nonce.
     ///
     /// # Errors
     /// [`Refused`]; the connection has to end.
     pub fn receive(mut self, body: &mut [u8]) -> Result<Ready, Refused> {
-        let content = self.opener.open_due(body, types::FINISHED).map_err(Refused::Record)?;
+        let content = self
+            .opener
+            .open_due(body, types::FINISHED)
+            .map_err(Refused::Record)?;
         if !content.is_empty() {
             return Err(Refused::Record(record::Refused::Length(content.len())));
         }
@@ -366,7 +454,8 @@ impl AwaitFinished {
 
 // -------------------------------------------------------------------- 4.5 Config
 
-/// The server has verified the client. Only now does a ratcheted key advance, and a lease or a route change.
+/// The server has verified the client. Only now does a ratcheted key advance, and a lease or a
+/// route change.
 pub struct Ready(Sealer, Opener);
 
 impl Ready {
@@ -374,7 +463,11 @@ impl Ready {
     ///
     /// # Errors
     /// [`CannotSeal`] if `config` is longer than a record.
-    pub fn configure(mut self, config: &[u8], fresh: Draw) -> Result<(Vec<u8>, Sealer, Opener), CannotSeal> {
+    pub fn configure(
+        mut self,
+        config: &[u8],
+        fresh: Draw,
+    ) -> Result<(Vec<u8>, Sealer, Opener), CannotSeal> {
         let frame = self.0.frame(types::CONFIG, config, fresh)?;
         Ok((frame, self.0, self.1))
     }
@@ -389,7 +482,11 @@ impl AwaitConfig {
     /// # Errors
     /// [`Refused`]; the connection has to end.
     pub fn receive(mut self, body: &mut [u8]) -> Result<(Vec<u8>, Sealer, Opener), Refused> {
-        let config = self.1.open_due(body, types::CONFIG).map_err(Refused::Record)?.to_vec();
+        let config = self
+            .1
+            .open_due(body, types::CONFIG)
+            .map_err(Refused::Record)?
+            .to_vec();
         Ok((config, self.0, self.1))
     }
 }
@@ -398,11 +495,20 @@ impl AwaitConfig {
 
 /// The body of a hello, unless it is too long.
 fn limited(body: &[u8]) -> Result<&[u8], Refused> {
-    if body.len() > MAX_HELLO { Err(Refused::Length(body.len())) } else { Ok(body) }
+    if body.len() > MAX_HELLO {
+        Err(Refused::Length(body.len()))
+    } else {
+        Ok(body)
+    }
 }
 
 /// Opens a hello token and checks that its maker has the role that is due.
-fn open_hello<'a>(root: &Root, text: &'a mut [u8], age: Option<Age>, due: &str) -> Result<(u64, Fields<'a>), Refused> {
+fn open_hello<'a>(
+    root: &Root,
+    text: &'a mut [u8],
+    age: Option<Age>,
+    due: &str,
+) -> Result<(u64, Fields<'a>), Refused> {
     let opened = super::open_token(root.hello(), text, age).map_err(Refused::Token)?;
     let fields = Fields::parse(opened.message)?;
     match fields.required("role")? {
@@ -413,7 +519,9 @@ fn open_hello<'a>(root: &Root, text: &'a mut [u8], age: Option<Age>, due: &str) 
 
 /// The step of a ratcheted key; a static one names none.
 fn step(fields: &Fields) -> Result<Option<u64>, FieldError> {
-    let Some(text) = fields.value("step") else { return Ok(None) };
+    let Some(text) = fields.value("step") else {
+        return Ok(None);
+    };
     match text.parse() {
         Ok(step) if text.bytes().all(|c| c.is_ascii_digit()) => Ok(Some(step)),
         _ => Err(FieldError::Value("step")),

@@ -9,8 +9,9 @@
 //!     └─ "next"   + the server's ratchet secret ─> K of the next step
 //! ```
 //!
-//! Every arrow is one HKDF-SHA256 (RFC 5869) with a label of its own. HKDF's outputs under different labels or
-//! salts are independent, so no use of one branch weakens another, and `K` itself encrypts nothing.
+//! Every arrow is one HKDF-SHA256 (RFC 5869) with a label of its own. HKDF's outputs under
+//! different labels or salts are independent, so no use of one branch weakens another, and `K`
+//! itself encrypts nothing.
 
 use crate::fernet::{Fernet, Key};
 use hmac::digest::zeroize::Zeroizing;
@@ -18,7 +19,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use std::fmt;
 
-/// Eight bytes by which the server finds a client's key. Tells a stranger nothing but that it is the same key again.
+/// Eight bytes by which the server finds a client's key. Tells a stranger nothing but that it is
+/// the same key again.
 pub type Id = [u8; 8];
 
 /// A client's key `K`, with the two branches that do not depend on the session.
@@ -47,9 +49,11 @@ impl Root {
         &self.hello
     }
 
-    /// The branches "client" and "server": the first traffic secrets of the session with this transcript.
+    /// The branches "client" and "server": the first traffic secrets of the session with this
+    /// transcript.
     pub fn traffic_secrets(&self, transcript: &[u8; 32]) -> [TrafficSecret; 2] {
-        ["client", "server"].map(|sender| TrafficSecret(derive(self.key.bytes(), transcript, sender)))
+        ["client", "server"]
+            .map(|sender| TrafficSecret(derive(self.key.bytes(), transcript, sender)))
     }
 
     /// The branch "next": `K` of the next step of a ratcheted key.
@@ -103,7 +107,12 @@ impl TrafficSecret {
 /// `derive(key, salt, label, N)` of the specification: HKDF with the info `"fernvpn 1 " + label`.
 fn derive<const N: usize>(key: &[u8], salt: &[u8], label: &str) -> Zeroizing<[u8; N]> {
     let mut out = Zeroizing::new([0; N]);
-    hkdf(key, salt, format!("fernvpn 1 {label}").as_bytes(), &mut out[..]);
+    hkdf(
+        key,
+        salt,
+        format!("fernvpn 1 {label}").as_bytes(),
+        &mut out[..],
+    );
     out
 }
 
@@ -113,7 +122,8 @@ fn derive<const N: usize>(key: &[u8], salt: &[u8], label: &str) -> Zeroizing<[u8
 /// If `out` is longer than 255 blocks of 32 bytes.
 pub fn hkdf(key: &[u8], salt: &[u8], info: &[u8], out: &mut [u8]) {
     // Extract. An absent salt is a block of zeros, which HMAC makes of an empty key by itself.
-    let extracted = Zeroizing::<[u8; 32]>::new(hmac(salt).chain_update(key).finalize().into_bytes().into());
+    let extracted =
+        Zeroizing::<[u8; 32]>::new(hmac(salt).chain_update(key).finalize().into_bytes().into());
     // Expand: T(i) = HMAC(extracted, T(i-1) ‖ info ‖ i).
     let mut previous = Zeroizing::new([0; 32]);
     for (i, block) in out.chunks_mut(32).enumerate() {
@@ -122,7 +132,12 @@ pub fn hkdf(key: &[u8], salt: &[u8], info: &[u8], out: &mut [u8]) {
         if i > 0 {
             mac.update(&previous[..]);
         }
-        *previous = mac.chain_update(info).chain_update([number]).finalize().into_bytes().into();
+        *previous = mac
+            .chain_update(info)
+            .chain_update([number])
+            .finalize()
+            .into_bytes()
+            .into();
         block.copy_from_slice(&previous[..block.len()]);
     }
 }
@@ -136,17 +151,27 @@ mod tests {
     use super::*;
 
     fn hex(text: &str) -> Vec<u8> {
-        text.as_bytes().chunks(2).map(|d| u8::from_str_radix(str::from_utf8(d).unwrap(), 16).unwrap()).collect()
+        text.as_bytes()
+            .chunks(2)
+            .map(|d| u8::from_str_radix(str::from_utf8(d).unwrap(), 16).unwrap())
+            .collect()
     }
 
     #[test]
     fn rfc_5869_test_cases_1_and_3() {
         let mut out = [0; 42];
-        hkdf(&[0x0b; 22], &hex("000102030405060708090a0b0c"), &hex("f0f1f2f3f4f5f6f7f8f9"), &mut out);
-        let expected = "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865";
+        hkdf(
+            &[0x0b; 22],
+            &hex("000102030405060708090a0b0c"),
+            &hex("f0f1f2f3f4f5f6f7f8f9"),
+            &mut out,
+        );
+        let expected =
+            "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865";
         assert_eq!(out[..], hex(expected));
         hkdf(&[0x0b; 22], &[], &[], &mut out);
-        let expected = "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8";
+        let expected =
+            "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8";
         assert_eq!(out[..], hex(expected));
     }
 
@@ -167,7 +192,10 @@ mod tests {
             *root.key().bytes(),
         ];
         for (i, a) in all.iter().enumerate() {
-            assert!(all[..i].iter().all(|b| a != b), "branch {i} repeats another");
+            assert!(
+                all[..i].iter().all(|b| a != b),
+                "branch {i} repeats another"
+            );
         }
         assert_ne!(root.id(), Root::new(Key::from_bytes(&[2; 32])).id());
     }

@@ -11,8 +11,8 @@
 //! | [`record`] | 6, 7 | what did the other side say, in which order? |
 //! | [`ratchet`] | 8 | which key comes next? |
 //!
-//! Pure: no sockets, files, clock, threads or randomness. Time, nonces and IVs come in as arguments; the contents
-//! of Config, Packets and Message records are opaque here.
+//! Pure: no sockets, files, clock, threads or randomness. Time, nonces and IVs come in as
+//! arguments; the contents of Config, Packets and Message records are opaque here.
 #![forbid(unsafe_code)]
 
 pub mod fields;
@@ -25,8 +25,13 @@ pub mod record;
 use crate::fernet::base64url::Malformed;
 use crate::fernet::{Age, Fernet, Refusal, token};
 
-/// Opens a token as this protocol carries it: with its padding, so that no two frames are the same token.
-fn open_token<'a>(key: &Fernet, text: &'a mut [u8], age: Option<Age>) -> Result<token::Opened<'a>, Refusal> {
+/// Opens a token as this protocol carries it: with its padding, so that no two frames are the same
+/// token.
+fn open_token<'a>(
+    key: &Fernet,
+    text: &'a mut [u8],
+    age: Option<Age>,
+) -> Result<token::Opened<'a>, Refusal> {
     if !text.len().is_multiple_of(4) {
         return Err(Refusal::Text(Malformed::Length));
     }
@@ -37,7 +42,8 @@ fn open_token<'a>(key: &Fernet, text: &'a mut [u8], age: Option<Age>) -> Result<
 pub mod limits {
     /// Most bytes in the body of a hello frame.
     pub const MAX_HELLO: usize = 1024;
-    /// Most bytes of content in a record: a super-packet of 65,535 bytes, its offload header, and a little more.
+    /// Most bytes of content in a record: a super-packet of 65,535 bytes, its offload header, and a
+    /// little more.
     pub const MAX_CONTENT: usize = 65_552;
     /// Most bytes in the body of any frame: the Fernet record with `MAX_CONTENT`.
     pub const MAX_BODY: usize = crate::fernet::token::sealed_len(8 + 1 + MAX_CONTENT);

@@ -1,4 +1,5 @@
-//! Which key comes next? PROTOCOL.md section 8. The rule alone; the file that holds the state lies outside.
+//! Which key comes next? PROTOCOL.md section 8. The rule alone; the file that holds the state lies
+//! outside.
 //!
 //! ```text
 //!            server: K, r                        client: K
@@ -6,9 +7,10 @@
 //!            K' = next(K, r), new r'             K' = next(K, r)
 //! ```
 //!
-//! The client makes K' durable and erases K before it sends Finished; the server advances once Finished has
-//! verified. So the client is level with the server or one step ahead, and never behind: if its Finished was lost
-//! it comes back under the id of K', which the server can compute from K and r.
+//! The client makes K' durable and erases K before it sends Finished; the server advances once
+//! Finished has verified. So the client is level with the server or one step ahead, and never
+//! behind: if its Finished was lost it comes back under the id of K', which the server can compute
+//! from K and r.
 
 use super::key_schedule::{Id, Root};
 use hmac::digest::zeroize::Zeroizing;
@@ -54,17 +56,26 @@ impl ServerState {
         }
     }
 
-    /// The state one step on, with a secret newly drawn. Make it durable before acting on it. `None` after the last.
+    /// The state one step on, with a secret newly drawn. Make it durable before acting on it.
+    /// `None` after the last.
     pub fn advance(&self, fresh_secret: [u8; 32]) -> Option<ServerState> {
         let secret = Zeroizing::new(fresh_secret);
-        Some(ServerState { step: self.step.checked_add(1)?, root: self.root.next(&self.secret), secret })
+        Some(ServerState {
+            step: self.step.checked_add(1)?,
+            root: self.root.next(&self.secret),
+            secret,
+        })
     }
 }
 
 impl ClientState {
-    /// The state one step on. Make it durable, and erase this one, before Finished is sent. `None` after the last.
+    /// The state one step on. Make it durable, and erase this one, before Finished is sent. `None`
+    /// after the last.
     pub fn advance(&self, secret: &[u8; 32]) -> Option<ClientState> {
-        Some(ClientState { step: self.step.checked_add(1)?, root: self.root.next(secret) })
+        Some(ClientState {
+            step: self.step.checked_add(1)?,
+            root: self.root.next(secret),
+        })
     }
 }
 
@@ -76,7 +87,11 @@ mod tests {
     #[test]
     fn both_sides_step_to_the_same_key_and_no_further_apart_than_one() {
         let root = Root::new(Key::from_bytes(&[7; 32]));
-        let server = ServerState { step: 4, root: root.clone(), secret: Zeroizing::new([1; 32]) };
+        let server = ServerState {
+            step: 4,
+            root: root.clone(),
+            secret: Zeroizing::new([1; 32]),
+        };
         let client = ClientState { step: 4, root };
         assert_eq!(server.standing(client.root.id()), Some(Standing::Level));
 
@@ -85,15 +100,31 @@ mod tests {
         let caught_up = server.advance([2; 32]).unwrap();
         assert_eq!((caught_up.step, ahead.step), (5, 5));
         assert_eq!(caught_up.standing(ahead.root.id()), Some(Standing::Level));
-        assert_eq!(caught_up.standing(client.root.id()), None, "nobody comes back to an erased key");
-        assert_eq!(server.standing(ahead.advance(&caught_up.secret).unwrap().root.id()), None);
+        assert_eq!(
+            caught_up.standing(client.root.id()),
+            None,
+            "nobody comes back to an erased key"
+        );
+        assert_eq!(
+            server.standing(ahead.advance(&caught_up.secret).unwrap().root.id()),
+            None
+        );
     }
 
     #[test]
     fn no_step_follows_the_last() {
         let root = Root::new(Key::from_bytes(&[7; 32]));
-        let mut server = ServerState { step: u64::MAX - 1, root: root.clone(), secret: Zeroizing::new([1; 32]) };
-        let client = ClientState { step: u64::MAX - 1, root }.advance(&server.secret).unwrap();
+        let mut server = ServerState {
+            step: u64::MAX - 1,
+            root: root.clone(),
+            secret: Zeroizing::new([1; 32]),
+        };
+        let client = ClientState {
+            step: u64::MAX - 1,
+            root,
+        }
+        .advance(&server.secret)
+        .unwrap();
         server = server.advance([2; 32]).unwrap();
         assert_eq!((server.step, client.step), (u64::MAX, u64::MAX));
         assert!(server.advance([3; 32]).is_none() && client.advance(&server.secret).is_none());
@@ -102,6 +133,9 @@ mod tests {
     #[test]
     fn without_the_secret_the_next_key_cannot_be_told() {
         let root = Root::new(Key::from_bytes(&[7; 32]));
-        assert_ne!(root.next(&[1; 32]).key().bytes(), root.next(&[2; 32]).key().bytes());
+        assert_ne!(
+            root.next(&[1; 32]).key().bytes(),
+            root.next(&[2; 32]).key().bytes()
+        );
     }
 }

@@ -7,9 +7,10 @@
 //!                      | 4      |                 8       | 1    | n       |
 //! ```
 //!
-//! Each direction has a key, an IV and a counter of its own. The counter starts at zero under every key and grows
-//! by one a record: a record that is dropped, repeated, moved or reflected does not open. [`Sealer`] and
-//! [`Opener`] are neither `Clone` nor `Copy`, so a counter has one owner and no nonce is used twice.
+//! Each direction has a key, an IV and a counter of its own. The counter starts at zero under every
+//! key and grows by one a record: a record that is dropped, repeated, moved or reflected does not
+//! open. [`Sealer`] and [`Opener`] are neither `Clone` nor `Copy`, so a counter has one owner and
+//! no nonce is used twice.
 
 use super::frame;
 use super::key_schedule::TrafficSecret;
@@ -65,7 +66,8 @@ impl fmt::Display for Suite {
     }
 }
 
-/// What a record of the tunnel holds, by its type on the wire. (The other types belong to the protocol itself.)
+/// What a record of the tunnel holds, by its type on the wire. (The other types belong to the
+/// protocol itself.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// One or more IP packets, each behind its length as u16.
@@ -93,7 +95,14 @@ pub mod types {
 }
 
 impl Kind {
-    const ALL: [Kind; 6] = [Kind::Packets, Kind::SuperPacket, Kind::Ping, Kind::Pong, Kind::Message, Kind::Close];
+    const ALL: [Kind; 6] = [
+        Kind::Packets,
+        Kind::SuperPacket,
+        Kind::Ping,
+        Kind::Pong,
+        Kind::Message,
+        Kind::Close,
+    ];
 
     fn from_type(byte: u8) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| *kind as u8 == byte)
@@ -134,9 +143,14 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Refused::Tag => write!(f, "the record is not the next one under this key: its tag is wrong"),
+            Refused::Tag => write!(
+                f,
+                "the record is not the next one under this key: its tag is wrong"
+            ),
             Refused::Token(reason) => write!(f, "the record is not a valid token: {reason}"),
-            Refused::Counter { due, found } => write!(f, "record {found} came where record {due} is due"),
+            Refused::Counter { due, found } => {
+                write!(f, "record {found} came where record {due} is due")
+            }
             Refused::Length(n) => write!(f, "a record with {n} bytes inside"),
             Refused::Type(byte) => write!(f, "a record of type {byte} has no place here"),
             Refused::Limit => write!(f, "the peer used one key for too long"),
@@ -146,13 +160,17 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// The key was used up to its hard limit without a rekey, or the content is too long. Nothing was sealed.
+/// The key was used up to its hard limit without a rekey, or the content is too long. Nothing was
+/// sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CannotSeal;
 
 impl fmt::Display for CannotSeal {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "the content is above {MAX_CONTENT} bytes, or the key was used up without a rekey")
+        write!(
+            f,
+            "the content is above {MAX_CONTENT} bytes, or the key was used up without a rekey"
+        )
     }
 }
 
@@ -161,7 +179,8 @@ impl std::error::Error for CannotSeal {}
 /// The time and IV of one Fernet record.
 #[derive(Clone, Copy, Debug)]
 pub struct Fresh {
-    /// Seconds since 1970. Written into the token, checked by nobody: a step of the clock must not end a session.
+    /// Seconds since 1970. Written into the token, checked by nobody: a step of the clock must not
+    /// end a session.
     pub time: u64,
     /// From a cryptographic generator.
     pub iv: [u8; 16],
@@ -193,14 +212,24 @@ impl Direction {
     fn new(suite: Suite, secret: TrafficSecret) -> Direction {
         let key = secret.key();
         let cipher = match suite {
-            Suite::Aes256Gcm => Cipher::Aes256Gcm { aead: Box::new(Aes256Gcm::new((&*key).into())), iv: *secret.iv() },
+            Suite::Aes256Gcm => Cipher::Aes256Gcm {
+                aead: Box::new(Aes256Gcm::new((&*key).into())),
+                iv: *secret.iv(),
+            },
             Suite::Fernet => Cipher::Fernet(Box::new(Fernet::new(&Key::from_bytes(&key)))),
         };
-        Direction { suite, secret, cipher, counter: 0, bytes: 0 }
+        Direction {
+            suite,
+            secret,
+            cipher,
+            counter: 0,
+            bytes: 0,
+        }
     }
 
-    /// Whether one more record, of `content` bytes, stays within the hard limits. A Rekey has no content, so it
-    /// fits after the last of the bytes; not after the last of the records, which [`Sealer::rekey_is_due`] avoids.
+    /// Whether one more record, of `content` bytes, stays within the hard limits. A Rekey has no
+    /// content, so it fits after the last of the bytes; not after the last of the records, which
+    /// [`Sealer::rekey_is_due`] avoids.
     fn has_room(&self, content: usize) -> bool {
         self.counter < MAX_RECORDS && self.bytes.saturating_add(content as u64) <= MAX_BYTES
     }
@@ -217,7 +246,8 @@ impl Direction {
     }
 }
 
-/// The nonce of record number `counter`, RFC 8446 section 5.3: each is used once, as each counter is.
+/// The nonce of record number `counter`, RFC 8446 section 5.3: each is used once, as each counter
+/// is.
 fn nonce(iv: &[u8; 12], counter: u64) -> Nonce<aes_gcm::aes::cipher::consts::U12> {
     let mut nonce = *iv;
     for (byte, count) in nonce[4..].iter_mut().zip(counter.to_be_bytes()) {
@@ -247,15 +277,23 @@ impl Sealer {
         &self.0.secret
     }
 
-    /// Seals a record in place. `frame` holds [`HEADROOM`] bytes of anything, then `n` bytes of content, then room up
-    /// to [`Suite::frame_len`]. Returns the length of the frame that now stands at its start.
+    /// Seals a record in place. `frame` holds [`HEADROOM`] bytes of anything, then `n` bytes of
+    /// content, then room up to [`Suite::frame_len`]. Returns the length of the frame that now
+    /// stands at its start.
     ///
     /// # Errors
-    /// [`CannotSeal`] at the hard limits of section 9; a sender that heeds [`Sealer::rekey_is_due`] never meets them.
+    /// [`CannotSeal`] at the hard limits of section 9; a sender that heeds [`Sealer::rekey_is_due`]
+    /// never meets them.
     ///
     /// # Panics
     /// If `frame` is shorter than `frame_len(n)`.
-    pub fn seal(&mut self, kind: Kind, frame: &mut [u8], n: usize, fresh: Draw) -> Result<usize, CannotSeal> {
+    pub fn seal(
+        &mut self,
+        kind: Kind,
+        frame: &mut [u8],
+        n: usize,
+        fresh: Draw,
+    ) -> Result<usize, CannotSeal> {
         self.seal_type(kind as u8, frame, n, fresh)
     }
 
@@ -269,21 +307,32 @@ impl Sealer {
         Ok(frame)
     }
 
-    /// Whether enough was sealed under this key: far below the hard limits, so that a Rekey always fits. The tunnel
-    /// also rekeys by its clock.
+    /// Whether enough was sealed under this key: far below the hard limits, so that a Rekey always
+    /// fits. The tunnel also rekeys by its clock.
     pub fn rekey_is_due(&self) -> bool {
         self.0.bytes >= REKEY_AFTER_BYTES || self.0.counter >= MAX_RECORDS / 2
     }
 
     /// Seals `content` into a frame of its own.
-    pub(super) fn frame(&mut self, kind: u8, content: &[u8], fresh: Draw) -> Result<Vec<u8>, CannotSeal> {
+    pub(super) fn frame(
+        &mut self,
+        kind: u8,
+        content: &[u8],
+        fresh: Draw,
+    ) -> Result<Vec<u8>, CannotSeal> {
         let mut frame = vec![0; self.suite().frame_len(content.len())];
         frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
         self.seal_type(kind, &mut frame, content.len(), fresh)?;
         Ok(frame)
     }
 
-    fn seal_type(&mut self, kind: u8, frame: &mut [u8], n: usize, fresh: Draw) -> Result<usize, CannotSeal> {
+    fn seal_type(
+        &mut self,
+        kind: u8,
+        frame: &mut [u8],
+        n: usize,
+        fresh: Draw,
+    ) -> Result<usize, CannotSeal> {
         if n > MAX_CONTENT || !self.0.has_room(n) {
             return Err(CannotSeal);
         }
@@ -293,8 +342,14 @@ impl Sealer {
             Cipher::Aes256Gcm { aead, iv } => {
                 frame[frame::HEADER] = kind;
                 let (message, tag) = frame[frame::HEADER..].split_at_mut(1 + n);
-                let computed = aead.encrypt_inout_detached(&nonce(iv, self.0.counter), &header, message.into());
-                tag.copy_from_slice(&computed.expect("a record is shorter than AES-GCM's limit of 64 GiB"));
+                let computed = aead.encrypt_inout_detached(
+                    &nonce(iv, self.0.counter),
+                    &header,
+                    message.into(),
+                );
+                tag.copy_from_slice(
+                    &computed.expect("a record is shorter than AES-GCM's limit of 64 GiB"),
+                );
             }
             Cipher::Fernet(fernet) => {
                 let message = COUNTER + 1 + n;
@@ -314,13 +369,14 @@ impl Sealer {
 }
 
 impl Opener {
-    /// The receiving half of a direction, from its secret: the handshake's, or a recording's from a key log.
+    /// The receiving half of a direction, from its secret: the handshake's, or a recording's from a
+    /// key log.
     pub fn new(suite: Suite, secret: TrafficSecret) -> Opener {
         Opener(Direction::new(suite, secret))
     }
 
-    /// Makes record `counter` the one that is due, in a recording that misses those before it. A tunnel never does
-    /// this: for its peer nothing may be missing.
+    /// Makes record `counter` the one that is due, in a recording that misses those before it. A
+    /// tunnel never does this: for its peer nothing may be missing.
     pub fn skip_to(&mut self, counter: u64) {
         self.0.counter = counter;
     }
@@ -338,7 +394,8 @@ impl Opener {
     /// Opens the body of a frame in place.
     ///
     /// # Errors
-    /// [`Refused`]; the opener is unchanged, the contents of `body` are undefined, the connection has to end.
+    /// [`Refused`]; the opener is unchanged, the contents of `body` are undefined, the connection
+    /// has to end.
     pub fn open<'a>(&mut self, body: &'a mut [u8]) -> Result<Opened<'a>, Refused> {
         let (byte, content) = self.open_type(body)?;
         match Kind::from_type(byte) {
@@ -375,13 +432,18 @@ impl Opener {
                 let header = frame::header(body.len());
                 let (message, tag) = body.split_last_chunk_mut::<TAG>().ok_or(Refused::Tag)?;
                 let (nonce, tag) = (nonce(iv, self.0.counter), (&*tag).into());
-                let verified = aead.decrypt_inout_detached(&nonce, &header, (&mut *message).into(), tag);
+                let verified =
+                    aead.decrypt_inout_detached(&nonce, &header, (&mut *message).into(), tag);
                 verified.map(|()| message).map_err(|_| Refused::Tag)?
             }
             Cipher::Fernet(fernet) => {
-                let message = super::open_token(fernet, body, None).map_err(Refused::Token)?.message;
+                let message = super::open_token(fernet, body, None)
+                    .map_err(Refused::Token)?
+                    .message;
                 let inside = message.len();
-                let (counter, message) = message.split_first_chunk_mut::<COUNTER>().ok_or(Refused::Length(inside))?;
+                let (counter, message) = message
+                    .split_first_chunk_mut::<COUNTER>()
+                    .ok_or(Refused::Length(inside))?;
                 let (due, found) = (self.0.counter, u64::from_be_bytes(*counter));
                 if found != due {
                     return Err(Refused::Counter { due, found });
@@ -390,9 +452,15 @@ impl Opener {
             }
         };
         let length = message.len();
-        let parts = message.split_first_mut().filter(|(_, content)| content.len() <= MAX_CONTENT);
+        let parts = message
+            .split_first_mut()
+            .filter(|(_, content)| content.len() <= MAX_CONTENT);
         let (kind, content) = parts.ok_or(Refused::Length(length))?;
-        if self.0.has_room(content.len()) { Ok((*kind, content)) } else { Err(Refused::Limit) }
+        if self.0.has_room(content.len()) {
+            Ok((*kind, content))
+        } else {
+            Err(Refused::Limit)
+        }
     }
 }
 
@@ -402,11 +470,17 @@ mod tests {
 
     fn pair(suite: Suite) -> (Sealer, Opener) {
         let secret = TrafficSecret::from_bytes(&[5; 32]);
-        (Sealer::new(suite, secret.clone()), Opener::new(suite, secret))
+        (
+            Sealer::new(suite, secret.clone()),
+            Opener::new(suite, secret),
+        )
     }
 
     fn fresh() -> Fresh {
-        Fresh { time: 0, iv: [3; 16] }
+        Fresh {
+            time: 0,
+            iv: [3; 16],
+        }
     }
 
     /// The body of a record of any type.
@@ -429,14 +503,21 @@ mod tests {
             for kind in 0..=255 {
                 let (mut sealer, mut opener) = pair(suite);
                 let mut body = seal(&mut sealer, kind, b"").unwrap();
-                let opened = opener.open(&mut body.clone()).map(|opened| opened == Opened::Rekey);
+                let opened = opener
+                    .open(&mut body.clone())
+                    .map(|opened| opened == Opened::Rekey);
                 match kind {
                     3..=6 | 8..=9 => assert_eq!(opened, Ok(false)),
                     types::REKEY => assert_eq!(opened, Ok(true)),
                     // Finished and Config among them: their time is over.
                     _ => {
                         assert_eq!(opened, Err(Refused::Type(kind)));
-                        assert_eq!(opener.open_due(&mut body, kind).map(|content| content.len()), Ok(0));
+                        assert_eq!(
+                            opener
+                                .open_due(&mut body, kind)
+                                .map(|content| content.len()),
+                            Ok(0)
+                        );
                     }
                 }
             }
@@ -450,7 +531,10 @@ mod tests {
             let secret = *opener.secret().bytes();
             let mut body = seal(&mut sealer, types::REKEY, b"now").unwrap();
             assert_eq!(opener.open(&mut body), Err(Refused::Length(3)));
-            assert_eq!((opener.secret().bytes(), opener.0.counter, opener.0.bytes), (&secret, 0, 0));
+            assert_eq!(
+                (opener.secret().bytes(), opener.0.counter, opener.0.bytes),
+                (&secret, 0, 0)
+            );
         }
     }
 
@@ -461,7 +545,11 @@ mod tests {
             (MAX_RECORDS / 2, 0, true),
             (0, REKEY_AFTER_BYTES, true),
         ] {
-            assert_eq!(used(Suite::Aes256Gcm, records, bytes).0.rekey_is_due(), due, "{records} {bytes}");
+            assert_eq!(
+                used(Suite::Aes256Gcm, records, bytes).0.rekey_is_due(),
+                due,
+                "{records} {bytes}"
+            );
         }
     }
 
@@ -469,7 +557,9 @@ mod tests {
     fn a_recording_may_miss_records() {
         for suite in Suite::ALL {
             let (mut sealer, mut opener) = pair(suite);
-            let mut bodies: Vec<_> = (0..3).map(|_| seal(&mut sealer, 5, b"abc").unwrap()).collect();
+            let mut bodies: Vec<_> = (0..3)
+                .map(|_| seal(&mut sealer, 5, b"abc").unwrap())
+                .collect();
             opener.skip_to(2);
             assert!(opener.open(&mut bodies[2]).is_ok());
         }
@@ -482,7 +572,11 @@ mod tests {
             assert!(sealer.rekey_is_due());
             assert!(seal(&mut sealer, 5, b"last").is_ok());
             assert_eq!(seal(&mut sealer, 5, b""), Err(CannotSeal));
-            assert_eq!(sealer.rekey(&mut fresh), Err(CannotSeal), "too late for a Rekey too");
+            assert_eq!(
+                sealer.rekey(&mut fresh),
+                Err(CannotSeal),
+                "too late for a Rekey too"
+            );
             assert_eq!(sealer.0.counter, MAX_RECORDS);
 
             let (mut sealer, mut opener) = used(suite, 9, MAX_BYTES - 3);
@@ -492,7 +586,11 @@ mod tests {
             assert!(opener.open(&mut body).is_ok());
             assert_eq!(seal(&mut sealer, 5, b"x"), Err(CannotSeal));
             let mut step = sealer.rekey(&mut fresh).unwrap();
-            assert_eq!(opener.open(&mut step[frame::HEADER..]), Ok(Opened::Rekey), "a Rekey has no content");
+            assert_eq!(
+                opener.open(&mut step[frame::HEADER..]),
+                Ok(Opened::Rekey),
+                "a Rekey has no content"
+            );
             assert_eq!((sealer.0.counter, sealer.0.bytes), (0, 0));
             assert_eq!((opener.0.counter, opener.0.bytes), (0, 0));
             let mut body = seal(&mut sealer, 5, b"on we go").unwrap();
@@ -504,15 +602,27 @@ mod tests {
     fn a_receiver_holds_the_sender_to_the_hard_limits() {
         let secret = TrafficSecret::from_bytes(&[5; 32]);
         for suite in Suite::ALL {
-            for (counter, bytes) in [(MAX_RECORDS, 0), (u64::MAX, 0), (7, MAX_BYTES - 2), (7, u64::MAX)] {
+            for (counter, bytes) in [
+                (MAX_RECORDS, 0),
+                (u64::MAX, 0),
+                (7, MAX_BYTES - 2),
+                (7, u64::MAX),
+            ] {
                 let (_, mut opener) = used(suite, counter, bytes);
                 let mut body = sealed_at(suite, &secret, counter, b"\x05xyz");
-                assert_eq!(opener.open(&mut body), Err(Refused::Limit), "{suite} {counter} {bytes}");
+                assert_eq!(
+                    opener.open(&mut body),
+                    Err(Refused::Limit),
+                    "{suite} {counter} {bytes}"
+                );
                 assert_eq!((opener.0.counter, opener.0.bytes), (counter, bytes));
             }
             let (_, mut opener) = used(suite, MAX_RECORDS - 1, MAX_BYTES - 3);
             let mut body = sealed_at(suite, &secret, MAX_RECORDS - 1, b"\x05xyz");
-            assert!(opener.open(&mut body).is_ok(), "the last record is still good");
+            assert!(
+                opener.open(&mut body).is_ok(),
+                "the last record is still good"
+            );
         }
     }
 
@@ -524,10 +634,15 @@ mod tests {
                 let header = frame::header(body.len());
                 let (message, tag) = body.split_last_chunk_mut::<TAG>().unwrap();
                 let nonce = nonce(&iv, counter);
-                *tag = aead.encrypt_inout_detached(&nonce, &header, message.into()).unwrap().into();
+                *tag = aead
+                    .encrypt_inout_detached(&nonce, &header, message.into())
+                    .unwrap()
+                    .into();
                 body
             }
-            Cipher::Fernet(fernet) => fernet.seal(&[&counter.to_be_bytes()[..], message].concat(), 0, [3; 16]),
+            Cipher::Fernet(fernet) => {
+                fernet.seal(&[&counter.to_be_bytes()[..], message].concat(), 0, [3; 16])
+            }
         }
     }
 
@@ -546,14 +661,19 @@ mod tests {
             assert_eq!(opener.open(&mut body), Err(Refused::Length(0)), "no type");
             assert_eq!((opener.0.counter, opener.0.bytes), (0, 0));
         }
-        // In the Fernet suite the frame's limit alone does not hold content back: padding hides up to six bytes.
+        // In the Fernet suite the frame's limit alone does not hold content back: padding hides up
+        // to six bytes.
         let body = sealed_at(Suite::Fernet, &secret, 0, &vec![0; 1 + MAX_CONTENT + 6]);
         assert_eq!(body.len(), Suite::Fernet.max_body());
         let (_, mut opener) = pair(Suite::Fernet);
         let short = Fernet::new(&Key::from_bytes(&secret.key()));
         for n in 0..COUNTER {
             let mut body = short.seal(&vec![0; n], 0, [3; 16]);
-            assert_eq!(opener.open(&mut body), Err(Refused::Length(n)), "no counter");
+            assert_eq!(
+                opener.open(&mut body),
+                Err(Refused::Length(n)),
+                "no counter"
+            );
         }
     }
 
@@ -561,7 +681,11 @@ mod tests {
     fn every_counter_has_a_nonce_of_its_own() {
         let iv = [0xa5; 12];
         assert_eq!(nonce(&iv, 0)[..], iv);
-        assert_eq!(nonce(&iv, 0x0102_0304_0506_0708)[..4], iv[..4], "the first four bytes are the IV's");
+        assert_eq!(
+            nonce(&iv, 0x0102_0304_0506_0708)[..4],
+            iv[..4],
+            "the first four bytes are the IV's"
+        );
         let bits: Vec<_> = (0..64).map(|bit| nonce(&iv, 1 << bit)).collect();
         for (i, nonce) in bits.iter().enumerate() {
             assert!(bits[..i].iter().all(|earlier| earlier != nonce));

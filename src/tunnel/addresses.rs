@@ -1,9 +1,10 @@
 //! Which client has which address?
 //!
-//! Every configured client has its addresses from the start, connected or not, and they are computed from the
-//! configuration alone: nothing is stored, and a client has the same address again after a restart of either side.
-//! A client without a fixed address takes the free one at `SHA-256(name)`, or the next free one after it, so that
-//! adding or removing one client moves others only where they collide.
+//! Every configured client has its addresses from the start, connected or not, and they are
+//! computed from the configuration alone: nothing is stored, and a client has the same address
+//! again after a restart of either side. A client without a fixed address takes the free one at
+//! `SHA-256(name)`, or the next free one after it, so that adding or removing one client moves
+//! others only where they collide.
 
 use crate::packet::subnet::Subnet;
 use sha2::{Digest, Sha256};
@@ -20,23 +21,35 @@ impl AddressPool {
     /// A pool of `networks`, in which their own addresses belong to the server.
     pub fn new(networks: &[Subnet]) -> AddressPool {
         let taken = networks.iter().map(|network| network.address).collect();
-        AddressPool { networks: networks.to_vec(), taken }
+        AddressPool {
+            networks: networks.to_vec(),
+            taken,
+        }
     }
 
     /// Takes a fixed address, which then is nobody else's; none if it is, or lies in no network.
     pub fn take(&mut self, address: IpAddr) -> Option<Subnet> {
-        let network = self.networks.iter().find(|network| network.contains(address))?;
-        self.taken.insert(address).then_some(Subnet { address, prefix: network.prefix })
+        let network = self
+            .networks
+            .iter()
+            .find(|network| network.contains(address))?;
+        self.taken.insert(address).then_some(Subnet {
+            address,
+            prefix: network.prefix,
+        })
     }
 
-    /// Leases an address in every network in which `name` has none among `fixed`. The same name gets the same
-    /// number in all networks where it is free.
+    /// Leases an address in every network in which `name` has none among `fixed`. The same name
+    /// gets the same number in all networks where it is free.
     ///
     /// # Errors
     /// A sentence, if a network is full.
     pub fn lease(&mut self, name: &str, fixed: &[Subnet]) -> Result<Vec<Subnet>, String> {
         let digest = Sha256::digest(name.as_bytes());
-        let start = digest.iter().take(4).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+        let start = digest
+            .iter()
+            .take(4)
+            .fold(0u64, |number, byte| number << 8 | u64::from(*byte));
         let smallest = self.networks.iter().map(Subnet::hosts).min().unwrap_or(0);
         let mut leased = Vec::new();
         for network in &self.networks {
@@ -50,7 +63,10 @@ impl AddressPool {
                 format!("no address left in {network} for {name}: take a larger network, or remove clients")
             })?;
             self.taken.insert(address);
-            leased.push(Subnet { address, prefix: network.prefix });
+            leased.push(Subnet {
+                address,
+                prefix: network.prefix,
+            });
         }
         Ok(leased)
     }
@@ -61,28 +77,53 @@ mod tests {
     use super::*;
 
     fn pool(networks: &[&str]) -> AddressPool {
-        AddressPool::new(&networks.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>())
+        AddressPool::new(
+            &networks
+                .iter()
+                .map(|text| text.parse().unwrap())
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[test]
     fn a_name_has_the_same_address_whoever_else_is_there() {
-        let alone = pool(&["10.8.0.1/16", "fd0f::1/64"]).lease("alice", &[]).unwrap();
+        let alone = pool(&["10.8.0.1/16", "fd0f::1/64"])
+            .lease("alice", &[])
+            .unwrap();
         let mut shared = pool(&["10.8.0.1/16", "fd0f::1/64"]);
         shared.lease("bob", &[]).unwrap();
         assert_eq!(shared.lease("alice", &[]).unwrap(), alone);
-        let (IpAddr::V4(v4), IpAddr::V6(v6)) = (alone[0].address, alone[1].address) else { panic!("{alone:?}") };
-        assert_eq!(u64::from(v4.to_bits() & 0xffff), v6.to_bits() as u64 & 0xffff, "the same number in both");
+        let (IpAddr::V4(v4), IpAddr::V6(v6)) = (alone[0].address, alone[1].address) else {
+            panic!("{alone:?}")
+        };
+        assert_eq!(
+            u64::from(v4.to_bits() & 0xffff),
+            v6.to_bits() as u64 & 0xffff,
+            "the same number in both"
+        );
         assert_eq!((alone[0].prefix, alone[1].prefix), (16, 64));
     }
 
     #[test]
     fn a_small_network_fills_up_to_the_last_address() {
         let mut pool = pool(&["10.0.0.1/29"]);
-        let mut addresses: Vec<_> =
-            (0..5).map(|i| pool.lease(&format!("client{i}"), &[]).unwrap()[0].address.to_string()).collect();
+        let mut addresses: Vec<_> = (0..5)
+            .map(|i| {
+                pool.lease(&format!("client{i}"), &[]).unwrap()[0]
+                    .address
+                    .to_string()
+            })
+            .collect();
         addresses.sort();
-        assert_eq!(addresses, ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
-        assert!(pool.lease("one more", &[]).unwrap_err().contains("10.0.0.1/29"));
+        assert_eq!(
+            addresses,
+            ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]
+        );
+        assert!(
+            pool.lease("one more", &[])
+                .unwrap_err()
+                .contains("10.0.0.1/29")
+        );
     }
 
     #[test]
@@ -91,7 +132,11 @@ mod tests {
         let fixed = pool.take("10.8.0.2".parse().unwrap()).unwrap();
         assert_eq!(fixed.to_string(), "10.8.0.2/24");
         assert_eq!(pool.take("10.8.0.2".parse().unwrap()), None, "taken");
-        assert_eq!(pool.take("10.8.0.1".parse().unwrap()), None, "the server's own");
+        assert_eq!(
+            pool.take("10.8.0.1".parse().unwrap()),
+            None,
+            "the server's own"
+        );
         assert_eq!(pool.take("10.9.0.2".parse().unwrap()), None, "outside");
         let leased = pool.lease("alice", &[fixed]).unwrap();
         assert_eq!(leased.len(), 1);

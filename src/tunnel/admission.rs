@@ -1,8 +1,10 @@
-//! How many strangers are listened to? Until a connection has authenticated it holds a place here. When all places
-//! are taken a random one of the others has to go: a newcomer with a key always has its chance, whoever fills the
-//! places cannot choose who goes, and no address is counted, so that many clients may share one.
+//! How many strangers are listened to? Until a connection has authenticated it holds a place here.
+//! When all places are taken a random one of the others has to go: a newcomer with a key always has
+//! its chance, whoever fills the places cannot choose who goes, and no address is counted, so that
+//! many clients may share one.
 //!
-//! And how often? [`Pace`] leaves the processors to those who are connected. Who waits does so in the kernel's queue.
+//! And how often? [`Pace`] leaves the processors to those who are connected. Who waits does so in
+//! the kernel's queue.
 
 use super::locked;
 use crate::os::entropy;
@@ -13,12 +15,14 @@ use std::time::{Duration, Instant};
 /// Places for unauthenticated connections.
 pub const PLACES: usize = 1024;
 
-/// One connection is accepted in so long a time, for as long as they keep coming: less than a handshake costs where
-/// several thousand clients come back at once, and a fifth of one processor where they are all strangers.
+/// One connection is accepted in so long a time, for as long as they keep coming: less than a
+/// handshake costs where several thousand clients come back at once, and a fifth of one processor
+/// where they are all strangers.
 const EACH: Duration = Duration::from_micros(400);
 /// But so much may come at once.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// Who has to wait waits so long at least: to wake up for each one would cost as much as to accept it.
+/// Who has to wait waits so long at least: to wake up for each one would cost as much as to accept
+/// it.
 const PAUSE: Duration = Duration::from_millis(4);
 
 /// How fast connections are accepted: 2,500 at once, and 2,500 a second.
@@ -32,7 +36,11 @@ impl Pace {
     pub fn after(&mut self, now: Instant) -> Duration {
         let spent = self.spent.map_or(now, |spent| spent.max(now)) + EACH;
         self.spent = Some(spent);
-        spent.duration_since(now).checked_sub(AT_ONCE).filter(|ahead| *ahead >= PAUSE).unwrap_or_default()
+        spent
+            .duration_since(now)
+            .checked_sub(AT_ONCE)
+            .filter(|ahead| *ahead >= PAUSE)
+            .unwrap_or_default()
     }
 }
 
@@ -45,10 +53,14 @@ pub struct Admission {
 impl Admission {
     /// With room for `places` connections.
     pub fn new(places: usize) -> Admission {
-        Admission { places, waiting: Mutex::new(Vec::new()) }
+        Admission {
+            places,
+            waiting: Mutex::new(Vec::new()),
+        }
     }
 
-    /// Gives a connection a place. True if another one lost its own: it is shut down, and its thread ends.
+    /// Gives a connection a place. True if another one lost its own: it is shut down, and its
+    /// thread ends.
     pub fn enter(&self, socket: &Arc<TcpStream>) -> bool {
         let mut waiting = locked(&self.waiting);
         let full = waiting.len() >= self.places;
@@ -59,7 +71,8 @@ impl Admission {
         full
     }
 
-    /// Ends one of them, if there is any: the system has no thread or descriptor left for a newcomer.
+    /// Ends one of them, if there is any: the system has no thread or descriptor left for a
+    /// newcomer.
     pub fn make_room(&self) {
         end_one(&mut locked(&self.waiting));
     }
@@ -101,7 +114,11 @@ mod tests {
         };
         let admission = Admission::new(3);
         let mut connections: Vec<_> = (0..3).map(|_| connect()).collect();
-        assert!(!connections.iter().any(|(_, socket)| admission.enter(socket)));
+        assert!(
+            !connections
+                .iter()
+                .any(|(_, socket)| admission.enter(socket))
+        );
         let (mut newcomer, socket) = connect();
         assert!(admission.enter(&socket));
         newcomer.set_nonblocking(true).unwrap();

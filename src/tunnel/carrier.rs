@@ -5,8 +5,9 @@
 //!                   start                            end
 //! ```
 //!
-//! A connection that has nothing to say holds no buffer: large ones are shared, taken when there is something to
-//! read and given back when all of it is done. Before the handshake has finished a buffer is just as large as a hello.
+//! A connection that has nothing to say holds no buffer: large ones are shared, taken when there is
+//! something to read and given back when all of it is done. Before the handshake has finished a
+//! buffer is just as large as a hello.
 
 use super::locked;
 use crate::config::settings::Congestion;
@@ -29,25 +30,31 @@ pub const LONG_PATH: Duration = Duration::from_millis(5);
 const LOOK: Duration = Duration::from_millis(5);
 /// How long after a queue a loss may still come from it.
 const QUEUE_GONE: Duration = Duration::from_millis(500);
-/// The congestion controls of a long path after its first, after how many losses, and whether those with a queue.
+/// The congestion controls of a long path after its first, after how many losses, and whether those
+/// with a queue.
 const STEPS: [(&str, u32, bool); 2] = [("cubic", 64, true), ("bbr", 3, false)];
-/// bbr has lost its idea of a path when its rate is such a part of what it was, for so long, and too little for what waits.
+/// bbr has lost its idea of a path when its rate is such a part of what it was, for so long, and
+/// too little for what waits.
 const COLLAPSE: u64 = 16;
 const COLLAPSED: Duration = Duration::from_millis(100);
-/// Bytes that a short path's receiver takes before it has passed them on: some super-packets, and what 10 Gbit/s bring
-/// in a round trip.
+/// Bytes that a short path's receiver takes before it has passed them on: some super-packets, and
+/// what 10 Gbit/s bring in a round trip.
 const WINDOW: u128 = 192 * 1024;
-/// Bytes that a socket has taken and not sent, beyond which it takes no more; and on a short path. What waits there cannot
-/// be passed by others.
+/// Bytes that a socket has taken and not sent, beyond which it takes no more; and on a short path.
+/// What waits there cannot be passed by others.
 const UNSENT: u32 = 128 * 1024;
 const SHORT_UNSENT: u32 = 64 * 1024;
-/// On a short path nothing is late that comes within this time. TCP's own least is 200 ms, for which everybody in the
-/// tunnel would wait.
+/// On a short path nothing is late that comes within this time. TCP's own least is 200 ms, for
+/// which everybody in the tunnel would wait.
 const RETRANSMIT: Duration = Duration::from_millis(25);
 
 /// How a carrier's socket is set up, at both ends.
 pub fn tuning() -> Tuning {
-    Tuning { user_timeout: Some(Duration::from_secs(10)), notsent_lowat_bytes: Some(UNSENT), ..Tuning::default() }
+    Tuning {
+        user_timeout: Some(Duration::from_secs(10)),
+        notsent_lowat_bytes: Some(UNSENT),
+        ..Tuning::default()
+    }
 }
 
 /// What a long path has shown, and with which congestion control its carrier goes on.
@@ -56,9 +63,10 @@ pub fn tuning() -> Tuning {
 ///  bbr ── much is lost while a queue is full ──> cubic ── something is lost without a queue ──> bbr, for good
 /// ```
 ///
-/// It begins with bbr, which keeps its rate where cubic takes each loss for a full queue: TCP inside the tunnel does
-/// not see the losses at all. But for bbr, TCP inside is an application that never has enough to send; it then never
-/// finds out how much the path carries, and fills its queue again and again. There cubic goes better.
+/// It begins with bbr, which keeps its rate where cubic takes each loss for a full queue: TCP
+/// inside the tunnel does not see the losses at all. But for bbr, TCP inside is an application that
+/// never has enough to send; it then never finds out how much the path carries, and fills its queue
+/// again and again. There cubic goes better.
 struct Watch {
     looked: Instant,
     retransmitted: u32,
@@ -75,7 +83,15 @@ struct Watch {
 impl Watch {
     fn new(path: &socket::Path) -> Watch {
         let (looked, retransmitted) = (Instant::now(), path.retransmitted);
-        Watch { looked, retransmitted, queued: None, step: 0, losses: 0, most: 0, sound: looked }
+        Watch {
+            looked,
+            retransmitted,
+            queued: None,
+            step: 0,
+            losses: 0,
+            most: 0,
+            sound: looked,
+        }
     }
 
     /// The congestion control to begin with now, if it is time for one.
@@ -84,17 +100,26 @@ impl Watch {
         let lost = path.retransmitted.saturating_sub(self.retransmitted);
         self.retransmitted = path.retransmitted;
         let queued = path.round_trip > path.shortest * 3 / 2 + Duration::from_millis(1);
-        self.queued = if queued { Some(self.looked) } else { self.queued };
+        self.queued = if queued {
+            Some(self.looked)
+        } else {
+            self.queued
+        };
         if let Some((next, losses, with_queue)) = STEPS.get(self.step) {
-            let counts = if *with_queue { queued } else { self.queued.is_none_or(|at| at.elapsed() > QUEUE_GONE) };
+            let counts = if *with_queue {
+                queued
+            } else {
+                self.queued.is_none_or(|at| at.elapsed() > QUEUE_GONE)
+            };
             self.losses += if counts { lost } else { 0 };
             if self.losses >= *losses {
                 (self.step, self.losses, self.most) = (self.step + 1, 0, 0);
                 return Some(next);
             }
         }
-        // When TCP inside pauses, as its own bbr does every ten seconds, and something is lost meanwhile, bbr takes the little
-        // that was sent for all that the path carries, and needs seconds to find out. It begins anew.
+        // When TCP inside pauses, as its own bbr does every ten seconds, and something is lost
+        // meanwhile, bbr takes the little that was sent for all that the path carries, and needs
+        // seconds to find out. It begins anew.
         self.most = self.most.max(path.rate);
         if self.step == 1 || path.unsent == 0 || path.rate >= self.most / COLLAPSE {
             self.sound = self.looked;
@@ -107,10 +132,13 @@ impl Watch {
     }
 }
 
-/// Sets the congestion control. What this system does not have or allow leaves its default in place, with a warning if
-/// somebody wished for it.
+/// Sets the congestion control. What this system does not have or allow leaves its default in
+/// place, with a warning if somebody wished for it.
 fn control(socket: &TcpStream, name: &str, is_wish: bool) {
-    let tuning = Tuning { congestion_control: Some(name.into()), ..Tuning::default() };
+    let tuning = Tuning {
+        congestion_control: Some(name.into()),
+        ..Tuning::default()
+    };
     if let Err(error) = socket::prepare(socket, &tuning)
         && is_wish
     {
@@ -130,7 +158,11 @@ static READS: Pool = Pool::new(READ, 8);
 impl Pool {
     /// A pool of buffers of `size` bytes that keeps at most `most` spare ones. Empty at first.
     pub const fn new(size: usize, most: usize) -> Pool {
-        Pool { size, most, spare: Mutex::new(Vec::new()) }
+        Pool {
+            size,
+            most,
+            spare: Mutex::new(Vec::new()),
+        }
     }
 
     /// A buffer with any content.
@@ -209,7 +241,8 @@ impl FrameReader {
         }
     }
 
-    /// Suits the connection to its path. `round_trip` is the handshake's, for systems that do not tell.
+    /// Suits the connection to its path. `round_trip` is the handshake's, for systems that do not
+    /// tell.
     pub fn suit(&mut self, congestion: &Congestion, round_trip: Duration) {
         let path = socket::path(&self.socket);
         let round_trip = path.as_ref().map_or(round_trip, |path| path.shortest);
@@ -218,7 +251,12 @@ impl FrameReader {
             // What does not fit into a small window waits at the sender, where flows take turns.
             let receive_buffer_bytes = u32::try_from(WINDOW + round_trip.as_nanos() * 5 / 4).ok();
             let (retransmit, notsent_lowat_bytes) = (Some(RETRANSMIT), Some(SHORT_UNSENT));
-            let tuning = Tuning { receive_buffer_bytes, notsent_lowat_bytes, retransmit, ..Tuning::default() };
+            let tuning = Tuning {
+                receive_buffer_bytes,
+                notsent_lowat_bytes,
+                retransmit,
+                ..Tuning::default()
+            };
             let _ = socket::prepare(&self.socket, &tuning); // an older kernel does without
         }
         match congestion {
@@ -241,26 +279,34 @@ impl FrameReader {
     /// # Errors
     /// [`BadLength`] if its header announces more than `limit` bytes, or none.
     pub fn frame(&mut self, limit: usize) -> Result<Option<&mut [u8]>, BadLength> {
-        let Some(length) = frame::whole(&self.buffer[self.start..self.end], limit)? else { return Ok(None) };
+        let Some(length) = frame::whole(&self.buffer[self.start..self.end], limit)? else {
+            return Ok(None);
+        };
         let body = self.start + frame::HEADER;
         self.start += length;
         Ok(Some(&mut self.buffer[body..self.start]))
     }
 
-    /// The body of the next frame, waited for until `deadline` in all, however slowly it dribbles in.
+    /// The body of the next frame, waited for until `deadline` in all, however slowly it dribbles
+    /// in.
     ///
     /// # Errors
     /// [`NoFrame`].
     pub fn frame_until(&mut self, limit: usize, deadline: Instant) -> Result<&mut [u8], NoFrame> {
         // Looked at twice because a borrow that is returned cannot be given up in the loop.
-        while frame::whole(&self.buffer[self.start..self.end], limit).map_err(NoFrame::BadLength)?.is_none() {
+        while frame::whole(&self.buffer[self.start..self.end], limit)
+            .map_err(NoFrame::BadLength)?
+            .is_none()
+        {
             self.more_until(deadline)?;
         }
-        self.frame(limit).map_err(NoFrame::BadLength)?.ok_or(NoFrame::End)
+        self.frame(limit)
+            .map_err(NoFrame::BadLength)?
+            .ok_or(NoFrame::End)
     }
 
-    /// What `parse` reads at the start, which is then done with. It returns how much that is, or none if it needs more,
-    /// and must not need more than a hello has.
+    /// What `parse` reads at the start, which is then done with. It returns how much that is, or
+    /// none if it needs more, and must not need more than a hello has.
     ///
     /// # Errors
     /// [`NoFrame`].
@@ -270,7 +316,9 @@ impl FrameReader {
         deadline: Instant,
     ) -> Result<T, NoFrame> {
         loop {
-            if let Some((length, read)) = parse(&self.buffer[self.start..self.end]).map_err(NoFrame::BadPreface)? {
+            if let Some((length, read)) =
+                parse(&self.buffer[self.start..self.end]).map_err(NoFrame::BadPreface)?
+            {
                 self.start += length;
                 return Ok(read);
             }
@@ -279,7 +327,10 @@ impl FrameReader {
     }
 
     fn more_until(&mut self, deadline: Instant) -> Result<(), NoFrame> {
-        match self.fill(deadline.saturating_duration_since(Instant::now())).map_err(NoFrame::Failed)? {
+        match self
+            .fill(deadline.saturating_duration_since(Instant::now()))
+            .map_err(NoFrame::Failed)?
+        {
             Filled::Data => Ok(()),
             Filled::End => Err(NoFrame::End),
             Filled::TimedOut => Err(NoFrame::TimedOut),

@@ -5,7 +5,8 @@
 //!  └── pause, longer each time ─── anything fails, or the connection ends ─────────────────────────────┘
 //! ```
 //!
-//! The device and its addresses stay while the connection comes and goes, so connections inside the tunnel survive.
+//! The device and its addresses stay while the connection comes and goes, so connections inside the
+//! tunnel survive.
 //!
 //! | file | question |
 //! |---|---|
@@ -56,7 +57,11 @@ const NAME_LIFE: Duration = Duration::from_secs(30);
 /// How often the client looks whether its own address is still the right one.
 const PATH_CHECK: Duration = Duration::from_secs(2);
 /// Pauses between attempts: the first, the longest in the first minute, the longest after that.
-const PAUSE: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(2), Duration::from_secs(30)];
+const PAUSE: [Duration; 3] = [
+    Duration::from_millis(200),
+    Duration::from_secs(2),
+    Duration::from_secs(30),
+];
 /// The words of its Close.
 const LEAVES: &str = "the client leaves";
 /// A session that lasted as long as this was a good one.
@@ -64,7 +69,8 @@ const HELD: Duration = Duration::from_secs(10);
 
 /// The machine the client runs on: what it does with the network that the server describes.
 pub trait Machine: Send {
-    /// Sets the network up, or changes it to this. Returns the device, if there is one; it stays the same.
+    /// Sets the network up, or changes it to this. Returns the device, if there is one; it stays
+    /// the same.
     ///
     /// # Errors
     /// A sentence. The client gives up.
@@ -116,7 +122,14 @@ impl Client {
     /// If there are no descriptors left, or the state of a ratcheted key cannot be had.
     pub fn new(settings: ClientSettings) -> io::Result<Arc<Client>> {
         let key = match &settings.ratchet {
-            None => ClientKey::new(Kept { key: settings.key.clone(), step: 0, secret: None }, None),
+            None => ClientKey::new(
+                Kept {
+                    key: settings.key.clone(),
+                    step: 0,
+                    secret: None,
+                },
+                None,
+            ),
             Some(path) => {
                 let (file, kept) = StateFile::open(path).map_err(io::Error::other)?;
                 ClientKey::new(kept, Some(Box::new(file) as Box<dyn Store>))
@@ -149,22 +162,33 @@ impl Client {
         }))
     }
 
-    /// Asks the server for its hello and goes no further. It proves that the way is free, the server there and the key
-    /// known; no session begins and none is replaced, and a ratcheted key stays where it is. Says what was learnt.
+    /// Asks the server for its hello and goes no further. It proves that the way is free, the
+    /// server there and the key known; no session begins and none is replaced, and a ratcheted key
+    /// stays where it is. Says what was learnt.
     ///
     /// # Errors
     /// A sentence: whether it is the way, the server or the key, as far as this side can tell.
     pub fn ask(settings: ClientSettings) -> Result<String, String> {
         let name = settings.server.clone();
         let key = match &settings.ratchet {
-            None => ClientKey::new(Kept { key: settings.key.clone(), step: 0, secret: None }, None),
+            None => ClientKey::new(
+                Kept {
+                    key: settings.key.clone(),
+                    step: 0,
+                    secret: None,
+                },
+                None,
+            ),
             Some(path) => ClientKey::new(Kept::read(path)?, Some(Box::new(Untouched))),
         };
         let client = Client::with_key(settings, key).map_err(|error| error.to_string())?;
-        let socket = client.connect().map_err(|reason| format!("there is no way to the server: {reason}"))?;
+        let socket = client
+            .connect()
+            .map_err(|reason| format!("there is no way to the server: {reason}"))?;
         let (at, socket) = (peer(&socket), Arc::new(socket));
         let greeting = client.greet(&socket, &mut FrameReader::new(Arc::clone(&socket)));
-        let greeting = greeting.map_err(|reason| format!("the way to the server is free, but {at}: {reason}"))?;
+        let greeting = greeting
+            .map_err(|reason| format!("the way to the server is free, but {at}: {reason}"))?;
         let (software, suite) = (&greeting.agreed.software, greeting.agreed.suite);
         let apart = greeting.agreed.time.abs_diff(clock::unix_seconds());
         let milliseconds = greeting.round_trip.as_secs_f64() * 1e3;
@@ -194,13 +218,19 @@ impl Client {
                     notify::tell("READY=1");
                     false
                 }
-                Ok(end) if self.settings.once => return Err(format!("the connection was lost: {end}")),
+                Ok(end) if self.settings.once => {
+                    return Err(format!("the connection was lost: {end}"));
+                }
                 Ok(end) => {
                     let at_once = may_come_back_at_once(&end)?;
-                    log::warning("tunnel", "connection lost, connecting again", &[("reason", &end)]);
+                    log::warning(
+                        "tunnel",
+                        "connection lost, connecting again",
+                        &[("reason", &end)],
+                    );
                     notify::status(format_args!("connection lost: {end}"));
-                    // Only a session that held begins the pauses anew: a server that ends each at once
-                    // meets growing ones.
+                    // Only a session that held begins the pauses anew: a server that ends each at
+                    // once meets growing ones.
                     let held = began.elapsed() >= HELD;
                     if held {
                         (lost_at, pause) = (Instant::now(), PAUSE[0]);
@@ -211,7 +241,11 @@ impl Client {
             if !at_once && self.sleep(jittered(pause)) {
                 return self.outcome();
             }
-            let longest = if lost_at.elapsed() < Duration::from_secs(60) { PAUSE[1] } else { PAUSE[2] };
+            let longest = if lost_at.elapsed() < Duration::from_secs(60) {
+                PAUSE[1]
+            } else {
+                PAUSE[2]
+            };
             pause = (pause * 2).min(longest);
         }
     }
@@ -231,7 +265,10 @@ impl Client {
     /// What it is doing, as `text`, `json` or `prometheus`; nothing if it is another format.
     pub fn status(&self, format: &str) -> Option<String> {
         let told = locked(&self.told);
-        let (device, config) = told.as_ref().map(|(device, config)| (device.as_deref(), config)).unzip();
+        let (device, config) = told
+            .as_ref()
+            .map(|(device, config)| (device.as_deref(), config))
+            .unzip();
         let server = config.map_or(&[][..], |config| &config.server);
         let link = match &*locked(&self.carrier) {
             Carrier::Session(connected) => Some(Link::of(connected)),
@@ -275,12 +312,18 @@ impl Client {
     /// Waits, and says whether it was stopped.
     fn sleep(&self, time: Duration) -> bool {
         let stopped = locked(&self.stopped);
-        let waited = self.stopping.wait_timeout_while(stopped, time, |stopped| !*stopped);
+        let waited = self
+            .stopping
+            .wait_timeout_while(stopped, time, |stopped| !*stopped);
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// One connection, from its first packet to its end, or why there was no session.
-    fn attempt(self: &Arc<Client>, machine: &mut dyn Machine, first: &mut bool) -> Result<End, String> {
+    fn attempt(
+        self: &Arc<Client>,
+        machine: &mut dyn Machine,
+        first: &mut bool,
+    ) -> Result<End, String> {
         let socket = Arc::new(self.connect()?);
         *locked(&self.carrier) = Carrier::Socket(Arc::clone(&socket));
         if self.is_stopped() {
@@ -297,20 +340,51 @@ impl Client {
             format!("{server}: {reason}")
         })?;
         self.handshakes.accept();
-        let Session { config, sealer, mut opener, super_packets, software, round_trip, key } = session;
-        let device = machine.set_up(&config).inspect_err(|reason| self.fail(reason.clone()))?;
-        let outbound = Outbound::new(socket, sealer, super_packets, Arc::clone(&self.traffic), Vec::new());
-        let from = outbound.socket.peer_addr().map_err(|error| format!("{server}: {error}"))?;
-        let connected = Connected { from, outbound: Arc::clone(&outbound), key, since: Since::now() };
+        let Session {
+            config,
+            sealer,
+            mut opener,
+            super_packets,
+            software,
+            round_trip,
+            key,
+        } = session;
+        let device = machine
+            .set_up(&config)
+            .inspect_err(|reason| self.fail(reason.clone()))?;
+        let outbound = Outbound::new(
+            socket,
+            sealer,
+            super_packets,
+            Arc::clone(&self.traffic),
+            Vec::new(),
+        );
+        let from = outbound
+            .socket
+            .peer_addr()
+            .map_err(|error| format!("{server}: {error}"))?;
+        let connected = Connected {
+            from,
+            outbound: Arc::clone(&outbound),
+            key,
+            since: Since::now(),
+        };
         *locked(&self.carrier) = Carrier::Session(Arc::new(connected));
         if self.is_stopped() {
             outbound.close(close::LEAVING, LEAVES);
         }
-        *locked(&self.told) = Some((device.as_ref().map(|device| device.name().to_owned()), config.clone()));
-        let (addresses, suite, milliseconds) =
-            (listed(&config.addresses), opener.suite(), round_trip.as_secs_f64() * 1e3);
-        let connected =
-            format!("connected: {addresses} via {server} ({software}), suite {suite}, round trip {milliseconds:.2} ms");
+        *locked(&self.told) = Some((
+            device.as_ref().map(|device| device.name().to_owned()),
+            config.clone(),
+        ));
+        let (addresses, suite, milliseconds) = (
+            listed(&config.addresses),
+            opener.suite(),
+            round_trip.as_secs_f64() * 1e3,
+        );
+        let connected = format!(
+            "connected: {addresses} via {server} ({software}), suite {suite}, round trip {milliseconds:.2} ms"
+        );
         notify::status(&connected);
         notify::tell("READY=1");
         // Where a command runs, stdout is that command's.
@@ -320,7 +394,9 @@ impl Client {
             log::say(&connected)
         }
         if std::mem::take(first) {
-            let started = self.start_pump(&device).and_then(|()| self.start_tasks(&outbound, &config));
+            let started = self
+                .start_pump(&device)
+                .and_then(|()| self.start_tasks(&outbound, &config));
             started.unwrap_or_else(|error| self.fail(format!("cannot start a thread: {error}")));
         }
         let mut inside = FromServer {
@@ -330,7 +406,10 @@ impl Client {
             kernel: Kernel::new(device.as_deref(), &outbound),
             batch: Batch::default(),
         };
-        let patience = Patience { keepalive: config.keepalive, tick: PATH_CHECK };
+        let patience = Patience {
+            keepalive: config.keepalive,
+            tick: PATH_CHECK,
+        };
         let end = connection::run(&mut reader, &mut opener, &outbound, patience, &mut inside);
         *locked(&self.carrier) = Carrier::None;
         if matches!(end, End::Left) {
@@ -350,7 +429,9 @@ impl Client {
 
     /// Starts the thread that reads the device. It goes on through all connections.
     fn start_pump(self: &Arc<Client>, device: &Option<Arc<Tun>>) -> io::Result<()> {
-        let Some(device) = device.clone() else { return Ok(()) };
+        let Some(device) = device.clone() else {
+            return Ok(());
+        };
         let client = Arc::clone(self);
         let started = thread::Builder::new().name("device".into()).spawn(move || {
             let way = |_| {
@@ -371,11 +452,19 @@ impl Client {
 /// Why it may not connect again at all.
 fn may_come_back_at_once(end: &End) -> Result<bool, String> {
     match end {
-        End::Closed { code: close::REPLACED, .. } => {
-            Err("another program has connected with this key; each client needs its own".into())
+        End::Closed {
+            code: close::REPLACED,
+            ..
+        } => Err("another program has connected with this key; each client needs its own".into()),
+        End::Closed {
+            code: close::REMOVED,
+            ..
+        } => Err("the server has removed this client's key".into()),
+        End::Closed {
+            code: close::CONFIGURED,
+            ..
         }
-        End::Closed { code: close::REMOVED, .. } => Err("the server has removed this client's key".into()),
-        End::Closed { code: close::CONFIGURED, .. } | End::GivenUp(_) => Ok(true),
+        | End::GivenUp(_) => Ok(true),
         _ => Ok(false),
     }
 }
@@ -386,7 +475,8 @@ fn print(line: &str) {
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
 
-/// Between half of `pause` and all of it, so that a thousand clients do not come back in the same moment.
+/// Between half of `pause` and all of it, so that a thousand clients do not come back in the same
+/// moment.
 fn jittered(pause: Duration) -> Duration {
     let random = u32::from(u16::from_be_bytes(entropy::array()));
     pause / 2 + pause * random / 65_536 / 2

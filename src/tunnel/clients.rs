@@ -1,4 +1,5 @@
-//! Who may connect, and who is connected? The server's view of its clients, made from the configuration.
+//! Who may connect, and who is connected? The server's view of its clients, made from the
+//! configuration.
 //!
 //! ```text
 //!  by id       ─> client, key          for a ClientHello: looked up, not tried one after the other
@@ -6,8 +7,9 @@
 //!                                      gets what is sent to an address, and nobody else, may send from it
 //! ```
 //!
-//! A reload makes all of this anew. What a client of the same name has lived through goes over: its connection, its
-//! traffic, the hellos it was answered. The state of a ratcheted key goes over with its file.
+//! A reload makes all of this anew. What a client of the same name has lived through goes over: its
+//! connection, its traffic, the hellos it was answered. The state of a ratcheted key goes over with
+//! its file.
 
 use super::addresses::AddressPool;
 use super::locked;
@@ -38,7 +40,8 @@ pub struct Client {
     pub routes: Vec<Subnet>,
     /// What it has sent and received since the server started.
     pub traffic: Arc<Traffic>,
-    /// The file of its ratcheted key, if it has one, and the key once [`Clients::open_states`] has run.
+    /// The file of its ratcheted key, if it has one, and the key once [`Clients::open_states`] has
+    /// run.
     ratchet: Option<PathBuf>,
     steps: OnceLock<Steps>,
     state: Arc<Mutex<State>>,
@@ -77,19 +80,28 @@ impl Client {
     /// `before` are the clients until now.
     fn new(peer: &Peer, addresses: Vec<Subnet>, before: &[Arc<Client>]) -> Client {
         let same = before.iter().find(|client| client.name == peer.name);
-        let ratcheted = before.iter().find(|client| peer.ratchet.is_some() && client.ratchet == peer.ratchet);
+        let ratcheted = before
+            .iter()
+            .find(|client| peer.ratchet.is_some() && client.ratchet == peer.ratchet);
         Client {
             name: peer.name.clone(),
             addresses,
             routes: peer.routes.clone(),
-            traffic: same.map(|client| Arc::clone(&client.traffic)).unwrap_or_default(),
+            traffic: same
+                .map(|client| Arc::clone(&client.traffic))
+                .unwrap_or_default(),
             ratchet: peer.ratchet.clone(),
-            steps: ratcheted.map(|client| client.steps.clone()).unwrap_or_default(),
-            state: same.map(|client| Arc::clone(&client.state)).unwrap_or_default(),
+            steps: ratcheted
+                .map(|client| client.steps.clone())
+                .unwrap_or_default(),
+            state: same
+                .map(|client| Arc::clone(&client.state))
+                .unwrap_or_default(),
         }
     }
 
-    /// Numbers a handshake whose hello is about to be answered, or `None` if its nonce was answered before.
+    /// Numbers a handshake whose hello is about to be answered, or `None` if its nonce was answered
+    /// before.
     pub fn begin(&self, nonce: &[u8; 32]) -> Option<u64> {
         let mut state = locked(&self.state);
         if state.answered.contains(nonce) {
@@ -103,10 +115,10 @@ impl Client {
         Some(state.begun)
     }
 
-    /// Puts a connection in place whose handshake has finished, and returns it with the one that it replaces.
-    /// `connect` makes the connection while nobody else can. Of those replaced, one at a time may take until its
-    /// peer hangs up: who connects again and again has two connections, not hundreds. `None` if a handshake that
-    /// began later has finished already.
+    /// Puts a connection in place whose handshake has finished, and returns it with the one that it
+    /// replaces. `connect` makes the connection while nobody else can. Of those replaced, one at a
+    /// time may take until its peer hangs up: who connects again and again has two connections, not
+    /// hundreds. `None` if a handshake that began later has finished already.
     pub fn finish(
         &self,
         number: u64,
@@ -120,7 +132,8 @@ impl Client {
         let connected = Arc::new(connect());
         let replaced = state.connection.replace(Arc::clone(&connected));
         if let Some(replaced) = &replaced {
-            let earlier = std::mem::replace(&mut state.replaced, Arc::downgrade(&replaced.outbound));
+            let earlier =
+                std::mem::replace(&mut state.replaced, Arc::downgrade(&replaced.outbound));
             if let Some(earlier) = earlier.upgrade() {
                 earlier.abort();
             }
@@ -131,7 +144,11 @@ impl Client {
     /// Forgets a connection that has ended, unless a newer one has taken its place.
     pub fn end(&self, outbound: &Arc<Outbound>) {
         let mut state = locked(&self.state);
-        if state.connection.as_ref().is_some_and(|current| Arc::ptr_eq(&current.outbound, outbound)) {
+        if state
+            .connection
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(&current.outbound, outbound))
+        {
             state.connection = None;
         }
     }
@@ -143,12 +160,19 @@ impl Client {
 
     /// The way to it, if there is one.
     pub fn way(&self) -> Option<Arc<Outbound>> {
-        locked(&self.state).connection.as_ref().map(|connected| Arc::clone(&connected.outbound))
+        locked(&self.state)
+            .connection
+            .as_ref()
+            .map(|connected| Arc::clone(&connected.outbound))
     }
 
-    /// The step of its ratcheted key, if it has one, and does not just wait for its disk to make the next.
+    /// The step of its ratcheted key, if it has one, and does not just wait for its disk to make
+    /// the next.
     pub fn step(&self) -> Option<u64> {
-        self.steps.get().and_then(|steps| steps.try_lock().ok()).map(|steps| steps.step())
+        self.steps
+            .get()
+            .and_then(|steps| steps.try_lock().ok())
+            .map(|steps| steps.step())
     }
 }
 
@@ -156,8 +180,9 @@ impl Client {
 pub struct Clients {
     all: Vec<Arc<Client>>,
     by_id: HashMap<Id, (Arc<Client>, Root)>,
-    /// The same for ratcheted keys, whose ids change. Shared with the clients before a reload, by which a handshake
-    /// may still be under way. The keys are here as well, so that a stranger never waits for somebody's disk.
+    /// The same for ratcheted keys, whose ids change. Shared with the clients before a reload, by
+    /// which a handshake may still be under way. The keys are here as well, so that a stranger
+    /// never waits for somebody's disk.
     ratcheted: Arc<Mutex<HashMap<Id, Found>>>,
     by_address: HashMap<IpAddr, Arc<Client>>,
     networks: Vec<(Subnet, Arc<Client>)>,
@@ -166,8 +191,8 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Makes clients of the configuration's peers and leases their addresses. What those `before` a reload have lived
-    /// through goes over to them, and their ratcheted keys.
+    /// Makes clients of the configuration's peers and leases their addresses. What those `before` a
+    /// reload have lived through goes over to them, and their ratcheted keys.
     ///
     /// # Errors
     /// A sentence: settings that contradict each other, or no address left.
@@ -178,12 +203,19 @@ impl Clients {
         let fixed: Vec<Vec<Subnet>> = settings
             .peers
             .iter()
-            .map(|peer| peer.addresses.iter().filter_map(|own| pool.take(*own)).collect())
+            .map(|peer| {
+                peer.addresses
+                    .iter()
+                    .filter_map(|own| pool.take(*own))
+                    .collect()
+            })
             .collect();
         let mut clients = Clients {
             all: Vec::new(),
             by_id: HashMap::new(),
-            ratcheted: before.map(|before| Arc::clone(&before.ratcheted)).unwrap_or_default(),
+            ratcheted: before
+                .map(|before| Arc::clone(&before.ratcheted))
+                .unwrap_or_default(),
             by_address: HashMap::new(),
             networks: Vec::new(),
             tunnel: settings.addresses.clone(),
@@ -194,7 +226,9 @@ impl Clients {
             clients.add(peer, Arc::new(Client::new(peer, addresses, before)));
         }
         // The longest prefix first, so that the first that contains an address is the right one.
-        clients.networks.sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix));
+        clients
+            .networks
+            .sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix));
         Ok(clients)
     }
 
@@ -206,29 +240,47 @@ impl Clients {
         for subnet in &client.addresses {
             self.by_address.insert(subnet.address, Arc::clone(&client));
         }
-        self.networks.extend(client.routes.iter().map(|network| (*network, Arc::clone(&client))));
+        self.networks.extend(
+            client
+                .routes
+                .iter()
+                .map(|network| (*network, Arc::clone(&client))),
+        );
         self.all.push(client);
     }
 
-    /// Takes the state files of ratcheted keys that are new. They are this program's until the clients are dropped.
+    /// Takes the state files of ratcheted keys that are new. They are this program's until the
+    /// clients are dropped.
     ///
     /// # Errors
     /// A sentence: a file that cannot be had, read or written, or two clients with one key.
     pub fn open_states(&self) -> Result<(), String> {
         let mut seen: HashMap<Id, &Client> = HashMap::new();
         for client in &self.all {
-            let Some(path) = &client.ratchet else { continue };
+            let Some(path) = &client.ratchet else {
+                continue;
+            };
             if client.steps.get().is_none() {
                 let (file, kept) = StateFile::open(path)?;
-                let _ = client.steps.set(Arc::new(Mutex::new(ServerSteps::open(&kept, Box::new(file))?)));
+                let _ = client.steps.set(Arc::new(Mutex::new(ServerSteps::open(
+                    &kept,
+                    Box::new(file),
+                )?)));
             }
-            for id in
-                client.steps.get().iter().flat_map(|steps| locked(steps).keys().map(|(id, _)| id).collect::<Vec<_>>())
+            for id in client
+                .steps
+                .get()
+                .iter()
+                .flat_map(|steps| locked(steps).keys().map(|(id, _)| id).collect::<Vec<_>>())
             {
-                let other = seen.insert(id, client).or(self.by_id.get(&id).map(|(other, _)| &**other));
+                let other = seen
+                    .insert(id, client)
+                    .or(self.by_id.get(&id).map(|(other, _)| &**other));
                 if let Some(other) = other.filter(|other| other.name != client.name) {
                     let (one, other) = (&other.name, &client.name);
-                    return Err(format!("{one} and {other} have the same key; each client needs its own"));
+                    return Err(format!(
+                        "{one} and {other} have the same key; each client needs its own"
+                    ));
                 }
             }
         }
@@ -247,7 +299,12 @@ impl Clients {
     }
 
     fn with_steps(&self, steps: &Steps) -> Option<&Arc<Client>> {
-        self.all.iter().find(|client| client.steps.get().is_some_and(|own| Arc::ptr_eq(own, steps)))
+        self.all.iter().find(|client| {
+            client
+                .steps
+                .get()
+                .is_some_and(|own| Arc::ptr_eq(own, steps))
+        })
     }
 
     /// All of them, in the configuration's order.
@@ -255,16 +312,19 @@ impl Clients {
         &self.all
     }
 
-    /// The client that a ClientHello's id names, and its key, unless a ratcheted one has left that behind.
+    /// The client that a ClientHello's id names, and its key, unless a ratcheted one has left that
+    /// behind.
     pub fn by_id(&self, id: &Id) -> Option<(Arc<Client>, Option<Root>)> {
         if let Some((client, root)) = self.by_id.get(id) {
             return Some((Arc::clone(client), Some(root.clone())));
         }
         let (steps, root) = locked(&self.ratcheted).get(id).cloned()?;
-        self.with_steps(&steps).map(|client| (Arc::clone(client), root.map(|root| (*root).clone())))
+        self.with_steps(&steps)
+            .map(|client| (Arc::clone(client), root.map(|root| (*root).clone())))
     }
 
-    /// The client to which the key of a connection belongs now. `then` is whose it was when the connection was made.
+    /// The client to which the key of a connection belongs now. `then` is whose it was when the
+    /// connection was made.
     pub fn holder(&self, then: &Client, key: &Id) -> Option<&Arc<Client>> {
         match then.steps.get() {
             Some(steps) => self.with_steps(steps),
@@ -272,7 +332,8 @@ impl Clients {
         }
     }
 
-    /// The state of a ratcheted key that answers an authentic hello with this id; none for a static key.
+    /// The state of a ratcheted key that answers an authentic hello with this id; none for a static
+    /// key.
     ///
     /// # Errors
     /// A sentence. The hello must not be answered.
@@ -285,7 +346,10 @@ impl Clients {
     /// # Errors
     /// A sentence. Config must not be sent.
     pub fn finish(&self, client: &Arc<Client>, step: Option<u64>) -> Result<(), String> {
-        self.step(client, |steps| step.map_or(Ok(()), |step| steps.finish(step))).map(|_| ())
+        self.step(client, |steps| {
+            step.map_or(Ok(()), |step| steps.finish(step))
+        })
+        .map(|_| ())
     }
 
     fn step<T>(
@@ -293,34 +357,48 @@ impl Clients {
         client: &Arc<Client>,
         act: impl FnOnce(&mut ServerSteps) -> Result<T, String>,
     ) -> Result<Option<T>, String> {
-        let Some(shared) = client.steps.get() else { return Ok(None) };
+        let Some(shared) = client.steps.get() else {
+            return Ok(None);
+        };
         let mut steps = locked(shared);
         let before: Vec<Id> = steps.keys().map(|(id, _)| id).collect();
         let done = act(&mut steps)?;
         let mut ratcheted = locked(&self.ratcheted);
         // Of a client that a reload has removed meanwhile there are none, and none come back.
-        if before.iter().filter(|id| ratcheted.remove(*id).is_some()).count() > 0 {
+        if before
+            .iter()
+            .filter(|id| ratcheted.remove(*id).is_some())
+            .count()
+            > 0
+        {
             ratcheted.extend(keyed(shared, &steps));
         }
         Ok(Some(done))
     }
 
-    /// The client whom packets for this address go to. In the tunnel's networks an address is somebody's exactly or
-    /// nobody's: a network behind a client, even 0.0.0.0/0, takes neither the server's addresses nor free ones, nor any
-    /// that is no host's.
+    /// The client whom packets for this address go to. In the tunnel's networks an address is
+    /// somebody's exactly or nobody's: a network behind a client, even 0.0.0.0/0, takes neither the
+    /// server's addresses nor free ones, nor any that is no host's.
     pub fn owner(&self, address: IpAddr) -> Option<&Arc<Client>> {
         self.by_address.get(&address).or_else(|| {
-            let behind = self.networks.iter().find(|(network, _)| network.contains(address));
-            behind.filter(|_| ip::one_host(address) && !self.is_inside(address)).map(|(_, client)| client)
+            let behind = self
+                .networks
+                .iter()
+                .find(|(network, _)| network.contains(address));
+            behind
+                .filter(|_| ip::one_host(address) && !self.is_inside(address))
+                .map(|(_, client)| client)
         })
     }
 
     /// Whether a packet with this source may come from the client.
     pub fn may_send(&self, client: &Client, source: IpAddr) -> bool {
-        self.owner(source).is_some_and(|owner| owner.name == client.name)
+        self.owner(source)
+            .is_some_and(|owner| owner.name == client.name)
     }
 
-    /// Whether an address belongs to the tunnel's networks, and so never to the world behind the device.
+    /// Whether an address belongs to the tunnel's networks, and so never to the world behind the
+    /// device.
     pub fn is_inside(&self, address: IpAddr) -> bool {
         self.tunnel.iter().any(|own| own.contains(address))
     }
@@ -328,7 +406,9 @@ impl Clients {
 
 /// By which ids a ratcheted key is found, and each with its key.
 fn keyed(steps: &Steps, now: &ServerSteps) -> Vec<(Id, Found)> {
-    now.keys().map(|(id, root)| (id, (Arc::clone(steps), root.map(Arc::new)))).collect()
+    now.keys()
+        .map(|(id, root)| (id, (Arc::clone(steps), root.map(Arc::new))))
+        .collect()
 }
 
 #[cfg(test)]
@@ -347,7 +427,13 @@ mod tests {
     }
 
     fn clients(peers: Vec<Peer>) -> Result<Clients, String> {
-        Clients::new(None, &ServerSettings { peers, ..ServerSettings::default() })
+        Clients::new(
+            None,
+            &ServerSettings {
+                peers,
+                ..ServerSettings::default()
+            },
+        )
     }
 
     #[test]
@@ -358,7 +444,11 @@ mod tests {
         let mut bob = peer("bob", 2);
         bob.routes = vec!["192.168.7.0/24".parse().unwrap()];
         let clients = clients(vec![alice, bob]).unwrap();
-        let owner = |text: &str| clients.owner(text.parse().unwrap()).map(|client| client.name.as_str());
+        let owner = |text: &str| {
+            clients
+                .owner(text.parse().unwrap())
+                .map(|client| client.name.as_str())
+        };
         assert_eq!(owner("10.8.0.2"), Some("alice"));
         assert_eq!(owner("192.168.1.1"), Some("alice"));
         assert_eq!(owner("192.168.7.1"), Some("bob"), "the longest prefix");
@@ -392,7 +482,11 @@ mod tests {
             ("fe80::1", None, false),
         ] {
             let address = address.parse().unwrap();
-            assert_eq!(clients.owner(address).map(|client| client.name.as_str()), owner, "{address}");
+            assert_eq!(
+                clients.owner(address).map(|client| client.name.as_str()),
+                owner,
+                "{address}"
+            );
             assert_eq!(clients.may_send(exit, address), from_exit, "{address}");
         }
     }
@@ -402,7 +496,10 @@ mod tests {
         let error = |peers| clients(peers).err().unwrap();
         assert!(error(vec![peer("a", 1), peer("b", 1)]).contains("a has the same key"));
         assert!(error(vec![peer("a", 1), peer("a", 2)]).contains("two peers are called a"));
-        let with_address = |name, key| Peer { addresses: vec!["10.8.0.9".parse().unwrap()], ..peer(name, key) };
+        let with_address = |name, key| Peer {
+            addresses: vec!["10.8.0.9".parse().unwrap()],
+            ..peer(name, key)
+        };
         assert!(error(vec![with_address("a", 1), with_address("b", 2)]).contains("taken"));
     }
 

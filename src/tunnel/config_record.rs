@@ -1,4 +1,5 @@
-//! What does the server tell a client about its network? The content of a Config record, PROTOCOL.md section 4.5.
+//! What does the server tell a client about its network? The content of a Config record,
+//! PROTOCOL.md section 4.5.
 //!
 //! ```text
 //!  addresses=10.8.0.2/24,fd0f:e12e::2/64\n
@@ -44,7 +45,11 @@ impl NetworkConfig {
         fields::write(&mut text, "mtu", &self.mtu.to_string());
         fields::write(&mut text, "routes", &join(&self.routes));
         fields::write(&mut text, "dns", &join(&self.dns));
-        fields::write(&mut text, "keepalive", &self.keepalive.as_secs().to_string());
+        fields::write(
+            &mut text,
+            "keepalive",
+            &self.keepalive.as_secs().to_string(),
+        );
         text.into_bytes()
     }
 
@@ -57,7 +62,10 @@ impl NetworkConfig {
         let number = |name| {
             let text = fields.required(name)?;
             let digits = text.bytes().all(|c| c.is_ascii_digit()); // `parse` would take a sign
-            text.parse::<u16>().ok().filter(|_| digits).ok_or(FieldError::Value(name))
+            text.parse::<u16>()
+                .ok()
+                .filter(|_| digits)
+                .ok_or(FieldError::Value(name))
         };
         let config = NetworkConfig {
             addresses: list(&fields, "addresses")?,
@@ -86,13 +94,23 @@ pub fn listed(items: &[impl Display]) -> String {
 }
 
 fn join(items: &[impl Display]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 fn list<T: FromStr>(fields: &Fields, name: &'static str) -> Result<Vec<T>, FieldError> {
     fields.required(name)?;
-    let items: Option<Vec<T>> = fields.list(name).take(MAX_ITEMS + 1).map(|item| item.parse().ok()).collect();
-    items.filter(|items| items.len() <= MAX_ITEMS).ok_or(FieldError::Value(name))
+    let items: Option<Vec<T>> = fields
+        .list(name)
+        .take(MAX_ITEMS + 1)
+        .map(|item| item.parse().ok())
+        .collect();
+    items
+        .filter(|items| items.len() <= MAX_ITEMS)
+        .ok_or(FieldError::Value(name))
 }
 
 #[cfg(test)]
@@ -102,7 +120,10 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let config = NetworkConfig {
-            addresses: vec!["10.8.0.2/24".parse().unwrap(), "fd0f::2/64".parse().unwrap()],
+            addresses: vec![
+                "10.8.0.2/24".parse().unwrap(),
+                "fd0f::2/64".parse().unwrap(),
+            ],
             server: vec!["10.8.0.1".parse().unwrap()],
             mtu: 1500,
             routes: vec!["0.0.0.0/0".parse().unwrap()],
@@ -115,16 +136,32 @@ mod tests {
             ("mtu=1500", "mtu=100", FieldError::Value("mtu")),
             ("mtu=1500", "mtu=99999", FieldError::Value("mtu")),
             ("mtu=1500", "mtu=+1500", FieldError::Value("mtu")),
-            ("keepalive=15", "keepalive=0", FieldError::Value("keepalive")),
-            ("keepalive=15", "keepalive=+15", FieldError::Value("keepalive")),
-            ("10.8.0.2/24", "10.8.0.2/+24", FieldError::Value("addresses")),
+            (
+                "keepalive=15",
+                "keepalive=0",
+                FieldError::Value("keepalive"),
+            ),
+            (
+                "keepalive=15",
+                "keepalive=+15",
+                FieldError::Value("keepalive"),
+            ),
+            (
+                "10.8.0.2/24",
+                "10.8.0.2/+24",
+                FieldError::Value("addresses"),
+            ),
             ("0.0.0.0/0", "0.0.0.0/40", FieldError::Value("routes")),
             ("10.8.0.2/24", "10.8.0.2/7", FieldError::Value("addresses")),
             ("fd0f::2/64", "::1/64", FieldError::Value("addresses")),
             ("addresses=", "other=", FieldError::Missing("addresses")),
             ("dns=", "mtu=", FieldError::Twice("mtu".into())),
         ] {
-            assert_eq!(NetworkConfig::decode(text.replace(from, to).as_bytes()), Err(wrong), "{to}");
+            assert_eq!(
+                NetworkConfig::decode(text.replace(from, to).as_bytes()),
+                Err(wrong),
+                "{to}"
+            );
         }
     }
 }

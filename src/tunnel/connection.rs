@@ -95,7 +95,11 @@ impl fmt::Display for End {
             End::Content(reason) => write!(f, "{reason}"),
             End::GivenUp(reason) => write!(f, "{reason}"),
             End::Failed(error) => {
-                write!(f, "truncated: the connection failed without a Close: {}", reason(error))
+                write!(
+                    f,
+                    "truncated: the connection failed without a Close: {}",
+                    reason(error)
+                )
             }
         }
     }
@@ -134,7 +138,11 @@ pub fn run(
             }
         }
         inside.pause();
-        let until_due = if pinged { DEAD_AFTER } else { patience.keepalive };
+        let until_due = if pinged {
+            DEAD_AFTER
+        } else {
+            patience.keepalive
+        };
         let due = (heard + until_due).saturating_duration_since(Instant::now());
         let filled = reader.fill(due.min(patience.tick));
         // After our own Close nothing is of interest any more.
@@ -160,19 +168,37 @@ pub fn run(
 }
 
 /// One record. A reason to end, or none.
-fn record(body: &mut [u8], opener: &mut Opener, outbound: &Arc<Outbound>, inside: &mut dyn Inside) -> Option<End> {
+fn record(
+    body: &mut [u8],
+    opener: &mut Opener,
+    outbound: &Arc<Outbound>,
+    inside: &mut dyn Inside,
+) -> Option<End> {
     let (kind, content) = match opener.open(body) {
         Ok(Opened::Content(kind, content)) => (kind, content),
         Ok(Opened::Rekey) => return None,
         Err(reason) => return Some(End::Refused(reason)),
     };
     match kind {
-        Kind::Packets => return packets(content, &outbound.traffic, inside).err().map(End::Content),
+        Kind::Packets => {
+            return packets(content, &outbound.traffic, inside)
+                .err()
+                .map(End::Content);
+        }
         Kind::SuperPacket => match content.split_first_chunk::<{ offload::LENGTH }>() {
             Some((header, packet)) if outbound.super_packets => {
-                deliver(Offload::from_wire(header), packet, &outbound.traffic, inside);
+                deliver(
+                    Offload::from_wire(header),
+                    packet,
+                    &outbound.traffic,
+                    inside,
+                );
             }
-            _ => return Some(End::Content("a SuperPacket that was not agreed on, or without its header")),
+            _ => {
+                return Some(End::Content(
+                    "a SuperPacket that was not agreed on, or without its header",
+                ));
+            }
         },
         Kind::Ping if content.len() <= MAX_PING => outbound.send(Kind::Pong, content),
         Kind::Ping => return Some(End::Content("a Ping of more than 64 bytes")),
@@ -180,13 +206,18 @@ fn record(body: &mut [u8], opener: &mut Opener, outbound: &Arc<Outbound>, inside
         Kind::Pong => return Some(End::Content("a Pong of more than 64 bytes")),
         Kind::Message => match str::from_utf8(content) {
             Ok(text) if content.len() <= MAX_MESSAGE => inside.message(text),
-            _ => return Some(End::Content("a Message that is not UTF-8 of at most 4096 bytes")),
+            _ => {
+                return Some(End::Content(
+                    "a Message that is not UTF-8 of at most 4096 bytes",
+                ));
+            }
         },
         Kind::Close => {
             return Some(match content.split_first() {
-                Some((code, text)) if text.len() <= MAX_CLOSE => {
-                    End::Closed { code: *code, text: log::printable(&String::from_utf8_lossy(text)) }
-                }
+                Some((code, text)) if text.len() <= MAX_CLOSE => End::Closed {
+                    code: *code,
+                    text: log::printable(&String::from_utf8_lossy(text)),
+                },
                 _ => End::Content("a Close without a code, or of more than 256 bytes"),
             });
         }
@@ -195,17 +226,27 @@ fn record(body: &mut [u8], opener: &mut Opener, outbound: &Arc<Outbound>, inside
 }
 
 /// Takes a Packets record apart.
-fn packets(mut content: &[u8], traffic: &Traffic, inside: &mut dyn Inside) -> Result<(), &'static str> {
+fn packets(
+    mut content: &[u8],
+    traffic: &Traffic,
+    inside: &mut dyn Inside,
+) -> Result<(), &'static str> {
     if content.is_empty() {
         return Err("a Packets record without a packet");
     }
     while let Some((length, rest)) = content.split_first_chunk::<2>() {
         let length = usize::from(u16::from_be_bytes(*length));
-        let (packet, rest) = rest.split_at_checked(length).ok_or("a Packets record whose lengths do not add up")?;
+        let (packet, rest) = rest
+            .split_at_checked(length)
+            .ok_or("a Packets record whose lengths do not add up")?;
         deliver(Offload::default(), packet, traffic, inside);
         content = rest;
     }
-    if content.is_empty() { Ok(()) } else { Err("a Packets record with a byte left over") }
+    if content.is_empty() {
+        Ok(())
+    } else {
+        Err("a Packets record with a byte left over")
+    }
 }
 
 fn deliver(offload: Offload, packet: &[u8], traffic: &Traffic, inside: &mut dyn Inside) {
@@ -231,8 +272,8 @@ pub(super) fn keep_silent(socket: &TcpStream, deadline: Instant) {
     }
 }
 
-/// After a Close of ours: reads on for a moment, because closing a socket with unread data resets the connection,
-/// and the reset can overtake the Close.
+/// After a Close of ours: reads on for a moment, because closing a socket with unread data resets
+/// the connection, and the reset can overtake the Close.
 pub(super) fn drain(socket: &TcpStream) {
     keep_silent(socket, Instant::now() + Duration::from_secs(1));
 }

@@ -22,28 +22,38 @@ use std::time::Duration;
 /// Longest IP packet, in bytes.
 const MAX_PACKET: usize = 65_535;
 
-/// Bytes read at most before one record is sent. More than a record holds, so that what queues up does so where
-/// flows take turns, and not in the device.
+/// Bytes read at most before one record is sent. More than a record holds, so that what queues up
+/// does so where flows take turns, and not in the device.
 const AHEAD: usize = 96 * 1024;
 
-/// Each packet wakes the thread that waits for packets. If others have read it by then, the next is likely theirs too:
-/// for so long it is not woken at all.
+/// Each packet wakes the thread that waits for packets. If others have read it by then, the next is
+/// likely theirs too: for so long it is not woken at all.
 const NAP: Duration = Duration::from_micros(100);
 
-/// Reads packets from the device until `wake` rings, and sends each to the peer that `route` names for its
-/// destination. Packets that are ready at the same time may share a record; nothing waits for more to come.
+/// Reads packets from the device until `wake` rings, and sends each to the peer that `route` names
+/// for its destination. Packets that are ready at the same time may share a record; nothing waits
+/// for more to come.
 ///
 /// # Errors
 /// A sentence: the device is gone or broken, and a tunnel without it would be half alive.
-pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outbound>>) -> Result<(), String> {
-    let failed =
-        |error: io::Error| format!("cannot read from the device {}, which may be gone: {error}", device.name());
+pub fn pump(
+    device: &Tun,
+    wake: &Wake,
+    route: impl Fn(IpAddr) -> Option<Arc<Outbound>>,
+) -> Result<(), String> {
+    let failed = |error: io::Error| {
+        format!(
+            "cannot read from the device {}, which may be gone: {error}",
+            device.name()
+        )
+    };
     let mut batch = Batch::that_waits();
     let mut found = true;
     let pulse = Pulse::new("device");
     loop {
         pulse.beat();
-        let (bytes, more) = read(device, &mut batch, &route, locked(device.turn())).map_err(failed)?;
+        let (bytes, more) =
+            read(device, &mut batch, &route, locked(device.turn())).map_err(failed)?;
         found |= bytes > 0;
         if batch.send_next() {
             continue;
@@ -51,7 +61,13 @@ pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outb
         if !found {
             thread::sleep(NAP);
         }
-        let woken = device.wait(wake, batch.full(), Some(if more { Duration::ZERO } else { TURN })).map_err(failed)?;
+        let woken = device
+            .wait(
+                wake,
+                batch.full(),
+                Some(if more { Duration::ZERO } else { TURN }),
+            )
+            .map_err(failed)?;
         found = woken != Woken::ByDevice;
         match woken {
             Woken::ByWake => return Ok(()),
@@ -61,7 +77,8 @@ pub fn pump(device: &Tun, wake: &Wake, route: impl Fn(IpAddr) -> Option<Arc<Outb
     }
 }
 
-/// Reads packets that are ready, [`AHEAD`] bytes or a little more. Returns how many bytes, and whether there may be more.
+/// Reads packets that are ready, [`AHEAD`] bytes or a little more. Returns how many bytes, and
+/// whether there may be more.
 fn read(
     device: &Tun,
     batch: &mut Batch,
@@ -73,16 +90,21 @@ fn read(
     let mut bytes = 0;
     let mut result = Ok(());
     while bytes <= AHEAD && result.is_ok() {
-        result = device.read_now(&mut frame[PACKET_AT - header..PACKET_AT + MAX_PACKET]).map(|length| {
-            bytes += length;
-            let packet = PACKET_AT..PACKET_AT + length.saturating_sub(header);
-            let to = ip::addresses(&frame[packet.clone()]).ok().and_then(|(_, destination)| route(destination));
-            let asked = match frame[PACKET_AT - header..].first_chunk() {
-                Some(before) if header > 0 => Offload::from_device(before),
-                _ => Offload::default(),
-            };
-            to.iter().for_each(|peer| batch.push_from(peer, &mut frame, packet.len(), asked));
-        });
+        result = device
+            .read_now(&mut frame[PACKET_AT - header..PACKET_AT + MAX_PACKET])
+            .map(|length| {
+                bytes += length;
+                let packet = PACKET_AT..PACKET_AT + length.saturating_sub(header);
+                let to = ip::addresses(&frame[packet.clone()])
+                    .ok()
+                    .and_then(|(_, destination)| route(destination));
+                let asked = match frame[PACKET_AT - header..].first_chunk() {
+                    Some(before) if header > 0 => Offload::from_device(before),
+                    _ => Offload::default(),
+                };
+                to.iter()
+                    .for_each(|peer| batch.push_from(peer, &mut frame, packet.len(), asked));
+            });
     }
     FRAMES.give(frame);
     match result {
@@ -92,8 +114,8 @@ fn read(
     }
 }
 
-/// Hands a packet to the kernel, whole or as the packets that it stands for. What the kernel does not take is lost,
-/// as on any link.
+/// Hands a packet to the kernel, whole or as the packets that it stands for. What the kernel does
+/// not take is lost, as on any link.
 fn deliver(device: &Tun, parcel: &Checked, segments: &mut Vec<u8>) {
     if device.offload() {
         let header = parcel.offload().to_device();
@@ -115,11 +137,16 @@ pub struct Kernel<'a> {
 impl<'a> Kernel<'a> {
     /// The kernel behind `device`, if there is one, and before `peer`.
     pub fn new(device: Option<&'a Tun>, peer: &'a Arc<Outbound>) -> Kernel<'a> {
-        Kernel { device, peer, scratch: Vec::new() }
+        Kernel {
+            device,
+            peer,
+            scratch: Vec::new(),
+        }
     }
 
-    /// Reads what the kernel has to send, if nobody else does just now. What it answers to packets that it was just given
-    /// (acknowledgements, echo replies) is there already, so that no other thread need wake up for it.
+    /// Reads what the kernel has to send, if nobody else does just now. What it answers to packets
+    /// that it was just given (acknowledgements, echo replies) is there already, so that no other
+    /// thread need wake up for it.
     pub fn answers(&self, batch: &mut Batch, route: &dyn Fn(IpAddr) -> Option<Arc<Outbound>>) {
         if let Some(device) = self.device
             && let Ok(turn) = device.turn().try_lock()

@@ -1,11 +1,13 @@
-//! What opens a recording of this session? A hole in the tunnel, made on purpose, off unless it is asked for.
+//! What opens a recording of this session? A hole in the tunnel, made on purpose, off unless it is
+//! asked for.
 //!
 //! ```text
 //!  fernvpn 1 SUITE CLIENT SERVER      one line a session: the first traffic secrets of both directions, in hexadecimal
 //! ```
 //!
-//! Whoever has a line reads all of its session, and can forge in it while it lasts: the keys after a Rekey follow from
-//! the first (PROTOCOL.md, section 5). A line opens no other session, and does not give the client's key.
+//! Whoever has a line reads all of its session, and can forge in it while it lasts: the keys after
+//! a Rekey follow from the first (PROTOCOL.md, section 5). A line opens no other session, and does
+//! not give the client's key.
 
 use super::locked;
 use crate::os::{files, log};
@@ -37,17 +39,31 @@ impl KeyLog {
         );
         if let Some(mode) = files::readable_by_others(&file) {
             let mode = format!("{mode:03o}");
-            log::warning("tunnel", "other users of this machine can read the key log (chmod 600)", &[("mode", &mode)]);
+            log::warning(
+                "tunnel",
+                "other users of this machine can read the key log (chmod 600)",
+                &[("mode", &mode)],
+            );
         }
         Ok(Some(KeyLog(Mutex::new(file))))
     }
 
-    /// Adds a session, before its first packet, by its secrets before any Rekey. `peer` is for the log.
+    /// Adds a session, before its first packet, by its secrets before any Rekey. `peer` is for the
+    /// log.
     pub fn add(&self, peer: &str, suite: Suite, client: &TrafficSecret, server: &TrafficSecret) {
-        // One write, so that the lines of two threads, or programs, do not mix. Not wiped: it is in a file now.
-        let line = format!("fernvpn {VERSION} {suite} {} {}\n", hex(client.bytes()), hex(server.bytes()));
+        // One write, so that the lines of two threads, or programs, do not mix. Not wiped: it is in
+        // a file now.
+        let line = format!(
+            "fernvpn {VERSION} {suite} {} {}\n",
+            hex(client.bytes()),
+            hex(server.bytes())
+        );
         match locked(&self.0).write_all(line.as_bytes()) {
-            Ok(()) => log::warning("tunnel", "this session's keys went to the key log", &[("peer", &peer)]),
+            Ok(()) => log::warning(
+                "tunnel",
+                "this session's keys went to the key log",
+                &[("peer", &peer)],
+            ),
             Err(error) => log::warning("tunnel", "cannot write the key log", &[("reason", &error)]),
         }
     }

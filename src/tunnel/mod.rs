@@ -5,8 +5,8 @@
 //!  socket ─> FrameReader ─> Opener ─> packet::offload ─> client.owns(source)? ─> TUN, or another client
 //! ```
 //!
-//! One thread per connection reads and opens; whoever has a packet for a client seals and sends it. Nobody waits for
-//! anybody else's socket.
+//! One thread per connection reads and opens; whoever has a packet for a client seals and sends it.
+//! Nobody waits for anybody else's socket.
 //!
 //! | file | question |
 //! |---|---|
@@ -50,25 +50,39 @@ use crate::protocol::record::{Fresh, Suite};
 
 /// The time and a new IV, for one Fernet token.
 pub fn fresh() -> Fresh {
-    Fresh { time: clock::unix_seconds(), iv: entropy::array() }
+    Fresh {
+        time: clock::unix_seconds(),
+        iv: entropy::array(),
+    }
 }
 
 /// What is new in every hello.
 pub fn fresh_hello() -> FreshHello {
-    FreshHello { nonce: entropy::array(), token: fresh() }
+    FreshHello {
+        nonce: entropy::array(),
+        token: fresh(),
+    }
 }
 
 /// What an end of this program can do, with these suites.
 pub fn offer(suites: &[Suite]) -> Offer {
-    let capabilities = Capabilities { super_packets: true };
-    Offer { suites: suites.to_vec(), capabilities, software: SOFTWARE.into() }
+    let capabilities = Capabilities {
+        super_packets: true,
+    };
+    Offer {
+        suites: suites.to_vec(),
+        capabilities,
+        software: SOFTWARE.into(),
+    }
 }
 
 /// Name and version of this program, as hellos carry it.
 pub const SOFTWARE: &str = concat!("fernvpn/", env!("CARGO_PKG_VERSION"));
 
-/// The lock's content, also if a thread died while it held it: all state behind the locks here is valid at every
-/// statement.
+/// The lock's content, also if a thread died while it held it: all state behind the locks here is
+/// valid at every statement.
 pub fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,9 +1,10 @@
 //! How do records leave, and who waits? The sending half of a session.
 //!
-//! Whoever has something for a peer puts it into the peer's queue, and then sends from it, as long as the socket takes
-//! data. When it does not, a companion thread is called: it waits for the socket and goes on, while everybody else
-//! only queues. So a stalled peer costs nobody a wait, and an idle one costs no thread. The companion also goes on for
-//! a reader whose answer has left, and who would otherwise send what others queue meanwhile instead of reading.
+//! Whoever has something for a peer puts it into the peer's queue, and then sends from it, as long
+//! as the socket takes data. When it does not, a companion thread is called: it waits for the
+//! socket and goes on, while everybody else only queues. So a stalled peer costs nobody a wait, and
+//! an idle one costs no thread. The companion also goes on for a reader whose answer has left, and
+//! who would otherwise send what others queue meanwhile instead of reading.
 //!
 //! ```text
 //!  put ─> Queue (locked for a moment)
@@ -40,7 +41,8 @@ pub const FRAME_ROOM: usize = Suite::Fernet.frame_len(MAX_CONTENT);
 /// Frame buffers, shared.
 pub static FRAMES: Pool = Pool::new(FRAME_ROOM, 64);
 
-/// What a connection has carried. Packets are IP packets, a super-packet counts once; bytes are those of packets.
+/// What a connection has carried. Packets are IP packets, a super-packet counts once; bytes are
+/// those of packets.
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// Packets sent to the peer.
@@ -73,7 +75,8 @@ pub enum Sent {
     All,
     /// More waits, and the caller has to send it.
     More,
-    /// The socket is full. The caller has to wait for it and [`Outbound::resume`], or to call a companion who does.
+    /// The socket is full. The caller has to wait for it and [`Outbound::resume`], or to call a
+    /// companion who does.
     Full,
 }
 
@@ -109,7 +112,8 @@ struct Sending {
 struct Wire {
     sealer: Sealer,
     stepped: Instant,
-    /// Sealed frames that the socket has not taken whole. Nothing else may be sent before the rest of them.
+    /// Sealed frames that the socket has not taken whole. Nothing else may be sent before the rest
+    /// of them.
     frames: VecDeque<Sealed>,
 }
 
@@ -121,7 +125,8 @@ struct Sealed {
 }
 
 impl Outbound {
-    /// Takes over the socket's sending half. `first` is a frame sealed by `sealer` already (Config) and goes first.
+    /// Takes over the socket's sending half. `first` is a frame sealed by `sealer` already (Config)
+    /// and goes first.
     pub fn new(
         socket: Arc<TcpStream>,
         sealer: Sealer,
@@ -131,23 +136,38 @@ impl Outbound {
     ) -> Arc<Outbound> {
         let (suite, end) = (sealer.suite(), first.len());
         let short = socket::path(&socket).is_ok_and(|path| path.shortest < LONG_PATH);
-        let frames = VecDeque::from([Sealed { taken: 0, end, bytes: first }]);
+        let frames = VecDeque::from([Sealed {
+            taken: 0,
+            end,
+            bytes: first,
+        }]);
         let sending = Sending {
             queue: Queue::new(if short { SHORT_ROOM } else { LONG_ROOM }),
-            wire: Some(Box::new(Wire { sealer, stepped: Instant::now(), frames })),
+            wire: Some(Box::new(Wire {
+                sealer,
+                stepped: Instant::now(),
+                frames,
+            })),
             full: false,
             companion: false,
             closed: false,
             failure: None,
         };
         let (sending, work) = (Mutex::new(sending), Condvar::new());
-        let outbound = Arc::new(Outbound { socket, suite, super_packets, traffic, sending, work });
+        let outbound = Arc::new(Outbound {
+            socket,
+            suite,
+            super_packets,
+            traffic,
+            sending,
+            work,
+        });
         outbound.send_all();
         outbound
     }
 
-    /// Sends what is no packets, now or as soon as the socket takes it. Only that: whoever calls this has to go on
-    /// reading, and does not send for others whose packets come meanwhile.
+    /// Sends what is no packets, now or as soon as the socket takes it. Only that: whoever calls
+    /// this has to go on reading, and does not send for others whose packets come meanwhile.
     pub fn send(self: &Arc<Outbound>, kind: Kind, content: &[u8]) {
         self.put(|queue| queue.push(kind, content));
         if self.send_next() != Sent::All {
@@ -155,13 +175,15 @@ impl Outbound {
         }
     }
 
-    /// Puts packets into the queue, from which [`Outbound::send_next`] sends them. `put` says how many records that has
-    /// displaced.
+    /// Puts packets into the queue, from which [`Outbound::send_next`] sends them. `put` says how
+    /// many records that has displaced.
     pub fn put(&self, put: impl FnOnce(&mut Queue) -> u64) {
         let mut sending = locked(&self.sending);
         if !sending.closed {
             let dropped = put(&mut sending.queue);
-            self.traffic.dropped_queue.fetch_add(dropped, Ordering::Relaxed);
+            self.traffic
+                .dropped_queue
+                .fetch_add(dropped, Ordering::Relaxed);
         }
     }
 
@@ -171,10 +193,18 @@ impl Outbound {
         if sending.full {
             return Sent::All;
         }
-        let Some(mut wire) = sending.wire.take() else { return Sent::All };
-        let (next, dropped) = if wire.frames.is_empty() { sending.queue.pop() } else { (None, 0) };
+        let Some(mut wire) = sending.wire.take() else {
+            return Sent::All;
+        };
+        let (next, dropped) = if wire.frames.is_empty() {
+            sending.queue.pop()
+        } else {
+            (None, 0)
+        };
         drop(sending);
-        self.traffic.dropped_queue.fetch_add(dropped, Ordering::Relaxed);
+        self.traffic
+            .dropped_queue
+            .fetch_add(dropped, Ordering::Relaxed);
         let sent = wire.send(&self.socket, next);
         let mut sending = locked(&self.sending);
         sending.wire = Some(wire);
@@ -211,7 +241,8 @@ impl Outbound {
         locked(&self.sending).full = false;
     }
 
-    /// Ends this direction with Close, which goes before anything that has queued up, as soon as the socket takes it.
+    /// Ends this direction with Close, which goes before anything that has queued up, as soon as
+    /// the socket takes it.
     pub fn close(self: &Arc<Outbound>, code: u8, text: &str) {
         let mut sending = locked(&self.sending);
         if sending.closed {
@@ -219,7 +250,9 @@ impl Outbound {
         }
         sending.closed = true;
         sending.queue.clear();
-        sending.queue.push(Kind::Close, &[&[code], text.as_bytes()].concat());
+        sending
+            .queue
+            .push(Kind::Close, &[&[code], text.as_bytes()].concat());
         drop(sending);
         self.send_all();
     }
@@ -232,7 +265,9 @@ impl Outbound {
     /// How this direction has ended, if it has: on purpose, or by an error.
     pub fn ended(&self) -> Option<io::Result<()>> {
         let mut sending = locked(&self.sending);
-        sending.closed.then(|| sending.failure.take().map_or(Ok(()), Err))
+        sending
+            .closed
+            .then(|| sending.failure.take().map_or(Ok(()), Err))
     }
 
     fn fail(&self, sending: &mut Sending, reason: Option<io::Error>) {
@@ -251,19 +286,26 @@ impl Outbound {
         self.work.notify_all();
         if !sending.companion {
             let outbound = Arc::clone(self);
-            let companion = thread::Builder::new().name("companion".into()).stack_size(SMALL_STACK);
+            let companion = thread::Builder::new()
+                .name("companion".into())
+                .stack_size(SMALL_STACK);
             match companion.spawn(move || outbound.accompany()) {
                 Ok(_) => sending.companion = true,
                 Err(error) if sending.closed => self.fail(&mut sending, Some(error)),
                 Err(error) => {
-                    COMPANIONS.warning("tunnel", "no thread for a full socket", &[("reason", &error)]);
+                    COMPANIONS.warning(
+                        "tunnel",
+                        "no thread for a full socket",
+                        &[("reason", &error)],
+                    );
                     sending.full = false; // whoever comes with the next record tries again, the keepalive if nobody else
                 }
             }
         }
     }
 
-    /// The companion's life: wait for the socket, send what is left, stay a little while in case there is more.
+    /// The companion's life: wait for the socket, send what is left, stay a little while in case
+    /// there is more.
     fn accompany(self: Arc<Outbound>) {
         let mut sending = locked(&self.sending);
         loop {
@@ -280,7 +322,10 @@ impl Outbound {
             } else if !ready && sending.closed {
                 break;
             } else if !ready {
-                let waited = self.work.wait_timeout(sending, COMPANION_STAYS).unwrap_or_else(PoisonError::into_inner);
+                let waited = self
+                    .work
+                    .wait_timeout(sending, COMPANION_STAYS)
+                    .unwrap_or_else(PoisonError::into_inner);
                 sending = waited.0;
                 if waited.1.timed_out() && !sending.full && sending.queue.is_empty() {
                     break;
@@ -297,23 +342,46 @@ impl Outbound {
 }
 
 impl Wire {
-    /// Seals the next record, if there is one, and sends it, after what is still there. False if the socket is full.
+    /// Seals the next record, if there is one, and sends it, after what is still there. False if
+    /// the socket is full.
     fn send(&mut self, socket: &TcpStream, next: Option<Queued>) -> io::Result<bool> {
-        if let Some(Queued { kind, frame: mut bytes, content, .. }) = next {
-            if self.sealer.rekey_is_due() || self.stepped.elapsed().as_secs() >= REKEY_AFTER_SECONDS {
+        if let Some(Queued {
+            kind,
+            frame: mut bytes,
+            content,
+            ..
+        }) = next
+        {
+            if self.sealer.rekey_is_due() || self.stepped.elapsed().as_secs() >= REKEY_AFTER_SECONDS
+            {
                 self.stepped = Instant::now();
                 let rekey = self.sealer.rekey(&mut fresh).map_err(used_up)?;
-                self.frames.push_back(Sealed { taken: 0, end: rekey.len(), bytes: rekey });
+                self.frames.push_back(Sealed {
+                    taken: 0,
+                    end: rekey.len(),
+                    bytes: rekey,
+                });
             }
-            let end = self.sealer.seal(kind, &mut bytes, content, &mut fresh).map_err(used_up)?;
-            self.frames.push_back(Sealed { bytes, taken: 0, end });
+            let end = self
+                .sealer
+                .seal(kind, &mut bytes, content, &mut fresh)
+                .map_err(used_up)?;
+            self.frames.push_back(Sealed {
+                bytes,
+                taken: 0,
+                end,
+            });
         }
         while let Some(frame) = self.frames.front_mut() {
             frame.taken += socket::send_now(socket, &frame.bytes[frame.taken..frame.end])?;
             if frame.taken < frame.end {
                 return Ok(false);
             }
-            FRAMES.give(self.frames.pop_front().map_or(Vec::new(), |sent| sent.bytes));
+            FRAMES.give(
+                self.frames
+                    .pop_front()
+                    .map_or(Vec::new(), |sent| sent.bytes),
+            );
         }
         Ok(true)
     }

@@ -1,4 +1,5 @@
-//! Who is behind the load balancer? The header of version 2 of the PROXY protocol, which HAProxy and others send first.
+//! Who is behind the load balancer? The header of version 2 of the PROXY protocol, which HAProxy
+//! and others send first.
 //!
 //! ```text
 //!  0           12                  13       14         16
@@ -6,8 +7,9 @@
 //!                                                      |<------------ n -------------------->|
 //! ```
 //!
-//! It is believed only where the connection comes from an address that the configuration names, and not looked for
-//! elsewhere: whoever could send it would choose the address in the log. The source is all that is taken of it.
+//! It is believed only where the connection comes from an address that the configuration names, and
+//! not looked for elsewhere: whoever could send it would choose the address in the log. The source
+//! is all that is taken of it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,8 +17,8 @@ const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Most bytes after the first 16: addresses take 36, and what may follow them is for others.
 const MAX_LENGTH: usize = 512;
 
-/// Reads the header at the start of `bytes`: its length and the client's address, or none if the balancer speaks for
-/// itself or does not tell. `Ok(None)` if more has to come.
+/// Reads the header at the start of `bytes`: its length and the client's address, or none if the
+/// balancer speaks for itself or does not tell. `Ok(None)` if more has to come.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -24,19 +26,25 @@ pub fn header(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, &'sta
     if !SIGNATURE.starts_with(bytes) && !bytes.starts_with(&SIGNATURE) {
         return Err("no PROXY header of version 2");
     }
-    let Some(([.., command, family, high, low], rest)) = bytes.split_first_chunk::<16>() else { return Ok(None) };
+    let Some(([.., command, family, high, low], rest)) = bytes.split_first_chunk::<16>() else {
+        return Ok(None);
+    };
     let length = usize::from(u16::from_be_bytes([*high, *low]));
     if length > MAX_LENGTH {
         return Err("a PROXY header that is too long");
     }
-    let Some(rest) = rest.get(..length) else { return Ok(None) };
+    let Some(rest) = rest.get(..length) else {
+        return Ok(None);
+    };
     let source = match (command, family) {
         (0x20, _) | (0x21, 0x00) => None,
         (0x21, 0x11) => Some(source::<4>(rest)),
         (0x21, 0x21) => Some(source::<16>(rest)),
         _ => return Err("a PROXY header that is not about TCP"),
     };
-    let source = source.map(|source| source.ok_or("a PROXY header that is too short")).transpose()?;
+    let source = source
+        .map(|source| source.ok_or("a PROXY header that is too short"))
+        .transpose()?;
     Ok(Some((SIGNATURE.len() + 4 + length, source)))
 }
 
@@ -49,7 +57,10 @@ where
     let (_, rest) = rest.split_first_chunk::<N>()?;
     let (port, rest) = rest.split_first_chunk::<2>()?;
     rest.split_first_chunk::<2>()?;
-    Some(SocketAddr::new(IpAddr::from(*source).to_canonical(), u16::from_be_bytes(*port)))
+    Some(SocketAddr::new(
+        IpAddr::from(*source).to_canonical(),
+        u16::from_be_bytes(*port),
+    ))
 }
 
 #[cfg(test)]
@@ -64,8 +75,21 @@ mod tests {
     #[test]
     fn addresses_of_both_kinds_and_none() {
         let four = [192, 0, 2, 7, 198, 51, 100, 1, 0xc3, 0x50, 1, 187];
-        let six = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[7], &[0xff; 16], &[0xc3, 0x50, 1, 187]].concat();
-        let mapped = [&[0; 10][..], &[0xff, 0xff, 192, 0, 2, 7], &[0; 16], &[0xc3, 0x50, 1, 187]].concat();
+        let six = [
+            &[0x20, 1, 0xd, 0xb8][..],
+            &[0; 11],
+            &[7],
+            &[0xff; 16],
+            &[0xc3, 0x50, 1, 187],
+        ]
+        .concat();
+        let mapped = [
+            &[0; 10][..],
+            &[0xff, 0xff, 192, 0, 2, 7],
+            &[0; 16],
+            &[0xc3, 0x50, 1, 187],
+        ]
+        .concat();
         let with_more = [&four[..], &[0x04, 0, 3, 1, 2, 3]].concat();
         for (bytes, expected) in [
             (with(0x21, 0x11, &four), Some("192.0.2.7:50000")),

@@ -1,8 +1,8 @@
 //! Who is next, and who is dropped? The records that wait for a peer's socket.
 //!
-//! Flows take turns, byte by byte, whoever has most waiting loses: a bulk stream delays and displaces
-//! itself, not a ping or a keystroke beside it. Start-time fair queueing (Goyal, Vin, Cheng 1996) does
-//! both with one number for each record:
+//! Flows take turns, byte by byte, whoever has most waiting loses: a bulk stream delays and
+//! displaces itself, not a ping or a keystroke beside it. Start-time fair queueing (Goyal, Vin,
+//! Cheng 1996) does both with one number for each record:
 //!
 //! ```text
 //!  start   where its flow has come to: max(now, finish of the flow)         finish of the flow = start + length
@@ -10,8 +10,8 @@
 //!            leaves first                                 dropped first
 //! ```
 //!
-//! A flow that has nothing waiting starts now, before all that others have queued up. Within a flow nothing changes its
-//! place. What is not packets is small and rare, and goes before packets.
+//! A flow that has nothing waiting starts now, before all that others have queued up. Within a flow
+//! nothing changes its place. What is not packets is small and rare, and goes before packets.
 //!
 //! What it does not do: seal, send, lock, wait.
 
@@ -21,15 +21,15 @@ use crate::protocol::record::{HEADROOM, Kind, Suite};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Bytes of memory that may wait for a short path: what a fast one takes in a millisecond or two. More does not make it
-/// faster, and no longer fits into a processor's cache.
+/// Bytes of memory that may wait for a short path: what a fast one takes in a millisecond or two.
+/// More does not make it faster, and no longer fits into a processor's cache.
 pub const SHORT_ROOM: usize = 16 * FRAME_ROOM;
 /// The same for a long path: what a fast one takes in a round trip.
 pub const LONG_ROOM: usize = 64 * FRAME_ROOM;
 /// Records that are not packets may be so many: an answer, a Ping, a Close.
 const OTHERS: usize = 256;
-/// A super-packet that is shorter is copied into a buffer of its own size. Many short ones wait where a connection is
-/// slow, and would each hold the room of the longest.
+/// A super-packet that is shorter is copied into a buffer of its own size. Many short ones wait
+/// where a connection is slow, and would each hold the room of the longest.
 const SHORT: usize = 40 * 1024;
 /// Content up to which packets join one record: as much as a super-packet has.
 const JOINED: usize = 60 * 1024;
@@ -63,7 +63,13 @@ pub struct Queue {
 impl Queue {
     /// An empty queue in which `room` bytes may wait.
     pub fn new(room: usize) -> Queue {
-        Queue { records: VecDeque::new(), held: 0, room, finish: Vec::new(), now: 0 }
+        Queue {
+            records: VecDeque::new(),
+            held: 0,
+            room,
+            finish: Vec::new(),
+            now: 0,
+        }
     }
 
     /// Whether nothing waits.
@@ -77,28 +83,53 @@ impl Queue {
         self.held = 0;
     }
 
-    /// Adds a packet, to the record before it if there is one that it can join. Returns how many records were dropped.
+    /// Adds a packet, to the record before it if there is one that it can join. Returns how many
+    /// records were dropped.
     pub fn push_packet(&mut self, packet: &[u8]) -> u64 {
-        let Ok(length) = u16::try_from(packet.len()) else { return 1 };
+        let Ok(length) = u16::try_from(packet.len()) else {
+            return 1;
+        };
         let (start, place) = self.place(packet);
-        if let Some(before) = place.checked_sub(1).and_then(|place| self.records.get_mut(place))
+        if let Some(before) = place
+            .checked_sub(1)
+            .and_then(|place| self.records.get_mut(place))
             && before.kind == Kind::Packets
             && before.content + 2 + packet.len() <= JOINED
         {
             before.append(length, packet);
             return 0;
         }
-        let mut record = Queued { kind: Kind::Packets, frame: FRAMES.take(), content: 0, since: Instant::now(), start };
+        let mut record = Queued {
+            kind: Kind::Packets,
+            frame: FRAMES.take(),
+            content: 0,
+            since: Instant::now(),
+            start,
+        };
         record.append(length, packet);
         self.insert(place, record)
     }
 
-    /// Adds the SuperPacket record that stands in `frame`, a buffer of [`FRAMES`], and puts another one in its place.
+    /// Adds the SuperPacket record that stands in `frame`, a buffer of [`FRAMES`], and puts another
+    /// one in its place.
     pub fn push_super_packet(&mut self, frame: &mut Vec<u8>, content: usize) -> u64 {
         debug_assert_eq!(frame.len(), FRAME_ROOM, "room for any frame");
         let (start, place) = self.place(&frame[HEADROOM + offload::LENGTH..HEADROOM + content]);
-        let frame = if content < SHORT { exact(frame, content) } else { std::mem::replace(frame, FRAMES.take()) };
-        self.insert(place, Queued { kind: Kind::SuperPacket, frame, content, since: Instant::now(), start })
+        let frame = if content < SHORT {
+            exact(frame, content)
+        } else {
+            std::mem::replace(frame, FRAMES.take())
+        };
+        self.insert(
+            place,
+            Queued {
+                kind: Kind::SuperPacket,
+                frame,
+                content,
+                since: Instant::now(),
+                start,
+            },
+        )
     }
 
     /// Adds a record that is not packets.
@@ -108,15 +139,29 @@ impl Queue {
             return 1;
         }
         let frame = exact(&[&[0; HEADROOM], content].concat(), content.len());
-        self.insert(place, Queued { kind, frame, content: content.len(), since: Instant::now(), start: 0 })
+        self.insert(
+            place,
+            Queued {
+                kind,
+                frame,
+                content: content.len(),
+                since: Instant::now(),
+                start: 0,
+            },
+        )
     }
 
-    /// Takes the record that is next, and says how many were dropped because they have waited for too long.
+    /// Takes the record that is next, and says how many were dropped because they have waited for
+    /// too long.
     pub fn pop(&mut self) -> (Option<Queued>, u64) {
         let mut dropped = 0;
         while let Some(queued) = self.records.pop_front() {
             // Who had the queue for himself is not late for it.
-            let alone = if self.records.is_empty() { queued.content as u64 } else { 0 };
+            let alone = if self.records.is_empty() {
+                queued.content as u64
+            } else {
+                0
+            };
             self.now = self.now.max(queued.start + alone);
             self.held -= queued.frame.len();
             if !queued.is_packets() || queued.since.elapsed() <= OLD {
@@ -128,16 +173,21 @@ impl Queue {
         (None, dropped)
     }
 
-    /// The start of a packet of this flow, and its place in the queue: behind all with the same start.
+    /// The start of a packet of this flow, and its place in the queue: behind all with the same
+    /// start.
     fn place(&mut self, packet: &[u8]) -> (u64, usize) {
         self.finish.resize(FLOWS, 0);
         let finish = &mut self.finish[ip::flow(packet) % FLOWS];
         let start = (*finish).clamp(self.now, self.now.saturating_add(self.room as u64));
         *finish = start.saturating_add(packet.len() as u64);
-        (start, self.records.partition_point(|queued| queued.start <= start))
+        (
+            start,
+            self.records.partition_point(|queued| queued.start <= start),
+        )
     }
 
-    /// Puts a record in its place. If all is too much then, the last go: packets of the flow with most waiting.
+    /// Puts a record in its place. If all is too much then, the last go: packets of the flow with
+    /// most waiting.
     fn insert(&mut self, place: usize, record: Queued) -> u64 {
         self.held += record.frame.len();
         self.records.insert(place, record);
@@ -198,14 +248,26 @@ mod tests {
     /// All that waits, as (flow, number), packets that share a record one after the other.
     fn drain(queue: &mut Queue) -> Vec<(u8, u16)> {
         let mut all = Vec::new();
-        while let (Some(Queued { kind, frame, content, .. }), 0) = queue.pop() {
+        while let (
+            Some(Queued {
+                kind,
+                frame,
+                content,
+                ..
+            }),
+            0,
+        ) = queue.pop()
+        {
             let mut content = &frame[HEADROOM..HEADROOM + content];
             if kind == Kind::SuperPacket {
                 content = &content[offload::LENGTH - 2..];
             }
             while content.len() > 2 {
-                let length =
-                    if kind == Kind::Packets { usize::from(content[0]) << 8 | usize::from(content[1]) } else { 60_000 };
+                let length = if kind == Kind::Packets {
+                    usize::from(content[0]) << 8 | usize::from(content[1])
+                } else {
+                    60_000
+                };
                 all.push((content[23], u16::from_be_bytes([content[30], content[31]])));
                 content = &content[2 + length..];
             }
@@ -225,7 +287,14 @@ mod tests {
             queue.push_packet(&packet(1, 10 + number, 100));
         }
         let rare = [(2, 0), (2, 1), (2, 2)];
-        assert_eq!(drain(&mut queue), [&rare[..], &(1..13).map(|number| (1, number)).collect::<Vec<_>>()].concat());
+        assert_eq!(
+            drain(&mut queue),
+            [
+                &rare[..],
+                &(1..13).map(|number| (1, number)).collect::<Vec<_>>()
+            ]
+            .concat()
+        );
     }
 
     #[test]
@@ -237,20 +306,35 @@ mod tests {
         for number in 0..3 {
             push_bulk(&mut queue, 2, number);
         }
-        let flows: Vec<_> = drain(&mut queue).into_iter().map(|(flow, _)| flow).collect();
+        let flows: Vec<_> = drain(&mut queue)
+            .into_iter()
+            .map(|(flow, _)| flow)
+            .collect();
         assert_eq!(flows, [1, 2, 1, 2, 1, 2, 1, 1, 1]);
     }
 
     #[test]
     fn who_has_most_waiting_loses_and_begins_again_with_the_others() {
         let mut queue = Queue::new(SHORT_ROOM);
-        let dropped: u64 = (0..1000).map(|number| push_bulk(&mut queue, 1, number)).sum();
+        let dropped: u64 = (0..1000)
+            .map(|number| push_bulk(&mut queue, 1, number))
+            .sum();
         assert_eq!(dropped, 1000 - FULL as u64);
-        assert_eq!((push_bulk(&mut queue, 2, 0), push_bulk(&mut queue, 2, 1)), (1, 1));
-        let (left, flood) = (drain(&mut queue), FULL as u16 - 2);
-        assert_eq!(left.iter().filter(|(flow, _)| *flow == 2).count(), 2, "not its own packets were dropped");
         assert_eq!(
-            left.iter().filter(|(flow, _)| *flow == 1).map(|(_, n)| *n).collect::<Vec<_>>(),
+            (push_bulk(&mut queue, 2, 0), push_bulk(&mut queue, 2, 1)),
+            (1, 1)
+        );
+        let (left, flood) = (drain(&mut queue), FULL as u16 - 2);
+        assert_eq!(
+            left.iter().filter(|(flow, _)| *flow == 2).count(),
+            2,
+            "not its own packets were dropped"
+        );
+        assert_eq!(
+            left.iter()
+                .filter(|(flow, _)| *flow == 1)
+                .map(|(_, n)| *n)
+                .collect::<Vec<_>>(),
             (0..flood).collect::<Vec<_>>()
         );
         // What was dropped is not held against the flow for longer than the queue is long.
@@ -271,6 +355,8 @@ mod tests {
         let pongs = (0..1000u16).map(|number| queue.push(Kind::Pong, &number.to_be_bytes()));
         assert_eq!(pongs.sum::<u64>() as usize, 1000 - OTHERS);
         let (first, _) = queue.pop();
-        assert!(first.is_some_and(|first| first.kind == Kind::Pong && first.frame[HEADROOM..HEADROOM + 2] == [0, 0]));
+        assert!(first.is_some_and(
+            |first| first.kind == Kind::Pong && first.frame[HEADROOM..HEADROOM + 2] == [0, 0]
+        ));
     }
 }

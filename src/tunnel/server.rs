@@ -45,8 +45,9 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// The words of a Close when the server stops.
 const STOPS: &str = "the server stops";
 
-/// One for all handshakes that fail: a flood of strangers fills no disk, but it can hide the line that tells why a
-/// real client was refused (the next line that gets through tells how many were kept back).
+/// One for all handshakes that fail: a flood of strangers fills no disk, but it can hide the line
+/// that tells why a real client was refused (the next line that gets through tells how many were
+/// kept back).
 static STRANGERS: Seldom = Seldom::new(10, Duration::from_secs(10));
 static ACCEPT: Seldom = Seldom::new(3, Duration::from_secs(10));
 
@@ -76,9 +77,15 @@ impl Server {
     /// Starts to serve on `listeners`, with packets to and from `device` if there is one.
     ///
     /// # Errors
-    /// A sentence: a configuration that contradicts itself, or a thread or descriptor that cannot be had.
-    pub fn start(settings: ServerSettings, listeners: Vec<TcpListener>, device: Option<Tun>) -> Result<Server, String> {
-        let key_log = KeyLog::open(settings.keylog.as_deref()).map_err(|error| error.to_string())?;
+    /// A sentence: a configuration that contradicts itself, or a thread or descriptor that cannot
+    /// be had.
+    pub fn start(
+        settings: ServerSettings,
+        listeners: Vec<TcpListener>,
+        device: Option<Tun>,
+    ) -> Result<Server, String> {
+        let key_log =
+            KeyLog::open(settings.keylog.as_deref()).map_err(|error| error.to_string())?;
         let current = Current::new(settings, None)?;
         current.clients.enrol();
         let shared = Arc::new(Shared {
@@ -99,24 +106,32 @@ impl Server {
             unrouted: AtomicU64::new(0),
         });
         let server = Server(shared);
-        server.start_threads().map_err(|error| format!("cannot start a thread: {error}"))?;
+        server
+            .start_threads()
+            .map_err(|error| format!("cannot start a thread: {error}"))?;
         Ok(server)
     }
 
     fn start_threads(&self) -> io::Result<()> {
         for at in 0..self.0.listeners.len() {
             let shared = Arc::clone(&self.0);
-            thread::Builder::new().name("accept".into()).spawn(move || accept(&shared, &shared.listeners[at]))?;
+            thread::Builder::new()
+                .name("accept".into())
+                .spawn(move || accept(&shared, &shared.listeners[at]))?;
         }
         let shared = Arc::clone(&self.0);
-        thread::Builder::new().name("device".into()).spawn(move || {
-            let Some(device) = &shared.device else { return };
-            if let Err(reason) = device::pump(device, &shared.wake, |destination| shared.way_to(destination)) {
-                *locked(&shared.failure) = Some(reason);
-                // Who started the server waits for a signal, and stops it in order.
-                let _ = signal::send(std::process::id(), Signal::Terminate);
-            }
-        })?;
+        thread::Builder::new()
+            .name("device".into())
+            .spawn(move || {
+                let Some(device) = &shared.device else { return };
+                if let Err(reason) = device::pump(device, &shared.wake, |destination| {
+                    shared.way_to(destination)
+                }) {
+                    *locked(&shared.failure) = Some(reason);
+                    // Who started the server waits for a signal, and stops it in order.
+                    let _ = signal::send(std::process::id(), Signal::Terminate);
+                }
+            })?;
         Ok(())
     }
 
@@ -145,7 +160,11 @@ impl Server {
             role: "server",
             started: shared.started,
             device: shared.device.as_ref().map(Tun::name),
-            listen: shared.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
+            listen: shared
+                .listeners
+                .iter()
+                .filter_map(|listener| listener.local_addr().ok())
+                .collect(),
             addresses: &current.settings.addresses,
             handshakes: &shared.handshakes,
             unrouted: shared.unrouted.load(Ordering::Relaxed),
@@ -154,9 +173,10 @@ impl Server {
         report.render(format)
     }
 
-    /// Takes up a new configuration, of which what is in use by whoever started the server must be the same (listeners,
-    /// device, addresses). `meanwhile` is done when all is known to be right, and before it holds. Returns what was
-    /// done, in words. Clients to whom it says nothing new notice nothing.
+    /// Takes up a new configuration, of which what is in use by whoever started the server must be
+    /// the same (listeners, device, addresses). `meanwhile` is done when all is known to be right,
+    /// and before it holds. Returns what was done, in words. Clients to whom it says nothing new
+    /// notice nothing.
     ///
     /// # Errors
     /// A sentence. Then nothing has changed.
@@ -170,11 +190,17 @@ impl Server {
         let new = Arc::new(Current::new(settings, Some(&old.clients))?);
         meanwhile(&new.settings)?;
         new.clients.enrol();
-        *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
+        *self
+            .0
+            .current
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
         // Whoever finishes a handshake by the old one from now on looks again afterwards.
         let (mut removed, mut changed) = (0, 0);
         for client in old.clients.all() {
-            let Some(connection) = client.connection() else { continue };
+            let Some(connection) = client.connection() else {
+                continue;
+            };
             match new.judge(&old, client, &connection) {
                 Ok(()) => {}
                 Err(close::REMOVED) => removed += 1,
@@ -182,7 +208,9 @@ impl Server {
             }
         }
         let clients = new.clients.all().len();
-        Ok(format!("{clients} clients; cut off, since their key is gone: {removed}; told to connect again: {changed}"))
+        Ok(format!(
+            "{clients} clients; cut off, since their key is gone: {removed}; told to connect again: {changed}"
+        ))
     }
 
     /// Why it cannot go on, if so: its device is gone.
@@ -204,8 +232,11 @@ impl Server {
         }
         self.0.wake.ring();
         let connected = locked(&self.0.connected);
-        let waited =
-            self.0.fewer_connected.wait_timeout_while(connected, Duration::from_secs(1), |connected| *connected > 0);
+        let waited = self.0.fewer_connected.wait_timeout_while(
+            connected,
+            Duration::from_secs(1),
+            |connected| *connected > 0,
+        );
         drop(waited);
     }
 }
@@ -225,7 +256,10 @@ impl Shared {
     fn way_to(&self, destination: IpAddr) -> Option<Arc<Outbound>> {
         // Not cloned: this is for one packet, and a reload can wait so long.
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        let way = current.clients.owner(destination).and_then(|client| client.way());
+        let way = current
+            .clients
+            .owner(destination)
+            .and_then(|client| client.way());
         if way.is_none() {
             count(&self.unrouted);
         }
@@ -241,10 +275,17 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
         if let Ok(false) = socket::wait_to_accept(listener, TURN) {
             continue;
         }
-        let accepted = listener.accept().map_err(|error| ("cannot accept a connection (see ulimit -n)", error));
+        let accepted = listener
+            .accept()
+            .map_err(|error| ("cannot accept a connection (see ulimit -n)", error));
         let served = accepted.and_then(|(socket, from)| {
             let served = shared.threads.serve((Arc::clone(shared), socket, from));
-            served.map_err(|error| ("no thread for a connection (see TasksMax, ulimit -u, vm.max_map_count)", error))
+            served.map_err(|error| {
+                (
+                    "no thread for a connection (see TasksMax, ulimit -u, vm.max_map_count)",
+                    error,
+                )
+            })
         });
         match served {
             Ok(()) => thread::sleep(pace.after(Instant::now())),

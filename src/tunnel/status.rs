@@ -1,11 +1,14 @@
-//! What is a server or a client doing? A report of one moment, for people, for scripts (JSON) and for Prometheus.
+//! What is a server or a client doing? A report of one moment, for people, for scripts (JSON) and
+//! for Prometheus.
 //!
-//! Packets and bytes are counted as the kernel counts them on the tunnel's device (`ip -s link`, nft): a super-packet
-//! once, with the bytes of its IP packet. `sent` is what was handed over for the peer, `received` what came from it and
-//! was passed on. What was dropped on the way to the peer is in `sent` as well, as on a device with a full queue; what
-//! came and was refused is not in `received`.
+//! Packets and bytes are counted as the kernel counts them on the tunnel's device (`ip -s link`,
+//! nft): a super-packet once, with the bytes of its IP packet. `sent` is what was handed over for
+//! the peer, `received` what came from it and was passed on. What was dropped on the way to the
+//! peer is in `sent` as well, as on a device with a full queue; what came and was refused is not in
+//! `received`.
 //!
-//! Names and texts of peers may hold anything, so each format escapes them in its own way. No key is in a report.
+//! Names and texts of peers may hold anything, so each format escapes them in its own way. No key
+//! is in a report.
 
 use super::clients::Connected;
 use super::config_record::listed;
@@ -130,8 +133,18 @@ pub struct Link {
 impl Link {
     /// Of this connection.
     pub fn of(connected: &Connected) -> Link {
-        let Connected { from, outbound, since, .. } = connected;
-        Link { from: *from, suite: outbound.suite, since: *since, path: socket::path(&outbound.socket).ok() }
+        let Connected {
+            from,
+            outbound,
+            since,
+            ..
+        } = connected;
+        Link {
+            from: *from,
+            suite: outbound.suite,
+            since: *since,
+            path: socket::path(&outbound.socket).ok(),
+        }
     }
 }
 
@@ -145,12 +158,18 @@ pub struct Since {
 impl Since {
     /// This moment.
     pub fn now() -> Since {
-        Since { at: Instant::now(), unix: clock::unix_seconds() }
+        Since {
+            at: Instant::now(),
+            unix: clock::unix_seconds(),
+        }
     }
 
     fn ago(time: Duration) -> Since {
         let now = Since::now();
-        Since { at: now.at.checked_sub(time).unwrap_or(now.at), unix: now.unix.saturating_sub(time.as_secs()) }
+        Since {
+            at: now.at.checked_sub(time).unwrap_or(now.at),
+            unix: now.unix.saturating_sub(time.as_secs()),
+        }
     }
 }
 
@@ -158,7 +177,8 @@ fn load(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-/// What is told of one thing, whatever the format. What there is not is `null` in JSON, no sample, and a dash.
+/// What is told of one thing, whatever the format. What there is not is `null` in JSON, no sample,
+/// and a dash.
 enum Value {
     Text(Option<String>),
     List(Vec<String>),
@@ -170,9 +190,14 @@ enum Value {
     ByReason(Vec<(&'static str, u64)>),
 }
 
-/// Its name in JSON, what it is called in a text if it stands there, its metric and the help for that if it is one, and
-/// what it is.
-type Field = (&'static str, &'static str, Option<(&'static str, &'static str)>, Value);
+/// Its name in JSON, what it is called in a text if it stands there, its metric and the help for
+/// that if it is one, and what it is.
+type Field = (
+    &'static str,
+    &'static str,
+    Option<(&'static str, &'static str)>,
+    Value,
+);
 
 impl Value {
     fn json(&self) -> String {
@@ -180,8 +205,14 @@ impl Value {
             Value::Text(text) => text.as_ref().map_or("null".into(), |text| quoted(text)),
             Value::List(items) => format!("[{}]", joined(items.iter().map(|item| quoted(item)))),
             Value::Yes(yes) => yes.to_string(),
-            Value::ByReason(list) => format!("{{{}}}", joined(list.iter().map(|(name, n)| format!("\"{name}\":{n}")))),
-            _ => self.samples().first().map_or("null".into(), |(_, number)| number.to_string()),
+            Value::ByReason(list) => format!(
+                "{{{}}}",
+                joined(list.iter().map(|(name, n)| format!("\"{name}\":{n}")))
+            ),
+            _ => self
+                .samples()
+                .first()
+                .map_or("null".into(), |(_, number)| number.to_string()),
         }
     }
 
@@ -195,10 +226,16 @@ impl Value {
             Value::Moment(since) => since.map(|since| since.unix as f64),
             Value::Time(time) => time.map(|time| time.as_secs_f64()),
             Value::ByReason(list) => {
-                return list.iter().map(|(name, n)| (format!(",reason={}", label(name)), *n as f64)).collect();
+                return list
+                    .iter()
+                    .map(|(name, n)| (format!(",reason={}", label(name)), *n as f64))
+                    .collect();
             }
         };
-        number.into_iter().map(|number| (String::new(), number)).collect()
+        number
+            .into_iter()
+            .map(|number| (String::new(), number))
+            .collect()
     }
 
     /// For people.
@@ -213,10 +250,15 @@ impl Value {
             Value::Time(time) => time.map(|time| format!("{:.2} ms", time.as_secs_f64() * 1e3)),
             Value::ByReason(list) => {
                 let some = list.iter().filter(|(_, n)| *n > 0);
-                Some(listed(&some.map(|(why, n)| format!("{n} {why}")).collect::<Vec<_>>()))
+                Some(listed(
+                    &some
+                        .map(|(why, n)| format!("{n} {why}"))
+                        .collect::<Vec<_>>(),
+                ))
             }
         };
-        text.filter(|text| !text.is_empty()).unwrap_or_else(|| "-".into())
+        text.filter(|text| !text.is_empty())
+            .unwrap_or_else(|| "-".into())
     }
 }
 
@@ -234,7 +276,11 @@ fn joined(items: impl Iterator<Item = String>) -> String {
 
 /// The inside of a JSON object.
 fn members(fields: &[Field]) -> String {
-    joined(fields.iter().map(|(name, .., value)| format!("\"{name}\":{}", value.json())))
+    joined(
+        fields
+            .iter()
+            .map(|(name, .., value)| format!("\"{name}\":{}", value.json())),
+    )
 }
 
 impl Peer {
@@ -305,20 +351,39 @@ impl Report<'_> {
     }
 
     fn json(&self) -> String {
-        let peers = joined(self.peers.iter().map(|peer| format!("{{{}}}", members(&peer.fields()))));
+        let peers = joined(
+            self.peers
+                .iter()
+                .map(|peer| format!("{{{}}}", members(&peer.fields()))),
+        );
         format!("{{{},\"peers\":[{peers}]}}\n", members(&self.fields()))
     }
 
     fn prometheus(&self) -> String {
         let mut text = String::new();
         let mut family = |name: &str, help: &str, samples: Vec<(String, f64)>| {
-            let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
-            let _ = write!(text, "# HELP fernvpn_{name} {help}\n# TYPE fernvpn_{name} {kind}\n");
+            let kind = if name.ends_with("_total") {
+                "counter"
+            } else {
+                "gauge"
+            };
+            let _ = write!(
+                text,
+                "# HELP fernvpn_{name} {help}\n# TYPE fernvpn_{name} {kind}\n"
+            );
             for (labels, value) in samples {
-                let _ = writeln!(text, "fernvpn_{name}{{instance_name={}{labels}}} {value}", label(self.name));
+                let _ = writeln!(
+                    text,
+                    "fernvpn_{name}{{instance_name={}{labels}}} {value}",
+                    label(self.name)
+                );
             }
         };
-        let info = format!(",role={},version={}", label(self.role), label(super::SOFTWARE));
+        let info = format!(
+            ",role={},version={}",
+            label(self.role),
+            label(super::SOFTWARE)
+        );
         family("info", "What runs here.", vec![(info, 1.0)]);
         for (.., metric, value) in self.fields() {
             if let Some((name, help)) = metric {
@@ -329,10 +394,18 @@ impl Report<'_> {
         for (at, (.., metric, _)) in peers.first().into_iter().flatten().enumerate() {
             let of = |(peer, fields): (&Peer, &Vec<Field>)| {
                 let name = format!(",peer={}", label(&peer.name));
-                fields[at].3.samples().into_iter().map(move |(labels, value)| (name.clone() + &labels, value))
+                fields[at]
+                    .3
+                    .samples()
+                    .into_iter()
+                    .map(move |(labels, value)| (name.clone() + &labels, value))
             };
             if let Some((name, help)) = metric {
-                family(&format!("peer_{name}"), help, self.peers.iter().zip(&peers).flat_map(of).collect());
+                family(
+                    &format!("peer_{name}"),
+                    help,
+                    self.peers.iter().zip(&peers).flat_map(of).collect(),
+                );
             }
         }
         text
@@ -340,23 +413,46 @@ impl Report<'_> {
 
     fn text(&self) -> String {
         let mut text = format!("{} ({}, {})\n", self.name, self.role, super::SOFTWARE);
-        for (_, what, _, value) in self.fields().iter().filter(|(_, what, ..)| !what.is_empty()) {
+        for (_, what, _, value) in self
+            .fields()
+            .iter()
+            .filter(|(_, what, ..)| !what.is_empty())
+        {
             let _ = writeln!(text, "  {what:<13} {}", value.text());
         }
         let connected = self.peers.iter().filter(|peer| peer.link.is_some()).count();
-        let _ = writeln!(text, "  {:<13} {connected} of {}\n", "connected", self.peers.len());
+        let _ = writeln!(
+            text,
+            "  {:<13} {connected} of {}\n",
+            "connected",
+            self.peers.len()
+        );
         // A column for each field, as wide as its widest cell.
         let rows: Vec<Vec<Field>> = self.peers.iter().map(Peer::fields).collect();
         let mut lines = vec![String::new(); rows.len() + 1];
-        for (at, (_, what, ..)) in
-            rows.first().into_iter().flatten().enumerate().filter(|(_, field)| !field.1.is_empty())
+        for (at, (_, what, ..)) in rows
+            .first()
+            .into_iter()
+            .flatten()
+            .enumerate()
+            .filter(|(_, field)| !field.1.is_empty())
         {
             let cells = rows.iter().map(|row| row[at].3.text());
             let cells: Vec<String> = std::iter::once((*what).to_owned()).chain(cells).collect();
-            let width = cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
-            lines.iter_mut().zip(cells).for_each(|(line, cell)| *line += &format!("{cell:<width$}  "));
+            let width = cells
+                .iter()
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0);
+            lines
+                .iter_mut()
+                .zip(cells)
+                .for_each(|(line, cell)| *line += &format!("{cell:<width$}  "));
         }
-        text + &lines.iter().map(|line| format!("{}\n", line.trim_end())).collect::<String>()
+        text + &lines
+            .iter()
+            .map(|line| format!("{}\n", line.trim_end()))
+            .collect::<String>()
     }
 }
 
@@ -376,7 +472,11 @@ fn size(bytes: u64) -> String {
     let mut number = bytes as f64;
     for unit in ["B", "kB", "MB", "GB"] {
         if number < 999.5 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{number:.1} {unit}") };
+            return if unit == "B" {
+                format!("{bytes} B")
+            } else {
+                format!("{number:.1} {unit}")
+            };
         }
         number /= 1000.0;
     }
@@ -395,16 +495,30 @@ fn quoted(text: &str) -> String {
 
 /// The value of a label in Prometheus' text format 0.0.4.
 fn label(text: impl Display) -> String {
-    format!("\"{}\"", text.to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+    format!(
+        "\"{}\"",
+        text.to_string()
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('\n', "\\n")
+    )
 }
 
-/// Reports of several instances as one: in Prometheus' format all samples of a metric stand together.
+/// Reports of several instances as one: in Prometheus' format all samples of a metric stand
+/// together.
 pub fn merged(reports: &[String]) -> String {
     let mut families: Vec<(&str, String)> = Vec::new();
     for report in reports {
-        for part in report.split_inclusive('\n').collect::<Vec<_>>().chunk_by(|_, next| !next.starts_with("# HELP")) {
+        for part in report
+            .split_inclusive('\n')
+            .collect::<Vec<_>>()
+            .chunk_by(|_, next| !next.starts_with("# HELP"))
+        {
             let (head, samples) = part.split_at(2.min(part.len()));
-            match families.iter_mut().find(|(name, _)| Some(name) == head.first()) {
+            match families
+                .iter_mut()
+                .find(|(name, _)| Some(name) == head.first())
+            {
                 Some((_, text)) => text.extend(samples.iter().copied()),
                 None => families.push((head.first().unwrap_or(&""), part.concat())),
             }
@@ -448,11 +562,20 @@ mod tests {
         let report = report(&tally);
         let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
         assert_eq!(json["peers"][0]["name"], EVIL);
-        assert_eq!((&json["peers"][0]["ratchet_step"], &json["unrouted_packets"]), (&7.into(), &3.into()));
-        assert_eq!(json["handshakes_refused"]["crowded"], 1, "the last of the names is that of the last reason");
+        assert_eq!(
+            (&json["peers"][0]["ratchet_step"], &json["unrouted_packets"]),
+            (&7.into(), &3.into())
+        );
+        assert_eq!(
+            json["handshakes_refused"]["crowded"], 1,
+            "the last of the names is that of the last reason"
+        );
         let text = report.text();
         assert!(text.contains(" 1 crowded\n"));
-        assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'), "{text}");
+        assert!(
+            !text.contains('\u{1b}') && !text.contains('\u{202e}'),
+            "{text}"
+        );
         assert!(report.prometheus().contains("peer=\"a\\\"b\\\\c"));
         assert_eq!(report.render("xml"), None);
     }
@@ -463,8 +586,14 @@ mod tests {
         let one = report(&tally).prometheus();
         let other = one.replace("office", "home");
         let both = merged(&[one.clone(), other]);
-        assert_eq!(both.matches("# TYPE").count(), one.matches("# TYPE").count());
-        assert_eq!(both.lines().count(), 2 * one.lines().count() - one.matches('#').count());
+        assert_eq!(
+            both.matches("# TYPE").count(),
+            one.matches("# TYPE").count()
+        );
+        assert_eq!(
+            both.lines().count(),
+            2 * one.lines().count() - one.matches('#').count()
+        );
         let first = both.lines().position(|line| line.contains("home")).unwrap();
         assert!(
             both.lines().nth(first - 1).unwrap().contains("office")

@@ -6,8 +6,8 @@
 //!          verified Finished        K', s+1, r' durable, then Config
 //! ```
 //!
-//! In memory a state moves only after it has become durable. If that fails, the file may hold either; both continue the
-//! chain, because nobody has been shown anything of the new one.
+//! In memory a state moves only after it has become durable. If that fails, the file may hold
+//! either; both continue the chain, because nobody has been shown anything of the new one.
 
 use crate::config::state_file::{Kept, Store};
 use crate::os::entropy;
@@ -28,7 +28,8 @@ pub struct ServerSteps {
 }
 
 impl ServerSteps {
-    /// Continues from what was kept. At the very first it draws `r`, which is durable before it is sent.
+    /// Continues from what was kept. At the very first it draws `r`, which is durable before it is
+    /// sent.
     ///
     /// # Errors
     /// A sentence.
@@ -37,12 +38,23 @@ impl ServerSteps {
             Some(secret) => secret.clone(),
             None => {
                 let secret = Zeroizing::new(entropy::array());
-                store.save(&Kept { secret: Some(secret.clone()), ..kept.clone() })?;
+                store.save(&Kept {
+                    secret: Some(secret.clone()),
+                    ..kept.clone()
+                })?;
                 secret
             }
         };
-        let state = ServerState { step: kept.step, root: Root::new(kept.key.clone()), secret };
-        Ok(ServerSteps { state, store, past: VecDeque::new() })
+        let state = ServerState {
+            step: kept.step,
+            root: Root::new(kept.key.clone()),
+            secret,
+        };
+        Ok(ServerSteps {
+            state,
+            store,
+            past: VecDeque::new(),
+        })
     }
 
     /// How many steps the key has made.
@@ -50,15 +62,21 @@ impl ServerSteps {
         self.state.step
     }
 
-    /// The ids that belong to this client: of `K` and of `K'`, each with its key, and of a few keys before.
+    /// The ids that belong to this client: of `K` and of `K'`, each with its key, and of a few keys
+    /// before.
     pub fn keys(&self) -> impl Iterator<Item = (Id, Option<Root>)> {
-        let own = [self.state.root.clone(), self.state.root.next(&self.state.secret)];
-        own.map(|root| (root.id(), Some(root))).into_iter().chain(self.past.iter().map(|id| (*id, None)))
+        let own = [
+            self.state.root.clone(),
+            self.state.root.next(&self.state.secret),
+        ];
+        own.map(|root| (root.id(), Some(root)))
+            .into_iter()
+            .chain(self.past.iter().map(|id| (*id, None)))
     }
 
-    /// The state that answers an authentic hello under the key with this id: of a client that is one
-    /// step ahead, the next, durable by then. (A handshake that has become late meanwhile gets one that
-    /// is not its own, and is refused.)
+    /// The state that answers an authentic hello under the key with this id: of a client that is
+    /// one step ahead, the next, durable by then. (A handshake that has become late meanwhile gets
+    /// one that is not its own, and is refused.)
     ///
     /// # Errors
     /// A sentence. The hello must not be answered.
@@ -69,7 +87,8 @@ impl ServerSteps {
         Ok(self.state.clone())
     }
 
-    /// Finished of a handshake at this step has verified. Config may be sent when this has returned.
+    /// Finished of a handshake at this step has verified. Config may be sent when this has
+    /// returned.
     ///
     /// # Errors
     /// A sentence: a later handshake was quicker, or nothing could be made durable.
@@ -83,7 +102,11 @@ impl ServerSteps {
     fn advance(&mut self) -> Result<(), String> {
         let next = self.state.advance(entropy::array()).ok_or(LAST)?;
         let (key, secret) = (next.root.key().clone(), Some(next.secret.clone()));
-        self.store.save(&Kept { key, step: next.step, secret })?;
+        self.store.save(&Kept {
+            key,
+            step: next.step,
+            secret,
+        })?;
         if self.past.len() == REMEMBERED {
             self.past.pop_front();
         }
@@ -102,21 +125,37 @@ pub struct ClientKey {
 impl ClientKey {
     /// A static key if there is no store.
     pub fn new(kept: Kept, store: Option<Box<dyn Store>>) -> ClientKey {
-        ClientKey { state: ClientState { step: kept.step, root: Root::new(kept.key) }, store }
+        ClientKey {
+            state: ClientState {
+                step: kept.step,
+                root: Root::new(kept.key),
+            },
+            store,
+        }
     }
 
     /// The key, and the step of a ratcheted one.
     pub fn current(&self) -> (Root, Option<u64>) {
-        (self.state.root.clone(), self.store.as_ref().map(|_| self.state.step))
+        (
+            self.state.root.clone(),
+            self.store.as_ref().map(|_| self.state.step),
+        )
     }
 
-    /// Makes the next state durable and forgets this one. Finished may be sent when this has returned.
+    /// Makes the next state durable and forgets this one. Finished may be sent when this has
+    /// returned.
     ///
     /// # Errors
     /// A sentence. Finished must not be sent.
     pub fn keep(&mut self, next: &ClientState) -> Result<(), String> {
-        let kept = Kept { key: next.root.key().clone(), step: next.step, secret: None };
-        self.store.as_mut().map_or(Ok(()), |store| store.save(&kept))?;
+        let kept = Kept {
+            key: next.root.key().clone(),
+            step: next.step,
+            secret: None,
+        };
+        self.store
+            .as_mut()
+            .map_or(Ok(()), |store| store.save(&kept))?;
         self.state = next.clone();
         Ok(())
     }

@@ -87,7 +87,7 @@ def layering(test):
     why = re.findall(r"panicked at .*?:\n(.*?)\n(?:note|stack)", ran.stdout + ran.stderr, re.S)
     require(ran.returncode == 0, " ".join(why))
     require("1 passed" in ran.stdout, f"tests/layering.rs has no test {test}")
-    return ", ".join(re.findall(r"^(.* lines of code of \d+)$", ran.stdout, re.M))
+    return ", ".join(re.findall(r"^(.*: \d+ lines of code.*)$", ran.stdout, re.M))
 
 
 def unsafe_is_explained():

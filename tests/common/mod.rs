@@ -4,7 +4,9 @@
 
 use fernvpn::fernet::Key;
 use fernvpn::protocol::frame;
-use fernvpn::protocol::handshake::{AwaitServerHello, Capabilities, ClientHello, FreshHello, Offer, client_hello};
+use fernvpn::protocol::handshake::{
+    AwaitServerHello, Capabilities, ClientHello, FreshHello, Offer, client_hello,
+};
 use fernvpn::protocol::key_schedule::Root;
 use fernvpn::protocol::ratchet::{ClientState, ServerState};
 use fernvpn::protocol::record::{Fresh, HEADROOM, Kind, Opened, Opener, Sealer, Suite};
@@ -23,19 +25,31 @@ pub fn root() -> Root {
 }
 
 pub fn state(step: u64) -> ServerState {
-    ServerState { step, root: root(), secret: SECRET.into() }
+    ServerState {
+        step,
+        root: root(),
+        secret: SECRET.into(),
+    }
 }
 
 pub fn offer(suites: &[Suite]) -> Offer {
     Offer {
         suites: suites.to_vec(),
-        capabilities: Capabilities { super_packets: true },
+        capabilities: Capabilities {
+            super_packets: true,
+        },
         software: "fernvpn tests".to_owned(),
     }
 }
 
 pub fn fresh_hello(nonce: u8) -> FreshHello {
-    FreshHello { nonce: [nonce; 32], token: Fresh { time: TIME, iv: [nonce; 16] } }
+    FreshHello {
+        nonce: [nonce; 32],
+        token: Fresh {
+            time: TIME,
+            iv: [nonce; 16],
+        },
+    }
 }
 
 /// A source of IVs that counts.
@@ -43,7 +57,10 @@ pub fn counting() -> impl FnMut() -> Fresh {
     let mut count = 0u128;
     move || {
         count += 1;
-        Fresh { time: TIME, iv: count.to_be_bytes() }
+        Fresh {
+            time: TIME,
+            iv: count.to_be_bytes(),
+        }
     }
 }
 
@@ -82,10 +99,22 @@ pub fn session(suite: Suite, step: Option<u64>, n: u8) -> Session {
     let fresh = &mut counting();
     let (hello, client) = begin(step, offer(&Suite::ALL), n);
     let ratchet = step.map(state);
-    let (answer, server) = taken(&hello).answer(&offer(&[suite]), ratchet.as_ref(), fresh_hello(n + 1));
+    let (answer, server) =
+        taken(&hello).answer(&offer(&[suite]), ratchet.as_ref(), fresh_hello(n + 1));
     let (server, agreed) = (server.unwrap(), client.receive(&body(&answer)).unwrap());
-    assert_eq!((agreed.suite, agreed.capabilities), (suite, Capabilities { super_packets: true }));
-    assert_eq!((server.suite, server.capabilities), (agreed.suite, agreed.capabilities));
+    assert_eq!(
+        (agreed.suite, agreed.capabilities),
+        (
+            suite,
+            Capabilities {
+                super_packets: true
+            }
+        )
+    );
+    assert_eq!(
+        (server.suite, server.capabilities),
+        (agreed.suite, agreed.capabilities)
+    );
     let mut kept = None;
     let keep = |next: &ClientState| {
         kept = Some(next.clone());
@@ -110,13 +139,18 @@ pub fn session(suite: Suite, step: Option<u64>, n: u8) -> Session {
 pub fn seal(sealer: &mut Sealer, kind: Kind, content: &[u8]) -> Vec<u8> {
     let mut frame = vec![0xee; sealer.suite().frame_len(content.len())];
     frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
-    let length = sealer.seal(kind, &mut frame, content.len(), &mut counting()).unwrap();
+    let length = sealer
+        .seal(kind, &mut frame, content.len(), &mut counting())
+        .unwrap();
     assert_eq!(length, frame.len(), "frame_len foretells the length");
     body(&frame)
 }
 
 /// What a record holds, or nothing for a Rekey.
-pub fn open(opener: &mut Opener, body: &[u8]) -> Result<Option<(Kind, Vec<u8>)>, fernvpn::protocol::record::Refused> {
+pub fn open(
+    opener: &mut Opener,
+    body: &[u8],
+) -> Result<Option<(Kind, Vec<u8>)>, fernvpn::protocol::record::Refused> {
     let mut body = body.to_vec();
     Ok(match opener.open(&mut body)? {
         Opened::Content(kind, content) => Some((kind, content.to_vec())),
@@ -124,7 +158,8 @@ pub fn open(opener: &mut Opener, body: &[u8]) -> Result<Option<(Kind, Vec<u8>)>,
     })
 }
 
-/// A small deterministic generator (xorshift64*, Vigna 2016), so that a failure can be repeated from its seed.
+/// A small deterministic generator (xorshift64*, Vigna 2016), so that a failure can be repeated
+/// from its seed.
 pub struct Random(pub u64);
 
 impl Random {

@@ -1,12 +1,17 @@
-//! What the tests of the tunnel share: a server and clients as threads of the test, a kernel to play, and peers made of
-//! the protocol alone, which can misbehave.
+//! What the tests of the tunnel share: a server and clients as threads of the test, a kernel to
+//! play, and peers made of the protocol alone, which can misbehave.
 //!
 //! ```text
 //!  Kernel ── datagram pair ── Tun ─ Server ══ TCP on loopback ══ Client ─ Tun ── datagram pair ── Kernel
 //!                                          ══ RawClient                 RawServer ══ Client
 //! ```
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::missing_panics_doc, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::missing_panics_doc,
+    reason = "tests"
+)]
 
 use fernvpn::config::settings::{ClientSettings, Device, Peer, ServerSettings};
 use fernvpn::fernet::Key;
@@ -14,7 +19,9 @@ use fernvpn::os::tun::Tun;
 use fernvpn::packet::offload::{GSO_TCPV4, LENGTH, NEEDS_CSUM, Offload};
 use fernvpn::packet::{checksum, icmp};
 use fernvpn::protocol::frame;
-use fernvpn::protocol::handshake::{AwaitServerHello, Capabilities, ClientHello, Offer, client_hello};
+use fernvpn::protocol::handshake::{
+    AwaitServerHello, Capabilities, ClientHello, Offer, client_hello,
+};
 use fernvpn::protocol::key_schedule::Root;
 use fernvpn::protocol::limits::MAX_HELLO;
 use fernvpn::protocol::record::{Kind, Opened, Opener, Sealer, Suite};
@@ -52,11 +59,15 @@ pub fn key(n: usize) -> Key {
     Key::from_bytes(&bytes)
 }
 
-/// A server without a device for `clients` clients: number n has [`key`] n, the address 10.8.0.(2+n) and fd08::(2+n).
+/// A server without a device for `clients` clients: number n has [`key`] n, the address
+/// 10.8.0.(2+n) and fd08::(2+n).
 pub fn settings(clients: usize) -> ServerSettings {
     ServerSettings {
         device: Device::None,
-        addresses: vec!["10.8.0.1/16".parse().unwrap(), "fd08::1/64".parse().unwrap()],
+        addresses: vec![
+            "10.8.0.1/16".parse().unwrap(),
+            "fd08::1/64".parse().unwrap(),
+        ],
         peers: (0..clients).map(peer).collect(),
         ..ServerSettings::default()
     }
@@ -64,7 +75,13 @@ pub fn settings(clients: usize) -> ServerSettings {
 
 fn peer(n: usize) -> Peer {
     let addresses = vec![v4(n), v6(n)];
-    Peer { name: format!("client{n}"), keys: vec![key(n)], addresses, routes: Vec::new(), ratchet: None }
+    Peer {
+        name: format!("client{n}"),
+        keys: vec![key(n)],
+        addresses,
+        routes: Vec::new(),
+        ratchet: None,
+    }
 }
 
 pub fn v4(n: usize) -> IpAddr {
@@ -83,7 +100,10 @@ pub fn address(text: &str) -> IpAddr {
 pub fn serve(settings: ServerSettings, device: Option<Tun>) -> (Server, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    (Server::start(settings, vec![listener], device).unwrap(), address)
+    (
+        Server::start(settings, vec![listener], device).unwrap(),
+        address,
+    )
 }
 
 // ---------------------------------------------------------------------- devices
@@ -98,7 +118,13 @@ pub struct Kernel {
 pub fn device(offload: bool) -> (Tun, Kernel) {
     let (near, far) = UnixDatagram::pair().unwrap();
     far.set_read_timeout(Some(PATIENCE)).unwrap();
-    (Tun::from_fd(near.into(), "test", offload).unwrap(), Kernel { socket: far, offload })
+    (
+        Tun::from_fd(near.into(), "test", offload).unwrap(),
+        Kernel {
+            socket: far,
+            offload,
+        },
+    )
 }
 
 impl Kernel {
@@ -143,7 +169,20 @@ pub fn packet(source: IpAddr, destination: IpAddr, payload: &[u8]) -> Vec<u8> {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let length = (20 + payload.len() as u16).to_be_bytes();
-            let mut packet = vec![0x45, 0, length[0], length[1], 0, 0, 0, 0, 64, EXPERIMENTAL, 0, 0];
+            let mut packet = vec![
+                0x45,
+                0,
+                length[0],
+                length[1],
+                0,
+                0,
+                0,
+                0,
+                64,
+                EXPERIMENTAL,
+                0,
+                0,
+            ];
             packet.extend(source.octets());
             packet.extend(destination.octets());
             let sum = !checksum::sum(&packet, 0);
@@ -174,7 +213,12 @@ pub fn ping_with(source: IpAddr, destination: IpAddr, sequence: u16, payload: &[
 }
 
 /// A TCP super-packet in IPv4 with segments of `size` bytes, as a kernel hands it to a device.
-pub fn super_packet(source: IpAddr, destination: IpAddr, payload: &[u8], size: u16) -> (Offload, Vec<u8>) {
+pub fn super_packet(
+    source: IpAddr,
+    destination: IpAddr,
+    payload: &[u8],
+    size: u16,
+) -> (Offload, Vec<u8>) {
     let tcp = [&[0; 12][..], &[0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0], payload].concat();
     let mut packet = packet(source, destination, &tcp);
     packet[9] = 6;
@@ -196,7 +240,10 @@ pub fn super_packet(source: IpAddr, destination: IpAddr, payload: &[u8], size: u
 
 /// The content of a Packets record.
 pub fn listed(packets: &[&[u8]]) -> Vec<u8> {
-    packets.iter().flat_map(|packet| [&(packet.len() as u16).to_be_bytes(), *packet].concat()).collect()
+    packets
+        .iter()
+        .flat_map(|packet| [&(packet.len() as u16).to_be_bytes(), *packet].concat())
+        .collect()
 }
 
 /// The packets of a Packets record.
@@ -235,10 +282,17 @@ impl Running {
     pub fn start(settings: ClientSettings, device: Option<Tun>) -> Running {
         let client = Client::new(settings).unwrap();
         let (sender, configs) = mpsc::channel();
-        let mut machine = FakeMachine { device: device.map(Arc::new), configs: sender };
+        let mut machine = FakeMachine {
+            device: device.map(Arc::new),
+            configs: sender,
+        };
         let running = Arc::clone(&client);
         let thread = Some(thread::spawn(move || running.run(&mut machine)));
-        Running { client, thread, configs }
+        Running {
+            client,
+            thread,
+            configs,
+        }
     }
 
     /// Waits until it has (again) connected.
@@ -268,12 +322,18 @@ impl Drop for Running {
 }
 
 pub fn client_settings(server: SocketAddr, n: usize) -> ClientSettings {
-    ClientSettings { device: Device::None, ..ClientSettings::new(&server.to_string(), key(n)) }
+    ClientSettings {
+        device: Device::None,
+        ..ClientSettings::new(&server.to_string(), key(n))
+    }
 }
 
 /// Client number `n`, connected.
 pub fn client(server: SocketAddr, n: usize, suite: Suite, device: Option<Tun>) -> Running {
-    let settings = ClientSettings { suites: vec![suite], ..client_settings(server, n) };
+    let settings = ClientSettings {
+        suites: vec![suite],
+        ..client_settings(server, n)
+    };
     let running = Running::start(settings, device);
     running.connected();
     running
@@ -302,7 +362,10 @@ impl Raw {
         let mut buffer = vec![0; 5];
         buffer.extend(content);
         buffer.resize(Suite::Fernet.frame_len(content.len()), 0);
-        let length = self.sealer.seal(kind, &mut buffer, content.len(), &mut fresh).unwrap();
+        let length = self
+            .sealer
+            .seal(kind, &mut buffer, content.len(), &mut fresh)
+            .unwrap();
         buffer.truncate(length);
         buffer
     }
@@ -332,7 +395,8 @@ impl Raw {
         }
     }
 
-    /// The code of the Close with which the other side ends; other records are skipped. `None` is a truncation.
+    /// The code of the Close with which the other side ends; other records are skipped. `None` is a
+    /// truncation.
     pub fn closed_with(&mut self) -> Option<u8> {
         loop {
             if let (Kind::Close, content) = self.receive()? {
@@ -355,7 +419,9 @@ impl Raw {
 /// A whole frame's body, or `None` at the end. Nothing at all for a long time is not the end.
 pub fn read_frame(socket: &mut TcpStream) -> Option<Vec<u8>> {
     let mut read = |buffer: &mut [u8]| match socket.read_exact(buffer) {
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => panic!("it hangs"),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            panic!("it hangs")
+        }
         done => done.ok(),
     };
     let mut header = [0; 4];
@@ -372,8 +438,14 @@ pub struct Offers {
     pub super_packets: bool,
 }
 
-pub const PLAIN: Offers = Offers { suite: Suite::Aes256Gcm, super_packets: false };
-pub const SUPER: Offers = Offers { suite: Suite::Aes256Gcm, super_packets: true };
+pub const PLAIN: Offers = Offers {
+    suite: Suite::Aes256Gcm,
+    super_packets: false,
+};
+pub const SUPER: Offers = Offers {
+    suite: Suite::Aes256Gcm,
+    super_packets: true,
+};
 
 /// A ClientHello that was sent, or may be.
 pub struct RawHello {
@@ -385,7 +457,9 @@ impl RawHello {
     pub fn new(n: usize, offers: Offers) -> RawHello {
         let offer = Offer {
             suites: vec![offers.suite],
-            capabilities: Capabilities { super_packets: offers.super_packets },
+            capabilities: Capabilities {
+                super_packets: offers.super_packets,
+            },
             software: "test".into(),
         };
         let (frame, next) = client_hello(&Root::new(key(n)), None, offer, fresh_hello());
@@ -394,7 +468,8 @@ impl RawHello {
 
     /// Sends it and verifies the answer. What remains is to send Finished, which is returned.
     pub fn ask(self, server: SocketAddr) -> Unfinished {
-        // In a flood the kernel may drop the first packet, and would itself try again after seconds.
+        // In a flood the kernel may drop the first packet, and would itself try again after
+        // seconds.
         let connect = |_| TcpStream::connect_timeout(&server, Duration::from_millis(250)).ok();
         let mut socket = (0..80).find_map(connect).expect("a connection");
         socket.set_nodelay(true).unwrap();
@@ -403,7 +478,11 @@ impl RawHello {
         let body = read_frame(&mut socket).expect("an answer");
         let agreed = self.next.receive(&body).unwrap();
         let Ok((finished, next)) = agreed.finish(|_| Ok::<(), Infallible>(()), &mut fresh);
-        Unfinished { socket, finished, next }
+        Unfinished {
+            socket,
+            finished,
+            next,
+        }
     }
 }
 
@@ -420,13 +499,24 @@ impl Unfinished {
         self.socket.write_all(&self.finished).ok()?;
         let mut body = read_frame(&mut self.socket)?;
         let (config, sealer, opener) = self.next.receive(&mut body).unwrap();
-        Some((NetworkConfig::decode(&config).unwrap(), Raw { socket: self.socket, sealer, opener }))
+        Some((
+            NetworkConfig::decode(&config).unwrap(),
+            Raw {
+                socket: self.socket,
+                sealer,
+                opener,
+            },
+        ))
     }
 }
 
 /// Client number `n`, connected.
 pub fn raw_client(server: SocketAddr, n: usize, offers: Offers) -> Raw {
-    RawHello::new(n, offers).ask(server).finish().expect("a Config").1
+    RawHello::new(n, offers)
+        .ask(server)
+        .finish()
+        .expect("a Config")
+        .1
 }
 
 /// A server that does what the test says.
@@ -453,20 +543,32 @@ impl RawServer {
         let hello = ClientHello::receive(&root, &body, None).unwrap();
         let offer = Offer {
             suites: Suite::ALL.to_vec(),
-            capabilities: Capabilities { super_packets: true },
+            capabilities: Capabilities {
+                super_packets: true,
+            },
             software: "test".into(),
         };
         let (frame, next) = hello.answer(&offer, None, fresh_hello());
         socket.write_all(&frame).unwrap();
         let mut body = read_frame(&mut socket).unwrap();
-        let (frame, sealer, opener) = next.unwrap().receive(&mut body).unwrap().configure(config, &mut fresh).unwrap();
+        let (frame, sealer, opener) = next
+            .unwrap()
+            .receive(&mut body)
+            .unwrap()
+            .configure(config, &mut fresh)
+            .unwrap();
         socket.write_all(&frame).unwrap();
-        Raw { socket, sealer, opener }
+        Raw {
+            socket,
+            sealer,
+            opener,
+        }
     }
 }
 
 /// A Config as a server sends it, with a keepalive of 1 s.
-pub const CONFIG: &[u8] = b"addresses=10.8.0.2/16\nserver=10.8.0.1\nmtu=1500\nroutes=\ndns=\nkeepalive=1\n";
+pub const CONFIG: &[u8] =
+    b"addresses=10.8.0.2/16\nserver=10.8.0.1\nmtu=1500\nroutes=\ndns=\nkeepalive=1\n";
 
 // ---------------------------------------------------------------------- processes
 
@@ -486,22 +588,45 @@ impl Process {
     pub fn serve_with(files: usize, keys: &str, arguments: &[&str]) -> Process {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let file = std::env::temp_dir().join(format!("fernvpn-{}-{number}.keys", std::process::id()));
+        let file =
+            std::env::temp_dir().join(format!("fernvpn-{}-{number}.keys", std::process::id()));
         std::fs::write(&file, keys).unwrap();
         let mut child = Command::new("sh")
-            .args(["-c", "chmod 600 \"$0\"; ulimit -n \"$1\"; shift; exec \"$@\""])
-            .args([file.to_str().unwrap(), &files.to_string(), env!("CARGO_BIN_EXE_fernvpn")])
-            .args(["server", "--no-tun", "--listen", "0.0.0.0:0", "-k", file.to_str().unwrap()])
+            .args([
+                "-c",
+                "chmod 600 \"$0\"; ulimit -n \"$1\"; shift; exec \"$@\"",
+            ])
+            .args([
+                file.to_str().unwrap(),
+                &files.to_string(),
+                env!("CARGO_BIN_EXE_fernvpn"),
+            ])
+            .args([
+                "server",
+                "--no-tun",
+                "--listen",
+                "0.0.0.0:0",
+                "-k",
+                file.to_str().unwrap(),
+            ])
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         std::fs::remove_file(&file).unwrap();
-        let port = line.trim().strip_prefix("listening on 0.0.0.0:").expect("a server that listens");
-        Process { child, address: SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap())) }
+        let port = line
+            .trim()
+            .strip_prefix("listening on 0.0.0.0:")
+            .expect("a server that listens");
+        Process {
+            child,
+            address: SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap())),
+        }
     }
 
     pub fn resident_kib_and_threads(&self) -> (usize, usize) {
@@ -511,8 +636,14 @@ impl Process {
     /// Root alone may look at them, since the process holds keys.
     pub fn descriptors_and_mappings(&self) -> Option<(usize, usize)> {
         let process = std::path::PathBuf::from(format!("/proc/{}", self.child.id()));
-        let mappings = std::fs::read_to_string(process.join("maps")).ok()?.lines().count();
-        Some((std::fs::read_dir(process.join("fd")).ok()?.count(), mappings))
+        let mappings = std::fs::read_to_string(process.join("maps"))
+            .ok()?
+            .lines()
+            .count();
+        Some((
+            std::fs::read_dir(process.join("fd")).ok()?.count(),
+            mappings,
+        ))
     }
 }
 

@@ -62,17 +62,25 @@ pub fn fernvpn(arguments: &[&str], stdin: impl AsRef<[u8]>) -> Output {
 
 /// Exit status, stdout, stderr.
 pub fn run(arguments: &[&str], stdin: impl AsRef<[u8]>) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = fernvpn(arguments, stdin);
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = fernvpn(arguments, stdin);
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    (status.code().expect("not killed"), text(stdout), text(stderr))
+    (
+        status.code().expect("not killed"),
+        text(stdout),
+        text(stderr),
+    )
 }
 
 /// The program, running. Killed at the end.
 pub struct Running(Child);
 
 impl Running {
-    /// Starts it, with its log to `log`, and waits for its first line, of which `begin` is the beginning; the rest is
-    /// returned.
+    /// Starts it, with its log to `log`, and waits for its first line, of which `begin` is the
+    /// beginning; the rest is returned.
     pub fn start(arguments: &[&str], begin: &str, log: impl Into<Stdio>) -> (Running, String) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_fernvpn"))
             .args(arguments)
@@ -81,8 +89,14 @@ impl Running {
             .spawn()
             .expect("the program");
         let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().expect("stdout")).read_line(&mut line).expect("a line");
-        let rest = line.trim().strip_prefix(begin).unwrap_or_else(|| panic!("not {begin:?}: {line}")).to_owned();
+        BufReader::new(child.stdout.as_mut().expect("stdout"))
+            .read_line(&mut line)
+            .expect("a line");
+        let rest = line
+            .trim()
+            .strip_prefix(begin)
+            .unwrap_or_else(|| panic!("not {begin:?}: {line}"))
+            .to_owned();
         (Running(child), rest)
     }
 }

@@ -9,8 +9,9 @@
 //!           6         packet     | interface | time, high | low | captured | length | packet | options |
 //! ```
 //!
-//! All numbers are u32 in the order of the machine that wrote the file, which the magic tells. The file is untrusted:
-//! what a length claims is only read as far as it is there, and no more than [`MAX_BLOCK`] at a time.
+//! All numbers are u32 in the order of the machine that wrote the file, which the magic tells. The
+//! file is untrusted: what a length claims is only read as far as it is there, and no more than
+//! [`MAX_BLOCK`] at a time.
 
 use crate::os::reason;
 use std::io::Read;
@@ -62,7 +63,12 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// A sentence, if this is no capture.
     pub fn new(input: R) -> Reading<Reader<R>> {
-        let mut reader = Reader { input, offset: 0, big_endian: true, format: Format::Pcapng(Vec::new()) };
+        let mut reader = Reader {
+            input,
+            offset: 0,
+            big_endian: true,
+            format: Format::Pcapng(Vec::new()),
+        };
         let magic = reader.due(4)?;
         let (big_endian, fraction) = match magic[..] {
             [0xa1, 0xb2, 0xc3, 0xd4] => (true, 1000),
@@ -73,14 +79,20 @@ impl<R: Read> Reader<R> {
                 let length = reader.due(4)?;
                 return reader.section(&length).map(|()| reader);
             }
-            [0x1f, 0x8b, ..] => return reader.broken("this is compressed: gzip -dc FILE | fernvpn capture -"),
+            [0x1f, 0x8b, ..] => {
+                return reader.broken("this is compressed: gzip -dc FILE | fernvpn capture -");
+            }
             _ => return reader.broken("this is neither pcap nor pcapng"),
         };
         reader.big_endian = big_endian;
         let header = reader.due(20)?;
-        // The upper half of the link type tells of checksums at the end of frames, which nobody looks at here.
+        // The upper half of the link type tells of checksums at the end of frames, which nobody
+        // looks at here.
         let [.., link] = halves(true, reader.u32(&header, 16)?);
-        Ok(Reader { format: Format::Pcap { link, fraction }, ..reader })
+        Ok(Reader {
+            format: Format::Pcap { link, fraction },
+            ..reader
+        })
     }
 
     /// The next packet, or none at the end.
@@ -88,11 +100,20 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// A sentence; there is no way to read on.
     pub fn packet(&mut self) -> Reading<Option<Packet>> {
-        let Format::Pcap { link, fraction } = self.format else { return self.block() };
-        let Some(header) = self.next(16)? else { return Ok(None) };
-        let time = u64::from(self.u32(&header, 0)?) * SECOND + u64::from(self.u32(&header, 4)?) * fraction;
+        let Format::Pcap { link, fraction } = self.format else {
+            return self.block();
+        };
+        let Some(header) = self.next(16)? else {
+            return Ok(None);
+        };
+        let time =
+            u64::from(self.u32(&header, 0)?) * SECOND + u64::from(self.u32(&header, 4)?) * fraction;
         let captured = self.u32(&header, 8)?;
-        Ok(Some(Packet { time, link, bytes: self.due(captured)? }))
+        Ok(Some(Packet {
+            time,
+            link,
+            bytes: self.due(captured)?,
+        }))
     }
 
     /// Reads blocks up to the next one with a packet.
@@ -107,12 +128,21 @@ impl<R: Read> Reader<R> {
             let body = self.body(length, 8)?;
             match kind {
                 1 => self.interface(&body)?,
-                3 => return self.taken(0, 0, self.u32(&body, 0)?, body.get(4..)).map(Some),
+                3 => {
+                    return self
+                        .taken(0, 0, self.u32(&body, 0)?, body.get(4..))
+                        .map(Some);
+                }
                 6 => {
-                    let ticks = u64::from(self.u32(&body, 4)?) << 32 | u64::from(self.u32(&body, 8)?);
+                    let ticks =
+                        u64::from(self.u32(&body, 4)?) << 32 | u64::from(self.u32(&body, 8)?);
                     let captured = self.u32(&body, 12)?;
-                    let packet = body.get(20..).filter(|packet| packet.len() as u64 >= captured.into());
-                    return self.taken(self.u32(&body, 0)?, ticks, captured, packet).map(Some);
+                    let packet = body
+                        .get(20..)
+                        .filter(|packet| packet.len() as u64 >= captured.into());
+                    return self
+                        .taken(self.u32(&body, 0)?, ticks, captured, packet)
+                        .map(Some);
                 }
                 _ => {}
             }
@@ -134,19 +164,28 @@ impl<R: Read> Reader<R> {
     /// The rest of a block, of which `read` bytes are read, without the length at its end.
     fn body(&mut self, length: &[u8], read: u32) -> Reading<Vec<u8>> {
         let length = self.u32(length, 0)?;
-        let Some(rest) = length.checked_sub(read + 4).filter(|_| length.is_multiple_of(4)) else {
+        let Some(rest) = length
+            .checked_sub(read + 4)
+            .filter(|_| length.is_multiple_of(4))
+        else {
             return self.broken(&format!("a block of {length} bytes"));
         };
         let (body, again) = (self.due(rest)?, self.due(4)?);
         match self.u32(&again, 0)? {
             again if again == length => Ok(body),
-            again => self.broken(&format!("a block of {length} bytes says {again} at its end")),
+            again => self.broken(&format!(
+                "a block of {length} bytes says {again} at its end"
+            )),
         }
     }
 
     fn interface(&mut self, body: &[u8]) -> Reading<()> {
         let [link, _reserved] = halves(self.big_endian, self.u32(body, 0)?);
-        let mut interface = Interface { link, ticks_per_second: 1_000_000, add_seconds: 0 };
+        let mut interface = Interface {
+            link,
+            ticks_per_second: 1_000_000,
+            add_seconds: 0,
+        };
         let mut options = body.get(8..).unwrap_or_default();
         while let Ok(head) = self.u32(options, 0) {
             let [code, length] = halves(self.big_endian, head);
@@ -157,37 +196,68 @@ impl<R: Read> Reader<R> {
                     interface.ticks_per_second = base.saturating_pow((resolution & 0x7f).into());
                 }
                 (14, Some(seconds)) => {
-                    let read = if self.big_endian { i64::from_be_bytes } else { i64::from_le_bytes };
+                    let read = if self.big_endian {
+                        i64::from_be_bytes
+                    } else {
+                        i64::from_le_bytes
+                    };
                     interface.add_seconds = seconds.try_into().map_or(0, read);
                 }
                 (0, _) | (_, None) => break,
                 _ => {}
             }
-            options = options.get(4 + length.next_multiple_of(4)..).unwrap_or_default();
+            options = options
+                .get(4 + length.next_multiple_of(4)..)
+                .unwrap_or_default();
         }
         match &mut self.format {
-            Format::Pcapng(interfaces) if interfaces.len() < MAX_INTERFACES => interfaces.push(interface),
+            Format::Pcapng(interfaces) if interfaces.len() < MAX_INTERFACES => {
+                interfaces.push(interface)
+            }
             _ => return self.broken("too many interfaces"),
         }
         Ok(())
     }
 
-    /// A packet that an interface has taken: its beginning of `captured` bytes, or all that is there.
-    fn taken(&self, number: u32, ticks: u64, captured: u32, packet: Option<&[u8]>) -> Reading<Packet> {
-        let Format::Pcapng(interfaces) = &self.format else { return self.broken("a block") };
-        let interface = usize::try_from(number).ok().and_then(|number| interfaces.get(number));
+    /// A packet that an interface has taken: its beginning of `captured` bytes, or all that is
+    /// there.
+    fn taken(
+        &self,
+        number: u32,
+        ticks: u64,
+        captured: u32,
+        packet: Option<&[u8]>,
+    ) -> Reading<Packet> {
+        let Format::Pcapng(interfaces) = &self.format else {
+            return self.broken("a block");
+        };
+        let interface = usize::try_from(number)
+            .ok()
+            .and_then(|number| interfaces.get(number));
         let (Some(interface), Some(packet)) = (interface, packet) else {
-            return self.broken(&format!("a packet of interface {number}, which is unknown, or longer than its block"));
+            return self.broken(&format!(
+                "a packet of interface {number}, which is unknown, or longer than its block"
+            ));
         };
         let time = u128::from(ticks) * u128::from(SECOND) / interface.ticks_per_second;
         let time = u64::try_from(time).unwrap_or(u64::MAX);
         let time = time.saturating_add_signed(interface.add_seconds.saturating_mul(1_000_000_000));
-        let captured = usize::try_from(captured).unwrap_or(usize::MAX).min(packet.len());
-        Ok(Packet { time, link: interface.link, bytes: packet[..captured].to_vec() })
+        let captured = usize::try_from(captured)
+            .unwrap_or(usize::MAX)
+            .min(packet.len());
+        Ok(Packet {
+            time,
+            link: interface.link,
+            bytes: packet[..captured].to_vec(),
+        })
     }
 
     fn u32(&self, bytes: &[u8], at: usize) -> Reading<u32> {
-        let read = if self.big_endian { u32::from_be_bytes } else { u32::from_le_bytes };
+        let read = if self.big_endian {
+            u32::from_be_bytes
+        } else {
+            u32::from_le_bytes
+        };
         match bytes.get(at..).and_then(|rest| rest.first_chunk()) {
             Some(bytes) => Ok(read(*bytes)),
             None => self.broken("a block that is too short for its kind"),
@@ -198,7 +268,9 @@ impl<R: Read> Reader<R> {
     fn due(&mut self, length: u32) -> Reading<Vec<u8>> {
         match self.next(length)? {
             Some(bytes) => Ok(bytes),
-            None => self.broken(&format!("the file is cut short: {length} bytes are due here")),
+            None => self.broken(&format!(
+                "the file is cut short: {length} bytes are due here"
+            )),
         }
     }
 
@@ -208,13 +280,19 @@ impl<R: Read> Reader<R> {
             return self.broken(&format!("{length} bytes in one piece: the file is damaged"));
         }
         let mut bytes = Vec::new();
-        let read = self.input.by_ref().take(length.into()).read_to_end(&mut bytes);
+        let read = self
+            .input
+            .by_ref()
+            .take(length.into())
+            .read_to_end(&mut bytes);
         match (u64::from(length).saturating_sub(bytes.len() as u64), read) {
             (_, Err(error)) => return self.broken(&reason(&error)),
             (0, _) => self.offset += bytes.len() as u64,
             _ if bytes.is_empty() => return Ok(None),
             (missing, _) => {
-                return self.broken(&format!("the file is cut short: {missing} of {length} bytes are missing"));
+                return self.broken(&format!(
+                    "the file is cut short: {missing} of {length} bytes are missing"
+                ));
             }
         }
         Ok(Some(bytes))
@@ -229,5 +307,9 @@ impl<R: Read> Reader<R> {
 fn halves(big_endian: bool, number: u32) -> [u16; 2] {
     let [a, b, c, d] = number.to_be_bytes();
     let halves = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
-    if big_endian { halves } else { [halves[1], halves[0]] }
+    if big_endian {
+        halves
+    } else {
+        [halves[1], halves[0]]
+    }
 }

@@ -1,4 +1,5 @@
-//! Which packets were inside, in a form that other programs read? A pcapng file of IP packets without a link header.
+//! Which packets were inside, in a form that other programs read? A pcapng file of IP packets
+//! without a link header.
 
 use std::io::{self, Write};
 
@@ -18,10 +19,21 @@ impl<W: Write> Writer<W> {
     pub fn new(output: W) -> io::Result<Writer<W>> {
         let mut writer = Writer { output };
         // Byte order, version 1.0, a section of any length.
-        let section = [&0x1a2b_3c4d_u32.to_le_bytes()[..], &[1, 0, 0, 0], &[0xff; 8]].concat();
+        let section = [
+            &0x1a2b_3c4d_u32.to_le_bytes()[..],
+            &[1, 0, 0, 0],
+            &[0xff; 8],
+        ]
+        .concat();
         writer.block(0x0a0d_0d0a, &section)?;
         // The link type, no limit on lengths, and option 9: times are in units of 10^-9 s.
-        let interface = [&RAW.to_le_bytes()[..], &[0; 6], &[9, 0, 1, 0, 9, 0, 0, 0], &[0; 4]].concat();
+        let interface = [
+            &RAW.to_le_bytes()[..],
+            &[0; 6],
+            &[9, 0, 1, 0, 9, 0, 0, 0],
+            &[0; 4],
+        ]
+        .concat();
         writer.block(1, &interface)?;
         Ok(writer)
     }
@@ -31,15 +43,20 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Those of the output.
     pub fn packet(&mut self, time: u64, packet: &[u8]) -> io::Result<()> {
-        let ([h0, h1, h2, h3, l0, l1, l2, l3], length) = (time.to_be_bytes(), length(packet.len()).to_le_bytes());
+        let ([h0, h1, h2, h3, l0, l1, l2, l3], length) =
+            (time.to_be_bytes(), length(packet.len()).to_le_bytes());
         let padding = &[0; 3][..packet.len().next_multiple_of(4) - packet.len()];
         let time = [h3, h2, h1, h0, l3, l2, l1, l0];
-        self.block(6, &[&[0; 4], &time[..], &length, &length, packet, padding].concat())
+        self.block(
+            6,
+            &[&[0; 4], &time[..], &length, &length, packet, padding].concat(),
+        )
     }
 
     fn block(&mut self, kind: u32, body: &[u8]) -> io::Result<()> {
         let length = length(12 + body.len()).to_le_bytes();
-        self.output.write_all(&[&kind.to_le_bytes(), &length[..], body, &length].concat())
+        self.output
+            .write_all(&[&kind.to_le_bytes(), &length[..], body, &length].concat())
     }
 
     /// Writes what is still on its way.

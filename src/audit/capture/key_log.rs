@@ -4,8 +4,8 @@
 //!  fernvpn 1 SUITE CLIENT SERVER      the first traffic secrets of both directions, 64 hexadecimal digits each
 //! ```
 //!
-//! Empty lines and `#` comments are fine. Lines of other programs, or of other versions, are an error: a line that is
-//! silently passed over is a session that does not open, without a reason.
+//! Empty lines and `#` comments are fine. Lines of other programs, or of other versions, are an
+//! error: a line that is silently passed over is a session that does not open, without a reason.
 
 use crate::protocol::fields::Fields;
 use crate::protocol::handshake::VERSION;
@@ -43,9 +43,18 @@ pub fn parse(text: &[u8]) -> Result<Vec<Line>, String> {
 }
 
 fn parse_line(number: usize, line: &[u8]) -> Option<Line> {
-    let words: Vec<&str> = str::from_utf8(line).ok()?.split_ascii_whitespace().collect();
-    let ["fernvpn", VERSION, suite, client, server] = words[..] else { return None };
-    Some(Line { number, suite: Suite::parse(suite)?, secrets: [secret(client)?, secret(server)?] })
+    let words: Vec<&str> = str::from_utf8(line)
+        .ok()?
+        .split_ascii_whitespace()
+        .collect();
+    let ["fernvpn", VERSION, suite, client, server] = words[..] else {
+        return None;
+    };
+    Some(Line {
+        number,
+        suite: Suite::parse(suite)?,
+        secrets: [secret(client)?, secret(server)?],
+    })
 }
 
 fn secret(digits: &str) -> Option<TrafficSecret> {

@@ -5,9 +5,9 @@
 //! loopback, null  | family 4 | IP        raw  | IP                           Linux cooked v2  | type 2 | 18 bytes | IP
 //! ```
 //!
-//! A capture may hold only the beginning of a packet (its snap length), and, where it was made before the network card
-//! has cut segments to size, packets above the MTU, or with a length of 0. So the header is not held against the
-//! packet here. Fragments are not put together.
+//! A capture may hold only the beginning of a packet (its snap length), and, where it was made
+//! before the network card has cut segments to size, packets above the MTU, or with a length of 0.
+//! So the header is not held against the packet here. Fragments are not put together.
 
 use crate::packet::{ip, protocol};
 use std::fmt;
@@ -74,7 +74,9 @@ pub fn segment(link: u16, bytes: &[u8]) -> Result<Segment<'_>, NoSegment> {
         1 => typed(bytes.get(12..).unwrap_or_default()),
         12 | 14 | 101 | 228 | 229 => Some(bytes),
         113 => typed(bytes.get(14..).unwrap_or_default()),
-        276 => bytes.get(20..).filter(|_| TYPE_IP.iter().any(|ip| bytes.starts_with(ip))),
+        276 => bytes
+            .get(20..)
+            .filter(|_| TYPE_IP.iter().any(|ip| bytes.starts_with(ip))),
         other => return Err(NoSegment::Link(other)),
     };
     let packet = packet.ok_or(NoSegment::Other)?;
@@ -82,8 +84,15 @@ pub fn segment(link: u16, bytes: &[u8]) -> Result<Segment<'_>, NoSegment> {
     let mut head = [0; HEADERS];
     let here = packet.len().min(HEADERS);
     head[..here].copy_from_slice(&packet[..here]);
-    let (field, before) = if head[0] >> 4 == 4 { (2..4, 0) } else { (4..6, 40) };
-    let said = usize::from(u16::from_be_bytes([head[field.start], head[field.start + 1]]));
+    let (field, before) = if head[0] >> 4 == 4 {
+        (2..4, 0)
+    } else {
+        (4..6, 40)
+    };
+    let said = usize::from(u16::from_be_bytes([
+        head[field.start],
+        head[field.start + 1],
+    ]));
     let fitting = u16::try_from(here.saturating_sub(before)).unwrap_or_default();
     head[field].copy_from_slice(&fitting.to_be_bytes());
     let ip = ip::parse(&head[..here]).map_err(|_| NoSegment::Other)?;
@@ -92,11 +101,32 @@ pub fn segment(link: u16, bytes: &[u8]) -> Result<Segment<'_>, NoSegment> {
         protocol::TCP => {}
         _ => return Err(NoSegment::Other),
     }
-    // 2. TCP's, and what follows it up to the end that IP's header gives: Ethernet pads short frames.
-    let end = if said == 0 { packet.len() } else { packet.len().min(before + said) };
+    // 2. TCP's, and what follows it up to the end that IP's header gives: Ethernet pads short
+    //    frames.
+    let end = if said == 0 {
+        packet.len()
+    } else {
+        packet.len().min(before + said)
+    };
     let tcp = packet.get(ip.transport..end).ok_or(NoSegment::Other)?;
     let fixed = tcp.first_chunk::<20>().ok_or(NoSegment::Other)?;
-    let [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, length, flags, ..] = *fixed;
+    let [
+        s0,
+        s1,
+        d0,
+        d1,
+        q0,
+        q1,
+        q2,
+        q3,
+        a0,
+        a1,
+        a2,
+        a3,
+        length,
+        flags,
+        ..,
+    ] = *fixed;
     let has = |bit: u8| flags & bit != 0;
     Ok(Segment {
         from: SocketAddr::new(ip.source, u16::from_be_bytes([s0, s1])),

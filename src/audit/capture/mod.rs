@@ -1,5 +1,5 @@
-//! What was said in this recording? From a capture of a network to the records of every session, and the packets
-//! inside.
+//! What was said in this recording? From a capture of a network to the records of every session,
+//! and the packets inside.
 //!
 //! ```text
 //!  file ─> link ─> stream ─────> session ─────────> report ─> lines
@@ -18,8 +18,8 @@
 //! | [`report`] | how is a record told to people? |
 //! | [`inner`] | which packets were inside, in a form that other programs read? |
 //!
-//! Everything in the file may have been made up. What is kept in memory is bounded ([`MAX_HELD`], [`MAX_CONNECTIONS`]),
-//! and so is the work of trying keys ([`Keys::work`]).
+//! Everything in the file may have been made up. What is kept in memory is bounded ([`MAX_HELD`],
+//! [`MAX_CONNECTIONS`]), and so is the work of trying keys ([`Keys::work`]).
 
 pub mod file;
 pub mod inner;
@@ -58,7 +58,12 @@ struct Connections {
 /// # Errors
 /// Those of the report's outputs; inside, why the file could not be read to its end.
 pub fn capture(input: impl Read, keys: Keys, report: &mut Report) -> io::Result<Reading<()>> {
-    let mut connections = Connections { keys, open: HashMap::new(), held: 0, segments: 0 };
+    let mut connections = Connections {
+        keys,
+        open: HashMap::new(),
+        held: 0,
+        segments: 0,
+    };
     let mut passed_over = BTreeMap::new();
     let mut reader = match Reader::new(input) {
         Ok(reader) => reader,
@@ -76,7 +81,11 @@ pub fn capture(input: impl Read, keys: Keys, report: &mut Report) -> io::Result<
             Err(reason) => *passed_over.entry(reason).or_default() += 1,
         }
     };
-    let others = connections.open.values().filter(|session| session.number == 0).count();
+    let others = connections
+        .open
+        .values()
+        .filter(|session| session.number == 0)
+        .count();
     connections.end_those_up_to(u64::MAX, report)?;
     passed_over.remove(&NoSegment::Other);
     report.finish(others, &passed_over)?;
@@ -88,22 +97,36 @@ impl Connections {
         self.segments += 1;
         let mut ends = [segment.from, segment.to];
         ends.sort_unstable();
-        // 1. A SYN with another number than the last one's begins another connection between the same ends.
+        // 1. A SYN with another number than the last one's begins another connection between the
+        //    same ends.
         let begins = segment.syn && segment.acknowledged.is_none();
-        if begins && self.open.get(&ends).is_some_and(|session| !session.has_begun_with(segment)) {
+        if begins
+            && self
+                .open
+                .get(&ends)
+                .is_some_and(|session| !session.has_begun_with(segment))
+        {
             self.end(ends, report)?;
         }
         if self.open.len() >= MAX_CONNECTIONS && !self.open.contains_key(&ends) {
-            let mut ages: Vec<u64> = self.open.values().map(|session| session.last_segment).collect();
+            let mut ages: Vec<u64> = self
+                .open
+                .values()
+                .map(|session| session.last_segment)
+                .collect();
             let (_, middle, _) = ages.select_nth_unstable(MAX_CONNECTIONS / 2);
             self.end_those_up_to(*middle, report)?;
         }
         // 2. What the segment adds, and what that makes known.
-        let session = self.open.entry(ends).or_insert_with(|| Session::new(segment));
+        let session = self
+            .open
+            .entry(ends)
+            .or_insert_with(|| Session::new(segment));
         let held = self.held - session.held();
         session.last_segment = self.segments;
         session.segment(segment, &mut self.keys, report)?;
-        // 3. Too much that waits: this connection's holes are given up, and if that is not enough all of it.
+        // 3. Too much that waits: this connection's holes are given up, and if that is not enough
+        //    all of it.
         if held + session.held() > MAX_HELD {
             session.give_up(&mut self.keys, report)?;
             if held + session.held() > MAX_HELD {
@@ -116,14 +139,20 @@ impl Connections {
 
     /// Ends connections whose last segment has this number, or one below.
     fn end_those_up_to(&mut self, last: u64, report: &mut Report) -> io::Result<()> {
-        let old = self.open.iter().filter(|(_, session)| session.last_segment <= last);
+        let old = self
+            .open
+            .iter()
+            .filter(|(_, session)| session.last_segment <= last);
         let mut old: Vec<_> = old.map(|(ends, session)| (session.number, *ends)).collect();
         old.sort_unstable();
-        old.into_iter().try_for_each(|(_, ends)| self.end(ends, report))
+        old.into_iter()
+            .try_for_each(|(_, ends)| self.end(ends, report))
     }
 
     fn end(&mut self, ends: [SocketAddr; 2], report: &mut Report) -> io::Result<()> {
-        let Some(mut session) = self.open.remove(&ends) else { return Ok(()) };
+        let Some(mut session) = self.open.remove(&ends) else {
+            return Ok(());
+        };
         self.held -= session.held();
         session.give_up(&mut self.keys, report)
     }

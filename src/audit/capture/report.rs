@@ -72,7 +72,13 @@ impl Report<'_> {
     pub fn begin(&mut self, client: SocketAddr, server: SocketAddr) -> io::Result<usize> {
         self.counts.sessions += 1;
         let session = self.counts.sessions;
-        self.note(Place { session, by_client: true }, &format!("session {session}: {client} > {server}"))?;
+        self.note(
+            Place {
+                session,
+                by_client: true,
+            },
+            &format!("session {session}: {client} > {server}"),
+        )?;
         Ok(session)
     }
 
@@ -81,7 +87,13 @@ impl Report<'_> {
     /// # Errors
     /// Those of the output.
     pub fn opened(&mut self, place: Place, line: &Line) -> io::Result<()> {
-        self.note(place, &format!("opened by line {} of the key log, suite {}", line.number, line.suite))
+        self.note(
+            place,
+            &format!(
+                "opened by line {} of the key log, suite {}",
+                line.number, line.suite
+            ),
+        )
     }
 
     /// What is not a frame.
@@ -97,13 +109,29 @@ impl Report<'_> {
     ///
     /// # Errors
     /// Those of the output.
-    pub fn frame(&mut self, place: Place, name: &str, frame: &[u8], id: usize, text: &str) -> io::Result<()> {
+    pub fn frame(
+        &mut self,
+        place: Place,
+        name: &str,
+        frame: &[u8],
+        id: usize,
+        text: &str,
+    ) -> io::Result<()> {
         self.counts.frames += 1;
         let (header, body) = frame.split_at(frame::HEADER);
         let (id, sealed) = body.split_at(id);
-        let mut line = format!("{} {name:<11} {:>6} bytes  {text}", self.beginning(place), frame.len());
+        let mut line = format!(
+            "{} {name:<11} {:>6} bytes  {text}",
+            self.beginning(place),
+            frame.len()
+        );
         if !id.is_empty() {
-            line += &format!("id {} ", id.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+            line += &format!(
+                "id {} ",
+                id.iter()
+                    .map(|byte| format!("{byte:02x}"))
+                    .collect::<String>()
+            );
         }
         let mut decoded = sealed.to_vec();
         let token = Token::decode(&mut decoded);
@@ -115,9 +143,11 @@ impl Report<'_> {
         self.field("id", id)?;
         match token {
             Ok(Token { signed, mac, .. }) => {
-                for (name, bytes) in
-                    [("version", &signed[..1]), ("timestamp", &signed[1..9]), ("IV", &signed[9..HEADER])]
-                {
+                for (name, bytes) in [
+                    ("version", &signed[..1]),
+                    ("timestamp", &signed[1..9]),
+                    ("IV", &signed[9..HEADER]),
+                ] {
                     self.field(name, bytes)?;
                 }
                 self.field("ciphertext", &signed[HEADER..])?;
@@ -145,39 +175,83 @@ impl Report<'_> {
     /// # Errors
     /// Those of the outputs.
     pub fn record(&mut self, place: Place, frame: &[u8], record: &Record) -> io::Result<()> {
-        let Record { kind, step, counter, content } = record;
+        let Record {
+            kind,
+            step,
+            counter,
+            content,
+        } = record;
         let packets = self.packets(*kind, content)?;
         let said = match (*kind, content.split_first()) {
             (PACKETS | SUPER_PACKET, _) => {
-                let named: Vec<&str> = packets.iter().take(NAMED).map(|(name, _)| &name[..]).collect();
+                let named: Vec<&str> = packets
+                    .iter()
+                    .take(NAMED)
+                    .map(|(name, _)| &name[..])
+                    .collect();
                 let more = packets.len() - named.len();
-                named.join("; ") + &if more > 0 { format!("; and {more} more") } else { String::new() }
+                named.join("; ")
+                    + &if more > 0 {
+                        format!("; and {more} more")
+                    } else {
+                        String::new()
+                    }
             }
             (9, Some((code, words))) => format!("code {code}, {}", text(words)),
             (types::FINISHED | types::REKEY, None) => String::new(),
             _ => text(content),
         };
-        self.frame(place, fields::name_of(*kind), frame, 0, &format!("{step}.{counter} {said}"))?;
+        self.frame(
+            place,
+            fields::name_of(*kind),
+            frame,
+            0,
+            &format!("{step}.{counter} {said}"),
+        )?;
         self.field("type", &[*kind])?;
         if packets.is_empty() {
             return self.field("content", content);
         }
-        packets.iter().try_for_each(|(name, packet)| self.field(name, packet))
+        packets
+            .iter()
+            .try_for_each(|(name, packet)| self.field(name, packet))
     }
 
     /// What was in all of it, and what was passed over.
     ///
     /// # Errors
     /// Those of the outputs.
-    pub fn finish(&mut self, others: usize, passed_over: &BTreeMap<NoSegment, u64>) -> io::Result<()> {
-        let Counts { sessions, frames, unopened, packets, malformed } = self.counts;
-        writeln!(self.out, "{sessions} sessions, {frames} frames, {unopened} of them not opened")?;
-        writeln!(self.out, "{packets} packets inside, {malformed} malformed ones besides")?;
+    pub fn finish(
+        &mut self,
+        others: usize,
+        passed_over: &BTreeMap<NoSegment, u64>,
+    ) -> io::Result<()> {
+        let Counts {
+            sessions,
+            frames,
+            unopened,
+            packets,
+            malformed,
+        } = self.counts;
+        writeln!(
+            self.out,
+            "{sessions} sessions, {frames} frames, {unopened} of them not opened"
+        )?;
+        writeln!(
+            self.out,
+            "{packets} packets inside, {malformed} malformed ones besides"
+        )?;
         if others > 0 {
-            writeln!(self.out, "{others} other connections, or such as began before the capture and do not open")?;
+            writeln!(
+                self.out,
+                "{others} other connections, or such as began before the capture and do not open"
+            )?;
         }
         for (reason, count) in passed_over {
-            writeln!(self.out, "{count} packets of the capture were passed over: {reason}")?;
+            writeln!(
+                self.out,
+                "{count} packets of the capture were passed over: {reason}"
+            )?;
         }
         self.inner.as_mut().map_or(Ok(()), Writer::finish)?;
         self.out.flush()
@@ -186,11 +260,18 @@ impl Report<'_> {
     /// The packets of a record, each with its summary. They go into the inner file.
     fn packets(&mut self, kind: u8, mut rest: &[u8]) -> io::Result<Vec<(String, Vec<u8>)>> {
         let mut packets = Vec::new();
-        if let (SUPER_PACKET, Some((header, packet))) = (kind, rest.split_first_chunk::<{ offload::LENGTH }>()) {
-            packets.push((self.packet(Offload::from_wire(header), packet)?, packet.to_vec()));
+        if let (SUPER_PACKET, Some((header, packet))) =
+            (kind, rest.split_first_chunk::<{ offload::LENGTH }>())
+        {
+            packets.push((
+                self.packet(Offload::from_wire(header), packet)?,
+                packet.to_vec(),
+            ));
         }
         while let (PACKETS, Some((length, after))) = (kind, rest.split_first_chunk::<2>()) {
-            let (packet, after) = after.split_at_checked(u16::from_be_bytes(*length).into()).unwrap_or((after, &[]));
+            let (packet, after) = after
+                .split_at_checked(u16::from_be_bytes(*length).into())
+                .unwrap_or((after, &[]));
             packets.push((self.packet(Offload::default(), packet)?, packet.to_vec()));
             rest = after;
         }
@@ -222,9 +303,16 @@ impl Report<'_> {
     }
 
     fn beginning(&self, place: Place) -> String {
-        let (second, microsecond) = (clock::utc(self.time / 1_000_000_000), self.time / 1000 % 1_000_000);
+        let (second, microsecond) = (
+            clock::utc(self.time / 1_000_000_000),
+            self.time / 1000 % 1_000_000,
+        );
         let by = if place.by_client { '>' } else { '<' };
-        format!("{}.{microsecond:06}Z {:>2} {by}", second.trim_end_matches('Z'), place.session)
+        format!(
+            "{}.{microsecond:06}Z {:>2} {by}",
+            second.trim_end_matches('Z'),
+            place.session
+        )
     }
 
     /// All bytes of a field, if they are wanted.
@@ -233,11 +321,23 @@ impl Report<'_> {
             return Ok(());
         }
         writeln!(self.out, "      {name}: {} bytes", bytes.len())?;
-        (0_usize..).step_by(16).zip(bytes.chunks(16)).try_for_each(|(at, line)| {
-            let shown: String = line.iter().map(|b| if b.is_ascii_graphic() { char::from(*b) } else { '.' }).collect();
-            let digits: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
-            writeln!(self.out, "      {at:6x}  {:<47}  {shown}", digits.join(" "))
-        })
+        (0_usize..)
+            .step_by(16)
+            .zip(bytes.chunks(16))
+            .try_for_each(|(at, line)| {
+                let shown: String = line
+                    .iter()
+                    .map(|b| {
+                        if b.is_ascii_graphic() {
+                            char::from(*b)
+                        } else {
+                            '.'
+                        }
+                    })
+                    .collect();
+                let digits: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+                writeln!(self.out, "      {at:6x}  {:<47}  {shown}", digits.join(" "))
+            })
     }
 }
 
@@ -256,23 +356,40 @@ fn summary(checked: &Checked) -> String {
         protocol::ICMPV6 => "icmpv6",
         _ => "protocol",
     };
-    match packet.get(header.transport..).and_then(|transport| transport.first_chunk()) {
-        Some([a, b, c, d]) if matches!(header.protocol, protocol::TCP | protocol::UDP) && !header.fragment => {
+    match packet
+        .get(header.transport..)
+        .and_then(|transport| transport.first_chunk())
+    {
+        Some([a, b, c, d])
+            if matches!(header.protocol, protocol::TCP | protocol::UDP) && !header.fragment =>
+        {
             from = SocketAddr::new(header.source, u16::from_be_bytes([*a, *b])).to_string();
             to = SocketAddr::new(header.destination, u16::from_be_bytes([*c, *d])).to_string();
         }
         _ => {}
     }
-    let number = if name == "protocol" { format!(" {}", header.protocol) } else { String::new() };
+    let number = if name == "protocol" {
+        format!(" {}", header.protocol)
+    } else {
+        String::new()
+    };
     let fragment = if header.fragment { ", a fragment" } else { "" };
     let segments = match checked.segments() {
         1 => String::new(),
         n => format!(" in {n} segments"),
     };
-    format!("{name}{number} {from} > {to}, {} bytes{segments}{fragment}", packet.len())
+    format!(
+        "{name}{number} {from} > {to}, {} bytes{segments}{fragment}",
+        packet.len()
+    )
 }
 
 /// Text of a peer, on one line and without what moves a cursor.
 fn text(content: &[u8]) -> String {
-    format!("{:?}", String::from_utf8_lossy(content).trim_end().replace('\n', " "))
+    format!(
+        "{:?}",
+        String::from_utf8_lossy(content)
+            .trim_end()
+            .replace('\n', " ")
+    )
 }

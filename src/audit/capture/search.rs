@@ -1,13 +1,13 @@
-//! Which record, under which key, is this? In step it is the next one; after a hole, or where the capture begins late,
-//! it is one of many, and the authentic one is found by trying.
+//! Which record, under which key, is this? In step it is the next one; after a hole, or where the
+//! capture begins late, it is one of many, and the authentic one is found by trying.
 //!
 //! ```text
 //!  key      0        1        2    …        a step for each Rekey that may be missing
 //!  record   0 1 2 …  0 1 2 …  0 1 2 …       a record for each that may be missing
 //! ```
 //!
-//! A record of suite `fernet` tells its number, so only the keys are tried. Nothing opens by chance: what is tried has
-//! an authentication tag of 128 bits or more.
+//! A record of suite `fernet` tells its number, so only the keys are tried. Nothing opens by
+//! chance: what is tried has an authentication tag of 128 bits or more.
 
 use super::key_log::Line;
 use crate::protocol::key_schedule::TrafficSecret;
@@ -47,7 +47,12 @@ pub struct Record {
 
 impl Keyed {
     fn stepped(&self, suite: Suite, secret: &TrafficSecret, step: u64) -> Keyed {
-        Keyed { step, counter: 0, opener: Opener::new(suite, secret.clone()), ..*self }
+        Keyed {
+            step,
+            counter: 0,
+            opener: Opener::new(suite, secret.clone()),
+            ..*self
+        }
     }
 
     fn skip_to(&mut self, counter: u64) {
@@ -63,13 +68,26 @@ impl Keyed {
         let opened = match self.opener.open(&mut body.to_vec()) {
             Ok(Opened::Content(kind, content)) => Ok((kind as u8, content.to_vec())),
             Ok(Opened::Rekey) => Ok((types::REKEY, Vec::new())),
-            // Authentic, but not of the tunnel: Finished, Config, or of a type that a later version may know.
-            Err(Refused::Type(kind)) => self.opener.open_due(&mut body.to_vec(), kind).map(|c| (kind, c.to_vec())),
+            // Authentic, but not of the tunnel: Finished, Config, or of a type that a later version
+            // may know.
+            Err(Refused::Type(kind)) => self
+                .opener
+                .open_due(&mut body.to_vec(), kind)
+                .map(|c| (kind, c.to_vec())),
             Err(reason) => Err(reason),
         };
         let (kind, content) = opened?;
-        let record = Record { kind, step: self.step, counter: self.counter, content };
-        let next = if kind == types::REKEY { (self.step + 1, 0) } else { (self.step, self.counter + 1) };
+        let record = Record {
+            kind,
+            step: self.step,
+            counter: self.counter,
+            content,
+        };
+        let next = if kind == types::REKEY {
+            (self.step + 1, 0)
+        } else {
+            (self.step, self.counter + 1)
+        };
         (self.step, self.counter) = next;
         Ok(record)
     }
@@ -84,13 +102,25 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// The beginnings of all directions that this one may be: line and sender, as far as they are known.
+    /// The beginnings of all directions that this one may be: line and sender, as far as they are
+    /// known.
     pub fn beginnings(&self, line: Option<usize>, sender: Option<usize>) -> Vec<Keyed> {
         let mut all = Vec::new();
-        for (at, one) in self.lines.iter().enumerate().filter(|(at, _)| line.is_none_or(|line| line == *at)) {
+        for (at, one) in self
+            .lines
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| line.is_none_or(|line| line == *at))
+        {
             for from in (0..2).filter(|from| sender.is_none_or(|sender| sender == *from)) {
                 let opener = Opener::new(one.suite, one.secrets[from].clone());
-                all.push(Keyed { line: at, sender: from, step: 0, counter: 0, opener });
+                all.push(Keyed {
+                    line: at,
+                    sender: from,
+                    step: 0,
+                    counter: 0,
+                    opener,
+                });
             }
         }
         all
@@ -100,7 +130,9 @@ impl Keys {
     pub fn search(&mut self, after: &[Keyed], most: u64, body: &[u8]) -> Option<(Keyed, Record)> {
         let cost = body.len() as u64 + ATTEMPT;
         let (mut left, mut tried) = (self.work / 8, None);
-        for (steps, counters) in RECTANGLES.map(|(steps, counters)| (steps.min(most), counters.min(most))) {
+        for (steps, counters) in
+            RECTANGLES.map(|(steps, counters)| (steps.min(most), counters.min(most)))
+        {
             if tried.replace((steps, counters)) == Some((steps, counters)) {
                 continue;
             }

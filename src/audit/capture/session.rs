@@ -1,4 +1,5 @@
-//! Which frames are these, and what do they hold? One connection, from its first segment to its last.
+//! Which frames are these, and what do they hold? One connection, from its first segment to its
+//! last.
 //!
 //! ```text
 //!  a stream's beginning      hello?  ── no ──> not fernvpn: ignored
@@ -58,15 +59,27 @@ struct Direction {
 impl Session {
     /// A connection of which this is the first segment. It is yet to be added.
     pub fn new(segment: &Segment) -> Session {
-        let client = segment.syn.then_some(usize::from(segment.acknowledged.is_some()));
+        let client = segment
+            .syn
+            .then_some(usize::from(segment.acknowledged.is_some()));
         let (ends, directions) = ([segment.from, segment.to], Default::default());
-        Session { number: 0, last_segment: 0, ends, client, line: None, directions, ignored: false }
+        Session {
+            number: 0,
+            last_segment: 0,
+            ends,
+            client,
+            line: None,
+            directions,
+            ignored: false,
+        }
     }
 
     /// Whether the sender's stream begins with this SYN.
     pub fn has_begun_with(&self, syn: &Segment) -> bool {
         let stream = &self.directions[self.side(syn)].stream;
-        stream.as_ref().is_some_and(|stream| stream.begins_at(syn.sequence.wrapping_add(1)))
+        stream
+            .as_ref()
+            .is_some_and(|stream| stream.begins_at(syn.sequence.wrapping_add(1)))
     }
 
     /// Bytes that it holds.
@@ -84,18 +97,30 @@ impl Session {
     ///
     /// # Errors
     /// Those of the report.
-    pub fn segment(&mut self, segment: &Segment, keys: &mut Keys, report: &mut Report) -> io::Result<()> {
+    pub fn segment(
+        &mut self,
+        segment: &Segment,
+        keys: &mut Keys,
+        report: &mut Report,
+    ) -> io::Result<()> {
         if self.ignored {
             return Ok(());
         }
         let side = self.side(segment);
-        if let (Some(number), Some(stream)) = (segment.acknowledged, &mut self.directions[1 - side].stream) {
+        if let (Some(number), Some(stream)) =
+            (segment.acknowledged, &mut self.directions[1 - side].stream)
+        {
             stream.acknowledge(number);
         }
         let direction = &mut self.directions[side];
         if direction.stream.is_none() {
             let missed = if segment.syn { 0 } else { u64::MAX };
-            *direction = Direction { fresh: true, aligned: segment.syn, missed, ..Direction::default() };
+            *direction = Direction {
+                fresh: true,
+                aligned: segment.syn,
+                missed,
+                ..Direction::default()
+            };
         }
         let first = segment.sequence.wrapping_add(segment.syn.into());
         let stream = direction.stream.get_or_insert_with(|| Stream::new(first));
@@ -103,7 +128,11 @@ impl Session {
         for side in [side, 1 - side] {
             self.pieces(side, false, keys, report)?;
         }
-        if segment.reset { self.note(side, "the connection is reset", report) } else { Ok(()) }
+        if segment.reset {
+            self.note(side, "the connection is reset", report)
+        } else {
+            Ok(())
+        }
     }
 
     /// Tells what is left, holes and all: nothing more will come.
@@ -119,18 +148,38 @@ impl Session {
     }
 
     fn place(&self, side: usize) -> Place {
-        Place { session: self.number, by_client: self.client == Some(side) }
+        Place {
+            session: self.number,
+            by_client: self.client == Some(side),
+        }
     }
 
     /// Tells something, if this is known to be a session.
     fn note(&self, side: usize, text: &str, report: &mut Report) -> io::Result<()> {
-        if self.number == 0 { Ok(()) } else { report.note(self.place(side), text) }
+        if self.number == 0 {
+            Ok(())
+        } else {
+            report.note(self.place(side), text)
+        }
     }
 
-    fn pieces(&mut self, side: usize, give_up: bool, keys: &mut Keys, report: &mut Report) -> io::Result<()> {
-        while let Some(piece) = self.directions[side].stream.as_mut().and_then(|stream| stream.next(give_up)) {
+    fn pieces(
+        &mut self,
+        side: usize,
+        give_up: bool,
+        keys: &mut Keys,
+        report: &mut Report,
+    ) -> io::Result<()> {
+        while let Some(piece) = self.directions[side]
+            .stream
+            .as_mut()
+            .and_then(|stream| stream.next(give_up))
+        {
             let direction = &mut self.directions[side];
-            report.time = direction.stream.as_ref().map_or(report.time, |stream| stream.time);
+            report.time = direction
+                .stream
+                .as_ref()
+                .map_or(report.time, |stream| stream.time);
             if let Piece::Bytes(bytes) = &piece {
                 direction.buffer.extend(bytes);
             }
@@ -139,34 +188,53 @@ impl Session {
             match piece {
                 Piece::Bytes(_) => {}
                 Piece::Missing(bytes) => {
-                    let most = bytes.saturating_add(direction.buffer.len() as u64) / SHORTEST as u64 + 1;
+                    let most =
+                        bytes.saturating_add(direction.buffer.len() as u64) / SHORTEST as u64 + 1;
                     direction.missed = direction.missed.saturating_add(most);
                     direction.buffer.clear();
                     (direction.fresh, direction.aligned) = (false, false);
-                    self.note(side, &format!("{bytes} bytes of the stream are not in the capture"), report)?;
+                    self.note(
+                        side,
+                        &format!("{bytes} bytes of the stream are not in the capture"),
+                        report,
+                    )?;
                 }
                 Piece::End => self.end(side, report)?,
             }
         }
-        if give_up { self.frames(side, true, keys, report) } else { Ok(()) }
+        if give_up {
+            self.frames(side, true, keys, report)
+        } else {
+            Ok(())
+        }
     }
 
-    /// Takes the frames out of the buffer. Where no more comes, what looks like the beginning of one may be none.
-    fn frames(&mut self, side: usize, ended: bool, keys: &mut Keys, report: &mut Report) -> io::Result<()> {
+    /// Takes the frames out of the buffer. Where no more comes, what looks like the beginning of
+    /// one may be none.
+    fn frames(
+        &mut self,
+        side: usize,
+        ended: bool,
+        keys: &mut Keys,
+        report: &mut Report,
+    ) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.directions[side].buffer);
         let mut at = 0;
         loop {
             let (rest, direction) = (&buffer[at..], &mut self.directions[side]);
             match frame::whole(rest, MAX_BODY) {
                 Ok(None) if direction.aligned || !ended || rest.len() < frame::HEADER => break,
-                Ok(Some(length)) if direction.aligned || frame::whole(&rest[length..], MAX_BODY).is_ok() => {
+                Ok(Some(length))
+                    if direction.aligned || frame::whole(&rest[length..], MAX_BODY).is_ok() =>
+                {
                     let taken = self.frame(side, &rest[..length], keys, report)?;
                     self.directions[side].aligned = taken;
                     at += if taken { length } else { 1 };
                 }
                 Err(_) if direction.aligned && direction.fresh => self.ignore(),
                 Err(reason) if direction.aligned => {
-                    (direction.aligned, direction.missed) = (false, direction.missed.saturating_add(1));
+                    (direction.aligned, direction.missed) =
+                        (false, direction.missed.saturating_add(1));
                     self.note(side, &format!("no frame begins here: {reason}"), report)?;
                 }
                 _ => at += 1,
@@ -181,17 +249,32 @@ impl Session {
     }
 
     /// What may be a frame: a hello where one is due, or a record. False if it is none.
-    fn frame(&mut self, side: usize, frame: &[u8], keys: &mut Keys, report: &mut Report) -> io::Result<bool> {
+    fn frame(
+        &mut self,
+        side: usize,
+        frame: &[u8],
+        keys: &mut Keys,
+        report: &mut Report,
+    ) -> io::Result<bool> {
         let direction = &mut self.directions[side];
-        let (body, fresh) = (&frame[frame::HEADER..], std::mem::take(&mut direction.fresh));
+        let (body, fresh) = (
+            &frame[frame::HEADER..],
+            std::mem::take(&mut direction.fresh),
+        );
         let by_client = self.client.unwrap_or(side) == side;
         let id = if by_client { 8 } else { 0 };
         let due = fresh && (direction.aligned || self.line.is_none());
         if due && body.len() <= MAX_HELLO && body.get(id..).is_some_and(is_token) {
             direction.missed = 0;
             self.begin(if by_client { side } else { 1 - side }, report)?;
-            let name = if by_client { "ClientHello" } else { "ServerHello" };
-            return report.frame(self.place(side), name, frame, id, "").map(|()| true);
+            let name = if by_client {
+                "ClientHello"
+            } else {
+                "ServerHello"
+            };
+            return report
+                .frame(self.place(side), name, frame, id, "")
+                .map(|()| true);
         }
         if fresh && direction.aligned && self.number == 0 {
             self.ignore();
@@ -201,9 +284,16 @@ impl Session {
     }
 
     /// A record, if this is a frame.
-    fn record(&mut self, side: usize, frame: &[u8], keys: &mut Keys, report: &mut Report) -> io::Result<bool> {
+    fn record(
+        &mut self,
+        side: usize,
+        frame: &[u8],
+        keys: &mut Keys,
+        report: &mut Report,
+    ) -> io::Result<bool> {
         let (direction, body) = (&mut self.directions[side], &frame[frame::HEADER..]);
-        // 1. In step this is the next record, or nothing. Out of step, and at first, what it is shows by trying.
+        // 1. In step this is the next record, or nothing. Out of step, and at first, what it is
+        //    shows by trying.
         let opened = match (&mut direction.keyed, direction.missed) {
             (Some(keyed), 0) => keyed.open(body).map_err(|reason| reason.to_string()),
             (Some(keyed), most) => match keys.search(slice::from_ref(keyed), most, body) {
@@ -240,7 +330,9 @@ impl Session {
                 direction.closed |= record.kind == Kind::Close as u8;
                 report.record(place, frame, &record)?;
             }
-            Err(_) if self.number == 0 || !(direction.aligned || keys.lines.is_empty()) => return Ok(false),
+            Err(_) if self.number == 0 || !(direction.aligned || keys.lines.is_empty()) => {
+                return Ok(false);
+            }
             Err(reason) if direction.keyed.is_some() => {
                 // The next is that which was due, or the one after it.
                 direction.missed = direction.missed.saturating_add(1);

@@ -1,17 +1,18 @@
-//! In which order were these bytes said? One direction of a TCP connection, put together from its segments.
+//! In which order were these bytes said? One direction of a TCP connection, put together from its
+//! segments.
 //!
 //! ```text
 //!           position
 //!  |  told  |    hole    | held |  hole  | held | held |          what comes twice counts as it came first
 //! ```
 //!
-//! A hole is filled when its bytes come late, or once more. That they never will is known when the receiver has
-//! acknowledged them all the same: then the capture has missed them.
+//! A hole is filled when its bytes come late, or once more. That they never will is known when the
+//! receiver has acknowledged them all the same: then the capture has missed them.
 
 use std::collections::BTreeMap;
 
-/// Segments that are held behind a hole which is acknowledged, before it is taken for one of the capture: a capture may
-/// itself have changed the order.
+/// Segments that are held behind a hole which is acknowledged, before it is taken for one of the
+/// capture: a capture may itself have changed the order.
 const PATIENCE: usize = 64;
 /// Where the first byte stands: so that a number before it has a place as well.
 const START: u64 = 1 << 32;
@@ -46,7 +47,15 @@ pub enum Piece {
 impl Stream {
     /// A stream that begins with the byte of this sequence number.
     pub fn new(first: u32) -> Stream {
-        Stream { first, position: START, acknowledged: START, held: BTreeMap::new(), bytes: 0, time: 0, end: None }
+        Stream {
+            first,
+            position: START,
+            acknowledged: START,
+            held: BTreeMap::new(),
+            bytes: 0,
+            time: 0,
+            end: None,
+        }
     }
 
     /// Whether it begins there.
@@ -68,10 +77,16 @@ impl Stream {
         }
         if !payload.is_empty()
             && end > self.position
-            && self.held.get(&at).is_none_or(|(_, held)| held.len() < payload.len())
+            && self
+                .held
+                .get(&at)
+                .is_none_or(|(_, held)| held.len() < payload.len())
         {
             self.bytes += payload.len();
-            self.bytes -= self.held.insert(at, (time, payload.to_vec())).map_or(0, |(_, old)| old.len());
+            self.bytes -= self
+                .held
+                .insert(at, (time, payload.to_vec()))
+                .map_or(0, |(_, old)| old.len());
         }
     }
 
@@ -113,10 +128,12 @@ impl Stream {
         Piece::Missing(missing)
     }
 
-    /// The place of a sequence number: the one of all with these 32 bits that is next to the position.
+    /// The place of a sequence number: the one of all with these 32 bits that is next to the
+    /// position.
     fn place(&self, sequence: u32) -> u64 {
         let [.., a, b, c, d] = self.position.to_be_bytes();
         let next = self.first.wrapping_add(u32::from_be_bytes([a, b, c, d]));
-        self.position.saturating_add_signed(sequence.wrapping_sub(next).cast_signed().into())
+        self.position
+            .saturating_add_signed(sequence.wrapping_sub(next).cast_signed().into())
     }
 }

@@ -1,4 +1,5 @@
-//! How does the lesson look in a browser? One page that loads nothing: style, script and pictures are inside.
+//! How does the lesson look in a browser? One page that loads nothing: style, script and pictures
+//! are inside.
 //!
 //! ```text
 //!  lesson.html     the frame around it, with what a reader has to know first
@@ -7,7 +8,8 @@
 //!  lesson.py       the functions that the Python lines use
 //! ```
 //!
-//! Without the script it reads the same: steps are `<details>`, bytes and fields are links to each other.
+//! Without the script it reads the same: steps are `<details>`, bytes and fields are links to each
+//! other.
 
 use super::{Chapter, Derived, Layer, Lesson, Step, Value, hex};
 use std::fmt::Write;
@@ -17,7 +19,12 @@ pub fn page(lesson: &Lesson) -> String {
     let (mut contents, mut chapters) = (String::new(), String::new());
     for (number, chapter) in lesson.chapters.iter().enumerate() {
         // Writing to a String cannot fail, here and below.
-        let _ = writeln!(contents, "<li><a href=\"#{}\">{}</a></li>", chapter.id, escaped(&chapter.title));
+        let _ = writeln!(
+            contents,
+            "<li><a href=\"#{}\">{}</a></li>",
+            chapter.id,
+            escaped(&chapter.title)
+        );
         draw_chapter(&mut chapters, number, chapter);
     }
     let whose = match &lesson.seed {
@@ -31,7 +38,10 @@ pub fn page(lesson: &Lesson) -> String {
     for (mark, text) in [
         ("/*style*/", include_str!("lesson.css")),
         ("/*script*/", include_str!("lesson.js")),
-        ("<!--functions-->", &python("functions", include_str!("lesson.py"))),
+        (
+            "<!--functions-->",
+            &python("functions", include_str!("lesson.py")),
+        ),
         ("<!--whose-->", &whose),
         ("<!--contents-->", &contents),
         ("<!--chapters-->", &chapters),
@@ -56,8 +66,14 @@ fn draw_chapter(out: &mut String, number: usize, chapter: &Chapter) {
 }
 
 fn draw_step(out: &mut String, id: &str, number: usize, step: &Step) {
-    let size = step.layers.first().map_or(String::new(), |layer| format!("{} bytes", layer.bytes.len()));
-    let kind = if step.refusal.is_some() { "refused" } else { step.by };
+    let size = step.layers.first().map_or(String::new(), |layer| {
+        format!("{} bytes", layer.bytes.len())
+    });
+    let kind = if step.refusal.is_some() {
+        "refused"
+    } else {
+        step.by
+    };
     let _ = writeln!(
         out,
         "<details class=\"step {kind}\" id=\"{id}\">\n<summary><span class=\"number\">{number}</span> <h3>{}</h3> \
@@ -75,16 +91,27 @@ fn draw_step(out: &mut String, id: &str, number: usize, step: &Step) {
         draw_value(out, value);
     }
     if let Some(refusal) = &step.refusal {
-        let _ = writeln!(out, "<p class=\"refusal\"><strong>Refused:</strong> {}</p>", escaped(refusal));
+        let _ = writeln!(
+            out,
+            "<p class=\"refusal\"><strong>Refused:</strong> {}</p>",
+            escaped(refusal)
+        );
     }
     if !step.python.is_empty() {
         out.push_str(&python(id, &step.python));
     }
     if let Some(known) = step.known {
         out.push_str("<dl class=\"known\">\n");
-        for (who, what) in ["The client", "The server", "Somebody who listens"].into_iter().zip(known) {
+        for (who, what) in ["The client", "The server", "Somebody who listens"]
+            .into_iter()
+            .zip(known)
+        {
             let what = if what == "-" { "nothing new" } else { what };
-            let _ = writeln!(out, "<div><dt>{who} now knows</dt><dd>{}</dd></div>", escaped(what).replace('`', ""));
+            let _ = writeln!(
+                out,
+                "<div><dt>{who} now knows</dt><dd>{}</dd></div>",
+                escaped(what).replace('`', "")
+            );
         }
         out.push_str("</dl>\n");
     }
@@ -100,8 +127,15 @@ fn draw_layer(out: &mut String, id: &str, layer: &Layer) {
             _ => format!("{:02x}", layer.bytes[at]),
         });
         let digits = digits.collect::<Vec<_>>().join(" ");
-        let _ = write!(bytes, "<a id=\"{id}b{n}\" href=\"#{id}f{n}\" class=\"f{colour}\">{digits}</a> ");
-        let place = if field.length == 1 { offset.to_string() } else { format!("{offset}–{last}") };
+        let _ = write!(
+            bytes,
+            "<a id=\"{id}b{n}\" href=\"#{id}f{n}\" class=\"f{colour}\">{digits}</a> "
+        );
+        let place = if field.length == 1 {
+            offset.to_string()
+        } else {
+            format!("{offset}–{last}")
+        };
         let _ = writeln!(
             fields,
             "<li id=\"{id}f{n}\" class=\"f{colour}\"><a href=\"#{id}b{n}\">{}</a> <span class=\"place\">{place}</span> \
@@ -130,8 +164,17 @@ fn draw_value(out: &mut String, value: &Value) {
         escaped(&value.python),
         escaped(value.meaning)
     );
-    if let Some(Derived { key, salt, label, extract }) = &value.derived {
-        let (python, salt) = (escaped(salt), if salt == "b\"\"" { "no salt" } else { salt });
+    if let Some(Derived {
+        key,
+        salt,
+        label,
+        extract,
+    }) = &value.derived
+    {
+        let (python, salt) = (
+            escaped(salt),
+            if salt == "b\"\"" { "no salt" } else { salt },
+        );
         let _ = writeln!(
             out,
             "<p class=\"drawn\"><span class=\"in\">{key}</span><span class=\"in\">{salt}</span><span class=\"hmac\">HMAC</span>\
@@ -144,20 +187,33 @@ fn draw_value(out: &mut String, value: &Value) {
         out.push_str("<p class=\"drawn\">");
     }
     let (python, bytes) = (escaped(&value.python), hex(&value.bytes));
-    let _ = writeln!(out, "<code class=\"result\" data-python=\"{python}\">{bytes}</code></p>\n</div>");
+    let _ = writeln!(
+        out,
+        "<code class=\"result\" data-python=\"{python}\">{bytes}</code></p>\n</div>"
+    );
 }
 
 /// Lines to copy.
 fn python(id: &str, lines: &str) -> String {
-    format!("<div class=\"python\" data-id=\"{id}\"><pre tabindex=\"0\"><code>{}</code></pre></div>\n", escaped(lines))
+    format!(
+        "<div class=\"python\" data-id=\"{id}\"><pre tabindex=\"0\"><code>{}</code></pre></div>\n",
+        escaped(lines)
+    )
 }
 
 /// Where it is specified.
 fn section(name: &str) -> String {
     let number = name.starts_with(|c: char| c.is_ascii_digit());
-    format!("<cite>{}{}</cite>", if number { "PROTOCOL.md " } else { "" }, escaped(name))
+    format!(
+        "<cite>{}{}</cite>",
+        if number { "PROTOCOL.md " } else { "" },
+        escaped(name)
+    )
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }

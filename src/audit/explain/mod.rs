@@ -6,8 +6,9 @@
 //!                             └─ python   lines that compute both once more
 //! ```
 //!
-//! Both ends run in memory with fixed key, time and randomness: everything shown was made, opened or refused by the
-//! code that runs in a server and a client. The sessions are those of `tests/vectors/`.
+//! Both ends run in memory with fixed key, time and randomness: everything shown was made, opened
+//! or refused by the code that runs in a server and a client. The sessions are those of
+//! `tests/vectors/`.
 //!
 //! | file | question |
 //! |---|---|
@@ -72,10 +73,19 @@ pub struct Step {
 }
 
 impl Step {
-    /// A step with the paragraph `about` of the prose. What is said a second time has the same name.
+    /// A step with the paragraph `about` of the prose. What is said a second time has the same
+    /// name.
     fn new(about: &'static str, by: &'static str, section: &'static str) -> Step {
-        let name = about.trim_end_matches(" answered").trim_end_matches(" again");
-        Step { name, by, section, about: prose(about), ..Step::default() }
+        let name = about
+            .trim_end_matches(" answered")
+            .trim_end_matches(" again");
+        Step {
+            name,
+            by,
+            section,
+            about: prose(about),
+            ..Step::default()
+        }
     }
 
     /// Who sends to whom, or refuses.
@@ -106,7 +116,13 @@ pub struct Layer {
 
 impl Layer {
     fn new(name: &'static str, python: String, bytes: &[u8], fields: Vec<Field>) -> Layer {
-        Layer { name, python, bytes: bytes.to_vec(), fields, changed: None }
+        Layer {
+            name,
+            python,
+            bytes: bytes.to_vec(),
+            fields,
+            changed: None,
+        }
     }
 }
 
@@ -136,18 +152,27 @@ pub struct Derived {
     pub extract: [u8; 32],
 }
 
-/// Where keys, nonces and IVs of a lesson come from. Not from chance: everybody has to get the same ones.
+/// Where keys, nonces and IVs of a lesson come from. Not from chance: everybody has to get the same
+/// ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a>(pub Option<&'a str>);
 
 impl Source<'_> {
-    /// Bytes for the purpose `what`: they count up from `first`, or are derived from the name, which gives each
-    /// student a session of their own.
+    /// Bytes for the purpose `what`: they count up from `first`, or are derived from the name,
+    /// which gives each student a session of their own.
     pub fn bytes<const N: usize>(&self, what: &str, first: u8) -> [u8; N] {
         let mut bytes = [0; N];
         match self.0 {
-            None => bytes.iter_mut().zip(0..).for_each(|(byte, n)| *byte = first.wrapping_add(n)),
-            Some(name) => hkdf(name.as_bytes(), &[], format!("fernvpn lesson {what}").as_bytes(), &mut bytes),
+            None => bytes
+                .iter_mut()
+                .zip(0..)
+                .for_each(|(byte, n)| *byte = first.wrapping_add(n)),
+            Some(name) => hkdf(
+                name.as_bytes(),
+                &[],
+                format!("fernvpn lesson {what}").as_bytes(),
+                &mut bytes,
+            ),
         }
         bytes
     }
@@ -156,8 +181,13 @@ impl Source<'_> {
 /// The lesson for these suites. `truncated` is what the tunnel says of a connection that was cut.
 ///
 /// # Errors
-/// If one end refuses what the other has made, or takes what it must refuse: then the program is broken.
-pub fn lesson(suites: &[Suite], seed: Option<&str>, truncated: &str) -> Result<Lesson, Box<dyn Error>> {
+/// If one end refuses what the other has made, or takes what it must refuse: then the program is
+/// broken.
+pub fn lesson(
+    suites: &[Suite],
+    seed: Option<&str>,
+    truncated: &str,
+) -> Result<Lesson, Box<dyn Error>> {
     let source = Source(seed);
     let mut chapters = Vec::new();
     for &suite in suites {
@@ -169,14 +199,21 @@ pub fn lesson(suites: &[Suite], seed: Option<&str>, truncated: &str) -> Result<L
     for &suite in suites {
         chapters.push(refusals::records(suite, source, truncated)?);
     }
-    Ok(Lesson { seed: seed.map(str::to_owned), chapters })
+    Ok(Lesson {
+        seed: seed.map(str::to_owned),
+        chapters,
+    })
 }
 
 /// The paragraph with this name.
 fn prose(name: &str) -> &'static str {
     let all = concat!(include_str!("prose.txt"), "\n", include_str!("cases.txt"));
-    let mut paragraphs = all.split("\n\n").filter_map(|paragraph| paragraph.split_once('\n'));
-    paragraphs.find(|(known, _)| *known == name).map_or("", |(_, text)| text.trim_end())
+    let mut paragraphs = all
+        .split("\n\n")
+        .filter_map(|paragraph| paragraph.split_once('\n'));
+    paragraphs
+        .find(|(known, _)| *known == name)
+        .map_or("", |(_, text)| text.trim_end())
 }
 
 /// Bytes in hexadecimal.

@@ -1,4 +1,5 @@
-//! How does a client reach its server, and is it the right one? PROTOCOL.md section 4, on the client.
+//! How does a client reach its server, and is it the right one? PROTOCOL.md section 4, on the
+//! client.
 
 use super::{ANSWER_TIME, CONNECT_TIME, Client, NAME_LIFE};
 use crate::os::socket::{self, Tuning};
@@ -44,18 +45,23 @@ impl Client {
         if known.is_empty() {
             let name = &self.settings.server;
             let advice = "is this the right name, and does this machine's resolver answer?";
-            let found = name.to_socket_addrs().map_err(|error| format!("cannot find {name}: {error} ({advice})"))?;
+            let found = name
+                .to_socket_addrs()
+                .map_err(|error| format!("cannot find {name}: {error} ({advice})"))?;
             (*known, *at) = (found.collect(), Instant::now());
         }
         Ok(())
     }
 
-    /// Connects to the first address of the server that answers. The addresses are kept, because names may have to be
-    /// asked through the tunnel which there is not now.
+    /// Connects to the first address of the server that answers. The addresses are kept, because
+    /// names may have to be asked through the tunnel which there is not now.
     pub(super) fn connect(&self) -> Result<TcpStream, String> {
         self.find_server()?;
         let (known, at) = &mut *locked(&self.server);
-        let tuning = Tuning { mark: self.mark, ..carrier::tuning() };
+        let tuning = Tuning {
+            mark: self.mark,
+            ..carrier::tuning()
+        };
         let mut reason = format!("{} has no address", self.settings.server);
         for address in known.iter() {
             match socket::connect(*address, CONNECT_TIME, &tuning) {
@@ -65,36 +71,66 @@ impl Client {
         }
         if at.elapsed() >= NAME_LIFE {
             *at = Instant::now();
-            *known = self.settings.server.to_socket_addrs().map_or(std::mem::take(known), Iterator::collect);
+            *known = self
+                .settings
+                .server
+                .to_socket_addrs()
+                .map_or(std::mem::take(known), Iterator::collect);
         }
         Err(reason)
     }
 
     /// ClientHello and ServerHello.
-    pub(super) fn greet(&self, socket: &TcpStream, reader: &mut FrameReader) -> Result<Greeting, String> {
+    pub(super) fn greet(
+        &self,
+        socket: &TcpStream,
+        reader: &mut FrameReader,
+    ) -> Result<Greeting, String> {
         let (root, step) = locked(&self.key).current();
-        let (frame, await_server_hello) = client_hello(&root, step, offer(&self.settings.suites), fresh_hello());
+        let (frame, await_server_hello) =
+            client_hello(&root, step, offer(&self.settings.suites), fresh_hello());
         let asked = Instant::now();
         send(socket, &frame)?;
-        let body = reader.frame_until(MAX_HELLO, asked + ANSWER_TIME).map_err(|reason| unanswered(&reason))?;
+        let body = reader
+            .frame_until(MAX_HELLO, asked + ANSWER_TIME)
+            .map_err(|reason| unanswered(&reason))?;
         let round_trip = asked.elapsed();
-        let agreed = await_server_hello.receive(body).map_err(|reason| match reason {
-            Refused::Token(_) => format!("the answer was not made with this client's key ({reason})"),
-            _ => reason.to_string(),
-        })?;
-        Ok(Greeting { agreed, round_trip, id: root.id() })
+        let agreed = await_server_hello
+            .receive(body)
+            .map_err(|reason| match reason {
+                Refused::Token(_) => {
+                    format!("the answer was not made with this client's key ({reason})")
+                }
+                _ => reason.to_string(),
+            })?;
+        Ok(Greeting {
+            agreed,
+            round_trip,
+            id: root.id(),
+        })
     }
 
     /// All of the handshake. What it leaves on the stack can be wiped behind it.
     #[inline(never)]
-    pub(super) fn handshake(&self, socket: &TcpStream, reader: &mut FrameReader) -> Result<Session, String> {
-        let Greeting { agreed, round_trip, id } = self.greet(socket, reader)?;
+    pub(super) fn handshake(
+        &self,
+        socket: &TcpStream,
+        reader: &mut FrameReader,
+    ) -> Result<Session, String> {
+        let Greeting {
+            agreed,
+            round_trip,
+            id,
+        } = self.greet(socket, reader)?;
         let (suite, software) = (agreed.suite, agreed.software.clone());
         let super_packets = agreed.capabilities.super_packets;
         // Finished, Config.
         let keep = |next: &ClientState| locked(&self.key).keep(next);
-        let advice = "a ratcheted key that cannot take its step is not used: make room, allow writing";
-        let finished = agreed.finish(keep, &mut fresh).map_err(|reason| format!("{reason} ({advice})"));
+        let advice =
+            "a ratcheted key that cannot take its step is not used: make room, allow writing";
+        let finished = agreed
+            .finish(keep, &mut fresh)
+            .map_err(|reason| format!("{reason} ({advice})"));
         let (frame, await_config) = finished?;
         send(socket, &frame)?;
         reader.suit(&self.settings.congestion, round_trip);
@@ -102,31 +138,51 @@ impl Client {
         let body = reader
             .frame_until(suite.max_body(), Instant::now() + ANSWER_TIME)
             .map_err(|reason| format!("the server did not finish the handshake: {reason}"))?;
-        let (config, sealer, opener) = await_config.receive(body).map_err(|reason| reason.to_string())?;
+        let (config, sealer, opener) = await_config
+            .receive(body)
+            .map_err(|reason| reason.to_string())?;
         if let Some(key_log) = &self.key_log {
             key_log.add(&peer(socket), suite, sealer.secret(), opener.secret());
         }
         let config = NetworkConfig::decode(&config)
             .map_err(|reason| format!("the server's configuration makes no sense: {reason}"))?;
-        Ok(Session { config, sealer, opener, super_packets, software, round_trip, key: id })
+        Ok(Session {
+            config,
+            sealer,
+            opener,
+            super_packets,
+            software,
+            round_trip,
+            key: id,
+        })
     }
 }
 
 /// Who is at the other end.
 pub(super) fn peer(socket: &TcpStream) -> String {
-    socket.peer_addr().map_or_else(|_| "the server".into(), |address| address.to_string())
+    socket
+        .peer_addr()
+        .map_or_else(|_| "the server".into(), |address| address.to_string())
 }
 
 fn send(mut socket: &TcpStream, frame: &[u8]) -> Result<(), String> {
-    socket.write_all(frame).map_err(|error| format!("cannot send: {error}"))
+    socket
+        .write_all(frame)
+        .map_err(|error| format!("cannot send: {error}"))
 }
 
 fn advice(kind: ErrorKind) -> &'static str {
     match kind {
-        ErrorKind::ConnectionRefused => " (nothing listens there: is the server running, and is this its port?)",
-        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => " (this machine has no way there)",
+        ErrorKind::ConnectionRefused => {
+            " (nothing listens there: is the server running, and is this its port?)"
+        }
+        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => {
+            " (this machine has no way there)"
+        }
         ErrorKind::TimedOut => " (no machine there, or a firewall in between)",
-        ErrorKind::PermissionDenied => " (a firewall on this machine forbids it; a kill switch ends by fernvpn unlock)",
+        ErrorKind::PermissionDenied => {
+            " (a firewall on this machine forbids it; a kill switch ends by fernvpn unlock)"
+        }
         _ => "",
     }
 }
@@ -137,8 +193,13 @@ fn unanswered(reason: &NoFrame) -> String {
                          step of a ratcheted one) nor, with hello-max-age, to a wrong clock; or this is no fernvpn \
                          server. The server's log says which";
     match reason {
-        NoFrame::TimedOut => format!("connected, but no answer for {} s: {MEANS}", ANSWER_TIME.as_secs()),
-        NoFrame::BadLength(_) | NoFrame::BadPreface(_) => format!("this is not a fernvpn server ({reason})"),
+        NoFrame::TimedOut => format!(
+            "connected, but no answer for {} s: {MEANS}",
+            ANSWER_TIME.as_secs()
+        ),
+        NoFrame::BadLength(_) | NoFrame::BadPreface(_) => {
+            format!("this is not a fernvpn server ({reason})")
+        }
         _ => format!("connected, but closed without an answer ({reason}): {MEANS}"),
     }
 }

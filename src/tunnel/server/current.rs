@@ -1,5 +1,5 @@
-//! What does the configuration say now? One value, which a reload replaces as a whole: connections that fit the new one
-//! as well notice nothing, the others get a Close.
+//! What does the configuration say now? One value, which a reload replaces as a whole: connections
+//! that fit the new one as well notice nothing, the others get a Close.
 
 use crate::config::settings::ServerSettings;
 use crate::os::log;
@@ -20,14 +20,24 @@ pub(super) struct Current {
 }
 
 impl Current {
-    pub(super) fn new(settings: ServerSettings, before: Option<&Clients>) -> Result<Current, String> {
+    pub(super) fn new(
+        settings: ServerSettings,
+        before: Option<&Clients>,
+    ) -> Result<Current, String> {
         let clients = Clients::new(before, &settings)?;
-        let current = Current { offer: offer(&settings.suites), settings, clients };
+        let current = Current {
+            offer: offer(&settings.suites),
+            settings,
+            clients,
+        };
         for client in current.clients.all() {
             // Otherwise every client would refuse it, each time it connects.
             let config = current.config_for(client).encode();
             if config.len() > MAX_CONTENT || NetworkConfig::decode(&config).is_err() {
-                return Err("too many routes or resolvers to push: at most 1000 of each, and 64 KiB in all".into());
+                return Err(
+                    "too many routes or resolvers to push: at most 1000 of each, and 64 KiB in all"
+                        .into(),
+                );
             }
         }
         current.clients.open_states()?;
@@ -37,7 +47,12 @@ impl Current {
     pub(super) fn config_for(&self, client: &Client) -> NetworkConfig {
         NetworkConfig {
             addresses: client.addresses.clone(),
-            server: self.settings.addresses.iter().map(|own| own.address).collect(),
+            server: self
+                .settings
+                .addresses
+                .iter()
+                .map(|own| own.address)
+                .collect(),
             mtu: self.settings.mtu,
             routes: self.settings.push_routes.clone(),
             dns: self.settings.push_dns.clone(),
@@ -45,19 +60,33 @@ impl Current {
         }
     }
 
-    /// Ends a connection that was made, or would be made, by an older configuration unless it fits this one as well:
-    /// its key must be somebody's, and it must have been told what it would be told now.
+    /// Ends a connection that was made, or would be made, by an older configuration unless it fits
+    /// this one as well: its key must be somebody's, and it must have been told what it would be
+    /// told now.
     ///
     /// # Errors
     /// The code of the Close.
-    pub(super) fn judge(&self, then: &Current, client: &Client, connection: &Connected) -> Result<(), u8> {
+    pub(super) fn judge(
+        &self,
+        then: &Current,
+        client: &Client,
+        connection: &Connected,
+    ) -> Result<(), u8> {
         let (code, words) = match self.clients.holder(client, &connection.key) {
-            Some(now) if now.name == client.name && self.config_for(now) == then.config_for(client) => return Ok(()),
+            Some(now)
+                if now.name == client.name && self.config_for(now) == then.config_for(client) =>
+            {
+                return Ok(());
+            }
             Some(_) => (close::CONFIGURED, "the server's configuration has changed"),
             None => (close::REMOVED, "this key was removed"),
         };
         connection.outbound.close(code, words);
-        log::info("tunnel", words, &[("client", &client.name), ("from", &connection.from)]);
+        log::info(
+            "tunnel",
+            words,
+            &[("client", &client.name), ("from", &connection.from)],
+        );
         Err(code)
     }
 
@@ -67,6 +96,9 @@ impl Current {
     }
 
     pub(super) fn is_own(&self, address: IpAddr) -> bool {
-        self.settings.addresses.iter().any(|own| own.address == address)
+        self.settings
+            .addresses
+            .iter()
+            .any(|own| own.address == address)
     }
 }

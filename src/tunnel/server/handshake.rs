@@ -1,7 +1,7 @@
 //! Who is let in? PROTOCOL.md section 4, on the server.
 //!
-//! A stranger is told nothing. Whatever is wrong, the connection stays open and silent until the deadline, so that
-//! nobody can tell from outside which step refused it.
+//! A stranger is told nothing. Whatever is wrong, the connection stays open and silent until the
+//! deadline, so that nobody can tell from outside which step refused it.
 
 use super::session::{Authenticated, session};
 use super::{HANDSHAKE_TIME, STRANGERS, Shared};
@@ -50,14 +50,25 @@ pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
     let from = SocketAddr::new(from.ip().to_canonical(), from.port()); // on `[::]`, IPv4 in the form people know
     if shared.admission.enter(&socket) {
         shared.handshakes.refuse(Refusal::Crowded);
-        STRANGERS.warning("tunnel", "too many unauthenticated connections, a random one was ended", &[]);
+        STRANGERS.warning(
+            "tunnel",
+            "too many unauthenticated connections, a random one was ended",
+            &[],
+        );
     }
     if shared.stopping.load(Ordering::Acquire) {
         return shared.admission.leave(&socket); // it came in too late to be ended with the others
     }
     let mut reader = FrameReader::new(Arc::clone(&socket));
-    let mut stranger = Stranger { shared, socket, from, deadline: Instant::now() + HANDSHAKE_TIME };
-    let outcome = stranger.find_origin(&mut reader).and_then(|()| stranger.handshake(&mut reader));
+    let mut stranger = Stranger {
+        shared,
+        socket,
+        from,
+        deadline: Instant::now() + HANDSHAKE_TIME,
+    };
+    let outcome = stranger
+        .find_origin(&mut reader)
+        .and_then(|()| stranger.handshake(&mut reader));
     if let Err(Silence::Keep) = outcome {
         keep_silent(&stranger.socket, stranger.deadline);
     }
@@ -65,16 +76,31 @@ pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
     if let Ok(authenticated) = outcome {
         reader.establish();
         process::wipe_stack();
-        session(shared, authenticated, stranger.from, &stranger.socket, &mut reader);
+        session(
+            shared,
+            authenticated,
+            stranger.from,
+            &stranger.socket,
+            &mut reader,
+        );
     }
 }
 
 impl Stranger<'_> {
     /// Where it really comes from: a load balancer says whom it speaks for, before anything else.
     fn find_origin(&mut self, reader: &mut FrameReader) -> Result<(), Silence> {
-        if self.shared.current().settings.balancers.iter().any(|network| network.contains(self.from.ip())) {
+        if self
+            .shared
+            .current()
+            .settings
+            .balancers
+            .iter()
+            .any(|network| network.contains(self.from.ip()))
+        {
             let told = reader.preface_until(proxy::header, self.deadline);
-            self.from = told.map_err(|reason| self.no_frame(&reason))?.unwrap_or(self.from);
+            self.from = told
+                .map_err(|reason| self.no_frame(&reason))?
+                .unwrap_or(self.from);
         }
         Ok(())
     }
@@ -86,14 +112,19 @@ impl Stranger<'_> {
         socket::prepare(&self.socket, &carrier::tuning()).map_err(|_| Silence::End)?;
 
         // ClientHello: the id, then the token, then whether it is new.
-        let body = reader.frame_until(MAX_HELLO, self.deadline).map_err(|reason| self.no_frame(&reason))?;
-        let id = client_id(body).ok_or_else(|| self.refuse(Refusal::NoHello, &Refused::Length(body.len())))?;
+        let body = reader
+            .frame_until(MAX_HELLO, self.deadline)
+            .map_err(|reason| self.no_frame(&reason))?;
+        let id = client_id(body)
+            .ok_or_else(|| self.refuse(Refusal::NoHello, &Refused::Length(body.len())))?;
         let (client, root) = current.clients.by_id(&id).ok_or_else(|| {
             let reason =
                 "no client has this key: it was removed, or belongs to another server, or this is no fernvpn client";
             self.refuse(Refusal::UnknownKey, &reason)
         })?;
-        let named = |refusal, why: &dyn Display| self.refuse(refusal, &format_args!("client {}: {why}", client.name));
+        let named = |refusal, why: &dyn Display| {
+            self.refuse(refusal, &format_args!("client {}: {why}", client.name))
+        };
         let root = root.ok_or_else(|| {
             let reason =
                 "an earlier step of its ratcheted key: a recording, or a copy or backup in use (fernvpn reset-client)";
@@ -102,8 +133,15 @@ impl Stranger<'_> {
         let now = clock::unix_seconds();
         let age = current.settings.hello_max_age.map(|ttl| Age { now, ttl });
         let hello = ClientHello::receive(&root, body, age).map_err(|reason| {
-            let of_time = matches!(reason, Refused::Token(fernet::Refusal::Expired | fernet::Refusal::Future));
-            let advice = if of_time { " (see hello-max-age, and the clocks of both sides: timedatectl)" } else { "" };
+            let of_time = matches!(
+                reason,
+                Refused::Token(fernet::Refusal::Expired | fernet::Refusal::Future)
+            );
+            let advice = if of_time {
+                " (see hello-max-age, and the clocks of both sides: timedatectl)"
+            } else {
+                ""
+            };
             named(Refusal::Hello, &format_args!("{reason}{advice}"))
         })?;
         let number = client
@@ -111,7 +149,11 @@ impl Stranger<'_> {
             .ok_or_else(|| named(Refusal::Replay, &"this hello was answered before: a replay"))?;
         if hello.time.abs_diff(now) > CLOCK_DIFFERENCE {
             let (client, theirs) = (&client.name, clock::utc(hello.time));
-            CLOCKS.warning("tunnel", "clocks differ (which does no harm)", &[("client", client), ("theirs", &theirs)]);
+            CLOCKS.warning(
+                "tunnel",
+                "clocks differ (which does no harm)",
+                &[("client", client), ("theirs", &theirs)],
+            );
         }
 
         // ServerHello, or a reason for one who has the key.
@@ -123,13 +165,16 @@ impl Stranger<'_> {
         let ratchet = match current.clients.meet(&client, id) {
             Ok(ratchet) => ratchet,
             Err(reason) => {
-                let _ = self.send(&hello.refuse("the server cannot keep the ratcheted key's step", fresh()));
+                let _ = self.send(
+                    &hello.refuse("the server cannot keep the ratcheted key's step", fresh()),
+                );
                 return Err(self.not_kept(&client, &reason));
             }
         };
         let (frame, answer) = hello.answer(&current.offer, ratchet.as_ref(), fresh_hello());
         let answered = Instant::now();
-        self.send(&frame).map_err(|_| self.incomplete(&"cannot answer"))?;
+        self.send(&frame)
+            .map_err(|_| self.incomplete(&"cannot answer"))?;
         let await_finished = answer.map_err(|reason| {
             let _ = named(Refusal::Agreement, &reason);
             Silence::End
@@ -137,26 +182,46 @@ impl Stranger<'_> {
 
         // Finished.
         let limit = await_finished.suite.frame_len(0);
-        let body = reader.frame_until(limit, self.deadline).map_err(|reason| self.no_frame(&reason))?;
+        let body = reader
+            .frame_until(limit, self.deadline)
+            .map_err(|reason| self.no_frame(&reason))?;
         let round_trip = answered.elapsed();
         let super_packets = await_finished.capabilities.super_packets;
-        let ready = await_finished.receive(body).map_err(|reason| named(Refusal::Finished, &reason))?;
+        let ready = await_finished
+            .receive(body)
+            .map_err(|reason| named(Refusal::Finished, &reason))?;
         let step = ratchet.map(|state| state.step);
-        current.clients.finish(&client, step).map_err(|reason| self.not_kept(&client, &reason))?;
+        current
+            .clients
+            .finish(&client, step)
+            .map_err(|reason| self.not_kept(&client, &reason))?;
         reader.suit(&current.settings.congestion, round_trip);
-        Ok(Authenticated { current, client, key: id, number, ready, super_packets })
+        Ok(Authenticated {
+            current,
+            client,
+            key: id,
+            number,
+            ready,
+            super_packets,
+        })
     }
 
     /// Sends a hello: small, into an empty socket.
     fn send(&self, frame: &[u8]) -> io::Result<()> {
-        self.socket.set_write_timeout(Some(Duration::from_secs(1)))?;
+        self.socket
+            .set_write_timeout(Some(Duration::from_secs(1)))?;
         (&*self.socket).write_all(frame)
     }
 
-    /// What a stranger sends is no handshake. It may be tried at will, so that it may not fill the log.
+    /// What a stranger sends is no handshake. It may be tried at will, so that it may not fill the
+    /// log.
     fn refuse(&self, refusal: Refusal, reason: &dyn Display) -> Silence {
         self.shared.handshakes.refuse(refusal);
-        STRANGERS.warning("tunnel", "handshake refused", &[("from", &self.from), ("reason", reason)]);
+        STRANGERS.warning(
+            "tunnel",
+            "handshake refused",
+            &[("from", &self.from), ("reason", reason)],
+        );
         Silence::Keep
     }
 
@@ -171,14 +236,22 @@ impl Stranger<'_> {
 
     fn incomplete(&self, reason: &dyn Display) -> Silence {
         self.shared.handshakes.refuse(Refusal::Incomplete);
-        log::debug("tunnel", "no handshake", &[("from", &self.from), ("reason", reason)]);
+        log::debug(
+            "tunnel",
+            "no handshake",
+            &[("from", &self.from), ("reason", reason)],
+        );
         Silence::End
     }
 
     /// Without a durable step there is no session: better none than one that is not ratcheted.
     fn not_kept(&self, client: &Client, reason: &dyn Display) -> Silence {
         self.shared.handshakes.refuse(Refusal::State);
-        log::error("tunnel", "handshake refused", &[("client", &client.name), ("reason", reason)]);
+        log::error(
+            "tunnel",
+            "handshake refused",
+            &[("client", &client.name), ("reason", reason)],
+        );
         Silence::End
     }
 }

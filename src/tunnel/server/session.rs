@@ -39,14 +39,25 @@ pub(super) struct Authenticated {
 /// A session from Finished to its end.
 pub(super) fn session(
     shared: &Shared,
-    Authenticated { current, client, key, number, ready, super_packets }: Authenticated,
+    Authenticated {
+        current,
+        client,
+        key,
+        number,
+        ready,
+        super_packets,
+    }: Authenticated,
     from: SocketAddr,
     socket: &Arc<TcpStream>,
     reader: &mut FrameReader,
 ) {
     let config = current.config_for(&client).encode();
     let Ok((frame, sealer, mut opener)) = ready.configure(&config, &mut fresh) else {
-        return log::error("tunnel", "too many routes for one Config", &[("client", &client.name)]);
+        return log::error(
+            "tunnel",
+            "too many routes for one Config",
+            &[("client", &client.name)],
+        );
     };
     let suite = sealer.suite();
     if let Some(key_log) = &shared.key_log {
@@ -55,18 +66,32 @@ pub(super) fn session(
     let connect = || {
         let traffic = Arc::clone(&client.traffic);
         let outbound = Outbound::new(Arc::clone(socket), sealer, super_packets, traffic, frame);
-        Connected { from, outbound, key, since: Since::now() }
+        Connected {
+            from,
+            outbound,
+            key,
+            since: Since::now(),
+        }
     };
-    // Counted and finished in one, so that handshakes at the same time do not all take the last place.
+    // Counted and finished in one, so that handshakes at the same time do not all take the last
+    // place.
     let mut connected = locked(&shared.connected);
     if current.is_full_for(&client, *connected) {
         shared.handshakes.refuse(Refusal::Full);
-        return STRANGERS.warning("tunnel", "the server is full (max-clients)", &[("client", &client.name)]);
+        return STRANGERS.warning(
+            "tunnel",
+            "the server is full (max-clients)",
+            &[("client", &client.name)],
+        );
     }
     let Some((connection, replaced)) = client.finish(number, connect) else {
         shared.handshakes.refuse(Refusal::Superseded);
         let fields: log::Fields = &[("client", &client.name), ("from", &from)];
-        return log::warning("tunnel", "a handshake came too late: a newer one has finished", fields);
+        return log::warning(
+            "tunnel",
+            "a handshake came too late: a newer one has finished",
+            fields,
+        );
     };
     let outbound = &connection.outbound;
     *connected += 1;
@@ -74,11 +99,23 @@ pub(super) fn session(
     drop(connected);
     shared.handshakes.accept();
     let addresses = listed(&client.addresses);
-    let all: log::Fields = &[("client", &client.name), ("from", &from), ("suite", &suite), ("addresses", &addresses)];
+    let all: log::Fields = &[
+        ("client", &client.name),
+        ("from", &from),
+        ("suite", &suite),
+        ("addresses", &addresses),
+    ];
     log::info("tunnel", "client connected", all);
     if let Some(old) = replaced {
-        old.outbound.close(close::REPLACED, "a newer connection of this client has taken its place");
-        log::info("tunnel", "replaced an older connection", &[("client", &client.name), ("old", &old.from)]);
+        old.outbound.close(
+            close::REPLACED,
+            "a newer connection of this client has taken its place",
+        );
+        log::info(
+            "tunnel",
+            "replaced an older connection",
+            &[("client", &client.name), ("old", &old.from)],
+        );
     }
     if shared.stopping.load(Ordering::Acquire) {
         // `stop` may have asked this client for its connection before there was one.
@@ -89,8 +126,18 @@ pub(super) fn session(
     let keepalive = Duration::from_secs(current.settings.keepalive.into());
     drop(current);
     let kernel = Kernel::new(shared.device.as_ref(), outbound);
-    let mut inside = FromClient { shared, current: None, client: &client, outbound, kernel, batch: Batch::default() };
-    let patience = Patience { keepalive, tick: keepalive };
+    let mut inside = FromClient {
+        shared,
+        current: None,
+        client: &client,
+        outbound,
+        kernel,
+        batch: Batch::default(),
+    };
+    let patience = Patience {
+        keepalive,
+        tick: keepalive,
+    };
     let end = connection::run(reader, &mut opener, outbound, patience, &mut inside);
     client.end(outbound);
     if matches!(end, End::Left) {
@@ -125,8 +172,12 @@ impl Inside for FromClient<'_> {
     fn parcel(&mut self, parcel: &Checked) {
         let traffic = &self.client.traffic;
         let current = self.current.get_or_insert_with(|| self.shared.current());
-        let Ok((source, destination)) = ip::addresses(parcel.packet()) else { return };
-        let Current { settings, clients, .. } = &**current;
+        let Ok((source, destination)) = ip::addresses(parcel.packet()) else {
+            return;
+        };
+        let Current {
+            settings, clients, ..
+        } = &**current;
         if !clients.may_send(self.client, source) {
             return count(&traffic.dropped_source);
         }
@@ -138,22 +189,35 @@ impl Inside for FromClient<'_> {
                 }
                 _ => return count(&traffic.dropped_destination),
             },
-            // The server itself, or by its kernel a host in the world behind it. Never an address of the tunnel that
-            // nobody has, nor one at which whatever listens on this machine would hear it.
+            // The server itself, or by its kernel a host in the world behind it. Never an address
+            // of the tunnel that nobody has, nor one at which whatever listens on this machine
+            // would hear it.
             None if current.is_own(destination)
-                || self.kernel.has_device() && !clients.is_inside(destination) && ip::one_host(destination) =>
+                || self.kernel.has_device()
+                    && !clients.is_inside(destination)
+                    && ip::one_host(destination) =>
             {
                 self.kernel.take(parcel, &mut self.batch);
             }
             None => return count(&traffic.dropped_destination),
         }
         count(&traffic.packets_in);
-        traffic.bytes_in.fetch_add(parcel.packet().len() as u64, Ordering::Relaxed);
+        traffic
+            .bytes_in
+            .fetch_add(parcel.packet().len() as u64, Ordering::Relaxed);
     }
 
     fn message(&mut self, text: &str) {
-        MESSAGES.info("tunnel", "message", &[("client", &self.client.name), ("text", &text)]);
-        let mut answer = format!("Hello, {}! Your {} bytes have arrived: {text}", self.client.name, text.len());
+        MESSAGES.info(
+            "tunnel",
+            "message",
+            &[("client", &self.client.name), ("text", &text)],
+        );
+        let mut answer = format!(
+            "Hello, {}! Your {} bytes have arrived: {text}",
+            self.client.name,
+            text.len()
+        );
         while answer.len() > MAX_MESSAGE {
             answer.pop();
         }
@@ -161,7 +225,9 @@ impl Inside for FromClient<'_> {
     }
 
     fn pause(&mut self) {
-        self.kernel.answers(&mut self.batch, &|destination| self.shared.way_to(destination));
+        self.kernel.answers(&mut self.batch, &|destination| {
+            self.shared.way_to(destination)
+        });
         self.batch.send_some();
         self.current = None;
     }

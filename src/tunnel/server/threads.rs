@@ -1,5 +1,5 @@
-//! Which thread has a connection? One of its own, for as long as it lasts. Then the thread waits a moment for the next:
-//! to start one and to end it costs more than all else that a stranger costs.
+//! Which thread has a connection? One of its own, for as long as it lasts. Then the thread waits a
+//! moment for the next: to start one and to end it costs more than all else that a stranger costs.
 
 use super::{Shared, handshake};
 use crate::os::process;
@@ -13,8 +13,9 @@ use std::time::Duration;
 
 /// A connection thread's stack.
 const STACK: usize = 256 * 1024;
-/// So much memory must be free before a thread is started: what is in use already has to go on, and std ends the process
-/// where an allocation fails. More than 32 MiB, so that the C library asks the kernel for it, and gives it back.
+/// So much memory must be free before a thread is started: what is in use already has to go on, and
+/// std ends the process where an allocation fails. More than 32 MiB, so that the C library asks the
+/// kernel for it, and gives it back.
 const RESERVE: usize = 33 << 20;
 /// So many threads wait at most for another connection.
 const IDLE: usize = 64;
@@ -46,7 +47,9 @@ impl Threads {
         }
         drop(idle);
         let mut reserve = Vec::<u8>::new();
-        reserve.try_reserve_exact(RESERVE).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        reserve
+            .try_reserve_exact(RESERVE)
+            .map_err(|_| io::ErrorKind::OutOfMemory)?;
         drop(std::hint::black_box(reserve));
         let threads = Arc::clone(self);
         let served = move || {
@@ -58,7 +61,11 @@ impl Threads {
                 next = threads.next();
             }
         };
-        thread::Builder::new().name("connection".into()).stack_size(STACK).spawn(served).map(drop)
+        thread::Builder::new()
+            .name("connection".into())
+            .stack_size(STACK)
+            .spawn(served)
+            .map(drop)
     }
 
     /// What this thread serves next, if there is anything soon.
@@ -68,7 +75,9 @@ impl Threads {
             return None;
         }
         idle.0 += 1;
-        let waited = self.given.wait_timeout_while(idle, STAYS, |(_, given)| given.is_empty());
+        let waited = self
+            .given
+            .wait_timeout_while(idle, STAYS, |(_, given)| given.is_empty());
         let mut idle = waited.unwrap_or_else(PoisonError::into_inner).0;
         idle.0 -= 1;
         idle.1.pop_front()
