@@ -345,7 +345,7 @@ fn tokens(line: &str) -> usize {
     let mut in_word = false;
     for c in line.chars() {
         let part = c.is_alphanumeric() || c == '_';
-        count += usize::from(!c.is_whitespace() && !(part && in_word));
+        count += usize::from(!(c.is_whitespace() || part && in_word));
         in_word = part;
     }
     count
