@@ -186,7 +186,7 @@ install: ## program, units, man pages, completions and documents, to PREFIX (aft
 	    install -D -m 644 "$${pair%%:*}" '$(DESTDIR)$(PREFIX)'/"$${pair##*:}" || exit 1; done
 	sed -i 's|/usr/bin/fernvpn|$(PREFIX)/bin/fernvpn|' '$(DESTDIR)$(PREFIX)'/lib/systemd/system/fernvpn-*@.service
 	install -d '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/examples'
-	install -m 644 README.md LICENSE docs/*.md '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
+	install -m 644 README.md CHANGELOG.md SECURITY.md LICENSE docs/*.md '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
 	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/lesson' docs/lesson/index.html
 	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/wireshark' docs/wireshark/README.md docs/wireshark/fernvpn.lua
 	install -m 644 packaging/examples/* '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/examples'

@@ -205,7 +205,7 @@ def tokens_are_the_specifications():
 # ---- documents ---------------------------------------------------------------------------------------------------
 
 def documents():
-    return sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
+    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
 
 
 def anchors(path):
