@@ -17,7 +17,7 @@ use fernvpn::fernet::{Key, cbc};
 use fernvpn::protocol::handshake::{Capabilities, ClientHello, FreshHello, Offer, client_hello};
 use fernvpn::protocol::key_schedule::Root;
 use fernvpn::protocol::record::{Fresh, HEADROOM, Kind, Opener, Sealer, Suite};
-use fernvpn::tunnel::clients::Clients;
+use fernvpn::tunnel::peers::registry::Clients;
 use std::convert::Infallible;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,7 +1,7 @@
 //! Do the two ends of a ratcheted key stay in step, whatever crashes or is lost? And does the way
 //! back stay closed?
 //!
-//! The first tests drive the code that decides (`tunnel::steps` and the handshake) with a memory in
+//! The first tests drive the code that decides (`tunnel::peers::ratchet_store` and the handshake) with a memory in
 //! place of the files, through thousands of random histories; the last ones a real server and
 //! client over TCP with real files.
 #![allow(
@@ -22,7 +22,7 @@ use fernvpn::protocol::handshake::{
 };
 use fernvpn::protocol::key_schedule::{Id, Root};
 use fernvpn::protocol::record::{Fresh, Suite};
-use fernvpn::tunnel::steps::{ClientKey, ServerSteps};
+use fernvpn::tunnel::peers::ratchet_store::{ClientKey, ServerSteps};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 

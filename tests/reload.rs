@@ -8,8 +8,8 @@ mod loopback;
 
 use fernvpn::config::settings::ServerSettings;
 use fernvpn::protocol::record::Kind;
-use fernvpn::tunnel::connection::close;
 use fernvpn::tunnel::server::Server;
+use fernvpn::tunnel::session::receiver::close;
 use loopback::*;
 use std::collections::HashSet;
 use std::path::PathBuf;

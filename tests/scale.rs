@@ -13,7 +13,7 @@ mod loopback;
 
 use fernvpn::os::process::raise_open_files;
 use fernvpn::packet::icmp;
-use fernvpn::tunnel::config_record::NetworkConfig;
+use fernvpn::tunnel::wire::network_config::NetworkConfig;
 use loopback::*;
 use std::collections::VecDeque;
 use std::fmt::Write as _;

@@ -6,7 +6,7 @@ use crate::config::file::Configuration;
 use crate::config::settings::Device;
 use crate::os::process;
 use crate::tunnel::client::Client;
-use crate::tunnel::clients::Clients;
+use crate::tunnel::peers::registry::Clients;
 use std::process::ExitCode;
 
 pub(super) fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {

@@ -5,7 +5,7 @@ use crate::audit::explain::text::Paint;
 use crate::audit::explain::{self, html, text};
 use crate::config::arguments::{Arguments, UsageError};
 use crate::protocol::record::Suite;
-use crate::tunnel::connection::End;
+use crate::tunnel::session::receiver::End;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 

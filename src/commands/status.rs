@@ -4,7 +4,7 @@ use super::Failure;
 use crate::config::arguments::{Arguments, UsageError};
 use crate::os::{control, log};
 use crate::tunnel::SOFTWARE;
-use crate::tunnel::status::merged;
+use crate::tunnel::observe::status::merged;
 use std::io::ErrorKind;
 use std::process::ExitCode;
 

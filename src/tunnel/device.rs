@@ -5,14 +5,14 @@
 //!                                                ^ PACKET_AT: the device reads to here, the record is sealed around it
 //! ```
 
-use super::batch::{Batch, PACKET_AT};
-use super::outbound::{FRAMES, Outbound};
 use crate::os::notify::{Pulse, TURN};
 use crate::os::tun::{Tun, Woken};
 use crate::os::wake::Wake;
 use crate::packet::offload::{self, Checked, Offload};
 use crate::packet::{icmp, ip, segmentation};
 use crate::tunnel::locked;
+use crate::tunnel::session::dispatch::{Batch, PACKET_AT};
+use crate::tunnel::session::sender::{FRAMES, Outbound};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::IpAddr;
 use std::sync::{Arc, MutexGuard};

@@ -8,41 +8,23 @@
 //! One thread per connection reads and opens; whoever has a packet for a client seals and sends it.
 //! Nobody waits for anybody else's socket.
 //!
-//! | file | question |
+//! | group | question |
 //! |---|---|
-//! | [`addresses`] | which client has which address? |
-//! | [`config_record`] | what does the server tell a client about its network? |
-//! | [`carrier`] | which frames arrive? |
-//! | [`outbound`] | how do records leave, and who waits? |
-//! | [`queue`] | who is next, and who is dropped? |
-//! | [`batch`] | in which form does a packet leave, and in whose turn? |
 //! | [`device`] | how do packets pass between the kernel and the tunnel? |
-//! | [`connection`] | what happens between the handshake and the end? |
-//! | [`clients`] | who may connect, and who is connected? |
-//! | [`key_log`] | what opens a recording of this session? |
-//! | [`steps`] | when does a ratcheted key move? |
-//! | [`admission`] | how many strangers are listened to? |
-//! | [`status`] | what is it doing, in numbers? |
-//! | [`proxy`] | who is behind the load balancer? |
+//! | [`session`] | how do packets become records on a connection, and back? |
+//! | [`peers`] | who may connect, who is connected, and with which addresses and keys? |
+//! | [`wire`] | what else do the two ends tell each other? |
+//! | [`observe`] | what does a person, a script or a key log learn? |
 //! | [`server`], [`client`] | the two ends |
 #![forbid(unsafe_code)]
 
-pub mod addresses;
-pub mod admission;
-pub mod batch;
-pub mod carrier;
 pub mod client;
-pub mod clients;
-pub mod config_record;
-pub mod connection;
 pub mod device;
-pub mod key_log;
-pub mod outbound;
-pub mod proxy;
-pub mod queue;
+pub mod observe;
+pub mod peers;
 pub mod server;
-pub mod status;
-pub mod steps;
+pub mod session;
+pub mod wire;
 
 use crate::os::{clock, entropy};
 use crate::protocol::handshake::{Capabilities, FreshHello, Offer};

@@ -29,8 +29,8 @@ PROGRAM = Path(os.environ.get("FERNVPN", ROOT / "target/release/fernvpn"))
 # The order in which to read what has to be trusted; the other rooms follow as a whole.
 CORE = ["fernet/token", "fernet/key", "fernet/cbc", "fernet/base64url", "protocol/mod", "protocol/key_schedule",
         "protocol/frame", "protocol/fields", "protocol/handshake", "protocol/record", "protocol/ratchet"]
-AROUND = ["os/entropy", "config/key_file", "config/state_file", "tunnel/steps", "tunnel/clients", "tunnel/admission",
-          "tunnel/server", "tunnel/client", "tunnel/connection", "os/sys"]
+AROUND = ["os/entropy", "config/key_file", "config/state_file", "tunnel/peers/ratchet_store", "tunnel/peers/registry",
+          "tunnel/peers/admission", "tunnel/server/mod", "tunnel/client/mod", "tunnel/session/receiver", "os/sys"]
 ROOMS = ["packet", "tunnel", "os", "config", "commands", "audit"]
 
 # Constants, and the words of PROTOCOL.md that must have their values, or what follows from them.
@@ -44,14 +44,14 @@ SPECIFIED = [
     ("protocol/mod.rs", "REKEY_AFTER_SECONDS", "2^31 records or {} seconds"),
     ("protocol/mod.rs", "MAX_BYTES", "then Rekey; {} GiB hard", lambda n: n >> 30),
     ("protocol/mod.rs", "MAX_RECORDS", "| records under one key | 2^{} hard", lambda n: n.bit_length() - 1),
-    ("tunnel/server.rs", "HANDSHAKE_TIME", "| handshake, from accept to Finished | {} s in all"),
-    ("tunnel/admission.rs", "PLACES", "| unauthenticated connections | {:,} |"),
-    ("tunnel/clients.rs", "REMEMBERED", "| remembered nonces per client | the last {} |"),
-    ("tunnel/connection.rs", "DEAD_AFTER", "dead if nothing at all has arrived {} s later"),
-    ("tunnel/connection.rs", "MAX_PING", "0 to {} bytes of the sender's choice"),
-    ("tunnel/connection.rs", "MAX_MESSAGE", "UTF-8 text, at most {:,} bytes"),
-    ("tunnel/connection.rs", "MAX_CLOSE", "at most {} bytes of text"),
-    ("tunnel/config_record.rs", "MIN_MTU", "of the tunnel device, in bytes: {} to 65,535"),
+    ("tunnel/server/mod.rs", "HANDSHAKE_TIME", "| handshake, from accept to Finished | {} s in all"),
+    ("tunnel/peers/admission.rs", "PLACES", "| unauthenticated connections | {:,} |"),
+    ("tunnel/peers/registry.rs", "REMEMBERED", "| remembered nonces per client | the last {} |"),
+    ("tunnel/session/receiver.rs", "DEAD_AFTER", "dead if nothing at all has arrived {} s later"),
+    ("tunnel/session/receiver.rs", "MAX_PING", "0 to {} bytes of the sender's choice"),
+    ("tunnel/session/receiver.rs", "MAX_MESSAGE", "UTF-8 text, at most {:,} bytes"),
+    ("tunnel/session/receiver.rs", "MAX_CLOSE", "at most {} bytes of text"),
+    ("tunnel/wire/network_config.rs", "MIN_MTU", "of the tunnel device, in bytes: {} to 65,535"),
 ]
 
 

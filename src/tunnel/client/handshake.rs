@@ -8,8 +8,8 @@ use crate::protocol::key_schedule::Id;
 use crate::protocol::limits::MAX_HELLO;
 use crate::protocol::ratchet::ClientState;
 use crate::protocol::record::{Opener, Sealer};
-use crate::tunnel::carrier::{self, FrameReader, NoFrame};
-use crate::tunnel::config_record::NetworkConfig;
+use crate::tunnel::session::frame_reader::{self, FrameReader, NoFrame};
+use crate::tunnel::wire::network_config::NetworkConfig;
 use crate::tunnel::{fresh, fresh_hello, locked, offer};
 use std::io::{ErrorKind, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -60,7 +60,7 @@ impl Client {
         let (known, at) = &mut *locked(&self.server);
         let tuning = Tuning {
             mark: self.mark,
-            ..carrier::tuning()
+            ..frame_reader::tuning()
         };
         let mut reason = format!("{} has no address", self.settings.server);
         for address in known.iter() {

@@ -5,10 +5,10 @@ use crate::config::settings::ServerSettings;
 use crate::os::log;
 use crate::protocol::handshake::Offer;
 use crate::protocol::limits::MAX_CONTENT;
-use crate::tunnel::clients::{Client, Clients, Connected};
-use crate::tunnel::config_record::NetworkConfig;
-use crate::tunnel::connection::close;
 use crate::tunnel::offer;
+use crate::tunnel::peers::registry::{Client, Clients, Connected};
+use crate::tunnel::session::receiver::close;
+use crate::tunnel::wire::network_config::NetworkConfig;
 use std::net::IpAddr;
 use std::time::Duration;
 

@@ -10,11 +10,12 @@ use crate::os::log::{self, Seldom};
 use crate::os::{clock, process, socket};
 use crate::protocol::handshake::{ClientHello, Refused, client_id};
 use crate::protocol::limits::MAX_HELLO;
-use crate::tunnel::carrier::{self, FrameReader, NoFrame};
-use crate::tunnel::clients::Client;
-use crate::tunnel::connection::keep_silent;
-use crate::tunnel::status::Refusal;
-use crate::tunnel::{fresh, fresh_hello, locked, proxy};
+use crate::tunnel::observe::status::Refusal;
+use crate::tunnel::peers::registry::Client;
+use crate::tunnel::session::frame_reader::{self, FrameReader, NoFrame};
+use crate::tunnel::session::receiver::keep_silent;
+use crate::tunnel::wire::proxy_header;
+use crate::tunnel::{fresh, fresh_hello, locked};
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -97,7 +98,7 @@ impl Stranger<'_> {
             .iter()
             .any(|network| network.contains(self.from.ip()))
         {
-            let told = reader.preface_until(proxy::header, self.deadline);
+            let told = reader.preface_until(proxy_header::header, self.deadline);
             self.from = told
                 .map_err(|reason| self.no_frame(&reason))?
                 .unwrap_or(self.from);
@@ -109,7 +110,7 @@ impl Stranger<'_> {
     fn handshake(&self, reader: &mut FrameReader) -> Result<Authenticated, Silence> {
         let shared = self.shared;
         let current = shared.current();
-        socket::prepare(&self.socket, &carrier::tuning()).map_err(|_| Silence::End)?;
+        socket::prepare(&self.socket, &frame_reader::tuning()).map_err(|_| Silence::End)?;
 
         // ClientHello: the id, then the token, then whether it is new.
         let body = reader

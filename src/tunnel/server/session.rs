@@ -9,14 +9,14 @@ use crate::packet::offload::Checked;
 use crate::protocol::handshake::Ready;
 use crate::protocol::key_schedule::Id;
 use crate::protocol::record::Kind;
-use crate::tunnel::batch::Batch;
-use crate::tunnel::carrier::FrameReader;
-use crate::tunnel::clients::{Client, Connected};
-use crate::tunnel::config_record::listed;
-use crate::tunnel::connection::{self, End, Inside, MAX_MESSAGE, Patience, close, drain};
 use crate::tunnel::device::Kernel;
-use crate::tunnel::outbound::{Outbound, count};
-use crate::tunnel::status::{Refusal, Since};
+use crate::tunnel::observe::status::{Refusal, Since};
+use crate::tunnel::peers::registry::{Client, Connected};
+use crate::tunnel::session::dispatch::Batch;
+use crate::tunnel::session::frame_reader::FrameReader;
+use crate::tunnel::session::receiver::{self, End, Inside, MAX_MESSAGE, Patience, close, drain};
+use crate::tunnel::session::sender::{Outbound, count};
+use crate::tunnel::wire::network_config::listed;
 use crate::tunnel::{fresh, locked};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -138,7 +138,7 @@ pub(super) fn session(
         keepalive,
         tick: keepalive,
     };
-    let end = connection::run(reader, &mut opener, outbound, patience, &mut inside);
+    let end = receiver::run(reader, &mut opener, outbound, patience, &mut inside);
     client.end(outbound);
     if matches!(end, End::Left) {
         drain(socket);

@@ -15,9 +15,9 @@
 //!
 //! What it does not do: seal, send, lock, wait.
 
-use super::outbound::{FRAME_ROOM, FRAMES};
 use crate::packet::{ip, offload};
 use crate::protocol::record::{HEADROOM, Kind, Suite};
+use crate::tunnel::session::sender::{FRAME_ROOM, FRAMES};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 

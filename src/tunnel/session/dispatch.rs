@@ -9,10 +9,10 @@
 //!  SuperPacket   | offload header, 10 bytes | packet |
 //! ```
 
-use super::outbound::{FRAMES, Outbound, Sent, count};
 use crate::packet::offload::{self, Checked, Offload};
 use crate::packet::segmentation::segment;
 use crate::protocol::record::HEADROOM;
+use crate::tunnel::session::sender::{FRAMES, Outbound, Sent, count};
 use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::sync::Arc;

@@ -9,12 +9,12 @@
 //! a Rekey follow from the first (PROTOCOL.md, section 5). A line opens no other session, and does
 //! not give the client's key.
 
-use super::locked;
 use crate::os::{files, log};
 use crate::protocol::fields::hex;
 use crate::protocol::handshake::VERSION;
 use crate::protocol::key_schedule::TrafficSecret;
 use crate::protocol::record::Suite;
+use crate::tunnel::locked;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;

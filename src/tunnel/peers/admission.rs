@@ -6,8 +6,8 @@
 //! And how often? [`Pace`] leaves the processors to those who are connected. Who waits does so in
 //! the kernel's queue.
 
-use super::locked;
 use crate::os::entropy;
+use crate::tunnel::locked;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

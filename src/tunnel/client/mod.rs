@@ -18,17 +18,6 @@ mod handshake;
 mod session;
 mod tasks;
 
-use super::batch::Batch;
-use super::carrier::FrameReader;
-use super::clients::Connected;
-use super::config_record::{NetworkConfig, listed};
-use super::connection::{self, End, Patience, close, drain};
-use super::device::{self, Kernel};
-use super::key_log::KeyLog;
-use super::locked;
-use super::outbound::{Outbound, Traffic, count};
-use super::status::{Link, Peer, Refusal, Report, Since, Tally};
-use super::steps::ClientKey;
 use crate::config::settings::{ClientSettings, Device};
 use crate::config::state_file::{Kept, StateFile, Store};
 use crate::os::network::MARK;
@@ -37,6 +26,17 @@ use crate::os::tun::Tun;
 use crate::os::wake::Wake;
 use crate::os::{clock, entropy, log, process};
 use crate::packet::subnet::Subnet;
+use crate::tunnel::device::{self, Kernel};
+use crate::tunnel::locked;
+use crate::tunnel::observe::key_log::KeyLog;
+use crate::tunnel::observe::status::{Link, Peer, Refusal, Report, Since, Tally};
+use crate::tunnel::peers::ratchet_store::ClientKey;
+use crate::tunnel::peers::registry::Connected;
+use crate::tunnel::session::dispatch::Batch;
+use crate::tunnel::session::frame_reader::FrameReader;
+use crate::tunnel::session::receiver::{self, End, Patience, close, drain};
+use crate::tunnel::session::sender::{Outbound, Traffic, count};
+use crate::tunnel::wire::network_config::{NetworkConfig, listed};
 use handshake::{Session, peer};
 use session::FromServer;
 use std::io::{self, Write};
@@ -410,7 +410,7 @@ impl Client {
             keepalive: config.keepalive,
             tick: PATH_CHECK,
         };
-        let end = connection::run(&mut reader, &mut opener, &outbound, patience, &mut inside);
+        let end = receiver::run(&mut reader, &mut opener, &outbound, patience, &mut inside);
         *locked(&self.carrier) = Carrier::None;
         if matches!(end, End::Left) {
             drain(&outbound.socket);

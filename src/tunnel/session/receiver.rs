@@ -6,12 +6,12 @@
 //!  silence      for `keepalive`: Ping      for 5 s after a Ping: the peer is dead
 //! ```
 
-use super::carrier::{Filled, FrameReader};
-use super::outbound::{Outbound, Traffic, count};
 use crate::os::{log, reason, socket};
 use crate::packet::offload::{self, Checked, Offload};
 use crate::protocol::frame::BadLength;
 use crate::protocol::record::{Kind, Opened, Opener, Refused};
+use crate::tunnel::session::frame_reader::{Filled, FrameReader};
+use crate::tunnel::session::sender::{Outbound, Traffic, count};
 use std::fmt;
 use std::io;
 use std::net::TcpStream;
@@ -257,7 +257,7 @@ fn deliver(offload: Offload, packet: &[u8], traffic: &Traffic, inside: &mut dyn 
 }
 
 /// Reads and forgets what a stranger sends, until the deadline, however fast it comes in.
-pub(super) fn keep_silent(socket: &TcpStream, deadline: Instant) {
+pub(in crate::tunnel) fn keep_silent(socket: &TcpStream, deadline: Instant) {
     let mut forgotten = [0; 1024];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -274,6 +274,6 @@ pub(super) fn keep_silent(socket: &TcpStream, deadline: Instant) {
 
 /// After a Close of ours: reads on for a moment, because closing a socket with unread data resets
 /// the connection, and the reset can overtake the Close.
-pub(super) fn drain(socket: &TcpStream) {
+pub(in crate::tunnel) fn drain(socket: &TcpStream) {
     keep_silent(socket, Instant::now() + Duration::from_secs(1));
 }

@@ -13,13 +13,13 @@
 //!                                     socket full: companion ─> waits ─> send_next …
 //! ```
 
-use super::carrier::{LONG_PATH, Pool};
-use super::queue::{LONG_ROOM, Queue, Queued, SHORT_ROOM};
-use super::{fresh, locked};
 use crate::os::log::Seldom;
 use crate::os::socket;
 use crate::protocol::limits::{MAX_CONTENT, REKEY_AFTER_SECONDS};
 use crate::protocol::record::{CannotSeal, Kind, Sealer, Suite};
+use crate::tunnel::session::fair_queue::{LONG_ROOM, Queue, Queued, SHORT_ROOM};
+use crate::tunnel::session::frame_reader::{LONG_PATH, Pool};
+use crate::tunnel::{fresh, locked};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -33,7 +33,7 @@ static COMPANIONS: Seldom = Seldom::new(3, Duration::from_secs(10));
 /// How long the companion stays after its work is done, before it is let go.
 const COMPANION_STAYS: Duration = Duration::from_secs(2);
 /// A companion's stack: it only seals and sends.
-pub(super) const SMALL_STACK: usize = 128 * 1024;
+pub(in crate::tunnel) const SMALL_STACK: usize = 128 * 1024;
 
 /// Room for any frame, of either suite.
 pub const FRAME_ROOM: usize = Suite::Fernet.frame_len(MAX_CONTENT);

@@ -9,12 +9,12 @@
 //! something to read and given back when all of it is done. Before the handshake has finished a
 //! buffer is just as large as a hello.
 
-use super::locked;
 use crate::config::settings::Congestion;
 use crate::os::log;
 use crate::os::socket::{self, Tuning};
 use crate::protocol::frame::{self, BadLength};
 use crate::protocol::limits::{MAX_BODY, MAX_HELLO};
+use crate::tunnel::locked;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;

@@ -11,17 +11,17 @@
 //! connection, its traffic, the hellos it was answered. The state of a ratcheted key goes over with
 //! its file.
 
-use super::addresses::AddressPool;
-use super::locked;
-use super::outbound::{Outbound, Traffic};
-use super::status::Since;
-use super::steps::ServerSteps;
 use crate::config::settings::{Peer, ServerSettings};
 use crate::config::state_file::StateFile;
 use crate::packet::ip;
 use crate::packet::subnet::Subnet;
 use crate::protocol::key_schedule::{Id, Root};
 use crate::protocol::ratchet::ServerState;
+use crate::tunnel::locked;
+use crate::tunnel::observe::status::Since;
+use crate::tunnel::peers::address_pool::AddressPool;
+use crate::tunnel::peers::ratchet_store::ServerSteps;
+use crate::tunnel::session::sender::{Outbound, Traffic};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

@@ -10,12 +10,12 @@
 //! Names and texts of peers may hold anything, so each format escapes them in its own way. No key
 //! is in a report.
 
-use super::clients::Connected;
-use super::config_record::listed;
-use super::outbound::{Traffic, count};
 use crate::os::{clock, log, socket};
 use crate::packet::subnet::Subnet;
 use crate::protocol::record::Suite;
+use crate::tunnel::peers::registry::Connected;
+use crate::tunnel::session::sender::{Traffic, count};
+use crate::tunnel::wire::network_config::listed;
 use std::fmt::{Display, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -335,7 +335,7 @@ impl Report<'_> {
         vec![
             ("name", "", None, Value::Text(Some(self.name.into()))),
             ("role", "", None, Value::Text(Some(self.role.into()))),
-            ("version", "", None, Value::Text(Some(super::SOFTWARE.into()))),
+            ("version", "", None, Value::Text(Some(crate::tunnel::SOFTWARE.into()))),
             ("started", "up", Some(("start_time_seconds", "When it started, in Unix time.")), Value::Moment(Some(self.started))),
             ("uptime_seconds", "", None, Value::Number(Some(self.started.at.elapsed().as_secs()))),
             ("device", "device", None, Value::Text(self.device.map(str::to_owned))),
@@ -382,7 +382,7 @@ impl Report<'_> {
         let info = format!(
             ",role={},version={}",
             label(self.role),
-            label(super::SOFTWARE)
+            label(crate::tunnel::SOFTWARE)
         );
         family("info", "What runs here.", vec![(info, 1.0)]);
         for (.., metric, value) in self.fields() {
@@ -412,7 +412,12 @@ impl Report<'_> {
     }
 
     fn text(&self) -> String {
-        let mut text = format!("{} ({}, {})\n", self.name, self.role, super::SOFTWARE);
+        let mut text = format!(
+            "{} ({}, {})\n",
+            self.name,
+            self.role,
+            crate::tunnel::SOFTWARE
+        );
         for (_, what, _, value) in self
             .fields()
             .iter()

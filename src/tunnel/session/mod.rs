@@ -1,0 +1,15 @@
+//! How do packets become records on a connection, and back?
+//!
+//! | file | question |
+//! |---|---|
+//! | [`dispatch`] | in which form does a packet leave, and in whose turn? |
+//! | [`fair_queue`] | who is next, and who is dropped? |
+//! | [`sender`] | how do records leave, and who waits? |
+//! | [`frame_reader`] | which frames arrive? |
+//! | [`receiver`] | what happens between the handshake and the end? |
+
+pub mod dispatch;
+pub mod fair_queue;
+pub mod frame_reader;
+pub mod receiver;
+pub mod sender;
