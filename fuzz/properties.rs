@@ -1010,7 +1010,7 @@ pub fn inspect(data: &[u8]) {
             // Without a key it takes the steps that need none.
             let refused = opened
                 .err()
-                .filter(|reason| !keys.is_empty() || *reason != token::Refusal::Mac);
+                .filter(|reason| !keys.is_empty() || *reason != token::TokenError::Mac);
             // Not the reason: it calls a key a key, and not a token of another version.
             assert_eq!(
                 report.refusal.map(drawing::step),

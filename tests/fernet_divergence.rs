@@ -2,9 +2,9 @@
 //! table in `docs/FERNET.md`, and every edge that a hand-written implementation can fall over.
 
 use aes_gcm::aes::Aes128;
-use fernvpn::fernet::base64url::{self, Malformed};
+use fernvpn::fernet::base64url::{self, Base64Error};
 use fernvpn::fernet::key::KeyError;
-use fernvpn::fernet::token::{self, Age, Fernet, HEADER, MAC, Refusal};
+use fernvpn::fernet::token::{self, Age, Fernet, HEADER, MAC, TokenError};
 use fernvpn::fernet::{Key, cbc};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -48,25 +48,25 @@ fn seal(message: &[u8], time: u64) -> Vec<u8> {
     Fernet::new(&key()).seal(message, time, IV)
 }
 
-fn open_aged(text: &[u8], age: Option<Age>) -> Result<Vec<u8>, Refusal> {
+fn open_aged(text: &[u8], age: Option<Age>) -> Result<Vec<u8>, TokenError> {
     token::open(&[Fernet::new(&key())], &mut text.to_vec(), age)
         .map(|opened| opened.message.to_vec())
 }
 
-fn open(text: &[u8]) -> Result<Vec<u8>, Refusal> {
+fn open(text: &[u8]) -> Result<Vec<u8>, TokenError> {
     open_aged(text, None)
 }
 
-fn at(time: u64, now: u64, ttl: u64) -> Result<Vec<u8>, Refusal> {
+fn at(time: u64, now: u64, ttl: u64) -> Result<Vec<u8>, TokenError> {
     open_aged(&seal(b"m", time), Some(Age { now, ttl }))
 }
 
-fn character(offset: usize) -> Result<Vec<u8>, Refusal> {
-    Err(Refusal::Text(Malformed::Character(offset)))
+fn character(offset: usize) -> Result<Vec<u8>, TokenError> {
+    Err(TokenError::Text(Base64Error::Character(offset)))
 }
 
 /// The message of every token that is only there to be good.
-fn good() -> Result<Vec<u8>, Refusal> {
+fn good() -> Result<Vec<u8>, TokenError> {
     Ok(b"m".to_vec())
 }
 
@@ -103,7 +103,7 @@ fn extra_padding_is_refused() {
     let text = two_paddings();
     assert_eq!(
         open(&[&text[..], b"="].concat()),
-        Err(Refusal::Text(Malformed::Length))
+        Err(TokenError::Text(Base64Error::Length))
     );
     assert_eq!(open(&[&text[..], b"=="].concat()), character(98));
     assert_eq!(open(&[&text[..], b"===="].concat()), character(98));
@@ -112,7 +112,7 @@ fn extra_padding_is_refused() {
     assert!(even.len() == 140 && !even.ends_with(b"="));
     assert_eq!(
         open(&[&even[..], b"="].concat()),
-        Err(Refusal::Text(Malformed::Length))
+        Err(TokenError::Text(Base64Error::Length))
     );
     assert_eq!(open(&[&even[..], b"=="].concat()), character(140));
     assert_eq!(open(&[&even[..], b"===="].concat()), character(140));
@@ -136,7 +136,7 @@ fn white_space_is_refused() {
         for place in [0, 1, 50, 98, 100] {
             let broken = [&text[..place], space.as_bytes(), &text[place..]].concat();
             assert!(
-                matches!(open(&broken), Err(Refusal::Text(_))),
+                matches!(open(&broken), Err(TokenError::Text(_))),
                 "{space:?} at {place}"
             );
         }
@@ -214,7 +214,7 @@ fn trailing_bits_are_refused() {
             for respelled in [&respelled[..], &respelled[..digits]] {
                 assert_eq!(
                     open(respelled),
-                    Err(Refusal::Text(Malformed::TrailingBits)),
+                    Err(TokenError::Text(Base64Error::TrailingBits)),
                     "{n} + {extra}"
                 );
             }
@@ -223,7 +223,7 @@ fn trailing_bits_are_refused() {
         if false_spellings > 0 {
             let mut other = text.clone();
             other[digits - 1] = alphabet[(value + false_spellings + 1) % 64];
-            assert_eq!(open(&other), Err(Refusal::Mac));
+            assert_eq!(open(&other), Err(TokenError::Mac));
         }
     }
 }
@@ -232,15 +232,15 @@ fn trailing_bits_are_refused() {
 fn lengths_that_no_text_has() {
     for n in 0..200 {
         let expected = match n {
-            0 => Refusal::Version(None),
-            _ if n % 4 == 1 => Refusal::Text(Malformed::Length),
-            _ => Refusal::Version(Some(0)),
+            0 => TokenError::Version(None),
+            _ if n % 4 == 1 => TokenError::Text(Base64Error::Length),
+            _ => TokenError::Version(Some(0)),
         };
         assert_eq!(open(&vec![b'A'; n]), Err(expected), "{n} times 'A'");
     }
     assert_eq!(
         open(&vec![b'A'; 1 << 24]),
-        Err(Refusal::Version(Some(0))),
+        Err(TokenError::Version(Some(0))),
         "very long"
     );
 }
@@ -270,9 +270,9 @@ fn every_flipped_bit_is_refused() {
             let mut flipped = raw.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             let expected = if bit < 8 {
-                Refusal::Version(Some(flipped[0]))
+                TokenError::Version(Some(flipped[0]))
             } else {
-                Refusal::Mac
+                TokenError::Mac
             };
             assert_eq!(
                 open(&encode(&flipped)),
@@ -283,7 +283,7 @@ fn every_flipped_bit_is_refused() {
         for byte in 1..n {
             let mut flipped = raw.clone();
             flipped[byte] ^= 0xff;
-            assert_eq!(open(&encode(&flipped)), Err(Refusal::Mac), "byte {byte}");
+            assert_eq!(open(&encode(&flipped)), Err(TokenError::Mac), "byte {byte}");
         }
     }
 }
@@ -304,9 +304,9 @@ fn every_truncation_is_refused() {
     let n = base64url::decode_in_place(&mut raw).expect("a token");
     for n in 0..n {
         let expected = match n {
-            0 => Refusal::Version(None),
-            _ if n > 57 && (n - 57) % 16 == 0 => Refusal::Mac,
-            _ => Refusal::Length(n),
+            0 => TokenError::Version(None),
+            _ if n > 57 && (n - 57) % 16 == 0 => TokenError::Mac,
+            _ => TokenError::Length(n),
         };
         assert_eq!(
             open(&encode(&raw[..n])),
@@ -324,18 +324,21 @@ fn every_truncation_with_a_good_mac_is_refused() {
         let refused = open(&forge(&signed[..n])).expect_err("no ciphertext");
         if n == 0 {
             assert!(
-                matches!(refused, Refusal::Version(_) | Refusal::Length(32)),
+                matches!(refused, TokenError::Version(_) | TokenError::Length(32)),
                 "a MAC alone"
             );
         } else {
-            assert_eq!(refused, Refusal::Length(n + MAC));
+            assert_eq!(refused, TokenError::Length(n + MAC));
         }
     }
 }
 
 #[test]
 fn an_empty_ciphertext_is_refused() {
-    assert_eq!(open(&forge(&header(0x80, TIME))), Err(Refusal::Length(57)));
+    assert_eq!(
+        open(&forge(&header(0x80, TIME))),
+        Err(TokenError::Length(57))
+    );
 }
 
 #[test]
@@ -344,7 +347,7 @@ fn broken_blocks_with_a_good_mac_are_refused() {
         let signed = [&header(0x80, TIME)[..], &vec![7; n]].concat();
         assert_eq!(
             open(&forge(&signed)),
-            Err(Refusal::Length(57 + n)),
+            Err(TokenError::Length(57 + n)),
             "{n} bytes of ciphertext"
         );
     }
@@ -359,7 +362,7 @@ fn other_versions_with_a_good_mac_are_refused() {
         let opened = open(&forge(&raw[..n - MAC]));
         match version {
             0x80 => assert_eq!(opened, good()),
-            _ => assert_eq!(opened, Err(Refusal::Version(Some(version)))),
+            _ => assert_eq!(opened, Err(TokenError::Version(Some(version)))),
         }
     }
 }
@@ -376,7 +379,11 @@ fn wrong_paddings_with_a_good_mac() {
             if (1..=16).contains(&last) {
                 assert_eq!(opened, Ok(vec![b'm'; n - usize::from(last)]));
             } else {
-                assert_eq!(opened, Err(Refusal::Padding), "{last} in {blocks} blocks");
+                assert_eq!(
+                    opened,
+                    Err(TokenError::Padding),
+                    "{last} in {blocks} blocks"
+                );
             }
             // Each byte of it wrong in turn; in front of it nothing matters.
             for wrong in 1..16 {
@@ -431,7 +438,7 @@ fn a_mac_that_is_almost_right() {
     ] {
         assert_eq!(
             open(&encode(&[signed, &mac].concat())),
-            Err(Refusal::Mac),
+            Err(TokenError::Mac),
             "{what}"
         );
     }
@@ -454,7 +461,7 @@ fn swapped_halves_are_another_key() {
     let mut swapped = *key().bytes();
     swapped.rotate_left(16);
     let text = Fernet::new(&Key::from_bytes(&swapped)).seal(b"m", TIME, IV);
-    assert_eq!(open(&text), Err(Refusal::Mac));
+    assert_eq!(open(&text), Err(TokenError::Mac));
 }
 
 #[test]
@@ -467,12 +474,12 @@ fn a_forged_token_is_forged_even_if_expired() {
         now: TIME + 1000,
         ttl: 1,
     });
-    assert_eq!(open_aged(&encode(&raw[..n]), age), Err(Refusal::Mac));
-    assert_eq!(open_aged(&seal(b"m", TIME), age), Err(Refusal::Expired));
+    assert_eq!(open_aged(&encode(&raw[..n]), age), Err(TokenError::Mac));
+    assert_eq!(open_aged(&seal(b"m", TIME), age), Err(TokenError::Expired));
     // And an expired token is not decrypted: its padding is never looked at.
     assert_eq!(
         open_aged(&forge_padded(&[0; 16]), age),
-        Err(Refusal::Expired)
+        Err(TokenError::Expired)
     );
 }
 
@@ -481,7 +488,7 @@ fn a_forged_token_is_forged_even_if_expired() {
 #[test]
 fn a_ttl_of_zero_is_the_same_second() {
     assert_eq!(at(TIME, TIME, 0), good());
-    assert_eq!(at(TIME, TIME + 1, 0), Err(Refusal::Expired));
+    assert_eq!(at(TIME, TIME + 1, 0), Err(TokenError::Expired));
     assert_eq!(at(TIME, TIME - 1, 0), good(), "within the skew");
 }
 
@@ -517,7 +524,7 @@ fn sixty_seconds_ahead_is_the_limit() {
         let expected = if expected {
             Ok(b"m".to_vec())
         } else {
-            Err(Refusal::Future)
+            Err(TokenError::Future)
         };
         for ttl in [0, 1, 60, u64::MAX] {
             assert_eq!(
@@ -533,7 +540,7 @@ fn sixty_seconds_ahead_is_the_limit() {
 fn the_second_in_which_it_ends_is_good() {
     for ttl in [0, 1, 60, 86_400, 1 << 40] {
         assert_eq!(at(TIME, TIME + ttl, ttl), good());
-        assert_eq!(at(TIME, TIME + ttl + 1, ttl), Err(Refusal::Expired));
+        assert_eq!(at(TIME, TIME + ttl + 1, ttl), Err(TokenError::Expired));
         if ttl > 0 {
             assert_eq!(at(TIME, TIME + ttl - 1, ttl), good());
         }
@@ -544,23 +551,23 @@ fn the_second_in_which_it_ends_is_good() {
 fn extreme_times() {
     const MAX: u64 = u64::MAX;
     for (time, now, ttl, expected) in [
-        (MAX, TIME, 60, Some(Refusal::Future)),
-        (MAX, TIME, MAX, Some(Refusal::Future)),
+        (MAX, TIME, 60, Some(TokenError::Future)),
+        (MAX, TIME, MAX, Some(TokenError::Future)),
         (MAX, MAX, 0, None),
         (MAX, MAX - 60, 0, None),
-        (MAX, MAX - 61, 0, Some(Refusal::Future)),
-        (MAX - 1, MAX, 0, Some(Refusal::Expired)),
+        (MAX, MAX - 61, 0, Some(TokenError::Future)),
+        (MAX - 1, MAX, 0, Some(TokenError::Expired)),
         (MAX - 1, MAX, 1, None),
         (0, MAX, MAX, None),
-        (0, MAX, MAX - 1, Some(Refusal::Expired)),
+        (0, MAX, MAX - 1, Some(TokenError::Expired)),
         (1, MAX, MAX - 1, None),
         (0, 0, 0, None),
         (60, 0, 0, None),
-        (61, 0, 0, Some(Refusal::Future)),
-        (1 << 63, TIME, 60, Some(Refusal::Future)),
-        (1 << 32, 1 << 31, 1 << 63, Some(Refusal::Future)),
+        (61, 0, 0, Some(TokenError::Future)),
+        (1 << 63, TIME, 60, Some(TokenError::Future)),
+        (1 << 32, 1 << 31, 1 << 63, Some(TokenError::Future)),
         (1 << 31, 1 << 32, 1 << 31, None),
-        (1 << 31, 1 << 32, (1 << 31) - 1, Some(Refusal::Expired)),
+        (1 << 31, 1 << 32, (1 << 31) - 1, Some(TokenError::Expired)),
     ] {
         assert_eq!(
             at(time, now, ttl).err(),
@@ -583,33 +590,33 @@ fn key_forms() {
     let refused = |text: &str| Key::parse(text).map(|_| ()).expect_err(text);
     assert_eq!(
         refused(&text.replace('-', "+")),
-        KeyError::Text(Malformed::Character(0))
+        KeyError::Text(Base64Error::Character(0))
     );
     assert_eq!(
         refused(&text.replace('_', "/")),
-        KeyError::Text(Malformed::Character(1))
+        KeyError::Text(Base64Error::Character(1))
     );
     assert_eq!(
         refused(&format!("{text}\n")),
-        KeyError::Text(Malformed::Length),
+        KeyError::Text(Base64Error::Length),
         "the key file takes the line off"
     );
     assert_eq!(
         refused(&format!("{text}=")),
-        KeyError::Text(Malformed::Length)
+        KeyError::Text(Base64Error::Length)
     );
     assert_eq!(
         refused(&format!(" {text}")),
-        KeyError::Text(Malformed::Length)
+        KeyError::Text(Base64Error::Length)
     );
     assert_eq!(
         refused(&text.replace("4e4=", "4e5=")),
-        KeyError::Text(Malformed::TrailingBits)
+        KeyError::Text(Base64Error::TrailingBits)
     );
     assert_eq!(refused(&"0".repeat(64)), KeyError::Length(48), "hex");
     assert_eq!(
         refused("passphrase"),
-        KeyError::Text(Malformed::TrailingBits)
+        KeyError::Text(Base64Error::TrailingBits)
     );
     for n in (0..100).filter(|n| *n != 32) {
         let text = String::from_utf8(encode(&vec![0xa5; n])).expect("ASCII");
@@ -651,7 +658,7 @@ fn keys_are_tried_in_order() {
     }
     assert_eq!(
         token::open(&all, &mut seal(b"m", TIME), None),
-        Err(Refusal::Mac)
+        Err(TokenError::Mac)
     );
 }
 
@@ -659,9 +666,12 @@ fn keys_are_tried_in_order() {
 fn no_key_opens_nothing() {
     assert_eq!(
         token::open(&[], &mut seal(b"m", TIME), None),
-        Err(Refusal::Mac)
+        Err(TokenError::Mac)
     );
-    assert_eq!(token::rotate(&[], seal(b"m", TIME), IV), Err(Refusal::Mac));
+    assert_eq!(
+        token::rotate(&[], seal(b"m", TIME), IV),
+        Err(TokenError::Mac)
+    );
 }
 
 #[test]
@@ -686,7 +696,7 @@ fn rotation_keeps_the_timestamp_and_changes_the_iv() {
     }
     assert_eq!(
         token::rotate(&all, seal(b"m", TIME), IV),
-        Err(Refusal::Mac),
+        Err(TokenError::Mac),
         "no key shared"
     );
 }

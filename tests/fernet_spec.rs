@@ -2,8 +2,8 @@
 //! its reason.
 
 use fernvpn::fernet::Key;
-use fernvpn::fernet::base64url::Malformed;
-use fernvpn::fernet::token::{self, Age, Fernet, Refusal};
+use fernvpn::fernet::base64url::Base64Error;
+use fernvpn::fernet::token::{self, Age, Fernet, TokenError};
 use serde_json::Value;
 
 fn vectors(json: &str) -> Vec<Value> {
@@ -66,17 +66,23 @@ fn verify() {
 fn invalid() {
     let vectors = vectors(include_str!("vectors/fernet/invalid.json"));
     let expected = [
-        ("incorrect mac", Refusal::Mac),
-        ("too short", Refusal::Length(40)),
-        ("invalid base64", Refusal::Text(Malformed::Character(0))),
+        ("incorrect mac", TokenError::Mac),
+        ("too short", TokenError::Length(40)),
+        (
+            "invalid base64",
+            TokenError::Text(Base64Error::Character(0)),
+        ),
         (
             "payload size not multiple of block size",
-            Refusal::Length(72),
+            TokenError::Length(72),
         ),
-        ("payload padding error", Refusal::Padding),
-        ("far-future TS (unacceptable clock skew)", Refusal::Future),
-        ("expired TTL", Refusal::Expired),
-        ("incorrect IV (causes padding error)", Refusal::Padding),
+        ("payload padding error", TokenError::Padding),
+        (
+            "far-future TS (unacceptable clock skew)",
+            TokenError::Future,
+        ),
+        ("expired TTL", TokenError::Expired),
+        ("incorrect IV (causes padding error)", TokenError::Padding),
     ];
     assert_eq!(vectors.len(), expected.len());
     for (vector, (name, refusal)) in vectors.iter().zip(expected) {

@@ -7,14 +7,14 @@ use common::{
     KEY, SECRET, STEP, TIME, begin, body, counting, fresh_hello, offer, root, seal, session, state,
     taken,
 };
-use fernvpn::fernet::{Age, Key, Refusal};
+use fernvpn::fernet::{Age, Key, TokenError};
 use fernvpn::protocol::fields::{FieldError, Fields};
 use fernvpn::protocol::handshake::{
-    Agreed, AwaitFinished, Capabilities, ClientHello, Refused, client_id,
+    Agreed, AwaitFinished, Capabilities, ClientHello, HandshakeError, client_id,
 };
 use fernvpn::protocol::key_schedule::Root;
 use fernvpn::protocol::limits::MAX_HELLO;
-use fernvpn::protocol::record::{self, Kind, Suite};
+use fernvpn::protocol::record::{Kind, RecordError, Suite};
 
 const NONCE: &str = "0101010101010101010101010101010101010101010101010101010101010101";
 
@@ -29,14 +29,14 @@ fn server_body(text: &str) -> Vec<u8> {
 }
 
 /// What the server says to a ClientHello with this text.
-fn server_says(text: &str) -> Refused {
+fn server_says(text: &str) -> HandshakeError {
     ClientHello::receive(&root(), &client_body(text), None)
         .map(|_| ())
         .expect_err(text)
 }
 
 /// What a client with this step says to a ServerHello with this text. Its nonce is 01…01.
-fn client_says(step: Option<u64>, text: &str) -> Result<Agreed, Refused> {
+fn client_says(step: Option<u64>, text: &str) -> Result<Agreed, HandshakeError> {
     begin(step, offer(&[Suite::Fernet]), 1)
         .1
         .receive(&server_body(text))
@@ -75,9 +75,9 @@ fn finished(agreed: Agreed) -> Vec<u8> {
     )
 }
 
-fn record_refusal<T>(result: Result<T, Refused>) -> record::Refused {
+fn record_refusal<T>(result: Result<T, HandshakeError>) -> RecordError {
     match result.map(|_| ()) {
-        Err(Refused::Record(reason)) => reason,
+        Err(HandshakeError::Record(reason)) => reason,
         other => panic!("{other:?}"),
     }
 }
@@ -164,7 +164,7 @@ fn every_changed_byte_of_a_client_hello_is_refused() {
                 .map(|_| ())
                 .unwrap_err();
             match at {
-                0..8 => assert_eq!(reason, Refused::Id),
+                0..8 => assert_eq!(reason, HandshakeError::Id),
                 _ => assert!(
                     is_token_refusal(&reason),
                     "byte {at} xor {change:02x}: {reason:?}"
@@ -197,10 +197,12 @@ fn every_changed_byte_of_a_server_hello_is_refused() {
 }
 
 /// Refused before anything inside was believed.
-fn is_token_refusal(reason: &Refused) -> bool {
+fn is_token_refusal(reason: &HandshakeError) -> bool {
     matches!(
         reason,
-        Refused::Token(Refusal::Text(_) | Refusal::Version(_) | Refusal::Length(_) | Refusal::Mac)
+        HandshakeError::Token(
+            TokenError::Text(_) | TokenError::Version(_) | TokenError::Length(_) | TokenError::Mac
+        )
     )
 }
 
@@ -221,7 +223,7 @@ fn every_prefix_and_every_extension_of_a_hello_is_refused() {
                 .map(|_| ())
                 .unwrap_err();
             let expected = if n < 8 {
-                reason == Refused::Length(n)
+                reason == HandshakeError::Length(n)
             } else {
                 is_token_refusal(&reason)
             };
@@ -256,7 +258,7 @@ fn reflected_hellos_are_refused_by_their_role() {
     let reason = client.receive(&hello[8..]).map(|_| ()).unwrap_err();
     assert_eq!(
         reason,
-        Refused::Role("client".to_owned()),
+        HandshakeError::Role("client".to_owned()),
         "the client's own token"
     );
     let (hello, client) = begin(None, offer(&Suite::ALL), 1);
@@ -271,14 +273,14 @@ fn reflected_hellos_are_refused_by_their_role() {
         .unwrap_err();
     assert_eq!(
         reason,
-        Refused::Role("server".to_owned()),
+        HandshakeError::Role("server".to_owned()),
         "the server's own token behind an id"
     );
     assert_eq!(
         ClientHello::receive(&root(), &body(&answer), None)
             .map(|_| ())
             .unwrap_err(),
-        Refused::Id
+        HandshakeError::Id
     );
 }
 
@@ -289,13 +291,13 @@ fn a_replayed_server_hello_answers_another_hello() {
     let (_, second) = begin(None, offer(&Suite::ALL), 3);
     assert_eq!(
         second.receive(&body(&answer)).map(|_| ()).unwrap_err(),
-        Refused::Echo
+        HandshakeError::Echo
     );
     let refusal = taken(&first).refuse("recorded", fresh_hello(2).token);
     let (_, second) = begin(None, offer(&Suite::ALL), 3);
     assert_eq!(
         second.receive(&body(&refusal)).map(|_| ()).unwrap_err(),
-        Refused::Echo,
+        HandshakeError::Echo,
         "not even a refusal"
     );
 }
@@ -315,10 +317,10 @@ fn a_replayed_client_hello_never_finishes() {
 }
 
 /// How a record of another session is refused.
-fn not_this_session(suite: Suite) -> record::Refused {
+fn not_this_session(suite: Suite) -> RecordError {
     match suite {
-        Suite::Aes256Gcm => record::Refused::Tag,
-        Suite::Fernet => record::Refused::Token(Refusal::Mac),
+        Suite::Aes256Gcm => RecordError::Tag,
+        Suite::Fernet => RecordError::Token(TokenError::Mac),
     }
 }
 
@@ -339,7 +341,7 @@ fn the_keys_depend_on_the_iv_and_the_time_of_both_hellos() {
         let mut finished = finished(client.receive(&body(&answer)).unwrap());
         assert_eq!(
             record_refusal(server.unwrap().receive(&mut finished)),
-            record::Refused::Tag
+            RecordError::Tag
         );
     }
 }
@@ -352,17 +354,17 @@ fn another_key_is_refused() {
         ClientHello::receive(&other, &hello, None)
             .map(|_| ())
             .unwrap_err(),
-        Refused::Id
+        HandshakeError::Id
     );
     let renamed = [&other.id()[..], &hello[8..]].concat();
     let reason = ClientHello::receive(&other, &renamed, None)
         .map(|_| ())
         .unwrap_err();
-    assert_eq!(reason, Refused::Token(Refusal::Mac));
+    assert_eq!(reason, HandshakeError::Token(TokenError::Mac));
     let forged = other.hello().seal(server_text().as_bytes(), TIME, [4; 16]);
     assert_eq!(
         client.receive(&forged).map(|_| ()).unwrap_err(),
-        Refused::Token(Refusal::Mac)
+        HandshakeError::Token(TokenError::Mac)
     );
     // K itself is never used raw.
     let raw = fernvpn::fernet::Fernet::new(&Key::from_bytes(&KEY)).seal(
@@ -375,7 +377,7 @@ fn another_key_is_refused() {
         ClientHello::receive(&root(), &raw, None)
             .map(|_| ())
             .unwrap_err(),
-        Refused::Token(Refusal::Mac)
+        HandshakeError::Token(TokenError::Mac)
     );
 }
 
@@ -389,24 +391,27 @@ fn a_client_hello_needs_its_fields_once_and_in_form() {
     for name in ["versions", "role", "nonce", "suites"] {
         assert_eq!(
             server_says(&without(&text, name)),
-            Refused::Field(FieldError::Missing(name))
+            HandshakeError::Field(FieldError::Missing(name))
         );
         let line = text
             .split_inclusive('\n')
             .find(|line| line.starts_with(&format!("{name}=")))
             .unwrap();
-        let twice = Refused::Field(FieldError::Twice(name.to_owned()));
+        let twice = HandshakeError::Field(FieldError::Twice(name.to_owned()));
         assert_eq!(server_says(&format!("{text}{line}")), twice);
         assert_eq!(server_says(&format!("{text}{name}=\n")), twice);
     }
     assert_eq!(
         server_says(&format!("{text}x=1\nx=1\n")),
-        Refused::Field(FieldError::Twice("x".to_owned()))
+        HandshakeError::Field(FieldError::Twice("x".to_owned()))
     );
-    assert_eq!(server_says(""), Refused::Field(FieldError::Missing("role")));
+    assert_eq!(
+        server_says(""),
+        HandshakeError::Field(FieldError::Missing("role"))
+    );
     for role in ["", "server", "Client", "client ", "clients"] {
         let text = text.replace("role=client", &format!("role={role}"));
-        assert_eq!(server_says(&text), Refused::Role(role.to_owned()));
+        assert_eq!(server_says(&text), HandshakeError::Role(role.to_owned()));
     }
     for nonce in [
         "",
@@ -419,7 +424,7 @@ fn a_client_hello_needs_its_fields_once_and_in_form() {
         let text = text.replace(NONCE, nonce);
         assert_eq!(
             server_says(&text),
-            Refused::Field(FieldError::Value("nonce")),
+            HandshakeError::Field(FieldError::Value("nonce")),
             "{nonce}"
         );
     }
@@ -436,7 +441,7 @@ fn a_client_hello_needs_its_fields_once_and_in_form() {
         let text = format!("{text}step={step}\n");
         assert_eq!(
             server_says(&text),
-            Refused::Field(FieldError::Value("step")),
+            HandshakeError::Field(FieldError::Value("step")),
             "{step}"
         );
     }
@@ -454,7 +459,7 @@ fn a_client_hello_needs_its_fields_once_and_in_form() {
     ] {
         assert_eq!(
             server_says(&format!("{text}{form}")),
-            Refused::Field(FieldError::Form),
+            HandshakeError::Field(FieldError::Form),
             "{form:?}"
         );
     }
@@ -511,32 +516,35 @@ fn a_server_hello_needs_its_fields_once_and_in_form() {
     for name in ["version", "role", "client-nonce", "nonce", "suite"] {
         assert_eq!(
             says(&without(&text, name)),
-            Refused::Field(FieldError::Missing(name))
+            HandshakeError::Field(FieldError::Missing(name))
         );
-        let twice = Refused::Field(FieldError::Twice(name.to_owned()));
+        let twice = HandshakeError::Field(FieldError::Twice(name.to_owned()));
         assert_eq!(says(&format!("{text}{name}=\n")), twice);
     }
     assert_eq!(
         says(&text.replace("role=server", "role=proxy")),
-        Refused::Role("proxy".to_owned())
+        HandshakeError::Role("proxy".to_owned())
     );
     assert_eq!(
         says(&text.replace("version=1", "version=2")),
-        Refused::Version("2".to_owned())
+        HandshakeError::Version("2".to_owned())
     );
     assert_eq!(
         says(&text.replace("version=1", "version=01")),
-        Refused::Version("01".to_owned())
+        HandshakeError::Version("01".to_owned())
     );
     let short = text.replace("\nnonce=0101", "\nnonce=");
-    assert_eq!(says(&short), Refused::Field(FieldError::Value("nonce")));
+    assert_eq!(
+        says(&short),
+        HandshakeError::Field(FieldError::Value("nonce"))
+    );
     let short = text.replace("client-nonce=0101", "client-nonce=");
     assert_eq!(
         says(&short),
-        Refused::Field(FieldError::Value("client-nonce"))
+        HandshakeError::Field(FieldError::Value("client-nonce"))
     );
     let other = text.replace("client-nonce=01", "client-nonce=02");
-    assert_eq!(says(&other), Refused::Echo);
+    assert_eq!(says(&other), HandshakeError::Echo);
 }
 
 #[test]
@@ -544,11 +552,11 @@ fn a_server_may_choose_only_what_was_offered() {
     let says = |text: &str| client_says(None, text).map(|_| ()).expect_err(text);
     for suite in ["aes-256-gcm", "rot13", "", "fernet,aes-256-gcm", "Fernet"] {
         let text = server_text().replace("suite=fernet", &format!("suite={suite}"));
-        assert_eq!(says(&text), Refused::NotOffered(suite.to_owned()));
+        assert_eq!(says(&text), HandshakeError::NotOffered(suite.to_owned()));
     }
     assert_eq!(
         says(&(server_text() + "capabilities=wings\n")),
-        Refused::NotOffered("wings".to_owned())
+        HandshakeError::NotOffered("wings".to_owned())
     );
     let text = server_text() + "capabilities=super-packets\n";
     assert!(client_says(None, &text).unwrap().capabilities.super_packets);
@@ -559,7 +567,10 @@ fn a_server_may_choose_only_what_was_offered() {
         .receive(&server_body(&text))
         .map(|_| ())
         .unwrap_err();
-    assert_eq!(reason, Refused::NotOffered("super-packets".to_owned()));
+    assert_eq!(
+        reason,
+        HandshakeError::NotOffered("super-packets".to_owned())
+    );
 }
 
 #[test]
@@ -573,7 +584,7 @@ fn where_nothing_fits_the_client_hears_why() {
             .map(|_| ())
             .unwrap_err();
         let reason = reason.map(|_| ()).unwrap_err();
-        assert_eq!(heard, Refused::ByServer(reason.to_owned()));
+        assert_eq!(heard, HandshakeError::ByServer(reason.to_owned()));
         reason
     };
     let text = client_text();
@@ -599,7 +610,10 @@ fn where_nothing_fits_the_client_hears_why() {
         .receive(&body(&frame))
         .map(|_| ())
         .unwrap_err();
-    assert_eq!(heard, Refused::ByServer("full?role=client".to_owned()));
+    assert_eq!(
+        heard,
+        HandshakeError::ByServer("full?role=client".to_owned())
+    );
 }
 
 #[test]
@@ -624,7 +638,7 @@ fn steps_that_differ_are_refused_by_the_server_and_by_the_client() {
             "the secret stays where it is"
         );
         let heard = next.receive(&body(&answer)).map(|_| ()).unwrap_err();
-        assert_eq!(heard, Refused::ByServer(reason.to_owned()));
+        assert_eq!(heard, HandshakeError::ByServer(reason.to_owned()));
         // A server that does not care meets a client that does.
         let text = match server {
             Some(step) => format!("{}step={step}\nratchet={NONCE}\n", server_text()),
@@ -632,16 +646,16 @@ fn steps_that_differ_are_refused_by_the_server_and_by_the_client() {
         };
         assert_eq!(
             client_says(client, &text).map(|_| ()).unwrap_err(),
-            Refused::Ratchet
+            HandshakeError::Ratchet
         );
     }
     let text = server_text() + "step=7\n";
-    let missing = Refused::Field(FieldError::Missing("ratchet"));
+    let missing = HandshakeError::Field(FieldError::Missing("ratchet"));
     assert_eq!(
         client_says(Some(7), &text).map(|_| ()).unwrap_err(),
         missing
     );
-    let bad = Refused::Field(FieldError::Value("ratchet"));
+    let bad = HandshakeError::Field(FieldError::Value("ratchet"));
     assert_eq!(
         client_says(Some(7), &(text + "ratchet=00\n"))
             .map(|_| ())
@@ -701,11 +715,11 @@ fn no_clock_is_needed_unless_an_age_is_asked_for() {
             .map(|_| ())
             .unwrap_err();
         let expected = if time < TIME {
-            Refusal::Expired
+            TokenError::Expired
         } else {
-            Refusal::Future
+            TokenError::Future
         };
-        assert_eq!(reason, Refused::Token(expected), "{time}");
+        assert_eq!(reason, HandshakeError::Token(expected), "{time}");
         // The server's clock may be anywhere too.
         let mut fresh = fresh_hello(2);
         fresh.token.time = !time;
@@ -740,14 +754,14 @@ fn a_hello_of_1024_bytes_is_taken_and_one_more_is_not() {
     let reason = ClientHello::receive(&root(), &refused, None)
         .map(|_| ())
         .unwrap_err();
-    assert_eq!(reason, Refused::Length(refused.len()));
+    assert_eq!(reason, HandshakeError::Length(refused.len()));
     assert!(client_says(None, &filled(&server, 703)).is_ok());
     let length = server_body(&filled(&server, 720)).len();
     assert_eq!(
         client_says(None, &filled(&server, 720))
             .map(|_| ())
             .unwrap_err(),
-        Refused::Length(length)
+        HandshakeError::Length(length)
     );
     // The exact edge, with bodies that are no tokens: at the limit it is read, above it is not.
     let body = |n: usize| [&root().id()[..], &vec![b'A'; n - 8]].concat();
@@ -756,8 +770,11 @@ fn a_hello_of_1024_bytes_is_taken_and_one_more_is_not() {
             .map(|_| ())
             .unwrap_err()
     };
-    assert_eq!(says(MAX_HELLO), Refused::Token(Refusal::Version(Some(0))));
-    assert_eq!(says(MAX_HELLO + 1), Refused::Length(MAX_HELLO + 1));
+    assert_eq!(
+        says(MAX_HELLO),
+        HandshakeError::Token(TokenError::Version(Some(0)))
+    );
+    assert_eq!(says(MAX_HELLO + 1), HandshakeError::Length(MAX_HELLO + 1));
     let says = |n| {
         begin(None, offer(&Suite::ALL), 1)
             .1
@@ -765,8 +782,11 @@ fn a_hello_of_1024_bytes_is_taken_and_one_more_is_not() {
             .map(|_| ())
             .unwrap_err()
     };
-    assert_eq!(says(MAX_HELLO), Refused::Token(Refusal::Version(Some(0))));
-    assert_eq!(says(MAX_HELLO + 1), Refused::Length(MAX_HELLO + 1));
+    assert_eq!(
+        says(MAX_HELLO),
+        HandshakeError::Token(TokenError::Version(Some(0)))
+    );
+    assert_eq!(says(MAX_HELLO + 1), HandshakeError::Length(MAX_HELLO + 1));
 }
 
 #[test]
@@ -877,7 +897,7 @@ mod crafted {
 
 #[test]
 fn no_other_record_where_finished_or_config_is_due() {
-    use record::Refused::{Counter, Length, Tag, Type};
+    use RecordError::{Counter, Length, Tag, Type};
     for suite in Suite::ALL {
         let server_says = |counter, message: &[u8]| {
             let ([client, _], server, _) = crafted::waiting(suite);
@@ -907,24 +927,30 @@ fn no_other_record_where_finished_or_config_is_due() {
         );
         assert_eq!(
             server_says(0, &[1, 0]),
-            Err(Refused::Record(Length(1))),
+            Err(HandshakeError::Record(Length(1))),
             "Finished with content"
         );
         assert_eq!(
             server_says(0, &[]),
-            Err(Refused::Record(Length(0))),
+            Err(HandshakeError::Record(Length(0))),
             "no type"
         );
         assert_eq!(
             client_says(0, &[]),
-            Err(Refused::Record(Length(0))),
+            Err(HandshakeError::Record(Length(0))),
             "no type"
         );
         for kind in (0..=255).filter(|kind| *kind != 1) {
-            assert_eq!(server_says(0, &[kind]), Err(Refused::Record(Type(kind))));
+            assert_eq!(
+                server_says(0, &[kind]),
+                Err(HandshakeError::Record(Type(kind)))
+            );
         }
         for kind in (0..=255).filter(|kind| *kind != 2) {
-            assert_eq!(client_says(0, &[kind]), Err(Refused::Record(Type(kind))));
+            assert_eq!(
+                client_says(0, &[kind]),
+                Err(HandshakeError::Record(Type(kind)))
+            );
         }
         let skipped = match suite {
             Suite::Aes256Gcm => Tag,
@@ -932,12 +958,12 @@ fn no_other_record_where_finished_or_config_is_due() {
         };
         assert_eq!(
             server_says(1, &[1]),
-            Err(Refused::Record(skipped)),
+            Err(HandshakeError::Record(skipped)),
             "a record was skipped"
         );
         assert_eq!(
             client_says(1, &[2]),
-            Err(Refused::Record(skipped)),
+            Err(HandshakeError::Record(skipped)),
             "a record was skipped"
         );
     }

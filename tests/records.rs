@@ -4,11 +4,11 @@
 mod common;
 
 use common::{Random, counting, open, seal, session};
-use fernvpn::fernet::{Fernet, Key, Refusal};
+use fernvpn::fernet::{Fernet, Key, TokenError};
 use fernvpn::protocol::frame;
 use fernvpn::protocol::limits::{MAX_BODY, MAX_CONTENT, REKEY_AFTER_BYTES};
 use fernvpn::protocol::record::{
-    CannotSeal, HEADROOM, Kind, Opened, Opener, Refused, Sealer, Suite,
+    HEADROOM, Kind, Opened, Opener, RecordError, SealError, Sealer, Suite,
 };
 use std::collections::VecDeque;
 
@@ -32,18 +32,18 @@ fn rekey(sealer: &mut Sealer) -> Vec<u8> {
 }
 
 /// The refusal of an authentic record with counter `found` where `due` is due.
-fn moved(suite: Suite, due: u64, found: u64) -> Refused {
+fn moved(suite: Suite, due: u64, found: u64) -> RecordError {
     match suite {
-        Suite::Aes256Gcm => Refused::Tag,
-        Suite::Fernet => Refused::Counter { due, found },
+        Suite::Aes256Gcm => RecordError::Tag,
+        Suite::Fernet => RecordError::Counter { due, found },
     }
 }
 
 /// The refusal of a record under another key.
-fn foreign(suite: Suite) -> Refused {
+fn foreign(suite: Suite) -> RecordError {
     match suite {
-        Suite::Aes256Gcm => Refused::Tag,
-        Suite::Fernet => Refused::Token(Refusal::Mac),
+        Suite::Aes256Gcm => RecordError::Tag,
+        Suite::Fernet => RecordError::Token(TokenError::Mac),
     }
 }
 
@@ -83,7 +83,7 @@ fn content_above_the_maximum_is_not_sealed_and_changes_nothing() {
             let mut frame = vec![0; suite.frame_len(n)];
             assert_eq!(
                 sealer.seal(Kind::Packets, &mut frame, n, &mut counting()),
-                Err(CannotSeal)
+                Err(SealError)
             );
         }
         let body = seal(&mut sealer, Kind::Ping, b"still in step");
@@ -166,12 +166,15 @@ fn a_changed_byte_or_length_is_refused_and_leaves_no_trace() {
 }
 
 /// Refused for want of authenticity, before anything inside was believed.
-fn is_forgery(refused: &Refused) -> bool {
+fn is_forgery(refused: &RecordError) -> bool {
     matches!(
         refused,
-        Refused::Tag
-            | Refused::Token(
-                Refusal::Text(_) | Refusal::Version(_) | Refusal::Length(_) | Refusal::Mac
+        RecordError::Tag
+            | RecordError::Token(
+                TokenError::Text(_)
+                    | TokenError::Version(_)
+                    | TokenError::Length(_)
+                    | TokenError::Mac
             )
     )
 }

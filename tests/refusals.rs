@@ -1,34 +1,34 @@
 //! Does every refusal of the core say what was wrong? For logs, `inspect` and `capture`: in words
 //! of its own.
 
-use fernvpn::fernet::Refusal;
-use fernvpn::fernet::base64url::Malformed;
+use fernvpn::fernet::TokenError;
+use fernvpn::fernet::base64url::Base64Error;
 use fernvpn::fernet::key::KeyError;
 use fernvpn::protocol::fields::FieldError;
 use fernvpn::protocol::frame::BadLength;
-use fernvpn::protocol::handshake::Refused;
+use fernvpn::protocol::handshake::HandshakeError;
 use fernvpn::protocol::limits::MAX_BODY;
-use fernvpn::protocol::record::{self, CannotSeal, Suite};
+use fernvpn::protocol::record::{RecordError, SealError, Suite};
 use std::collections::HashSet;
 use std::fmt::Display;
 
 #[test]
 fn every_reason_has_words_of_its_own() {
-    let text = Refusal::Text(Malformed::Length);
+    let text = TokenError::Text(Base64Error::Length);
     let fernet: [&dyn Display; 13] = [
-        &Malformed::Character(7),
-        &Malformed::Length,
-        &Malformed::TrailingBits,
-        &KeyError::Text(Malformed::Length),
+        &Base64Error::Character(7),
+        &Base64Error::Length,
+        &Base64Error::TrailingBits,
+        &KeyError::Text(Base64Error::Length),
         &KeyError::Length(31),
-        &Refusal::Version(Some(0x81)),
-        &Refusal::Version(None),
-        &Refusal::Length(56),
-        &Refusal::Mac,
-        &Refusal::Expired,
-        &Refusal::Future,
-        &Refusal::Padding,
-        &Refusal::Text(Malformed::Character(8)),
+        &TokenError::Version(Some(0x81)),
+        &TokenError::Version(None),
+        &TokenError::Length(56),
+        &TokenError::Mac,
+        &TokenError::Expired,
+        &TokenError::Future,
+        &TokenError::Padding,
+        &TokenError::Text(Base64Error::Character(8)),
     ];
     let protocol: [&dyn Display; 18] = [
         &FieldError::Form,
@@ -39,26 +39,26 @@ fn every_reason_has_words_of_its_own() {
             length: 0,
             limit: 1024,
         },
-        &Refused::Length(9),
-        &Refused::Id,
-        &Refused::Token(Refusal::Mac),
-        &Refused::Field(FieldError::Form),
-        &Refused::Role("server".into()),
-        &Refused::Version("9".into()),
-        &Refused::Echo,
-        &Refused::NotOffered("aes".into()),
-        &Refused::Ratchet,
-        &Refused::ByServer("it is full".into()),
-        &record::Refused::Tag,
-        &record::Refused::Token(text),
-        &CannotSeal,
+        &HandshakeError::Length(9),
+        &HandshakeError::Id,
+        &HandshakeError::Token(TokenError::Mac),
+        &HandshakeError::Field(FieldError::Form),
+        &HandshakeError::Role("server".into()),
+        &HandshakeError::Version("9".into()),
+        &HandshakeError::Echo,
+        &HandshakeError::NotOffered("aes".into()),
+        &HandshakeError::Ratchet,
+        &HandshakeError::ByServer("it is full".into()),
+        &RecordError::Tag,
+        &RecordError::Token(text),
+        &SealError,
     ];
     let record: [&dyn Display; 5] = [
-        &Refused::Record(record::Refused::Limit),
-        &record::Refused::Counter { due: 4, found: 3 },
-        &record::Refused::Length(70_000),
-        &record::Refused::Type(99),
-        &record::Refused::Limit,
+        &HandshakeError::Record(RecordError::Limit),
+        &RecordError::Counter { due: 4, found: 3 },
+        &RecordError::Length(70_000),
+        &RecordError::Type(99),
+        &RecordError::Limit,
     ];
     let mut seen = HashSet::new();
     for reason in fernet.iter().chain(&protocol).chain(&record[1..]) {

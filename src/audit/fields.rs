@@ -10,7 +10,7 @@
 //! code before, or is shown because it was refused. Fields are taken off the front of the bytes, so
 //! that none overlap and none are left out.
 
-use crate::fernet::base64url::{self, Malformed};
+use crate::fernet::base64url::{self, Base64Error};
 use crate::fernet::token::MAC;
 use crate::os::clock;
 use crate::protocol::record::Suite;
@@ -54,7 +54,7 @@ pub fn frame(name: &str, frame: &[u8]) -> Vec<Field> {
 ///
 /// # Errors
 /// What is wrong with the text.
-pub fn decode(text: &[u8]) -> Result<Vec<u8>, Malformed> {
+pub fn decode(text: &[u8]) -> Result<Vec<u8>, Base64Error> {
     let mut bytes = text.to_vec();
     base64url::decode_in_place(&mut bytes).map(|length| bytes[..length].to_vec())
 }

@@ -5,11 +5,11 @@
 //! what can be read before it breaks.
 
 use super::fields;
-use crate::fernet::base64url::Malformed;
+use crate::fernet::base64url::Base64Error;
 use crate::fernet::cbc::BLOCK;
 use crate::fernet::key;
 use crate::fernet::token::{
-    self, Age, Fernet, HEADER, MAC, MAX_CLOCK_SKEW, Refusal, Token, VERSION,
+    self, Age, Fernet, HEADER, MAC, MAX_CLOCK_SKEW, Token, TokenError, VERSION,
 };
 use crate::os::clock;
 use std::fmt::Write;
@@ -21,17 +21,17 @@ pub struct Report {
     /// For people.
     pub text: String,
     /// Why it was refused, if it was. Without a key only steps 1 and 2 are taken.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<TokenError>,
 }
 
 /// The verifying step, as numbered in [`token::open`], that refuses for this reason.
-pub fn step(refusal: Refusal) -> usize {
+pub fn step(refusal: TokenError) -> usize {
     match refusal {
-        Refusal::Text(_) => 1,
-        Refusal::Version(_) | Refusal::Length(_) => 2,
-        Refusal::Mac => 3,
-        Refusal::Expired | Refusal::Future => 4,
-        Refusal::Padding => 6,
+        TokenError::Text(_) => 1,
+        TokenError::Version(_) | TokenError::Length(_) => 2,
+        TokenError::Mac => 3,
+        TokenError::Expired | TokenError::Future => 4,
+        TokenError::Padding => 6,
     }
 }
 
@@ -55,7 +55,7 @@ pub fn inspect(text: &[u8], keys: &[Candidate], now: u64, ttl: Option<u64>) -> R
         out.push_str("text: 32 bytes in base64url. That is a Fernet key and no token: do not show it to anybody\n");
         return Report {
             text: out,
-            refusal: Some(Refusal::Length(raw.len())),
+            refusal: Some(TokenError::Length(raw.len())),
         };
     }
     draw_text(&mut out, text, &raw, broken);
@@ -70,7 +70,7 @@ pub fn inspect(text: &[u8], keys: &[Candidate], now: u64, ttl: Option<u64>) -> R
 }
 
 /// The bytes of `text`: all of them, or those before its first fault, and that fault.
-fn readable(text: &[u8]) -> (Vec<u8>, Option<Malformed>) {
+fn readable(text: &[u8]) -> (Vec<u8>, Option<Base64Error>) {
     let mut fault = match fields::decode(text) {
         Ok(bytes) => return (bytes, None),
         Err(fault) => fault,
@@ -80,7 +80,9 @@ fn readable(text: &[u8]) -> (Vec<u8>, Option<Malformed>) {
         match fields::decode(&text[..end]) {
             Ok(bytes) => return (bytes, Some(fault)),
             // A stray character explains more than the wrong length that it causes.
-            Err(Malformed::Character(at)) => (fault, end) = (Malformed::Character(at), at / 4 * 4),
+            Err(Base64Error::Character(at)) => {
+                (fault, end) = (Base64Error::Character(at), at / 4 * 4)
+            }
             Err(_) => end -= 4,
         }
     }
@@ -88,7 +90,7 @@ fn readable(text: &[u8]) -> (Vec<u8>, Option<Malformed>) {
 
 /// What the steps said.
 struct Verdict<'a> {
-    refusal: Option<Refusal>,
+    refusal: Option<TokenError>,
     /// Which key made the token.
     key: Option<&'a Candidate>,
     /// What it decrypts to, with its padding, and the length of the message in it.
@@ -118,9 +120,9 @@ fn verdict<'a>(text: &[u8], keys: &'a [Candidate], age: Option<Age>) -> Verdict<
             Ok(opened) => (verdict.refusal, verdict.message) = (None, opened.message.len()),
             Err(refusal) => verdict.refusal = Some(refusal),
         }
-        if verdict.refusal != Some(Refusal::Mac) {
+        if verdict.refusal != Some(TokenError::Mac) {
             verdict.key = Some(candidate);
-            if matches!(verdict.refusal, None | Some(Refusal::Padding)) {
+            if matches!(verdict.refusal, None | Some(TokenError::Padding)) {
                 verdict.padded = buffer[HEADER..length].to_vec();
             }
             break;
@@ -129,7 +131,7 @@ fn verdict<'a>(text: &[u8], keys: &'a [Candidate], age: Option<Age>) -> Verdict<
     verdict
 }
 
-fn draw_text(out: &mut String, text: &[u8], raw: &[u8], broken: Option<Malformed>) {
+fn draw_text(out: &mut String, text: &[u8], raw: &[u8], broken: Option<Base64Error>) {
     let padding = text.iter().rev().take_while(|c| **c == b'=').count();
     // Writing to a String cannot fail, here and below.
     let _ = write!(out, "text: {} characters of base64url", text.len());
@@ -222,15 +224,15 @@ fn misfit(padded: &[u8]) -> String {
 }
 
 /// A fault of the text, with the place and what stands there.
-fn explain(text: &[u8], fault: Malformed) -> String {
+fn explain(text: &[u8], fault: Base64Error) -> String {
     let at = match fault {
-        Malformed::Character(at) => at,
-        Malformed::Length => {
+        Base64Error::Character(at) => at,
+        Base64Error::Length => {
             return format!(
                 "{fault}: one character is left after groups of four, so others are lost"
             );
         }
-        Malformed::TrailingBits => {
+        Base64Error::TrailingBits => {
             return format!(
                 "{fault} (character {})",
                 text.iter().rposition(|c| *c != b'=').unwrap_or(0)
@@ -373,10 +375,10 @@ fn draw_steps(out: &mut String, verdict: &Verdict, keyless: bool, now: u64, ttl:
     for (number, name) in (1..).zip(names) {
         let said = match verdict.refusal {
             Some(refusal) if number == refused => match refusal {
-                Refusal::Mac => format!(
+                TokenError::Mac => format!(
                     "REFUSED: {refusal}: none of these keys made it, or it was changed since"
                 ),
-                Refusal::Padding => format!("REFUSED: {refusal}: {}", misfit(&verdict.padded)),
+                TokenError::Padding => format!("REFUSED: {refusal}: {}", misfit(&verdict.padded)),
                 _ => format!("REFUSED: {refusal}"),
             },
             _ if number > refused => "not reached".into(),

@@ -15,7 +15,7 @@ use std::fmt;
 
 /// Why a text is not base64url.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Malformed {
+pub enum Base64Error {
     /// The character at this offset is outside the alphabet (or is padding where none belongs).
     Character(usize),
     /// No value has a text of this length: one digit holds less than a byte.
@@ -24,12 +24,14 @@ pub enum Malformed {
     TrailingBits,
 }
 
-impl fmt::Display for Malformed {
+impl fmt::Display for Base64Error {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Malformed::Character(at) => write!(f, "character {at} is not base64url"),
-            Malformed::Length => write!(f, "no base64url text has this length"),
-            Malformed::TrailingBits => write!(f, "the unused bits of the last digit are not zero"),
+            Base64Error::Character(at) => write!(f, "character {at} is not base64url"),
+            Base64Error::Length => write!(f, "no base64url text has this length"),
+            Base64Error::TrailingBits => {
+                write!(f, "the unused bits of the last digit are not zero")
+            }
         }
     }
 }
@@ -74,8 +76,8 @@ pub fn encode_in_place(text: &mut [u8], bytes: usize) {
 /// Decodes in place: the bytes come to stand at the start of `text`. Returns their number.
 ///
 /// # Errors
-/// [`Malformed`], with the contents of `text` then undefined.
-pub fn decode_in_place(text: &mut [u8]) -> Result<usize, Malformed> {
+/// [`Base64Error`], with the contents of `text` then undefined.
+pub fn decode_in_place(text: &mut [u8]) -> Result<usize, Base64Error> {
     // Padding is canonical (it completes the last group of four) or absent.
     let padding = match text {
         [.., b'=', b'='] if text.len().is_multiple_of(4) => 2,
@@ -84,11 +86,11 @@ pub fn decode_in_place(text: &mut [u8]) -> Result<usize, Malformed> {
     };
     let digits = text.len() - padding;
     if digits % 4 == 1 {
-        return Err(Malformed::Length);
+        return Err(Base64Error::Length);
     }
     let (mut from, mut to) = (0, 0);
     while let Some(group) = text[from..digits].first_chunk().copied() {
-        decode_groups(&group, &mut text[to..]).map_err(|at| Malformed::Character(from + at))?;
+        decode_groups(&group, &mut text[to..]).map_err(|at| Base64Error::Character(from + at))?;
         (from, to) = (from + 64, to + 48);
     }
     // The rest as if zeros followed, which is what the bits behind the last byte must be.
@@ -96,10 +98,10 @@ pub fn decode_in_place(text: &mut [u8]) -> Result<usize, Malformed> {
     let mut group = [b'A'; 64];
     group[..rest].copy_from_slice(&text[from..digits]);
     let mut bytes = [0; 50];
-    decode_groups(&group, &mut bytes).map_err(|at| Malformed::Character(from + at))?;
+    decode_groups(&group, &mut bytes).map_err(|at| Base64Error::Character(from + at))?;
     let whole = rest * 3 / 4;
     if bytes[whole..].iter().any(|&byte| byte != 0) {
-        return Err(Malformed::TrailingBits);
+        return Err(Base64Error::TrailingBits);
     }
     text[to..to + whole].copy_from_slice(&bytes[..whole]);
     Ok(to + whole)
@@ -201,7 +203,7 @@ mod tests {
         String::from_utf8(text).expect("ASCII")
     }
 
-    fn decode(text: &str) -> Result<Vec<u8>, Malformed> {
+    fn decode(text: &str) -> Result<Vec<u8>, Base64Error> {
         let mut text = text.as_bytes().to_vec();
         decode_in_place(&mut text).map(|n| text[..n].to_vec())
     }
@@ -266,19 +268,19 @@ mod tests {
 
     #[test]
     fn refusals() {
-        assert_eq!(decode("A"), Err(Malformed::Length));
+        assert_eq!(decode("A"), Err(Base64Error::Length));
         assert_eq!(
             decode("Zg="),
-            Err(Malformed::Character(2)),
+            Err(Base64Error::Character(2)),
             "half of the padding"
         );
-        assert_eq!(decode("Zm9v="), Err(Malformed::Length));
-        assert_eq!(decode("Zm9v===="), Err(Malformed::Character(4)));
-        assert_eq!(decode("Zm9vYg==AAAA"), Err(Malformed::Character(6)));
-        assert_eq!(decode("Zh=="), Err(Malformed::TrailingBits));
-        assert_eq!(decode("Zm9="), Err(Malformed::TrailingBits));
-        assert_eq!(decode("Zm9"), Err(Malformed::TrailingBits));
+        assert_eq!(decode("Zm9v="), Err(Base64Error::Length));
+        assert_eq!(decode("Zm9v===="), Err(Base64Error::Character(4)));
+        assert_eq!(decode("Zm9vYg==AAAA"), Err(Base64Error::Character(6)));
+        assert_eq!(decode("Zh=="), Err(Base64Error::TrailingBits));
+        assert_eq!(decode("Zm9="), Err(Base64Error::TrailingBits));
+        assert_eq!(decode("Zm9"), Err(Base64Error::TrailingBits));
         let long = "A".repeat(100) + "+" + &"A".repeat(99);
-        assert_eq!(decode(&long), Err(Malformed::Character(100)));
+        assert_eq!(decode(&long), Err(Base64Error::Character(100)));
     }
 }

@@ -9,7 +9,7 @@
 //! fernvpn has no other kind of key: a client's key looks like this too, but is never used raw
 //! (`docs/PROTOCOL.md` section 2).
 
-use super::base64url::{self, Malformed};
+use super::base64url::{self, Base64Error};
 use hmac::digest::zeroize::{Zeroize, Zeroizing};
 use std::fmt;
 
@@ -25,7 +25,7 @@ pub struct Key(Box<Zeroizing<[u8; LENGTH]>>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyError {
     /// Not strict base64url.
-    Text(Malformed),
+    Text(Base64Error),
     /// Base64url, but of this many bytes instead of 32.
     Length(usize),
 }
@@ -126,11 +126,11 @@ mod tests {
         assert_eq!(parse(&"A".repeat(42)), KeyError::Length(31));
         assert_eq!(
             parse(&format!("{TEXT}\n")),
-            KeyError::Text(Malformed::Length)
+            KeyError::Text(Base64Error::Length)
         );
         assert_eq!(
             parse(&TEXT.replace('_', "/")),
-            KeyError::Text(Malformed::Character(2))
+            KeyError::Text(Base64Error::Character(2))
         );
     }
 

@@ -20,4 +20,4 @@ pub mod key;
 pub mod token;
 
 pub use key::Key;
-pub use token::{Age, Fernet, Refusal};
+pub use token::{Age, Fernet, TokenError};

@@ -11,7 +11,7 @@
 //! not before it. A forged timestamp is nobody's timestamp. Inside the program each refusal has its
 //! own reason; a stranger is told only that the token is invalid.
 
-use super::base64url::{self, Malformed};
+use super::base64url::{self, Base64Error};
 use super::cbc::{self, BLOCK};
 use super::key::Key;
 use aes_gcm::aes::Aes128;
@@ -32,9 +32,9 @@ pub const MAC: usize = 32;
 /// Why a token was refused, one reason per verifying step. For tests, logs and `inspect`; never for
 /// a stranger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum TokenError {
     /// Step 1: not base64url.
-    Text(Malformed),
+    Text(Base64Error),
     /// Step 2: the first byte is not 0x80 but this one (or missing).
     Version(Option<u8>),
     /// Step 2: too short for its fields, or the ciphertext is not whole blocks. Holds the length in
@@ -50,27 +50,29 @@ pub enum Refusal {
     Padding,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Refusal::Text(reason) => write!(f, "{reason}"),
-            Refusal::Version(Some(version)) => {
+            TokenError::Text(reason) => write!(f, "{reason}"),
+            TokenError::Version(Some(version)) => {
                 write!(f, "version 0x{version:02x} where 0x80 is due")
             }
-            Refusal::Version(None) => write!(f, "empty"),
-            Refusal::Length(n) => write!(
+            TokenError::Version(None) => write!(f, "empty"),
+            TokenError::Length(n) => write!(
                 f,
                 "{n} bytes, where a token has 57 and one or more blocks of 16"
             ),
-            Refusal::Mac => write!(f, "the HMAC does not verify"),
-            Refusal::Expired => write!(f, "older than its time-to-live"),
-            Refusal::Future => write!(f, "from more than {MAX_CLOCK_SKEW} seconds in the future"),
-            Refusal::Padding => write!(f, "the padding is wrong"),
+            TokenError::Mac => write!(f, "the HMAC does not verify"),
+            TokenError::Expired => write!(f, "older than its time-to-live"),
+            TokenError::Future => {
+                write!(f, "from more than {MAX_CLOCK_SKEW} seconds in the future")
+            }
+            TokenError::Padding => write!(f, "the padding is wrong"),
         }
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for TokenError {}
 
 /// How old a token may be.
 #[derive(Clone, Copy, Debug)]
@@ -83,12 +85,12 @@ pub struct Age {
 
 impl Age {
     /// Saturating, because every value of the timestamp's 64 bits is a legal one.
-    fn check(self, time: u64) -> Result<(), Refusal> {
+    fn check(self, time: u64) -> Result<(), TokenError> {
         if time.saturating_add(self.ttl) < self.now {
-            return Err(Refusal::Expired);
+            return Err(TokenError::Expired);
         }
         if time > self.now.saturating_add(MAX_CLOCK_SKEW) {
-            return Err(Refusal::Future);
+            return Err(TokenError::Future);
         }
         Ok(())
     }
@@ -191,27 +193,27 @@ impl Fernet {
 /// needed.
 ///
 /// # Errors
-/// [`Refusal`], with the contents of `text` then undefined; but if it is the padding that is wrong,
+/// [`TokenError`], with the contents of `text` then undefined; but if it is the padding that is wrong,
 /// it is decrypted in its place, for `inspect`.
 pub fn open<'a>(
     keys: &[Fernet],
     text: &'a mut [u8],
     age: Option<Age>,
-) -> Result<Opened<'a>, Refusal> {
+) -> Result<Opened<'a>, TokenError> {
     // 1. Decode. 2. Check the version and the lengths.
     let token = Token::decode(text)?;
     // 3. Recompute the MAC and compare.
     let key = keys
         .iter()
         .find(|key| key.made(&token))
-        .ok_or(Refusal::Mac)?;
+        .ok_or(TokenError::Mac)?;
     // 4. Only an authentic timestamp is worth checking.
     if let Some(age) = age {
         age.check(token.time)?;
     }
     // 5. Decrypt. 6. Take off the padding.
     let ciphertext = &mut token.signed[HEADER..];
-    let message = cbc::decrypt(&key.aes, token.iv, ciphertext).ok_or(Refusal::Padding)?;
+    let message = cbc::decrypt(&key.aes, token.iv, ciphertext).ok_or(TokenError::Padding)?;
     Ok(Opened {
         time: token.time,
         message,
@@ -221,9 +223,9 @@ pub fn open<'a>(
 /// Re-encrypts a token under the first of `keys`, with a new IV and its old timestamp.
 ///
 /// # Errors
-/// [`Refusal`] if none of the keys made it.
-pub fn rotate(keys: &[Fernet], mut token: Vec<u8>, iv: [u8; BLOCK]) -> Result<Vec<u8>, Refusal> {
-    let first = keys.first().ok_or(Refusal::Mac)?;
+/// [`TokenError`] if none of the keys made it.
+pub fn rotate(keys: &[Fernet], mut token: Vec<u8>, iv: [u8; BLOCK]) -> Result<Vec<u8>, TokenError> {
+    let first = keys.first().ok_or(TokenError::Mac)?;
     let opened = open(keys, &mut token, None)?;
     Ok(first.seal(opened.message, opened.time, iv))
 }
@@ -245,22 +247,22 @@ impl<'a> Token<'a> {
     /// Steps 1 and 2 of verifying: what can be told without a key.
     ///
     /// # Errors
-    /// [`Refusal::Text`], [`Refusal::Version`] or [`Refusal::Length`].
-    pub fn decode(text: &'a mut [u8]) -> Result<Token<'a>, Refusal> {
-        let length = base64url::decode_in_place(text).map_err(Refusal::Text)?;
+    /// [`TokenError::Text`], [`TokenError::Version`] or [`TokenError::Length`].
+    pub fn decode(text: &'a mut [u8]) -> Result<Token<'a>, TokenError> {
+        let length = base64url::decode_in_place(text).map_err(TokenError::Text)?;
         let raw = &mut text[..length];
         match raw.first() {
             Some(&VERSION) => {}
-            other => return Err(Refusal::Version(other.copied())),
+            other => return Err(TokenError::Version(other.copied())),
         }
         let (signed, mac) = raw
             .split_last_chunk_mut::<MAC>()
-            .ok_or(Refusal::Length(length))?;
+            .ok_or(TokenError::Length(length))?;
         let (header, ciphertext) = signed
             .split_first_chunk::<HEADER>()
-            .ok_or(Refusal::Length(length))?;
+            .ok_or(TokenError::Length(length))?;
         if ciphertext.is_empty() || !ciphertext.len().is_multiple_of(BLOCK) {
-            return Err(Refusal::Length(length));
+            return Err(TokenError::Length(length));
         }
         let (mut time, mut iv) = ([0; 8], [0; BLOCK]);
         time.copy_from_slice(&header[1..9]);

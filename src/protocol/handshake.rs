@@ -19,7 +19,7 @@ use super::frame;
 use super::key_schedule::{Id, Root};
 use super::limits::MAX_HELLO;
 use super::ratchet::{ClientState, ServerState};
-use super::record::{self, CannotSeal, Draw, Fresh, Opener, Sealer, Suite, types};
+use super::record::{Draw, Fresh, Opener, RecordError, SealError, Sealer, Suite, types};
 use crate::fernet::{self, Age};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -29,13 +29,13 @@ pub const VERSION: &str = "1";
 
 /// Why a handshake ended. For this side's log; the other side is told nothing by the core.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum HandshakeError {
     /// The hello has no room for an id and a token, or is too long.
     Length(usize),
     /// The ClientHello carries the id of another key.
     Id,
     /// The hello token is invalid.
-    Token(fernet::Refusal),
+    Token(fernet::TokenError),
     /// The hello's fields are not as specified.
     Field(FieldError),
     /// The hello came from this role: a reflection, or two ends of the same kind.
@@ -51,41 +51,41 @@ pub enum Refused {
     /// The server, which knows the key, gave this reason.
     ByServer(String),
     /// Finished or Config was refused.
-    Record(record::Refused),
+    Record(RecordError),
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Refused::Length(n) => write!(f, "a hello of {n} bytes"),
-            Refused::Id => write!(f, "the hello names another key"),
-            Refused::Token(reason) => write!(f, "the hello's token is invalid: {reason}"),
-            Refused::Field(reason) => write!(f, "the hello is malformed: {reason}"),
-            Refused::Role(role) => {
+            HandshakeError::Length(n) => write!(f, "a hello of {n} bytes"),
+            HandshakeError::Id => write!(f, "the hello names another key"),
+            HandshakeError::Token(reason) => write!(f, "the hello's token is invalid: {reason}"),
+            HandshakeError::Field(reason) => write!(f, "the hello is malformed: {reason}"),
+            HandshakeError::Role(role) => {
                 write!(f, "the hello is from a {role}: reflected, or two of a kind")
             }
-            Refused::Version(theirs) => {
+            HandshakeError::Version(theirs) => {
                 write!(f, "the server chose version {theirs}, this is {VERSION}")
             }
-            Refused::Echo => write!(f, "the answer belongs to another hello"),
-            Refused::NotOffered(what) => {
+            HandshakeError::Echo => write!(f, "the answer belongs to another hello"),
+            HandshakeError::NotOffered(what) => {
                 write!(f, "the server chose {what}, which was not offered")
             }
-            Refused::Ratchet => write!(
+            HandshakeError::Ratchet => write!(
                 f,
                 "the two sides disagree about the ratcheted key or its step"
             ),
-            Refused::ByServer(reason) => write!(f, "the server refused: {reason}"),
-            Refused::Record(reason) => write!(f, "{reason}"),
+            HandshakeError::ByServer(reason) => write!(f, "the server refused: {reason}"),
+            HandshakeError::Record(reason) => write!(f, "{reason}"),
         }
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for HandshakeError {}
 
-impl From<FieldError> for Refused {
-    fn from(reason: FieldError) -> Refused {
-        Refused::Field(reason)
+impl From<FieldError> for HandshakeError {
+    fn from(reason: FieldError) -> HandshakeError {
+        HandshakeError::Field(reason)
     }
 }
 
@@ -210,13 +210,17 @@ impl ClientHello {
     /// Verifies a ClientHello under the key that its id names.
     ///
     /// # Errors
-    /// [`Refused`]. The server stays silent.
-    pub fn receive(root: &Root, body: &[u8], age: Option<Age>) -> Result<ClientHello, Refused> {
+    /// [`HandshakeError`]. The server stays silent.
+    pub fn receive(
+        root: &Root,
+        body: &[u8],
+        age: Option<Age>,
+    ) -> Result<ClientHello, HandshakeError> {
         let (id, token) = limited(body)?
             .split_first_chunk::<8>()
-            .ok_or(Refused::Length(body.len()))?;
+            .ok_or(HandshakeError::Length(body.len()))?;
         if *id != root.id() {
-            return Err(Refused::Id);
+            return Err(HandshakeError::Id);
         }
         let mut token = token.to_vec();
         let (time, fields) = open_hello(root, &mut token, age, "client")?;
@@ -333,30 +337,32 @@ impl AwaitServerHello {
     /// nobody else could have echoed its nonce under this key.
     ///
     /// # Errors
-    /// [`Refused`]; the connection has to end.
-    pub fn receive(self, body: &[u8]) -> Result<Agreed, Refused> {
+    /// [`HandshakeError`]; the connection has to end.
+    pub fn receive(self, body: &[u8]) -> Result<Agreed, HandshakeError> {
         let mut token = limited(body)?.to_vec();
         let (time, fields) = open_hello(&self.root, &mut token, None, "server")?;
         if fields.hex32("client-nonce")? != self.nonce {
-            return Err(Refused::Echo);
+            return Err(HandshakeError::Echo);
         }
         if let Some(reason) = fields.value("refused") {
-            return Err(Refused::ByServer(reason.to_owned()));
+            return Err(HandshakeError::ByServer(reason.to_owned()));
         }
         if fields.required("version")? != VERSION {
-            return Err(Refused::Version(fields.required("version")?.to_owned()));
+            return Err(HandshakeError::Version(
+                fields.required("version")?.to_owned(),
+            ));
         }
         fields.hex32("nonce")?;
         let name = fields.required("suite")?;
         let suite = Suite::parse(name).filter(|suite| self.offer.suites.contains(suite));
-        let suite = suite.ok_or_else(|| Refused::NotOffered(name.to_owned()))?;
+        let suite = suite.ok_or_else(|| HandshakeError::NotOffered(name.to_owned()))?;
         let offered = self.offer.capabilities.to_text();
         if let Some(name) = fields.list("capabilities").find(|name| *name != offered) {
-            return Err(Refused::NotOffered(name.to_owned()));
+            return Err(HandshakeError::NotOffered(name.to_owned()));
         }
         let capabilities = Capabilities::from_fields(&fields);
         if step(&fields)? != self.step {
-            return Err(Refused::Ratchet);
+            return Err(HandshakeError::Ratchet);
         }
         let state = self.step.map(|step| ClientState {
             step,
@@ -366,7 +372,7 @@ impl AwaitServerHello {
             Some(state) => Some(
                 state
                     .advance(&fields.hex32("ratchet")?)
-                    .ok_or(Refused::Ratchet)?,
+                    .ok_or(HandshakeError::Ratchet)?,
             ),
             None => None,
         };
@@ -439,14 +445,14 @@ impl AwaitFinished {
     /// could have derived this key from the server's nonce.
     ///
     /// # Errors
-    /// [`Refused`]; the connection has to end.
-    pub fn receive(mut self, body: &mut [u8]) -> Result<Ready, Refused> {
+    /// [`HandshakeError`]; the connection has to end.
+    pub fn receive(mut self, body: &mut [u8]) -> Result<Ready, HandshakeError> {
         let content = self
             .opener
             .open_due(body, types::FINISHED)
-            .map_err(Refused::Record)?;
+            .map_err(HandshakeError::Record)?;
         if !content.is_empty() {
-            return Err(Refused::Record(record::Refused::Length(content.len())));
+            return Err(HandshakeError::Record(RecordError::Length(content.len())));
         }
         Ok(Ready(self.sealer, self.opener))
     }
@@ -462,12 +468,12 @@ impl Ready {
     /// Seals Config: the frame to send, and the session.
     ///
     /// # Errors
-    /// [`CannotSeal`] if `config` is longer than a record.
+    /// [`SealError`] if `config` is longer than a record.
     pub fn configure(
         mut self,
         config: &[u8],
         fresh: Draw,
-    ) -> Result<(Vec<u8>, Sealer, Opener), CannotSeal> {
+    ) -> Result<(Vec<u8>, Sealer, Opener), SealError> {
         let frame = self.0.frame(types::CONFIG, config, fresh)?;
         Ok((frame, self.0, self.1))
     }
@@ -480,12 +486,12 @@ impl AwaitConfig {
     /// Opens Config: its content, and the session.
     ///
     /// # Errors
-    /// [`Refused`]; the connection has to end.
-    pub fn receive(mut self, body: &mut [u8]) -> Result<(Vec<u8>, Sealer, Opener), Refused> {
+    /// [`HandshakeError`]; the connection has to end.
+    pub fn receive(mut self, body: &mut [u8]) -> Result<(Vec<u8>, Sealer, Opener), HandshakeError> {
         let config = self
             .1
             .open_due(body, types::CONFIG)
-            .map_err(Refused::Record)?
+            .map_err(HandshakeError::Record)?
             .to_vec();
         Ok((config, self.0, self.1))
     }
@@ -494,9 +500,9 @@ impl AwaitConfig {
 // -------------------------------------------------------------------- both sides
 
 /// The body of a hello, unless it is too long.
-fn limited(body: &[u8]) -> Result<&[u8], Refused> {
+fn limited(body: &[u8]) -> Result<&[u8], HandshakeError> {
     if body.len() > MAX_HELLO {
-        Err(Refused::Length(body.len()))
+        Err(HandshakeError::Length(body.len()))
     } else {
         Ok(body)
     }
@@ -508,12 +514,12 @@ fn open_hello<'a>(
     text: &'a mut [u8],
     age: Option<Age>,
     due: &str,
-) -> Result<(u64, Fields<'a>), Refused> {
-    let opened = super::open_token(root.hello(), text, age).map_err(Refused::Token)?;
+) -> Result<(u64, Fields<'a>), HandshakeError> {
+    let opened = super::open_token(root.hello(), text, age).map_err(HandshakeError::Token)?;
     let fields = Fields::parse(opened.message)?;
     match fields.required("role")? {
         role if role == due => Ok((opened.time, fields)),
-        role => Err(Refused::Role(role.to_owned())),
+        role => Err(HandshakeError::Role(role.to_owned())),
     }
 }
 

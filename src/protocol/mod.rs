@@ -22,8 +22,8 @@ pub mod key_schedule;
 pub mod ratchet;
 pub mod record;
 
-use crate::fernet::base64url::Malformed;
-use crate::fernet::{Age, Fernet, Refusal, token};
+use crate::fernet::base64url::Base64Error;
+use crate::fernet::{Age, Fernet, TokenError, token};
 
 /// Opens a token as this protocol carries it: with its padding, so that no two frames are the same
 /// token.
@@ -31,9 +31,9 @@ fn open_token<'a>(
     key: &Fernet,
     text: &'a mut [u8],
     age: Option<Age>,
-) -> Result<token::Opened<'a>, Refusal> {
+) -> Result<token::Opened<'a>, TokenError> {
     if !text.len().is_multiple_of(4) {
-        return Err(Refusal::Text(Malformed::Length));
+        return Err(TokenError::Text(Base64Error::Length));
     }
     token::open(std::slice::from_ref(key), text, age)
 }

@@ -120,11 +120,11 @@ pub enum Opened<'a> {
 
 /// Why a record was refused. The opener is as it was before; the connection ends all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum RecordError {
     /// The AEAD tag does not verify: forged, changed, or not the record that is due.
     Tag,
     /// The Fernet token is invalid.
-    Token(fernet::Refusal),
+    Token(fernet::TokenError),
     /// Authentic, but not the record that is due: one was dropped, repeated or moved.
     Counter {
         /// The counter that is due.
@@ -140,32 +140,32 @@ pub enum Refused {
     Limit,
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for RecordError {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Refused::Tag => write!(
+            RecordError::Tag => write!(
                 f,
                 "the record is not the next one under this key: its tag is wrong"
             ),
-            Refused::Token(reason) => write!(f, "the record is not a valid token: {reason}"),
-            Refused::Counter { due, found } => {
+            RecordError::Token(reason) => write!(f, "the record is not a valid token: {reason}"),
+            RecordError::Counter { due, found } => {
                 write!(f, "record {found} came where record {due} is due")
             }
-            Refused::Length(n) => write!(f, "a record with {n} bytes inside"),
-            Refused::Type(byte) => write!(f, "a record of type {byte} has no place here"),
-            Refused::Limit => write!(f, "the peer used one key for too long"),
+            RecordError::Length(n) => write!(f, "a record with {n} bytes inside"),
+            RecordError::Type(byte) => write!(f, "a record of type {byte} has no place here"),
+            RecordError::Limit => write!(f, "the peer used one key for too long"),
         }
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for RecordError {}
 
 /// The key was used up to its hard limit without a rekey, or the content is too long. Nothing was
 /// sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CannotSeal;
+pub struct SealError;
 
-impl fmt::Display for CannotSeal {
+impl fmt::Display for SealError {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(
             f,
@@ -174,7 +174,7 @@ impl fmt::Display for CannotSeal {
     }
 }
 
-impl std::error::Error for CannotSeal {}
+impl std::error::Error for SealError {}
 
 /// The time and IV of one Fernet record.
 #[derive(Clone, Copy, Debug)]
@@ -282,7 +282,7 @@ impl Sealer {
     /// stands at its start.
     ///
     /// # Errors
-    /// [`CannotSeal`] at the hard limits of section 9; a sender that heeds [`Sealer::rekey_is_due`]
+    /// [`SealError`] at the hard limits of section 9; a sender that heeds [`Sealer::rekey_is_due`]
     /// never meets them.
     ///
     /// # Panics
@@ -293,15 +293,15 @@ impl Sealer {
         frame: &mut [u8],
         n: usize,
         fresh: Draw,
-    ) -> Result<usize, CannotSeal> {
+    ) -> Result<usize, SealError> {
         self.seal_type(kind as u8, frame, n, fresh)
     }
 
     /// Seals a Rekey, the last record under the old key, and steps to the next. Returns its frame.
     ///
     /// # Errors
-    /// [`CannotSeal`] as for [`Sealer::seal`].
-    pub fn rekey(&mut self, fresh: Draw) -> Result<Vec<u8>, CannotSeal> {
+    /// [`SealError`] as for [`Sealer::seal`].
+    pub fn rekey(&mut self, fresh: Draw) -> Result<Vec<u8>, SealError> {
         let frame = self.frame(types::REKEY, &[], fresh)?;
         self.0.rekey();
         Ok(frame)
@@ -319,7 +319,7 @@ impl Sealer {
         kind: u8,
         content: &[u8],
         fresh: Draw,
-    ) -> Result<Vec<u8>, CannotSeal> {
+    ) -> Result<Vec<u8>, SealError> {
         let mut frame = vec![0; self.suite().frame_len(content.len())];
         frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
         self.seal_type(kind, &mut frame, content.len(), fresh)?;
@@ -332,9 +332,9 @@ impl Sealer {
         frame: &mut [u8],
         n: usize,
         fresh: Draw,
-    ) -> Result<usize, CannotSeal> {
+    ) -> Result<usize, SealError> {
         if n > MAX_CONTENT || !self.0.has_room(n) {
-            return Err(CannotSeal);
+            return Err(SealError);
         }
         let frame = &mut frame[..self.suite().frame_len(n)];
         let header = frame::header(frame.len() - frame::HEADER);
@@ -394,17 +394,17 @@ impl Opener {
     /// Opens the body of a frame in place.
     ///
     /// # Errors
-    /// [`Refused`]; the opener is unchanged, the contents of `body` are undefined, the connection
+    /// [`RecordError`]; the opener is unchanged, the contents of `body` are undefined, the connection
     /// has to end.
-    pub fn open<'a>(&mut self, body: &'a mut [u8]) -> Result<Opened<'a>, Refused> {
+    pub fn open<'a>(&mut self, body: &'a mut [u8]) -> Result<Opened<'a>, RecordError> {
         let (byte, content) = self.open_type(body)?;
         match Kind::from_type(byte) {
             Some(kind) => {
                 self.0.count(content.len());
                 Ok(Opened::Content(kind, content))
             }
-            None if byte != types::REKEY => Err(Refused::Type(byte)),
-            None if !content.is_empty() => Err(Refused::Length(content.len())),
+            None if byte != types::REKEY => Err(RecordError::Type(byte)),
+            None if !content.is_empty() => Err(RecordError::Length(content.len())),
             None => {
                 self.0.rekey();
                 Ok(Opened::Rekey)
@@ -416,37 +416,41 @@ impl Opener {
     ///
     /// # Errors
     /// As for [`Opener::open`].
-    pub fn open_due<'a>(&mut self, body: &'a mut [u8], due: u8) -> Result<&'a mut [u8], Refused> {
+    pub fn open_due<'a>(
+        &mut self,
+        body: &'a mut [u8],
+        due: u8,
+    ) -> Result<&'a mut [u8], RecordError> {
         let (kind, content) = self.open_type(body)?;
         if kind != due {
-            return Err(Refused::Type(kind));
+            return Err(RecordError::Type(kind));
         }
         self.0.count(content.len());
         Ok(content)
     }
 
     /// Opens a record without counting it yet: nothing changes until all of it is right.
-    fn open_type<'a>(&self, body: &'a mut [u8]) -> Result<(u8, &'a mut [u8]), Refused> {
+    fn open_type<'a>(&self, body: &'a mut [u8]) -> Result<(u8, &'a mut [u8]), RecordError> {
         let message = match &self.0.cipher {
             Cipher::Aes256Gcm { aead, iv } => {
                 let header = frame::header(body.len());
-                let (message, tag) = body.split_last_chunk_mut::<TAG>().ok_or(Refused::Tag)?;
+                let (message, tag) = body.split_last_chunk_mut::<TAG>().ok_or(RecordError::Tag)?;
                 let (nonce, tag) = (nonce(iv, self.0.counter), (&*tag).into());
                 let verified =
                     aead.decrypt_inout_detached(&nonce, &header, (&mut *message).into(), tag);
-                verified.map(|()| message).map_err(|_| Refused::Tag)?
+                verified.map(|()| message).map_err(|_| RecordError::Tag)?
             }
             Cipher::Fernet(fernet) => {
                 let message = super::open_token(fernet, body, None)
-                    .map_err(Refused::Token)?
+                    .map_err(RecordError::Token)?
                     .message;
                 let inside = message.len();
                 let (counter, message) = message
                     .split_first_chunk_mut::<COUNTER>()
-                    .ok_or(Refused::Length(inside))?;
+                    .ok_or(RecordError::Length(inside))?;
                 let (due, found) = (self.0.counter, u64::from_be_bytes(*counter));
                 if found != due {
-                    return Err(Refused::Counter { due, found });
+                    return Err(RecordError::Counter { due, found });
                 }
                 message
             }
@@ -455,11 +459,11 @@ impl Opener {
         let parts = message
             .split_first_mut()
             .filter(|(_, content)| content.len() <= MAX_CONTENT);
-        let (kind, content) = parts.ok_or(Refused::Length(length))?;
+        let (kind, content) = parts.ok_or(RecordError::Length(length))?;
         if self.0.has_room(content.len()) {
             Ok((*kind, content))
         } else {
-            Err(Refused::Limit)
+            Err(RecordError::Limit)
         }
     }
 }
@@ -484,7 +488,7 @@ mod tests {
     }
 
     /// The body of a record of any type.
-    fn seal(sealer: &mut Sealer, kind: u8, content: &[u8]) -> Result<Vec<u8>, CannotSeal> {
+    fn seal(sealer: &mut Sealer, kind: u8, content: &[u8]) -> Result<Vec<u8>, SealError> {
         Ok(sealer.frame(kind, content, &mut fresh)?[frame::HEADER..].to_vec())
     }
 
@@ -511,7 +515,7 @@ mod tests {
                     types::REKEY => assert_eq!(opened, Ok(true)),
                     // Finished and Config among them: their time is over.
                     _ => {
-                        assert_eq!(opened, Err(Refused::Type(kind)));
+                        assert_eq!(opened, Err(RecordError::Type(kind)));
                         assert_eq!(
                             opener
                                 .open_due(&mut body, kind)
@@ -530,7 +534,7 @@ mod tests {
             let (mut sealer, mut opener) = pair(suite);
             let secret = *opener.secret().bytes();
             let mut body = seal(&mut sealer, types::REKEY, b"now").unwrap();
-            assert_eq!(opener.open(&mut body), Err(Refused::Length(3)));
+            assert_eq!(opener.open(&mut body), Err(RecordError::Length(3)));
             assert_eq!(
                 (opener.secret().bytes(), opener.0.counter, opener.0.bytes),
                 (&secret, 0, 0)
@@ -571,20 +575,20 @@ mod tests {
             let (mut sealer, _) = used(suite, MAX_RECORDS - 1, 0);
             assert!(sealer.rekey_is_due());
             assert!(seal(&mut sealer, 5, b"last").is_ok());
-            assert_eq!(seal(&mut sealer, 5, b""), Err(CannotSeal));
+            assert_eq!(seal(&mut sealer, 5, b""), Err(SealError));
             assert_eq!(
                 sealer.rekey(&mut fresh),
-                Err(CannotSeal),
+                Err(SealError),
                 "too late for a Rekey too"
             );
             assert_eq!(sealer.0.counter, MAX_RECORDS);
 
             let (mut sealer, mut opener) = used(suite, 9, MAX_BYTES - 3);
             assert!(sealer.rekey_is_due());
-            assert_eq!(seal(&mut sealer, 5, b"four"), Err(CannotSeal));
+            assert_eq!(seal(&mut sealer, 5, b"four"), Err(SealError));
             let mut body = seal(&mut sealer, 5, b"abc").unwrap();
             assert!(opener.open(&mut body).is_ok());
-            assert_eq!(seal(&mut sealer, 5, b"x"), Err(CannotSeal));
+            assert_eq!(seal(&mut sealer, 5, b"x"), Err(SealError));
             let mut step = sealer.rekey(&mut fresh).unwrap();
             assert_eq!(
                 opener.open(&mut step[frame::HEADER..]),
@@ -612,7 +616,7 @@ mod tests {
                 let mut body = sealed_at(suite, &secret, counter, b"\x05xyz");
                 assert_eq!(
                     opener.open(&mut body),
-                    Err(Refused::Limit),
+                    Err(RecordError::Limit),
                     "{suite} {counter} {bytes}"
                 );
                 assert_eq!((opener.0.counter, opener.0.bytes), (counter, bytes));
@@ -655,10 +659,14 @@ mod tests {
                 let mut message = vec![0; 1 + n];
                 message[0] = types::REKEY;
                 let mut body = sealed_at(suite, &secret, 0, &message);
-                assert_eq!(opener.open(&mut body), Err(Refused::Length(1 + n)));
+                assert_eq!(opener.open(&mut body), Err(RecordError::Length(1 + n)));
             }
             let mut body = sealed_at(suite, &secret, 0, b"");
-            assert_eq!(opener.open(&mut body), Err(Refused::Length(0)), "no type");
+            assert_eq!(
+                opener.open(&mut body),
+                Err(RecordError::Length(0)),
+                "no type"
+            );
             assert_eq!((opener.0.counter, opener.0.bytes), (0, 0));
         }
         // In the Fernet suite the frame's limit alone does not hold content back: padding hides up
@@ -671,7 +679,7 @@ mod tests {
             let mut body = short.seal(&vec![0; n], 0, [3; 16]);
             assert_eq!(
                 opener.open(&mut body),
-                Err(Refused::Length(n)),
+                Err(RecordError::Length(n)),
                 "no counter"
             );
         }

@@ -150,7 +150,7 @@ pub fn seal(sealer: &mut Sealer, kind: Kind, content: &[u8]) -> Vec<u8> {
 pub fn open(
     opener: &mut Opener,
     body: &[u8],
-) -> Result<Option<(Kind, Vec<u8>)>, fernvpn::protocol::record::Refused> {
+) -> Result<Option<(Kind, Vec<u8>)>, fernvpn::protocol::record::RecordError> {
     let mut body = body.to_vec();
     Ok(match opener.open(&mut body)? {
         Opened::Content(kind, content) => Some((kind, content.to_vec())),

@@ -11,7 +11,7 @@
 
 use super::key_log::Line;
 use crate::protocol::key_schedule::TrafficSecret;
-use crate::protocol::record::{Opened, Opener, Refused, Suite, types};
+use crate::protocol::record::{Opened, Opener, RecordError, Suite, types};
 
 /// Enough for all searches of a capture: half a minute's work.
 pub const WORK: u64 = 1 << 36;
@@ -63,14 +63,14 @@ impl Keyed {
     /// Opens the record that is due, of whatever type.
     ///
     /// # Errors
-    /// [`Refused`]; nothing has changed.
-    pub fn open(&mut self, body: &[u8]) -> Result<Record, Refused> {
+    /// [`RecordError`]; nothing has changed.
+    pub fn open(&mut self, body: &[u8]) -> Result<Record, RecordError> {
         let opened = match self.opener.open(&mut body.to_vec()) {
             Ok(Opened::Content(kind, content)) => Ok((kind as u8, content.to_vec())),
             Ok(Opened::Rekey) => Ok((types::REKEY, Vec::new())),
             // Authentic, but not of the tunnel: Finished, Config, or of a type that a later version
             // may know.
-            Err(Refused::Type(kind)) => self
+            Err(RecordError::Type(kind)) => self
                 .opener
                 .open_due(&mut body.to_vec(), kind)
                 .map(|c| (kind, c.to_vec())),
@@ -146,13 +146,13 @@ impl Keys {
                         self.work -= cost;
                         keyed.skip_to(counter);
                         let mut opened = keyed.open(body);
-                        if let Err(Refused::Counter { found, .. }) = opened {
+                        if let Err(RecordError::Counter { found, .. }) = opened {
                             keyed.skip_to(found);
                             opened = keyed.open(body);
                         }
                         match opened {
                             Ok(record) => return Some((keyed, record)),
-                            Err(Refused::Tag) => {}
+                            Err(RecordError::Tag) => {}
                             Err(_) => break,
                         }
                     }

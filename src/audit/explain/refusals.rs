@@ -6,7 +6,7 @@
 use super::session::{Ends, Records, TIME, body, given, hello, literal, seal};
 use super::{Chapter, Layer, Source, Step, prose};
 use crate::audit::fields;
-use crate::fernet::{Age, Key, Refusal, base64url};
+use crate::fernet::{Age, Key, TokenError, base64url};
 use crate::protocol::frame::{self, frame, whole};
 use crate::protocol::handshake::{AwaitServerHello, ClientHello, client_hello};
 use crate::protocol::key_schedule::Root;
@@ -318,7 +318,7 @@ fn marked(mut step: Step, at: usize) -> Step {
 /// Flips a bit of the ciphertext in the token that begins at `start`, and says which character of
 /// the frame changes.
 fn flip(frame: &[u8], start: usize) -> Result<(Vec<u8>, usize), Box<dyn Error>> {
-    let mut raw = fields::decode(&frame[start..]).map_err(Refusal::Text)?;
+    let mut raw = fields::decode(&frame[start..]).map_err(TokenError::Text)?;
     // Base64url has three bytes in four characters; this bit of the second byte is in one of them.
     raw[31] ^= 4;
     let (mut text, length) = (vec![0; base64url::encoded_len(raw.len())], raw.len());

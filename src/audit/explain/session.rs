@@ -7,7 +7,7 @@
 use super::{Chapter, Derived, Layer, Source, Step, Value, hex, prose};
 use crate::audit::fields;
 use crate::fernet::token::{HEADER, MAC, open};
-use crate::fernet::{Key, Refusal};
+use crate::fernet::{Key, TokenError};
 use crate::protocol::frame;
 use crate::protocol::handshake::{
     Agreed, AwaitFinished, AwaitServerHello, Capabilities, ClientHello, FreshHello, Offer,
@@ -433,7 +433,7 @@ pub(super) fn hello(ends: &Ends, by_client: bool, frame: &[u8]) -> Result<Step, 
     let (id, skip) = if by_client { ("id + ", 8) } else { ("", 0) };
     let mut step = Step::new(name, side, section);
     let mut text = body(frame)[skip..].to_vec();
-    let raw = fields::decode(&text).map_err(Refusal::Text)?;
+    let raw = fields::decode(&text).map_err(TokenError::Text)?;
     let message = open(slice::from_ref(ends.root.hello()), &mut text, None)?
         .message
         .len();
@@ -622,7 +622,7 @@ impl Records {
                 (format!("message{n}"), message)
             }
             Suite::Fernet => {
-                let raw = fields::decode(body(frame)).map_err(Refusal::Text)?;
+                let raw = fields::decode(body(frame)).map_err(TokenError::Text)?;
                 let padded = &opened[HEADER..raw.len() - MAC];
                 step.python = format!(
                     "message{n} = u(8, {counter}) + {}\n",

@@ -3,7 +3,7 @@
 
 use super::{ANSWER_TIME, CONNECT_TIME, Client, NAME_LIFE};
 use crate::os::socket::{self, Tuning};
-use crate::protocol::handshake::{Agreed, Refused, client_hello};
+use crate::protocol::handshake::{Agreed, HandshakeError, client_hello};
 use crate::protocol::key_schedule::Id;
 use crate::protocol::limits::MAX_HELLO;
 use crate::protocol::ratchet::ClientState;
@@ -98,7 +98,7 @@ impl Client {
         let agreed = await_server_hello
             .receive(body)
             .map_err(|reason| match reason {
-                Refused::Token(_) => {
+                HandshakeError::Token(_) => {
                     format!("the answer was not made with this client's key ({reason})")
                 }
                 _ => reason.to_string(),

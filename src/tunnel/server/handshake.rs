@@ -8,7 +8,7 @@ use super::{HANDSHAKE_TIME, STRANGERS, Shared};
 use crate::fernet::{self, Age};
 use crate::os::log::{self, Seldom};
 use crate::os::{clock, process, socket};
-use crate::protocol::handshake::{ClientHello, Refused, client_id};
+use crate::protocol::handshake::{ClientHello, HandshakeError, client_id};
 use crate::protocol::limits::MAX_HELLO;
 use crate::tunnel::observe::status::Refusal;
 use crate::tunnel::peers::registry::Client;
@@ -117,7 +117,7 @@ impl Stranger<'_> {
             .frame_until(MAX_HELLO, self.deadline)
             .map_err(|reason| self.no_frame(&reason))?;
         let id = client_id(body)
-            .ok_or_else(|| self.refuse(Refusal::NoHello, &Refused::Length(body.len())))?;
+            .ok_or_else(|| self.refuse(Refusal::NoHello, &HandshakeError::Length(body.len())))?;
         let (client, root) = current.clients.by_id(&id).ok_or_else(|| {
             let reason =
                 "no client has this key: it was removed, or belongs to another server, or this is no fernvpn client";
@@ -136,7 +136,7 @@ impl Stranger<'_> {
         let hello = ClientHello::receive(&root, body, age).map_err(|reason| {
             let of_time = matches!(
                 reason,
-                Refused::Token(fernet::Refusal::Expired | fernet::Refusal::Future)
+                HandshakeError::Token(fernet::TokenError::Expired | fernet::TokenError::Future)
             );
             let advice = if of_time {
                 " (see hello-max-age, and the clocks of both sides: timedatectl)"

@@ -9,7 +9,7 @@
 use crate::os::{log, reason, socket};
 use crate::packet::offload::{self, Checked, Offload};
 use crate::protocol::frame::BadLength;
-use crate::protocol::record::{Kind, Opened, Opener, Refused};
+use crate::protocol::record::{Kind, Opened, Opener, RecordError};
 use crate::tunnel::session::frame_reader::{Filled, FrameReader};
 use crate::tunnel::session::sender::{Outbound, Traffic, count};
 use std::fmt;
@@ -72,7 +72,7 @@ pub enum End {
     /// No answer to a Ping.
     Dead,
     /// A record was refused.
-    Refused(Refused),
+    Refused(RecordError),
     /// A frame's length was out of range.
     BadLength(BadLength),
     /// An authentic record held what it may not hold.

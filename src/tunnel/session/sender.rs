@@ -16,7 +16,7 @@
 use crate::os::log::Seldom;
 use crate::os::socket;
 use crate::protocol::limits::{MAX_CONTENT, REKEY_AFTER_SECONDS};
-use crate::protocol::record::{CannotSeal, Kind, Sealer, Suite};
+use crate::protocol::record::{Kind, SealError, Sealer, Suite};
 use crate::tunnel::session::fair_queue::{LONG_ROOM, Queue, Queued, SHORT_ROOM};
 use crate::tunnel::session::frame_reader::{LONG_PATH, Pool};
 use crate::tunnel::{fresh, locked};
@@ -388,6 +388,6 @@ impl Wire {
 }
 
 /// Why a connection ends whose key can seal no more.
-fn used_up(CannotSeal: CannotSeal) -> io::Error {
+fn used_up(SealError: SealError) -> io::Error {
     io::Error::other("the key was used up without a Rekey")
 }
