@@ -137,6 +137,24 @@ impl Change {
         }
     }
 
+    /// Whether both are about the same thing, of which there can be only one.
+    fn is_replaced_by(&self, new: &Change) -> bool {
+        match (self, new) {
+            (Change::Route(old, _), Change::Route(new, _))
+            | (Change::Steered(old, _), Change::Steered(new, _)) => old == new,
+            (Change::Firewall { .. }, Change::Firewall { .. })
+            | (Change::Up { .. }, Change::Up { .. })
+            | (Change::Resolvers(_), Change::Resolvers(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// The command that makes the change where an older one of ours is replaced by it.
+    fn replace(&self, device: &str) -> String {
+        self.set(device)
+            .replacen("ip route add ", "ip route replace ", 1)
+    }
+
     /// The command that takes it back.
     fn unset(&self, device: &str) -> String {
         match self {
@@ -425,29 +443,27 @@ impl Network {
         self.change_to(wanted)
     }
 
-    /// What is no longer wanted is taken back, and then what is new is made. What is here after a
-    /// failure is what was made, so that something else can be wanted then.
+    /// Makes what is new, and then takes back what is no longer wanted: in between both are there,
+    /// since the kernel drops all IPv4 routes of a device with its last address. What is here
+    /// after a failure is what was made, so that something else can be wanted then.
     fn change_to(&mut self, mut wanted: Vec<Change>) -> io::Result<()> {
-        let goes = |old: &&Change| !wanted.contains(old) && !matches!(old, Change::Up { .. });
-        for old in self
-            .made
-            .iter()
-            .rev()
-            .filter(goes)
-            .cloned()
-            .collect::<Vec<_>>()
-        {
-            match self.run(&old.unset(&self.device)) {
-                Err(error) if !is_gone(&error) => return Err(error),
-                _ => self.made.retain(|made| *made != old),
-            }
-        }
         for new in &wanted {
             if self.made.contains(new) {
                 continue;
             }
-            match (self.run(&new.set(&self.device)), new) {
-                (Ok(()), _) => self.made.push(new.clone()),
+            if let Change::Address(address) = new {
+                self.make_room_for(address)?;
+            }
+            let replaced = self.made.iter().position(|old| old.is_replaced_by(new));
+            let done = match replaced {
+                Some(_) => self.run(&new.replace(&self.device)),
+                None => self.run(&new.set(&self.device)),
+            };
+            match (done, new) {
+                (Ok(()), _) => {
+                    replaced.map(|at| self.made.remove(at));
+                    self.made.push(new.clone());
+                }
                 // A tunnel without its resolvers is better than none.
                 (Err(error), Change::Resolvers(_)) => {
                     let text = "the tunnel's resolvers are not in use; put them into /etc/resolv.conf, or configure dns = none";
@@ -462,8 +478,40 @@ impl Network {
                 log::warning("os", text, &[]);
             }
         }
+        let goes = |old: &&Change| !wanted.contains(old) && !matches!(old, Change::Up { .. });
+        let old = self.made.iter().rev().filter(goes).cloned();
+        for old in old.collect::<Vec<_>>() {
+            match self.run(&old.unset(&self.device)) {
+                Err(error) if !is_gone(&error) => return Err(error),
+                _ => self.made.retain(|made| *made != old),
+            }
+        }
         wanted.retain(|wanted| self.made.contains(wanted));
         self.made = wanted;
+        Ok(())
+    }
+
+    /// Lets a second address come and the first go. An IPv4 address in the same network as an older
+    /// one goes with that one, unless the kernel is told to promote it. IPv6 has an address once,
+    /// whatever its prefix length.
+    fn make_room_for(&mut self, new: &Subnet) -> io::Result<()> {
+        let same = |old: &Change| matches!(old, Change::Address(old) if old.address == new.address);
+        if new.address.is_ipv6() {
+            if let Some(at) = self.made.iter().position(same) {
+                self.run(&self.made[at].unset(&self.device))?;
+                self.made.remove(at);
+            }
+        } else if self
+            .made
+            .iter()
+            .any(|old| matches!(old, Change::Address(old) if old.address.is_ipv4()))
+        {
+            let setting = format!("net/ipv4/conf/{}/promote_secondaries=1", self.device);
+            if let Err(error) = self.run(&format!("sysctl -q -w {setting}")) {
+                let text = "the tunnel may stand still for a moment while its address changes";
+                log::warning("os", text, &[("reason", &error)]);
+            }
+        }
         Ok(())
     }
 
