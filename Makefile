@@ -5,6 +5,7 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 PROGRAM := $(or $(CARGO_TARGET_DIR),target)/release/fernvpn
 KEYS := fernvpn.key
+export PATH := $(CURDIR)/target/python/bin:$(PATH)
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
 # For the processor at hand, which makes AES-GCM up to 1.4 times as fast. For any processor: make build RUSTFLAGS=
@@ -36,34 +37,40 @@ run-server: build $(KEYS) ## a server on 127.0.0.1:12345, until Ctrl-C; makes fe
 	@set -- $(PROGRAM) server -k $(KEYS) --listen $(ADDRESS) --private-if-allowed; echo "$$*"; $(in_foreground)
 
 .PHONY: run-client
-run-client: server-was-started build ## in a second terminal: says hello, pings through the tunnel, stays until Ctrl-C
+run-client: build server-was-started ## in a second terminal: says hello, pings through the tunnel, stays until Ctrl-C
 	@set -- $(PROGRAM) client -k $(KEYS) --connect $(ADDRESS) --private-if-allowed --ping --send 'Hello, World!'; \
 	echo "$${*:1:$$#-1} 'Hello, World!'"; $(in_foreground)
 
+# The server makes the key when it has been built for the first time. Nobody waits for it for ever.
 .PHONY: server-was-started
-server-was-started:
-	@if [ ! -e $(KEYS) ]; then \
-	    echo 'there is no $(KEYS) yet. The server makes it; start it first, in another terminal: make run-server' >&2; \
-	    exit 1; fi
+server-was-started: build
+	@[ -e $(KEYS) ] || echo 'waiting for $(KEYS), which the server makes. In another terminal: make run-server' >&2; \
+	for ((i = 0; i < 600; i++)); do [ ! -e $(KEYS) ] || exit 0; sleep 1; done; \
+	echo 'no server has made $(KEYS) within ten minutes. In another terminal: make run-server' >&2; exit 1
 
 $(KEYS): | build
 	@umask 077; for name in alice bob; do echo "$$($(PROGRAM) genkey)   # $$name"; done > $@.new && mv $@.new $@
 	@echo 'made $(KEYS): a secret key for alice and one for bob, each of whom may connect'
 
 .PHONY: demo
-demo: build ## all of it in one terminal: a server, two clients, pings, a file; leaves nothing behind
+demo: demo-needs build ## all of it in one terminal: a server, two clients, pings, a file; leaves nothing behind
 	@FERNVPN=$(PROGRAM) tests/demo.sh
+
+# The demo itself says what it leaves out where something is missing.
+.PHONY: demo-needs
+demo-needs:
+	@tests/needs.sh demo || true
 
 # Those that take long come first: two run at a time, and much of it is waiting.
 SCRIPTS := $(addprefix tests/, faults.sh package.sh netns.sh lab/test.py audit/planted.sh routing.sh crash.sh nat.sh capture.sh \
     reload.sh status.sh balancer.sh sites.sh privileges.sh demo.sh)
 
 .PHONY: test
-test: build ## every test; as root also those in network namespaces
-	$(CARGO) test --locked
-	$(MAKE) --no-print-directory --keep-going --jobs 2 --output-sync=target $(SCRIPTS)
+test: ## every check and test, as root also in network namespaces; installs what they need, where it may
+	@tests/all.sh
 
-.PHONY: $(SCRIPTS)
+.PHONY: scripts $(SCRIPTS)
+scripts: $(SCRIPTS)
 $(SCRIPTS): build
 	FERNVPN=$(PROGRAM) $@
 
@@ -210,9 +217,12 @@ clean: ## removes what was built; keeps fernvpn.key
 .PHONY: toolchain
 toolchain:
 	@if ! command -v $(CARGO) >/dev/null; then \
-	    echo 'Rust is missing. Version $(RUST) or newer is needed; https://rustup.rs installs it for you alone, without root:' >&2; \
-	    echo "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh" >&2; exit 1; fi
+	    echo 'Rust $(RUST) or newer is missing. https://rustup.rs installs it for you alone, without root:' >&2; \
+	    echo "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh" >&2; \
+	    echo 'On Debian 12: sudo apt-get install -y cargo-web' >&2; exit 1; fi
+	@if ! command -v cc >/dev/null; then \
+	    echo 'The C linker cc is missing, which Rust needs. On Debian: sudo apt-get install -y gcc libc6-dev' >&2; exit 1; fi
 	@version=$$(rustc --version | cut -d ' ' -f 2); \
 	if [ "$$(printf '%s\n' $(RUST) "$$version" | sort -V | head -n 1)" != $(RUST) ]; then \
 	    echo "Rust $(RUST) or newer is needed, and this is $$version. With rustup: rustup update stable" >&2; \
-	    echo "Without (Debian's own is older): https://rustup.rs" >&2; exit 1; fi
+	    echo 'On Debian 12 without rustup: sudo apt-get install -y cargo-web' >&2; exit 1; fi
