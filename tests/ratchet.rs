@@ -15,14 +15,14 @@ mod common;
 mod loopback;
 
 use common::{Random, TIME, counting, offer};
-use fernvpn::config::state_file::{Kept, Store};
+use fernvpn::config::state_file::{Store, StoredRatchet};
 use fernvpn::fernet::Key;
 use fernvpn::protocol::handshake::{
     AwaitConfig, AwaitFinished, AwaitServerHello, ClientHello, FreshHello, client_hello, client_id,
 };
 use fernvpn::protocol::key_schedule::{Id, Root};
 use fernvpn::protocol::record::{Fresh, Suite};
-use fernvpn::tunnel::peers::ratchet_store::{ClientKey, ServerSteps};
+use fernvpn::tunnel::peers::ratchet_store::{ClientKey, ServerRatchet};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
@@ -36,7 +36,7 @@ enum Fault {
 
 /// What a disk holds, and what happens at the next write.
 struct Disk {
-    kept: Kept,
+    kept: StoredRatchet,
     fault: Fault,
 }
 
@@ -45,7 +45,7 @@ struct Memory(Arc<Mutex<Disk>>);
 
 impl Memory {
     fn new() -> Memory {
-        let kept = Kept {
+        let kept = StoredRatchet {
             key: Key::from_bytes(&[3; 32]),
             step: 0,
             secret: None,
@@ -56,7 +56,7 @@ impl Memory {
         })))
     }
 
-    fn kept(&self) -> Kept {
+    fn kept(&self) -> StoredRatchet {
         self.0.lock().unwrap().kept.clone()
     }
 
@@ -68,14 +68,14 @@ impl Memory {
         ClientKey::new(self.kept(), Some(Box::new(self.clone())))
     }
 
-    fn server(&self) -> ServerSteps {
+    fn server(&self) -> ServerRatchet {
         self.fail(Fault::None);
-        ServerSteps::open(&self.kept(), Box::new(self.clone())).unwrap()
+        ServerRatchet::open(&self.kept(), Box::new(self.clone())).unwrap()
     }
 }
 
 impl Store for Memory {
-    fn save(&mut self, state: &Kept) -> Result<(), String> {
+    fn save(&mut self, state: &StoredRatchet) -> Result<(), String> {
         let mut disk = self.0.lock().unwrap();
         let fault = std::mem::replace(&mut disk.fault, Fault::None);
         if fault != Fault::Before {
@@ -90,7 +90,7 @@ impl Store for Memory {
 }
 
 /// The key with this id, if the server has it.
-fn root_of(server: &ServerSteps, id: Id) -> Option<Root> {
+fn root_of(server: &ServerRatchet, id: Id) -> Option<Root> {
     server.keys().find(|(own, _)| *own == id)?.1
 }
 
@@ -104,7 +104,7 @@ struct Answered {
 struct World {
     disks: [Memory; 2],
     client: ClientKey,
-    server: ServerSteps,
+    server: ServerRatchet,
     nonce: u64,
     /// Hello bodies that somebody recorded, and handshakes that hang.
     recorded: Vec<Vec<u8>>,
@@ -157,7 +157,7 @@ impl World {
         let id = client_id(body).unwrap();
         let root = root_of(&self.server, id)?;
         let hello = ClientHello::receive(&root, body, None).unwrap();
-        let state = self.server.meet(id).ok()?;
+        let state = self.server.sync(id).ok()?;
         let fresh = self.fresh();
         let (frame, next) = hello.answer(&offer(&[self.suite]), Some(&state), fresh);
         Some((
@@ -441,7 +441,7 @@ fn the_last_step_is_refused_and_not_followed_by_the_first() {
     let error = server.finish(u64::MAX).unwrap_err();
     assert!(error.contains("reset-client"), "{error}");
     let ahead = server.keys().nth(1).unwrap().0;
-    assert!(server.meet(ahead).is_err(), "nor by catching up");
+    assert!(server.sync(ahead).is_err(), "nor by catching up");
     assert_eq!(memory.kept().step, u64::MAX);
 }
 
@@ -449,7 +449,7 @@ fn the_last_step_is_refused_and_not_followed_by_the_first() {
 mod files {
     use super::loopback::*;
     use fernvpn::config::settings::{ClientSettings, ServerSettings};
-    use fernvpn::config::state_file::{Kept, StateFile};
+    use fernvpn::config::state_file::{StateFile, StoredRatchet};
     use fernvpn::protocol::record::Suite;
     use fernvpn::tunnel::client::Client;
     use std::fs;
@@ -474,8 +474,8 @@ mod files {
             self.0.join(side)
         }
 
-        fn kept(&self, side: &str) -> Kept {
-            Kept::read(&self.path(side)).unwrap()
+        fn kept(&self, side: &str) -> StoredRatchet {
+            StoredRatchet::read(&self.path(side)).unwrap()
         }
 
         fn serve(&self) -> (fernvpn::tunnel::server::Server, SocketAddr) {

@@ -19,7 +19,7 @@ use fernvpn::tunnel::device;
 use fernvpn::tunnel::server::Server;
 use fernvpn::tunnel::session::dispatch::Batch;
 use fernvpn::tunnel::session::receiver::close;
-use fernvpn::tunnel::session::sender::{Outbound, Sent};
+use fernvpn::tunnel::session::sender::{Sent, SessionSender};
 use loopback::*;
 use std::io::{Read, Write};
 use std::iter::from_fn;
@@ -400,45 +400,45 @@ fn a_stalled_client_stalls_nobody() {
 }
 
 /// The way to a peer without a server around it, the far end of its socket, and what opens there.
-fn outbound_alone() -> (Arc<Outbound>, TcpStream, Opener) {
+fn outbound_alone() -> (Arc<SessionSender>, TcpStream, Opener) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (session, near) = (
         common::session(Suite::Aes256Gcm, None, 1),
         listener.accept().unwrap().0,
     );
-    let outbound = Outbound::new(
+    let sender = SessionSender::new(
         Arc::new(near),
         session.server.0,
         false,
         Arc::default(),
         Vec::new(),
     );
-    (outbound, far, session.client.1)
+    (sender, far, session.client.1)
 }
 
 #[test]
 fn who_answers_sends_the_answer_and_not_what_others_have_queued() {
-    let (outbound, mut socket, mut opener) = outbound_alone();
+    let (sender, mut socket, mut opener) = outbound_alone();
     let mut receive = || {
         let body = read_frame(&mut socket)?;
         common::open(&mut opener, &body).unwrap()
     };
     let queued = packet(address("10.8.0.1"), v4(0), b"of somebody");
     for round in 0..3 {
-        outbound.put(|queue| queue.push_packet(&queued));
-        outbound.send(Kind::Pong, b"an answer");
+        sender.put(|queue| queue.push_packet(&queued));
+        sender.send(Kind::Pong, b"an answer");
         assert_eq!(
-            Arc::strong_count(&outbound),
+            Arc::strong_count(&sender),
             2,
-            "round {round}: a companion has the rest, and waits for more of it"
+            "round {round}: a flusher has the rest, and waits for more of it"
         );
         assert_eq!(receive(), Some((Kind::Pong, b"an answer".to_vec())));
         assert_eq!(receive(), Some((Kind::Packets, listed(&[&queued]))));
-        eventually("nothing is left", || outbound.send_next() == Sent::All);
+        eventually("nothing is left", || sender.send_next() == Sent::All);
     }
-    outbound.put(|queue| queue.push_packet(&queued));
-    outbound.close(close::LEAVING, "bye");
+    sender.put(|queue| queue.push_packet(&queued));
+    sender.close(close::LEAVING, "bye");
     assert_eq!(
         receive(),
         Some((Kind::Close, b"\0bye".to_vec())),
@@ -449,46 +449,46 @@ fn who_answers_sends_the_answer_and_not_what_others_have_queued() {
 
 #[test]
 fn a_reader_takes_along_what_the_kernel_answers_and_then_reads_on() {
-    let (outbound, mut socket, mut opener) = outbound_alone();
+    let (sender, mut socket, mut opener) = outbound_alone();
     let mut receive = || common::open(&mut opener, &read_frame(&mut socket).unwrap()).unwrap();
     let (tun, kernel) = device(false);
-    let reader = device::Kernel::new(Some(&tun), &outbound);
+    let reader = device::LocalStack::new(Some(&tun), &sender);
     let (one, other) = (
         packet(address("10.8.0.1"), v4(0), b"one"),
         packet(address("10.8.0.1"), v4(0), b"another"),
     );
     let mut batch = Batch::default();
-    let route = |_| Some(Arc::clone(&outbound));
+    let route = |_| Some(Arc::clone(&sender));
     kernel.send(&one);
     kernel.send(&other);
-    let turn = tun.turn().lock().unwrap();
-    reader.answers(&mut batch, &route);
+    let turn = tun.read_lock().lock().unwrap();
+    reader.poll_local_replies(&mut batch, &route);
     assert_eq!(
-        Arc::strong_count(&outbound),
+        Arc::strong_count(&sender),
         1,
         "while another thread reads, it does not"
     );
     drop(turn);
-    reader.answers(&mut batch, &route);
+    reader.poll_local_replies(&mut batch, &route);
     batch.send_some();
     assert_eq!(receive(), Some((Kind::Packets, listed(&[&one, &other]))));
     assert_eq!(
-        Arc::strong_count(&outbound),
+        Arc::strong_count(&sender),
         1,
         "that was all, and nobody waits for more"
     );
     // Others queue up more than it sends between two looks at its socket.
     let pongs: Vec<_> = (0..100u8).map(|n| (Kind::Pong, vec![n])).collect();
-    outbound.put(|queue| {
+    sender.put(|queue| {
         pongs
             .iter()
             .map(|(kind, content)| queue.push(*kind, content))
             .sum()
     });
     kernel.send(&one);
-    reader.answers(&mut batch, &route);
+    reader.poll_local_replies(&mut batch, &route);
     batch.send_some();
-    assert_eq!(Arc::strong_count(&outbound), 2, "a companion has the rest");
+    assert_eq!(Arc::strong_count(&sender), 2, "a flusher has the rest");
     pongs
         .into_iter()
         .for_each(|pong| assert_eq!(receive(), Some(pong)));

@@ -4,7 +4,7 @@ use super::{Failure, device, status};
 use crate::config::arguments::{Arguments, UsageError};
 use crate::config::options::CLIENT;
 use crate::config::settings::{ClientSettings, Device};
-use crate::config::state_file::Kept;
+use crate::config::state_file::StoredRatchet;
 use crate::os::control::Control;
 use crate::os::network::{self, Network};
 use crate::os::signal::Signal;
@@ -170,7 +170,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
 fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
     let (file, ratchet) = (arguments.path("-k"), arguments.has("--ratchet"));
     let key = match &file {
-        Some(file) if ratchet => Some(Kept::read(file)?.key),
+        Some(file) if ratchet => Some(StoredRatchet::read(file)?.key),
         Some(file) => super::keys(file)?.into_iter().next().map(|named| named.key),
         None if ratchet => return Err(UsageError("--ratchet belongs to -k FILE".into()).into()),
         None => None,

@@ -8,7 +8,7 @@ use crate::config::file::{self, Configuration};
 use crate::config::key_file::Wiped;
 use crate::config::options::{self, CLIENT, PEER};
 use crate::config::settings::{ClientSettings, Peer, ServerSettings};
-use crate::config::state_file::{Kept, StateFile, Store};
+use crate::config::state_file::{StateFile, Store, StoredRatchet};
 use crate::fernet::Key;
 use crate::os::{entropy, files, log};
 use crate::tunnel::peers::registry::Clients;
@@ -256,7 +256,7 @@ pub(super) fn reset(arguments: &Arguments) -> Result<ExitCode, Failure> {
         .ok_or_else(|| format!("{} has a static key, which has no step to lose", peer.name))?;
     let (mut state, _) =
         StateFile::open(path).map_err(|reason| format!("{reason} (stop the server first)"))?;
-    state.save(&Kept {
+    state.save(&StoredRatchet {
         key: key.clone(),
         step: 0,
         secret: None,

@@ -117,7 +117,7 @@ pub fn raise_limits(connections: usize) {
             &[("reason", &error)],
         ),
     }
-    // Each client its thread, and the strangers theirs; at worst, each client a companion as well.
+    // Each client its thread, and the strangers theirs; at worst, each client a flusher as well.
     let (usual, worst) = (
         connections as u64 + 1024 + 64,
         2 * connections as u64 + 1024,

@@ -5,7 +5,7 @@
 //! each other. Each conflict says where it is, so that a file's reader can name the line.
 
 use super::settings::{Device, Nat, Peer, ServerSettings};
-use super::state_file::Kept;
+use super::state_file::StoredRatchet;
 use crate::packet::subnet::Subnet;
 use crate::protocol::key_schedule::Root;
 use std::collections::HashMap;
@@ -80,7 +80,7 @@ pub fn conflicts(settings: &ServerSettings) -> Vec<Conflict> {
         let kept = peer
             .ratchet
             .as_ref()
-            .and_then(|file| Kept::read(file).ok())
+            .and_then(|file| StoredRatchet::read(file).ok())
             .map(|kept| kept.key);
         for (item, key) in peer.keys.iter().cloned().chain(kept).enumerate() {
             let id = Root::new(key)

@@ -16,7 +16,7 @@ use super::conflicts::{Place, conflicts};
 use super::key_file::{self, Wiped};
 use super::options::{self, Setter, yes_or_no};
 use super::settings::{ClientSettings, Nat, Peer, ServerSettings};
-use super::state_file::Kept;
+use super::state_file::StoredRatchet;
 use crate::fernet::Key;
 use crate::os::network;
 use std::collections::HashMap;
@@ -494,7 +494,9 @@ impl KeyOptions<'_> {
                 .map(key_file::parse_key)
                 .collect::<Result<_, _>>()
                 .map(|keys| self.inline = keys),
-            "key-file" if self.ratcheted => Kept::read(&path()).map(|_| self.state = Some(path())),
+            "key-file" if self.ratcheted => {
+                StoredRatchet::read(&path()).map(|_| self.state = Some(path()))
+            }
             "key-file" => match key_file::read(&path()) {
                 Ok((keys, warning)) => {
                     self.filed = keys.into_iter().map(|named| named.key).collect();

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 /// What is kept of a ratcheted key between two sessions.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct StoredRatchet {
     /// K.
     pub key: Key,
     /// How many steps it has made.
@@ -37,23 +37,23 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// A sentence.
-    fn save(&mut self, state: &Kept) -> Result<(), String>;
+    fn save(&mut self, state: &StoredRatchet) -> Result<(), String>;
 }
 
-impl Kept {
+impl StoredRatchet {
     /// The state in a file, without the right to change it.
     ///
     /// # Errors
     /// A sentence.
-    pub fn read(file: &Path) -> Result<Kept, String> {
+    pub fn read(file: &Path) -> Result<StoredRatchet, String> {
         let wrong = |reason: String| format!("state file {}: {reason}", file.display());
         let mut text = key_file::read_secret(file).map_err(wrong)?.0;
         let kept = if text.starts_with(b"key=") {
-            Kept::parse(&text)
+            StoredRatchet::parse(&text)
                 .ok_or("it is damaged; both sides need a new key (fernvpn genkey) as all that is in their files".into())
         } else {
             match key_file::parse(&text).as_deref() {
-                Ok([only]) => Ok(Kept {
+                Ok([only]) => Ok(StoredRatchet {
                     key: only.key.clone(),
                     step: 0,
                     secret: None,
@@ -66,13 +66,13 @@ impl Kept {
         kept.map_err(wrong)
     }
 
-    fn parse(text: &[u8]) -> Option<Kept> {
+    fn parse(text: &[u8]) -> Option<StoredRatchet> {
         let fields = Fields::parse(text).ok()?;
         let secret = fields
             .value("secret")
             .map(|_| fields.hex32("secret").map(Zeroizing::new))
             .transpose();
-        Some(Kept {
+        Some(StoredRatchet {
             key: Key::parse(fields.value("key")?).ok()?,
             step: fields.value("step")?.parse().ok()?,
             secret: secret.ok()?,
@@ -102,7 +102,7 @@ impl StateFile {
     ///
     /// # Errors
     /// A sentence: another program has it, or it cannot be locked or read.
-    pub fn open(path: &Path) -> Result<(StateFile, Kept), String> {
+    pub fn open(path: &Path) -> Result<(StateFile, StoredRatchet), String> {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let lock_path = path.with_file_name(format!(".{name}.lock"));
@@ -122,7 +122,7 @@ impl StateFile {
                 path.display()
             )),
             Err(TryLockError::Error(error)) => Err(cannot(&error)),
-            Ok(()) => Kept::read(&path).map(|kept| (StateFile { path, lock }, kept)),
+            Ok(()) => StoredRatchet::read(&path).map(|kept| (StateFile { path, lock }, kept)),
         }
     }
 }
@@ -136,7 +136,7 @@ impl Drop for StateFile {
 }
 
 impl Store for StateFile {
-    fn save(&mut self, state: &Kept) -> Result<(), String> {
+    fn save(&mut self, state: &StoredRatchet) -> Result<(), String> {
         files::replace_atomically(&self.path, state.to_text().as_bytes(), 0o600)
             .map_err(|error| error.to_string())
     }
@@ -146,8 +146,8 @@ impl Store for StateFile {
 mod tests {
     use super::*;
 
-    fn kept(secret: Option<[u8; 32]>) -> Kept {
-        Kept {
+    fn kept(secret: Option<[u8; 32]>) -> StoredRatchet {
+        StoredRatchet {
             key: Key::from_bytes(&[7; 32]),
             step: 41,
             secret: secret.map(Zeroizing::new),
@@ -158,7 +158,7 @@ mod tests {
     fn what_is_written_is_read() {
         for secret in [None, Some([9; 32])] {
             let text = kept(secret).to_text();
-            let read = Kept::parse(text.as_bytes()).unwrap();
+            let read = StoredRatchet::parse(text.as_bytes()).unwrap();
             assert_eq!((read.key.bytes(), read.step), (&[7; 32], 41));
             assert_eq!(read.secret.map(|secret| *secret), secret);
             assert!(text.0.capacity() <= 256, "it grew, and left a copy behind");
@@ -171,7 +171,7 @@ mod tests {
         for end in 0..text.len() {
             // Without its last line it would be a client's state: a file is replaced whole, never
             // cut.
-            let cut = Kept::parse(&text.as_bytes()[..end]);
+            let cut = StoredRatchet::parse(&text.as_bytes()[..end]);
             assert!(cut.is_none_or(|cut| cut.secret.is_none()), "{end}");
         }
         for wrong in [
@@ -182,7 +182,7 @@ mod tests {
             text.replace("step", "stop"),
             format!("{}step=41\n", &*text),
         ] {
-            assert!(Kept::parse(wrong.as_bytes()).is_none(), "{wrong}");
+            assert!(StoredRatchet::parse(wrong.as_bytes()).is_none(), "{wrong}");
         }
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! Values may come from strangers. Whatever is not plain ASCII without blanks is quoted and
 //! escaped, so one call is one line, and nobody but us can begin a line or a field. Lines that
-//! strangers can cause at will go through [`Seldom`], so that they fill no disk. Keys are never
+//! strangers can cause at will go through [`RateLimitedLog`], so that they fill no disk. Keys are never
 //! logged: no type that holds one has `Display`.
 
 use std::fmt::{Display, Write as _};
@@ -84,26 +84,26 @@ pub fn say(text: impl Display) {
 /// Lets at most `limit` lines through per interval, and then tells how many it kept back. One for
 /// each kind of line that strangers can trigger; it can be a `static`.
 #[derive(Debug)]
-pub struct Seldom {
+pub struct RateLimitedLog {
     limit: u32,
     interval: Duration,
-    state: Mutex<SeldomState>,
+    state: Mutex<RateLimitState>,
 }
 
 #[derive(Debug)]
-struct SeldomState {
+struct RateLimitState {
     begin: Option<Instant>,
     written: u32,
     suppressed: u64,
 }
 
-impl Seldom {
+impl RateLimitedLog {
     /// At most `limit` lines per `interval`.
-    pub const fn new(limit: u32, interval: Duration) -> Seldom {
-        Seldom {
+    pub const fn new(limit: u32, interval: Duration) -> RateLimitedLog {
+        RateLimitedLog {
             limit,
             interval,
-            state: Mutex::new(SeldomState {
+            state: Mutex::new(RateLimitState {
                 begin: None,
                 written: 0,
                 suppressed: 0,
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn seldom_lets_few_through_and_counts_the_rest() {
-        let seldom = Seldom::new(2, Duration::from_secs(10));
+        let seldom = RateLimitedLog::new(2, Duration::from_secs(10));
         let begin = Instant::now();
         assert_eq!(
             [seldom.permit(begin), seldom.permit(begin)],

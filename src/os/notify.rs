@@ -11,8 +11,8 @@
 //!
 //! A thread that panics ends the process, so what the watchdog is for are threads that stand still:
 //! that wait for a lock, a program or a kernel for ever. Those that accept, that read the device,
-//! and the one that keeps a client connected have a [`Pulse`] each. They wait no longer than
-//! [`TURN`] where they have nothing to do. What only one of a server's clients hangs on is not
+//! and the one that keeps a client connected have a [`Heartbeat`] each. They wait no longer than
+//! [`MAX_IDLE_WAIT`] where they have nothing to do. What only one of a server's clients hangs on is not
 //! watched.
 //!
 //! Without systemd nothing of this happens.
@@ -26,27 +26,27 @@ use std::time::Duration;
 use super::log;
 
 /// How long a watched thread that has nothing to do may wait.
-pub const TURN: Duration = Duration::from_secs(10);
+pub const MAX_IDLE_WAIT: Duration = Duration::from_secs(10);
 
-static PULSES: Mutex<Vec<Weak<Beat>>> = Mutex::new(Vec::new());
+static HEARTBEATS: Mutex<Vec<Weak<Watched>>> = Mutex::new(Vec::new());
 
-struct Beat {
+struct Watched {
     turned: AtomicBool,
     name: &'static str,
 }
 
 /// A thread that must not stand still. It is watched until this is dropped.
-pub struct Pulse(Arc<Beat>);
+pub struct Heartbeat(Arc<Watched>);
 
-impl Pulse {
+impl Heartbeat {
     /// From now on a thread for `name` is watched.
-    pub fn new(name: &'static str) -> Pulse {
-        let beat = Arc::new(Beat {
+    pub fn new(name: &'static str) -> Heartbeat {
+        let beat = Arc::new(Watched {
             turned: AtomicBool::new(true),
             name,
         });
-        pulses().push(Arc::downgrade(&beat));
-        Pulse(beat)
+        heartbeats().push(Arc::downgrade(&beat));
+        Heartbeat(beat)
     }
 
     /// It has turned once more.
@@ -55,15 +55,15 @@ impl Pulse {
     }
 }
 
-fn pulses() -> std::sync::MutexGuard<'static, Vec<Weak<Beat>>> {
-    PULSES.lock().unwrap_or_else(PoisonError::into_inner)
+fn heartbeats() -> std::sync::MutexGuard<'static, Vec<Weak<Watched>>> {
+    HEARTBEATS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Who has not turned since this was asked the last time.
 fn still() -> Vec<&'static str> {
     let mut still = Vec::new();
-    pulses().retain(|pulse| {
-        let Some(beat) = pulse.upgrade() else {
+    heartbeats().retain(|heartbeat| {
+        let Some(beat) = heartbeat.upgrade() else {
             return false;
         };
         if !beat.turned.swap(false, Ordering::Relaxed) {
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn who_stands_still_is_named_and_who_has_ended_is_not() {
-        let (first, second) = (Pulse::new("test-first"), Pulse::new("test-second"));
+        let (first, second) = (Heartbeat::new("test-first"), Heartbeat::new("test-second"));
         let ours = || {
             still()
                 .into_iter()

@@ -52,7 +52,7 @@ mod system {
         file: File,
         name: String,
         offload: bool,
-        turn: Mutex<()>,
+        read_lock: Mutex<()>,
     }
 
     impl Tun {
@@ -83,7 +83,7 @@ mod system {
                 file,
                 name,
                 offload,
-                turn: Mutex::default(),
+                read_lock: Mutex::default(),
             })
         }
 
@@ -94,7 +94,7 @@ mod system {
                 file: File::from(fd),
                 name: name.to_owned(),
                 offload,
-                turn: Mutex::default(),
+                read_lock: Mutex::default(),
             })
         }
 
@@ -109,8 +109,8 @@ mod system {
         }
 
         /// Held by whoever reads, since packets that two threads read might change places.
-        pub fn turn(&self) -> &Mutex<()> {
-            &self.turn
+        pub fn read_lock(&self) -> &Mutex<()> {
+            &self.read_lock
         }
 
         /// One packet, or `WouldBlock` if none waits. What does not fit into `buffer` is lost.
@@ -223,7 +223,7 @@ impl Tun {
     }
 
     /// Never called.
-    pub fn turn(&self) -> &std::sync::Mutex<()> {
+    pub fn read_lock(&self) -> &std::sync::Mutex<()> {
         match *self {}
     }
 

@@ -5,14 +5,14 @@
 //!                                                ^ PACKET_AT: the device reads to here, the record is sealed around it
 //! ```
 
-use crate::os::notify::{Pulse, TURN};
+use crate::os::notify::{Heartbeat, MAX_IDLE_WAIT};
 use crate::os::tun::{Tun, Woken};
 use crate::os::wake::Wake;
 use crate::packet::offload::{self, Checked, Offload};
 use crate::packet::{icmp, ip, segmentation};
 use crate::tunnel::locked;
 use crate::tunnel::session::dispatch::{Batch, PACKET_AT};
-use crate::tunnel::session::sender::{FRAMES, Outbound};
+use crate::tunnel::session::sender::{FRAMES, SessionSender};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::IpAddr;
 use std::sync::{Arc, MutexGuard};
@@ -39,7 +39,7 @@ const NAP: Duration = Duration::from_micros(100);
 pub fn pump(
     device: &Tun,
     wake: &Wake,
-    route: impl Fn(IpAddr) -> Option<Arc<Outbound>>,
+    route: impl Fn(IpAddr) -> Option<Arc<SessionSender>>,
 ) -> Result<(), String> {
     let failed = |error: io::Error| {
         format!(
@@ -49,11 +49,11 @@ pub fn pump(
     };
     let mut batch = Batch::that_waits();
     let mut found = true;
-    let pulse = Pulse::new("device");
+    let heartbeat = Heartbeat::new("device");
     loop {
-        pulse.beat();
+        heartbeat.beat();
         let (bytes, more) =
-            read(device, &mut batch, &route, locked(device.turn())).map_err(failed)?;
+            read(device, &mut batch, &route, locked(device.read_lock())).map_err(failed)?;
         found |= bytes > 0;
         if batch.send_next() {
             continue;
@@ -65,7 +65,7 @@ pub fn pump(
             .wait(
                 wake,
                 batch.full(),
-                Some(if more { Duration::ZERO } else { TURN }),
+                Some(if more { Duration::ZERO } else { MAX_IDLE_WAIT }),
             )
             .map_err(failed)?;
         found = woken != Woken::ByDevice;
@@ -82,7 +82,7 @@ pub fn pump(
 fn read(
     device: &Tun,
     batch: &mut Batch,
-    route: &dyn Fn(IpAddr) -> Option<Arc<Outbound>>,
+    route: &dyn Fn(IpAddr) -> Option<Arc<SessionSender>>,
     _turn: MutexGuard<()>,
 ) -> io::Result<(usize, bool)> {
     let header = if device.offload() { offload::LENGTH } else { 0 };
@@ -116,7 +116,7 @@ fn read(
 
 /// Hands a packet to the kernel, whole or as the packets that it stands for. What the kernel does
 /// not take is lost, as on any link.
-fn deliver(device: &Tun, parcel: &Checked, segments: &mut Vec<u8>) {
+fn write(device: &Tun, parcel: &Checked, segments: &mut Vec<u8>) {
     if device.offload() {
         let header = parcel.offload().to_device();
         let _ = device.write(&[IoSlice::new(&header), IoSlice::new(parcel.packet())]);
@@ -128,16 +128,16 @@ fn deliver(device: &Tun, parcel: &Checked, segments: &mut Vec<u8>) {
 }
 
 /// The kernel behind this end of a connection. Without a device, pings are answered in its place.
-pub struct Kernel<'a> {
+pub struct LocalStack<'a> {
     device: Option<&'a Tun>,
-    peer: &'a Arc<Outbound>,
+    peer: &'a Arc<SessionSender>,
     scratch: Vec<u8>,
 }
 
-impl<'a> Kernel<'a> {
+impl<'a> LocalStack<'a> {
     /// The kernel behind `device`, if there is one, and before `peer`.
-    pub fn new(device: Option<&'a Tun>, peer: &'a Arc<Outbound>) -> Kernel<'a> {
-        Kernel {
+    pub fn new(device: Option<&'a Tun>, peer: &'a Arc<SessionSender>) -> LocalStack<'a> {
+        LocalStack {
             device,
             peer,
             scratch: Vec::new(),
@@ -147,9 +147,13 @@ impl<'a> Kernel<'a> {
     /// Reads what the kernel has to send, if nobody else does just now. What it answers to packets
     /// that it was just given (acknowledgements, echo replies) is there already, so that no other
     /// thread need wake up for it.
-    pub fn answers(&self, batch: &mut Batch, route: &dyn Fn(IpAddr) -> Option<Arc<Outbound>>) {
+    pub fn poll_local_replies(
+        &self,
+        batch: &mut Batch,
+        route: &dyn Fn(IpAddr) -> Option<Arc<SessionSender>>,
+    ) {
         if let Some(device) = self.device
-            && let Ok(turn) = device.turn().try_lock()
+            && let Ok(turn) = device.read_lock().try_lock()
         {
             let _ = read(device, batch, route, turn); // the device's own thread meets the same error
         }
@@ -161,9 +165,9 @@ impl<'a> Kernel<'a> {
     }
 
     /// Takes a packet. What it answers itself goes into `batch`.
-    pub fn take(&mut self, parcel: &Checked, batch: &mut Batch) {
+    pub fn deliver(&mut self, parcel: &Checked, batch: &mut Batch) {
         if let Some(device) = self.device {
-            return deliver(device, parcel, &mut self.scratch);
+            return write(device, parcel, &mut self.scratch);
         }
         self.scratch.clear();
         self.scratch.extend_from_slice(parcel.packet());

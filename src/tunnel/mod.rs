@@ -1,7 +1,7 @@
 //! Do packets go where they should?
 //!
 //! ```text
-//!  TUN ─> packet::offload ─> router.owner(destination) ─> Batch ─> Queue ─> Outbound (seal, send) ─> socket
+//!  TUN ─> packet::offload ─> router.owner(destination) ─> Batch ─> Queue ─> SessionSender (seal, send) ─> socket
 //!  socket ─> FrameReader ─> Opener ─> packet::offload ─> client.owns(source)? ─> TUN, or another client
 //! ```
 //!

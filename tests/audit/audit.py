@@ -357,7 +357,7 @@ def limit_table():
         code = path.read_text(encoding="utf-8").split("#[cfg(test)]\nmod tests")[0]
         for doc, constant, amount in re.findall(
                 r"((?:^ *///.*\n)*)^ *(?:pub(?:\(\w+\))? )?(?:const|static) ([A-Z_]+): "
-                r"(?:usize|u16|u32|u64|Duration|Seldom) = ([^;]*);", code, re.M):
+                r"(?:usize|u16|u32|u64|Duration|RateLimitedLog) = ([^;]*);", code, re.M):
             meaning = " ".join(line.strip().removeprefix("///").strip() for line in doc.splitlines())
             number = value(" ".join(amount.split()))
             shown = f"{number:,}" if isinstance(number, int) else f"`{number}`"

@@ -5,7 +5,7 @@
 //!  └── pause, longer each time ─── anything fails, or the connection ends ─────────────────────────────┘
 //! ```
 //!
-//! The device and its addresses stay while the connection comes and goes, so connections inside the
+//! The device and its addresses stay while the connection comes and goes, so connections handler the
 //! tunnel survive.
 //!
 //! | file | question |
@@ -19,23 +19,23 @@ mod session;
 mod tasks;
 
 use crate::config::settings::{ClientSettings, Device};
-use crate::config::state_file::{Kept, StateFile, Store};
+use crate::config::state_file::{StateFile, Store, StoredRatchet};
 use crate::os::network::MARK;
-use crate::os::notify::{self, Pulse};
+use crate::os::notify::{self, Heartbeat};
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
 use crate::os::{clock, entropy, log, process};
 use crate::packet::subnet::Subnet;
-use crate::tunnel::device::{self, Kernel};
+use crate::tunnel::device::{self, LocalStack};
 use crate::tunnel::locked;
 use crate::tunnel::observe::key_log::KeyLog;
-use crate::tunnel::observe::status::{Link, Peer, Refusal, Report, Since, Tally};
+use crate::tunnel::observe::status::{HandshakeCounters, Link, Moment, Peer, RejectReason, Report};
 use crate::tunnel::peers::ratchet_store::ClientKey;
 use crate::tunnel::peers::registry::Connected;
 use crate::tunnel::session::dispatch::Batch;
 use crate::tunnel::session::frame_reader::FrameReader;
-use crate::tunnel::session::receiver::{self, End, Patience, close, drain};
-use crate::tunnel::session::sender::{Outbound, Traffic, count};
+use crate::tunnel::session::receiver::{self, End, Timeouts, close, drain};
+use crate::tunnel::session::sender::{SessionSender, TrafficCounters, count};
 use crate::tunnel::wire::network_config::{NetworkConfig, listed};
 use handshake::{Session, peer};
 use session::FromServer;
@@ -86,7 +86,7 @@ pub struct Client {
     server: Mutex<(Vec<SocketAddr>, Instant)>,
     key: Mutex<ClientKey>,
     key_log: Option<KeyLog>,
-    carrier: Mutex<Carrier>,
+    carrier: Mutex<ConnectionState>,
     stopped: Mutex<bool>,
     stopping: Condvar,
     wake: Wake,
@@ -95,19 +95,19 @@ pub struct Client {
     identifier: u16,
     /// Why it ends, if it was not asked to.
     failure: Mutex<Option<String>>,
-    started: Since,
-    traffic: Arc<Traffic>,
-    handshakes: Tally,
+    started: Moment,
+    traffic: Arc<TrafficCounters>,
+    handshakes: HandshakeCounters,
     /// Packets from the device that had no way to go.
     unrouted: AtomicU64,
     /// Of the thread that runs it.
-    pulse: Pulse,
+    heartbeat: Heartbeat,
     /// For `status`: the device's name, and what the server has told last.
     told: Mutex<Option<(Option<String>, NetworkConfig)>>,
 }
 
 /// The connection to the server, as far as it has come.
-enum Carrier {
+enum ConnectionState {
     None,
     /// An attempt, which can be cut short.
     Socket(Arc<TcpStream>),
@@ -123,7 +123,7 @@ impl Client {
     pub fn new(settings: ClientSettings) -> io::Result<Arc<Client>> {
         let key = match &settings.ratchet {
             None => ClientKey::new(
-                Kept {
+                StoredRatchet {
                     key: settings.key.clone(),
                     step: 0,
                     secret: None,
@@ -145,7 +145,7 @@ impl Client {
             key: Mutex::new(key),
             key_log: KeyLog::open(settings.keylog.as_deref())?,
             settings,
-            carrier: Mutex::new(Carrier::None),
+            carrier: Mutex::new(ConnectionState::None),
             stopped: Mutex::new(false),
             stopping: Condvar::new(),
             wake: Wake::new()?,
@@ -153,12 +153,12 @@ impl Client {
             expects_reply: AtomicBool::new(false),
             identifier: u16::from_be_bytes(entropy::array()),
             failure: Mutex::default(),
-            started: Since::now(),
+            started: Moment::now(),
             traffic: Arc::default(),
-            handshakes: Tally::default(),
+            handshakes: HandshakeCounters::default(),
             unrouted: AtomicU64::new(0),
             told: Mutex::default(),
-            pulse: Pulse::new("client"),
+            heartbeat: Heartbeat::new("client"),
         }))
     }
 
@@ -172,14 +172,14 @@ impl Client {
         let name = settings.server.clone();
         let key = match &settings.ratchet {
             None => ClientKey::new(
-                Kept {
+                StoredRatchet {
                     key: settings.key.clone(),
                     step: 0,
                     secret: None,
                 },
                 None,
             ),
-            Some(path) => ClientKey::new(Kept::read(path)?, Some(Box::new(Untouched))),
+            Some(path) => ClientKey::new(StoredRatchet::read(path)?, Some(Box::new(Untouched))),
         };
         let client = Client::with_key(settings, key).map_err(|error| error.to_string())?;
         let socket = client
@@ -207,7 +207,7 @@ impl Client {
         let mut pause = PAUSE[0];
         let mut first = true;
         loop {
-            self.pulse.beat();
+            self.heartbeat.beat();
             let began = Instant::now();
             let at_once = match self.attempt(machine, &mut first) {
                 _ if self.is_stopped() => return self.outcome(),
@@ -256,9 +256,9 @@ impl Client {
         self.stopping.notify_all();
         self.wake.ring();
         match &*locked(&self.carrier) {
-            Carrier::None => {}
-            Carrier::Socket(socket) => drop(socket.shutdown(Shutdown::Both)),
-            Carrier::Session(connected) => connected.outbound.close(close::LEAVING, LEAVES),
+            ConnectionState::None => {}
+            ConnectionState::Socket(socket) => drop(socket.shutdown(Shutdown::Both)),
+            ConnectionState::Session(connected) => connected.sender.close(close::LEAVING, LEAVES),
         }
     }
 
@@ -271,7 +271,7 @@ impl Client {
             .unzip();
         let server = config.map_or(&[][..], |config| &config.server);
         let link = match &*locked(&self.carrier) {
-            Carrier::Session(connected) => Some(Link::of(connected)),
+            ConnectionState::Session(connected) => Some(Link::of(connected)),
             _ => None,
         };
         let peer = Peer {
@@ -325,7 +325,7 @@ impl Client {
         first: &mut bool,
     ) -> Result<End, String> {
         let socket = Arc::new(self.connect()?);
-        *locked(&self.carrier) = Carrier::Socket(Arc::clone(&socket));
+        *locked(&self.carrier) = ConnectionState::Socket(Arc::clone(&socket));
         if self.is_stopped() {
             return Err("stopped".into());
         }
@@ -333,10 +333,10 @@ impl Client {
         let session = self.handshake(&socket, &mut reader);
         process::wipe_stack();
         // No attempt any more: from here on `stop` must not cut it, but close the session.
-        *locked(&self.carrier) = Carrier::None;
+        *locked(&self.carrier) = ConnectionState::None;
         let server = peer(&socket);
         let session = session.map_err(|reason| {
-            self.handshakes.refuse(Refusal::Incomplete);
+            self.handshakes.refuse(RejectReason::Incomplete);
             format!("{server}: {reason}")
         })?;
         self.handshakes.accept();
@@ -352,26 +352,26 @@ impl Client {
         let device = machine
             .set_up(&config)
             .inspect_err(|reason| self.fail(reason.clone()))?;
-        let outbound = Outbound::new(
+        let sender = SessionSender::new(
             socket,
             sealer,
             super_packets,
             Arc::clone(&self.traffic),
             Vec::new(),
         );
-        let from = outbound
+        let from = sender
             .socket
             .peer_addr()
             .map_err(|error| format!("{server}: {error}"))?;
         let connected = Connected {
             from,
-            outbound: Arc::clone(&outbound),
+            sender: Arc::clone(&sender),
             key,
-            since: Since::now(),
+            since: Moment::now(),
         };
-        *locked(&self.carrier) = Carrier::Session(Arc::new(connected));
+        *locked(&self.carrier) = ConnectionState::Session(Arc::new(connected));
         if self.is_stopped() {
-            outbound.close(close::LEAVING, LEAVES);
+            sender.close(close::LEAVING, LEAVES);
         }
         *locked(&self.told) = Some((
             device.as_ref().map(|device| device.name().to_owned()),
@@ -396,33 +396,33 @@ impl Client {
         if std::mem::take(first) {
             let started = self
                 .start_pump(&device)
-                .and_then(|()| self.start_tasks(&outbound, &config));
+                .and_then(|()| self.start_tasks(&sender, &config));
             started.unwrap_or_else(|error| self.fail(format!("cannot start a thread: {error}")));
         }
-        let mut inside = FromServer {
+        let mut handler = FromServer {
             client: self,
-            outbound: &outbound,
+            sender: &sender,
             own: config.addresses.iter().map(|own| own.address).collect(),
-            kernel: Kernel::new(device.as_deref(), &outbound),
+            stack: LocalStack::new(device.as_deref(), &sender),
             batch: Batch::default(),
         };
-        let patience = Patience {
+        let timeouts = Timeouts {
             keepalive: config.keepalive,
             tick: PATH_CHECK,
         };
-        let end = receiver::run(&mut reader, &mut opener, &outbound, patience, &mut inside);
-        *locked(&self.carrier) = Carrier::None;
+        let end = receiver::run(&mut reader, &mut opener, &sender, timeouts, &mut handler);
+        *locked(&self.carrier) = ConnectionState::None;
         if matches!(end, End::Left) {
-            drain(&outbound.socket);
+            drain(&sender.socket);
         }
-        outbound.abort();
+        sender.abort();
         Ok(end)
     }
 
     /// The way to the server while there is one.
-    fn way(&self) -> Option<Arc<Outbound>> {
+    fn sender(&self) -> Option<Arc<SessionSender>> {
         match &*locked(&self.carrier) {
-            Carrier::Session(connected) => Some(Arc::clone(&connected.outbound)),
+            ConnectionState::Session(connected) => Some(Arc::clone(&connected.sender)),
             _ => None,
         }
     }
@@ -435,7 +435,7 @@ impl Client {
         let client = Arc::clone(self);
         let started = thread::Builder::new().name("device".into()).spawn(move || {
             let way = |_| {
-                client.way().or_else(|| {
+                client.sender().or_else(|| {
                     count(&client.unrouted);
                     None
                 })
@@ -486,7 +486,7 @@ fn jittered(pause: Duration) -> Duration {
 struct Untouched;
 
 impl Store for Untouched {
-    fn save(&mut self, _: &Kept) -> Result<(), String> {
+    fn save(&mut self, _: &StoredRatchet) -> Result<(), String> {
         Err("this state is not to be changed".into())
     }
 }

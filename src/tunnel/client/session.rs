@@ -5,11 +5,11 @@ use super::tasks::Reply;
 use crate::os::socket;
 use crate::packet::offload::Checked;
 use crate::packet::{icmp, ip};
-use crate::tunnel::device::Kernel;
+use crate::tunnel::device::LocalStack;
 use crate::tunnel::locked;
 use crate::tunnel::session::dispatch::Batch;
-use crate::tunnel::session::receiver::Inside;
-use crate::tunnel::session::sender::{Outbound, count};
+use crate::tunnel::session::receiver::SessionHandler;
+use crate::tunnel::session::sender::{SessionSender, count};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,61 +17,62 @@ use std::sync::atomic::Ordering;
 /// What the server's records lead to.
 pub(super) struct FromServer<'a> {
     pub(super) client: &'a Client,
-    pub(super) outbound: &'a Arc<Outbound>,
+    pub(super) sender: &'a Arc<SessionSender>,
     pub(super) own: Vec<IpAddr>,
-    pub(super) kernel: Kernel<'a>,
+    pub(super) stack: LocalStack<'a>,
     pub(super) batch: Batch,
 }
 
-impl Inside for FromServer<'_> {
-    fn parcel(&mut self, parcel: &Checked) {
+impl SessionHandler for FromServer<'_> {
+    fn on_packet(&mut self, packet: &Checked) {
         if self.client.expects_reply.load(Ordering::Relaxed)
-            && let Some(echo) = icmp::echo_reply(parcel.packet())
+            && let Some(echo) = icmp::echo_reply(packet.packet())
             && echo.identifier == self.client.identifier
         {
             return self.reply(Reply::Echo {
                 sequence: echo.sequence,
             });
         }
-        let Ok((source, destination)) = ip::addresses(parcel.packet()) else {
+        let Ok((source, destination)) = ip::addresses(packet.packet()) else {
             return;
         };
-        let traffic = &self.outbound.traffic;
+        let traffic = &self.sender.traffic;
         // Not from what would be a router on this machine's link.
         if !ip::one_host(source) {
             return count(&traffic.dropped_source);
         }
         // Never to what listens for many, or for this machine alone.
-        if !if self.kernel.has_device() {
+        if !if self.stack.has_device() {
             ip::one_host(destination)
         } else {
             self.own.contains(&destination)
         } {
             return count(&traffic.dropped_destination);
         }
-        self.kernel.take(parcel, &mut self.batch);
+        self.stack.deliver(packet, &mut self.batch);
         count(&traffic.packets_in);
         traffic
             .bytes_in
-            .fetch_add(parcel.packet().len() as u64, Ordering::Relaxed);
+            .fetch_add(packet.packet().len() as u64, Ordering::Relaxed);
     }
 
-    fn message(&mut self, text: &str) {
+    fn on_message(&mut self, text: &str) {
         self.reply(Reply::Message(text.to_owned()));
     }
 
-    fn pause(&mut self) {
-        self.client.pulse.beat();
-        self.kernel.answers(&mut self.batch, &|_| self.client.way());
+    fn on_batch_end(&mut self) {
+        self.client.heartbeat.beat();
+        self.stack
+            .poll_local_replies(&mut self.batch, &|_| self.client.sender());
         self.batch.send_some();
     }
 
     /// A machine that has moved to another network keeps a connection that goes nowhere: the kernel
     /// would now choose another address for it.
-    fn tick(&mut self) -> Result<(), String> {
+    fn on_tick(&mut self) -> Result<(), String> {
         let (Ok(own), Ok(server)) = (
-            self.outbound.socket.local_addr(),
-            self.outbound.socket.peer_addr(),
+            self.sender.socket.local_addr(),
+            self.sender.socket.peer_addr(),
         ) else {
             return Ok(());
         };

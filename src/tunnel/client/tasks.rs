@@ -6,7 +6,7 @@ use crate::os::log::{self, printable};
 use crate::packet::icmp;
 use crate::protocol::record::Kind;
 use crate::tunnel::locked;
-use crate::tunnel::session::sender::Outbound;
+use crate::tunnel::session::sender::SessionSender;
 use crate::tunnel::wire::network_config::NetworkConfig;
 use std::io;
 use std::sync::Arc;
@@ -28,20 +28,20 @@ impl Client {
     /// Starts the thread that does what the command line asks for.
     pub(super) fn start_tasks(
         self: &Arc<Client>,
-        outbound: &Arc<Outbound>,
+        sender: &Arc<SessionSender>,
         config: &NetworkConfig,
     ) -> io::Result<()> {
         if self.settings.send.is_none() && self.settings.pings.is_none() {
             return Ok(());
         }
-        let (client, outbound, config) = (Arc::clone(self), Arc::clone(outbound), config.clone());
-        let (sender, replies) = mpsc::sync_channel(16); // a server that sends more than was asked for is not listened to
-        *locked(&self.replies) = Some(sender);
+        let (client, sender, config) = (Arc::clone(self), Arc::clone(sender), config.clone());
+        let (answers, replies) = mpsc::sync_channel(16); // a server that sends more than was asked for is not listened to
+        *locked(&self.replies) = Some(answers);
         let thread = thread::Builder::new().name("tasks".into());
         let started = thread.spawn(move || {
             let done = client
-                .send_message(&outbound, &replies)
-                .and_then(|()| client.ping(&outbound, &config, &replies));
+                .send_message(&sender, &replies)
+                .and_then(|()| client.ping(&sender, &config, &replies));
             client.expects_reply.store(false, Ordering::Relaxed);
             if let Err(reason) = &done {
                 log::error("tunnel", reason, &[]);
@@ -60,13 +60,13 @@ impl Client {
 
     fn send_message(
         &self,
-        outbound: &Arc<Outbound>,
+        sender: &Arc<SessionSender>,
         replies: &Receiver<Reply>,
     ) -> Result<(), String> {
         let Some(text) = &self.settings.send else {
             return Ok(());
         };
-        outbound.send(Kind::Message, text.as_bytes());
+        sender.send(Kind::Message, text.as_bytes());
         let answer = wait_for(replies, |reply| match reply {
             Reply::Message(answer) => Some(answer),
             Reply::Echo { .. } => None,
@@ -80,7 +80,7 @@ impl Client {
     /// Pings the server through the tunnel, once a second.
     fn ping(
         &self,
-        outbound: &Arc<Outbound>,
+        sender: &Arc<SessionSender>,
         config: &NetworkConfig,
         replies: &Receiver<Reply>,
     ) -> Result<(), String> {
@@ -111,8 +111,8 @@ impl Client {
                 &mut packet,
             );
             let sent = Instant::now();
-            outbound.put(|queue| queue.push_packet(&packet));
-            outbound.send_all();
+            sender.put(|queue| queue.push_packet(&packet));
+            sender.send_all();
             let is_due =
                 |reply| matches!(reply, Reply::Echo { sequence } if sequence == due).then_some(());
             if wait_for(replies, is_due).is_some() {

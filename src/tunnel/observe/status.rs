@@ -14,7 +14,7 @@ use crate::os::{clock, log, socket};
 use crate::packet::subnet::Subnet;
 use crate::protocol::record::Suite;
 use crate::tunnel::peers::registry::Connected;
-use crate::tunnel::session::sender::{Traffic, count};
+use crate::tunnel::session::sender::{TrafficCounters, count};
 use crate::tunnel::wire::network_config::listed;
 use std::fmt::{Display, Write};
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// Why a handshake did not become a session. The order is that of `REFUSALS`.
 #[derive(Clone, Copy, Debug)]
-pub enum Refusal {
+pub enum RejectReason {
     /// What came was no hello.
     NoHello,
     /// No client has this key.
@@ -51,7 +51,7 @@ pub enum Refusal {
     Crowded,
 }
 
-/// The names of [`Refusal`]s in reports.
+/// The names of [`RejectReason`]s in reports.
 const REFUSALS: [&str; 12] = [
     "no_hello",
     "unknown_key",
@@ -69,19 +69,19 @@ const REFUSALS: [&str; 12] = [
 
 /// What has come of handshakes since the start.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct HandshakeCounters {
     accepted: AtomicU64,
     refused: [AtomicU64; REFUSALS.len()],
 }
 
-impl Tally {
+impl HandshakeCounters {
     /// One more session.
     pub fn accept(&self) {
         count(&self.accepted);
     }
 
     /// One more that became none.
-    pub fn refuse(&self, reason: Refusal) {
+    pub fn refuse(&self, reason: RejectReason) {
         count(&self.refused[reason as usize]);
     }
 }
@@ -93,7 +93,7 @@ pub struct Report<'a> {
     /// `server` or `client`.
     pub role: &'static str,
     /// When it started.
-    pub started: Since,
+    pub started: Moment,
     /// Its device, if it has one.
     pub device: Option<&'a str>,
     /// Where a server listens.
@@ -101,7 +101,7 @@ pub struct Report<'a> {
     /// Its tunnel addresses.
     pub addresses: &'a [Subnet],
     /// Its handshakes.
-    pub handshakes: &'a Tally,
+    pub handshakes: &'a HandshakeCounters,
     /// Packets from the device for which there was no peer, or none connected.
     pub unrouted: u64,
     /// A server's clients, a client's server.
@@ -115,7 +115,7 @@ pub struct Peer {
     /// Its tunnel addresses.
     pub addresses: Vec<Subnet>,
     /// What was carried since the start.
-    pub traffic: Arc<Traffic>,
+    pub traffic: Arc<TrafficCounters>,
     /// The step of its ratcheted key.
     pub step: Option<u64>,
     /// The connection, if there is one.
@@ -126,7 +126,7 @@ pub struct Peer {
 pub struct Link {
     from: SocketAddr,
     suite: Suite,
-    since: Since,
+    since: Moment,
     path: Option<socket::Path>,
 }
 
@@ -135,38 +135,38 @@ impl Link {
     pub fn of(connected: &Connected) -> Link {
         let Connected {
             from,
-            outbound,
+            sender,
             since,
             ..
         } = connected;
         Link {
             from: *from,
-            suite: outbound.suite,
+            suite: sender.suite,
             since: *since,
-            path: socket::path(&outbound.socket).ok(),
+            path: socket::path(&sender.socket).ok(),
         }
     }
 }
 
 /// A moment: for how long ago it was, and for its name in Unix time.
 #[derive(Clone, Copy, Debug)]
-pub struct Since {
+pub struct Moment {
     at: Instant,
     unix: u64,
 }
 
-impl Since {
+impl Moment {
     /// This moment.
-    pub fn now() -> Since {
-        Since {
+    pub fn now() -> Moment {
+        Moment {
             at: Instant::now(),
             unix: clock::unix_seconds(),
         }
     }
 
-    fn ago(time: Duration) -> Since {
-        let now = Since::now();
-        Since {
+    fn ago(time: Duration) -> Moment {
+        let now = Moment::now();
+        Moment {
             at: now.at.checked_sub(time).unwrap_or(now.at),
             unix: now.unix.saturating_sub(time.as_secs()),
         }
@@ -185,7 +185,7 @@ enum Value {
     Yes(bool),
     Number(Option<u64>),
     Bytes(u64),
-    Moment(Option<Since>),
+    Moment(Option<Moment>),
     Time(Option<Duration>),
     ByReason(Vec<(&'static str, u64)>),
 }
@@ -274,7 +274,7 @@ fn joined(items: impl Iterator<Item = String>) -> String {
     items.collect::<Vec<_>>().join(",")
 }
 
-/// The inside of a JSON object.
+/// The handler of a JSON object.
 fn members(fields: &[Field]) -> String {
     joined(
         fields
@@ -300,10 +300,10 @@ impl Peer {
             ("from", "FROM", None, Value::Text(link.map(|link| link.from.to_string()))),
             ("suite", "SUITE", None, Value::Text(link.map(|link| link.suite.name().into()))),
             ("connected", "", Some(("connected", "Whether the peer is connected.")), Value::Yes(link.is_some())),
-            ("connected_since", "SINCE", Some(("connected_since_timestamp_seconds", "Since when, in Unix time.")),
+            ("connected_since", "SINCE", Some(("connected_since_timestamp_seconds", "Moment when, in Unix time.")),
                 Value::Moment(link.map(|link| link.since))),
             ("last_heard", "HEARD", Some(("last_heard_timestamp_seconds", "When data last came from it, in Unix time.")),
-                Value::Moment(path.map(|path| Since::ago(path.silence)))),
+                Value::Moment(path.map(|path| Moment::ago(path.silence)))),
             ("round_trip_seconds", "ROUND TRIP", Some(("round_trip_seconds", "Round trip time of its connection, smoothed.")),
                 Value::Time(path.map(|path| path.round_trip))),
             ("ratchet_step", "STEP", Some(("ratchet_step", "Steps that its ratcheted key has made.")), Value::Number(self.step)),
@@ -331,7 +331,7 @@ impl Report<'_> {
 
     #[rustfmt::skip]
     fn fields(&self) -> Vec<Field> {
-        let Tally { accepted, refused } = self.handshakes;
+        let HandshakeCounters { accepted, refused } = self.handshakes;
         vec![
             ("name", "", None, Value::Text(Some(self.name.into()))),
             ("role", "", None, Value::Text(Some(self.role.into()))),
@@ -539,7 +539,7 @@ mod tests {
     /// A client whose name is as bad as a key file's comment can be.
     const EVIL: &str = "a\"b\\c\u{1b}[2J\u{202e}é";
 
-    fn report(tally: &Tally) -> Report<'_> {
+    fn report(handshakes: &HandshakeCounters) -> Report<'_> {
         let peer = |name: &str| Peer {
             name: name.into(),
             addresses: vec!["10.8.0.2/24".parse().unwrap()],
@@ -550,11 +550,11 @@ mod tests {
         Report {
             name: "office",
             role: "server",
-            started: Since::now(),
+            started: Moment::now(),
             device: Some("fern0"),
             listen: vec![],
             addresses: &[],
-            handshakes: tally,
+            handshakes,
             unrouted: 3,
             peers: vec![peer(EVIL), peer("bob")],
         }
@@ -562,9 +562,9 @@ mod tests {
 
     #[test]
     fn each_format_escapes_in_its_own_way() {
-        let tally = Tally::default();
-        tally.refuse(Refusal::Crowded);
-        let report = report(&tally);
+        let handshakes = HandshakeCounters::default();
+        handshakes.refuse(RejectReason::Crowded);
+        let report = report(&handshakes);
         let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
         assert_eq!(json["peers"][0]["name"], EVIL);
         assert_eq!(
@@ -587,8 +587,8 @@ mod tests {
 
     #[test]
     fn reports_are_merged_metric_by_metric() {
-        let tally = Tally::default();
-        let one = report(&tally).prometheus();
+        let handshakes = HandshakeCounters::default();
+        let one = report(&handshakes).prometheus();
         let other = one.replace("office", "home");
         let both = merged(&[one.clone(), other]);
         assert_eq!(

@@ -3,7 +3,7 @@
 //! its chance, whoever fills the places cannot choose who goes, and no address is counted, so that
 //! many clients may share one.
 //!
-//! And how often? [`Pace`] leaves the processors to those who are connected. Who waits does so in
+//! And how often? [`AcceptLimiter`] leaves the processors to those who are connected. Who waits does so in
 //! the kernel's queue.
 
 use crate::os::entropy;
@@ -27,11 +27,11 @@ const PAUSE: Duration = Duration::from_millis(4);
 
 /// How fast connections are accepted: 2,500 at once, and 2,500 a second.
 #[derive(Default)]
-pub struct Pace {
+pub struct AcceptLimiter {
     spent: Option<Instant>,
 }
 
-impl Pace {
+impl AcceptLimiter {
     /// Counts one that is accepted `now`. How long to wait before the next.
     pub fn after(&mut self, now: Instant) -> Duration {
         let spent = self.spent.map_or(now, |spent| spent.max(now)) + EACH;
@@ -134,14 +134,14 @@ mod tests {
 
     #[test]
     fn many_may_come_at_once_and_so_many_a_second() {
-        let mut pace = Pace::default();
+        let mut limiter = AcceptLimiter::default();
         let mut now = Instant::now();
         for _ in 0..2 {
-            assert!((0..2509).all(|_| pace.after(now).is_zero()));
-            assert_eq!(pace.after(now), PAUSE);
+            assert!((0..2509).all(|_| limiter.after(now).is_zero()));
+            assert_eq!(limiter.after(now), PAUSE);
             now += PAUSE;
-            assert!((0..9).all(|_| pace.after(now).is_zero()));
-            assert_eq!(pace.after(now), PAUSE);
+            assert!((0..9).all(|_| limiter.after(now).is_zero()));
+            assert_eq!(limiter.after(now), PAUSE);
             now += 2 * AT_ONCE;
         }
     }

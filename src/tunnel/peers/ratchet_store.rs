@@ -1,15 +1,15 @@
 //! When does a ratcheted key move, and what is durable before? PROTOCOL.md section 8.
 //!
 //! ```text
-//!  server  meets a hello under K    nothing to do                      client  verified ServerHello
-//!          meets a hello under K'   K', s+1, r' durable, then answers          K', s+1 durable, then Finished
+//!  server  gets a hello under K    nothing to do                      client  verified ServerHello
+//!          gets a hello under K'   K', s+1, r' durable, then answers          K', s+1 durable, then Finished
 //!          verified Finished        K', s+1, r' durable, then Config
 //! ```
 //!
 //! In memory a state moves only after it has become durable. If that fails, the file may hold
 //! either; both continue the chain, because nobody has been shown anything of the new one.
 
-use crate::config::state_file::{Kept, Store};
+use crate::config::state_file::{Store, StoredRatchet};
 use crate::os::entropy;
 use crate::protocol::key_schedule::{Id, Root};
 use crate::protocol::ratchet::{ClientState, ServerState, Standing};
@@ -21,24 +21,24 @@ const REMEMBERED: usize = 16;
 const LAST: &str = "the ratcheted key has made its last step; fernvpn reset-client makes a new one";
 
 /// The server's side of one ratcheted key.
-pub struct ServerSteps {
+pub struct ServerRatchet {
     state: ServerState,
     store: Box<dyn Store>,
     past: VecDeque<Id>,
 }
 
-impl ServerSteps {
+impl ServerRatchet {
     /// Continues from what was kept. At the very first it draws `r`, which is durable before it is
     /// sent.
     ///
     /// # Errors
     /// A sentence.
-    pub fn open(kept: &Kept, mut store: Box<dyn Store>) -> Result<ServerSteps, String> {
+    pub fn open(kept: &StoredRatchet, mut store: Box<dyn Store>) -> Result<ServerRatchet, String> {
         let secret = match &kept.secret {
             Some(secret) => secret.clone(),
             None => {
                 let secret = Zeroizing::new(entropy::array());
-                store.save(&Kept {
+                store.save(&StoredRatchet {
                     secret: Some(secret.clone()),
                     ..kept.clone()
                 })?;
@@ -50,7 +50,7 @@ impl ServerSteps {
             root: Root::new(kept.key.clone()),
             secret,
         };
-        Ok(ServerSteps {
+        Ok(ServerRatchet {
             state,
             store,
             past: VecDeque::new(),
@@ -80,7 +80,7 @@ impl ServerSteps {
     ///
     /// # Errors
     /// A sentence. The hello must not be answered.
-    pub fn meet(&mut self, id: Id) -> Result<ServerState, String> {
+    pub fn sync(&mut self, id: Id) -> Result<ServerState, String> {
         if self.state.standing(id) == Some(Standing::Ahead) {
             self.advance()?;
         }
@@ -102,7 +102,7 @@ impl ServerSteps {
     fn advance(&mut self) -> Result<(), String> {
         let next = self.state.advance(entropy::array()).ok_or(LAST)?;
         let (key, secret) = (next.root.key().clone(), Some(next.secret.clone()));
-        self.store.save(&Kept {
+        self.store.save(&StoredRatchet {
             key,
             step: next.step,
             secret,
@@ -124,7 +124,7 @@ pub struct ClientKey {
 
 impl ClientKey {
     /// A static key if there is no store.
-    pub fn new(kept: Kept, store: Option<Box<dyn Store>>) -> ClientKey {
+    pub fn new(kept: StoredRatchet, store: Option<Box<dyn Store>>) -> ClientKey {
         ClientKey {
             state: ClientState {
                 step: kept.step,
@@ -148,7 +148,7 @@ impl ClientKey {
     /// # Errors
     /// A sentence. Finished must not be sent.
     pub fn keep(&mut self, next: &ClientState) -> Result<(), String> {
-        let kept = Kept {
+        let kept = StoredRatchet {
             key: next.root.key().clone(),
             step: next.step,
             secret: None,

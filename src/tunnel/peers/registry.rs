@@ -18,10 +18,10 @@ use crate::packet::subnet::Subnet;
 use crate::protocol::key_schedule::{Id, Root};
 use crate::protocol::ratchet::ServerState;
 use crate::tunnel::locked;
-use crate::tunnel::observe::status::Since;
+use crate::tunnel::observe::status::Moment;
 use crate::tunnel::peers::address_pool::AddressPool;
-use crate::tunnel::peers::ratchet_store::ServerSteps;
-use crate::tunnel::session::sender::{Outbound, Traffic};
+use crate::tunnel::peers::ratchet_store::ServerRatchet;
+use crate::tunnel::session::sender::{SessionSender, TrafficCounters};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -39,18 +39,18 @@ pub struct Client {
     /// Networks behind it.
     pub routes: Vec<Subnet>,
     /// What it has sent and received since the server started.
-    pub traffic: Arc<Traffic>,
+    pub traffic: Arc<TrafficCounters>,
     /// The file of its ratcheted key, if it has one, and the key once [`Clients::open_states`] has
     /// run.
-    ratchet: Option<PathBuf>,
-    steps: OnceLock<Steps>,
+    ratchet_file: Option<PathBuf>,
+    ratchet: OnceLock<SharedRatchet>,
     state: Arc<Mutex<State>>,
 }
 
 /// A ratcheted key.
-type Steps = Arc<Mutex<ServerSteps>>;
+type SharedRatchet = Arc<Mutex<ServerRatchet>>;
 /// What an id of one finds: also the key, but for those that it has left behind.
-type Found = (Steps, Option<Arc<Root>>);
+type Found = (SharedRatchet, Option<Arc<Root>>);
 
 #[derive(Default)]
 struct State {
@@ -61,7 +61,7 @@ struct State {
     finished: u64,
     connection: Option<Arc<Connected>>,
     /// The connection before that one, which may still be waiting for its end.
-    replaced: Weak<Outbound>,
+    replaced: Weak<SessionSender>,
 }
 
 /// A client's connection.
@@ -69,11 +69,11 @@ pub struct Connected {
     /// Where it comes from.
     pub from: SocketAddr,
     /// The way to it.
-    pub outbound: Arc<Outbound>,
+    pub sender: Arc<SessionSender>,
     /// The id of the key that it was made with.
     pub key: Id,
     /// When it was made.
-    pub since: Since,
+    pub since: Moment,
 }
 
 impl Client {
@@ -82,7 +82,7 @@ impl Client {
         let same = before.iter().find(|client| client.name == peer.name);
         let ratcheted = before
             .iter()
-            .find(|client| peer.ratchet.is_some() && client.ratchet == peer.ratchet);
+            .find(|client| peer.ratchet.is_some() && client.ratchet_file == peer.ratchet);
         Client {
             name: peer.name.clone(),
             addresses,
@@ -90,9 +90,9 @@ impl Client {
             traffic: same
                 .map(|client| Arc::clone(&client.traffic))
                 .unwrap_or_default(),
-            ratchet: peer.ratchet.clone(),
-            steps: ratcheted
-                .map(|client| client.steps.clone())
+            ratchet_file: peer.ratchet.clone(),
+            ratchet: ratcheted
+                .map(|client| client.ratchet.clone())
                 .unwrap_or_default(),
             state: same
                 .map(|client| Arc::clone(&client.state))
@@ -132,8 +132,7 @@ impl Client {
         let connected = Arc::new(connect());
         let replaced = state.connection.replace(Arc::clone(&connected));
         if let Some(replaced) = &replaced {
-            let earlier =
-                std::mem::replace(&mut state.replaced, Arc::downgrade(&replaced.outbound));
+            let earlier = std::mem::replace(&mut state.replaced, Arc::downgrade(&replaced.sender));
             if let Some(earlier) = earlier.upgrade() {
                 earlier.abort();
             }
@@ -142,12 +141,12 @@ impl Client {
     }
 
     /// Forgets a connection that has ended, unless a newer one has taken its place.
-    pub fn end(&self, outbound: &Arc<Outbound>) {
+    pub fn end(&self, sender: &Arc<SessionSender>) {
         let mut state = locked(&self.state);
         if state
             .connection
             .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(&current.outbound, outbound))
+            .is_some_and(|current| Arc::ptr_eq(&current.sender, sender))
         {
             state.connection = None;
         }
@@ -159,20 +158,20 @@ impl Client {
     }
 
     /// The way to it, if there is one.
-    pub fn way(&self) -> Option<Arc<Outbound>> {
+    pub fn sender(&self) -> Option<Arc<SessionSender>> {
         locked(&self.state)
             .connection
             .as_ref()
-            .map(|connected| Arc::clone(&connected.outbound))
+            .map(|connected| Arc::clone(&connected.sender))
     }
 
     /// The step of its ratcheted key, if it has one, and does not just wait for its disk to make
     /// the next.
     pub fn step(&self) -> Option<u64> {
-        self.steps
+        self.ratchet
             .get()
-            .and_then(|steps| steps.try_lock().ok())
-            .map(|steps| steps.step())
+            .and_then(|ratchet| ratchet.try_lock().ok())
+            .map(|ratchet| ratchet.step())
     }
 }
 
@@ -257,21 +256,20 @@ impl Clients {
     pub fn open_states(&self) -> Result<(), String> {
         let mut seen: HashMap<Id, &Client> = HashMap::new();
         for client in &self.all {
-            let Some(path) = &client.ratchet else {
+            let Some(path) = &client.ratchet_file else {
                 continue;
             };
-            if client.steps.get().is_none() {
+            if client.ratchet.get().is_none() {
                 let (file, kept) = StateFile::open(path)?;
-                let _ = client.steps.set(Arc::new(Mutex::new(ServerSteps::open(
+                let _ = client.ratchet.set(Arc::new(Mutex::new(ServerRatchet::open(
                     &kept,
                     Box::new(file),
                 )?)));
             }
-            for id in client
-                .steps
-                .get()
-                .iter()
-                .flat_map(|steps| locked(steps).keys().map(|(id, _)| id).collect::<Vec<_>>())
+            for id in
+                client.ratchet.get().iter().flat_map(|ratchet| {
+                    locked(ratchet).keys().map(|(id, _)| id).collect::<Vec<_>>()
+                })
             {
                 let other = seen
                     .insert(id, client)
@@ -288,22 +286,22 @@ impl Clients {
     }
 
     /// From now on ids find the ratcheted keys of these clients, and no others.
-    pub fn enrol(&self) {
+    pub fn publish_ids(&self) {
         let mut own = HashSet::new();
-        for steps in self.all.iter().filter_map(|client| client.steps.get()) {
-            own.insert(Arc::as_ptr(steps));
-            let keys = keyed(steps, &locked(steps));
+        for ratchet in self.all.iter().filter_map(|client| client.ratchet.get()) {
+            own.insert(Arc::as_ptr(ratchet));
+            let keys = keyed(ratchet, &locked(ratchet));
             locked(&self.ratcheted).extend(keys);
         }
-        locked(&self.ratcheted).retain(|_, (steps, _)| own.contains(&Arc::as_ptr(steps)));
+        locked(&self.ratcheted).retain(|_, (ratchet, _)| own.contains(&Arc::as_ptr(ratchet)));
     }
 
-    fn with_steps(&self, steps: &Steps) -> Option<&Arc<Client>> {
+    fn with_ratchet(&self, ratchet: &SharedRatchet) -> Option<&Arc<Client>> {
         self.all.iter().find(|client| {
             client
-                .steps
+                .ratchet
                 .get()
-                .is_some_and(|own| Arc::ptr_eq(own, steps))
+                .is_some_and(|own| Arc::ptr_eq(own, ratchet))
         })
     }
 
@@ -318,16 +316,16 @@ impl Clients {
         if let Some((client, root)) = self.by_id.get(id) {
             return Some((Arc::clone(client), Some(root.clone())));
         }
-        let (steps, root) = locked(&self.ratcheted).get(id).cloned()?;
-        self.with_steps(&steps)
+        let (ratchet, root) = locked(&self.ratcheted).get(id).cloned()?;
+        self.with_ratchet(&ratchet)
             .map(|client| (Arc::clone(client), root.map(|root| (*root).clone())))
     }
 
     /// The client to which the key of a connection belongs now. `then` is whose it was when the
     /// connection was made.
     pub fn holder(&self, then: &Client, key: &Id) -> Option<&Arc<Client>> {
-        match then.steps.get() {
-            Some(steps) => self.with_steps(steps),
+        match then.ratchet.get() {
+            Some(ratchet) => self.with_ratchet(ratchet),
             None => self.by_id.get(key).map(|(client, _)| client),
         }
     }
@@ -337,32 +335,36 @@ impl Clients {
     ///
     /// # Errors
     /// A sentence. The hello must not be answered.
-    pub fn meet(&self, client: &Arc<Client>, id: Id) -> Result<Option<ServerState>, String> {
-        self.step(client, |steps| steps.meet(id))
+    pub fn sync_ratchet(
+        &self,
+        client: &Arc<Client>,
+        id: Id,
+    ) -> Result<Option<ServerState>, String> {
+        self.update_ratchet(client, |ratchet| ratchet.sync(id))
     }
 
     /// Moves a ratcheted key on, if it is one, since Finished at this step has verified.
     ///
     /// # Errors
     /// A sentence. Config must not be sent.
-    pub fn finish(&self, client: &Arc<Client>, step: Option<u64>) -> Result<(), String> {
-        self.step(client, |steps| {
-            step.map_or(Ok(()), |step| steps.finish(step))
+    pub fn advance_ratchet(&self, client: &Arc<Client>, step: Option<u64>) -> Result<(), String> {
+        self.update_ratchet(client, |ratchet| {
+            step.map_or(Ok(()), |step| ratchet.finish(step))
         })
         .map(|_| ())
     }
 
-    fn step<T>(
+    fn update_ratchet<T>(
         &self,
         client: &Arc<Client>,
-        act: impl FnOnce(&mut ServerSteps) -> Result<T, String>,
+        act: impl FnOnce(&mut ServerRatchet) -> Result<T, String>,
     ) -> Result<Option<T>, String> {
-        let Some(shared) = client.steps.get() else {
+        let Some(shared) = client.ratchet.get() else {
             return Ok(None);
         };
-        let mut steps = locked(shared);
-        let before: Vec<Id> = steps.keys().map(|(id, _)| id).collect();
-        let done = act(&mut steps)?;
+        let mut ratchet = locked(shared);
+        let before: Vec<Id> = ratchet.keys().map(|(id, _)| id).collect();
+        let done = act(&mut ratchet)?;
         let mut ratcheted = locked(&self.ratcheted);
         // Of a client that a reload has removed meanwhile there are none, and none come back.
         if before
@@ -371,7 +373,7 @@ impl Clients {
             .count()
             > 0
         {
-            ratcheted.extend(keyed(shared, &steps));
+            ratcheted.extend(keyed(shared, &ratchet));
         }
         Ok(Some(done))
     }
@@ -405,9 +407,9 @@ impl Clients {
 }
 
 /// By which ids a ratcheted key is found, and each with its key.
-fn keyed(steps: &Steps, now: &ServerSteps) -> Vec<(Id, Found)> {
+fn keyed(ratchet: &SharedRatchet, now: &ServerRatchet) -> Vec<(Id, Found)> {
     now.keys()
-        .map(|(id, root)| (id, (Arc::clone(steps), root.map(Arc::new))))
+        .map(|(id, root)| (id, (Arc::clone(ratchet), root.map(Arc::new))))
         .collect()
 }
 

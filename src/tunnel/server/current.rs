@@ -66,7 +66,7 @@ impl Current {
     ///
     /// # Errors
     /// The code of the Close.
-    pub(super) fn judge(
+    pub(super) fn revalidate(
         &self,
         then: &Current,
         client: &Client,
@@ -81,7 +81,7 @@ impl Current {
             Some(_) => (close::CONFIGURED, "the server's configuration has changed"),
             None => (close::REMOVED, "this key was removed"),
         };
-        connection.outbound.close(code, words);
+        connection.sender.close(code, words);
         log::info(
             "tunnel",
             words,

@@ -4,16 +4,16 @@
 //! deadline, so that nobody can tell from outside which step refused it.
 
 use super::session::{Authenticated, session};
-use super::{HANDSHAKE_TIME, STRANGERS, Shared};
+use super::{HANDSHAKE_TIME, REFUSED_HANDSHAKES, Shared};
 use crate::fernet::{self, Age};
-use crate::os::log::{self, Seldom};
+use crate::os::log::{self, RateLimitedLog};
 use crate::os::{clock, process, socket};
 use crate::protocol::handshake::{ClientHello, HandshakeError, client_id};
 use crate::protocol::limits::MAX_HELLO;
-use crate::tunnel::observe::status::Refusal;
+use crate::tunnel::observe::status::RejectReason;
 use crate::tunnel::peers::registry::Client;
 use crate::tunnel::session::frame_reader::{self, FrameReader, NoFrame};
-use crate::tunnel::session::receiver::keep_silent;
+use crate::tunnel::session::receiver::discard_until;
 use crate::tunnel::wire::proxy_header;
 use crate::tunnel::{fresh, fresh_hello, locked};
 use std::fmt::Display;
@@ -26,10 +26,10 @@ use std::time::{Duration, Instant};
 /// A client's clock that differs by more than this is worth a line in the log.
 const CLOCK_DIFFERENCE: u64 = 300;
 
-static CLOCKS: Seldom = Seldom::new(10, Duration::from_secs(10));
+static CLOCKS: RateLimitedLog = RateLimitedLog::new(10, Duration::from_secs(10));
 
 /// How a connection ends that has not authenticated.
-enum Silence {
+enum AfterRefusal {
     /// It stays open until the deadline.
     Keep,
     /// It has ended by itself, or was told a reason because it has a key.
@@ -37,7 +37,7 @@ enum Silence {
 }
 
 /// A connection that has not authenticated.
-struct Stranger<'a> {
+struct PendingConnection<'a> {
     shared: &'a Shared,
     socket: Arc<TcpStream>,
     from: SocketAddr,
@@ -50,8 +50,8 @@ pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
     let socket = Arc::new(socket);
     let from = SocketAddr::new(from.ip().to_canonical(), from.port()); // on `[::]`, IPv4 in the form people know
     if shared.admission.enter(&socket) {
-        shared.handshakes.refuse(Refusal::Crowded);
-        STRANGERS.warning(
+        shared.handshakes.refuse(RejectReason::Crowded);
+        REFUSED_HANDSHAKES.warning(
             "tunnel",
             "too many unauthenticated connections, a random one was ended",
             &[],
@@ -61,7 +61,7 @@ pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
         return shared.admission.leave(&socket); // it came in too late to be ended with the others
     }
     let mut reader = FrameReader::new(Arc::clone(&socket));
-    let mut stranger = Stranger {
+    let mut stranger = PendingConnection {
         shared,
         socket,
         from,
@@ -70,8 +70,8 @@ pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
     let outcome = stranger
         .find_origin(&mut reader)
         .and_then(|()| stranger.handshake(&mut reader));
-    if let Err(Silence::Keep) = outcome {
-        keep_silent(&stranger.socket, stranger.deadline);
+    if let Err(AfterRefusal::Keep) = outcome {
+        discard_until(&stranger.socket, stranger.deadline);
     }
     shared.admission.leave(&stranger.socket);
     if let Ok(authenticated) = outcome {
@@ -87,9 +87,9 @@ pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
     }
 }
 
-impl Stranger<'_> {
+impl PendingConnection<'_> {
     /// Where it really comes from: a load balancer says whom it speaks for, before anything else.
-    fn find_origin(&mut self, reader: &mut FrameReader) -> Result<(), Silence> {
+    fn find_origin(&mut self, reader: &mut FrameReader) -> Result<(), AfterRefusal> {
         if self
             .shared
             .current()
@@ -107,21 +107,22 @@ impl Stranger<'_> {
     }
 
     #[inline(never)] // the same
-    fn handshake(&self, reader: &mut FrameReader) -> Result<Authenticated, Silence> {
+    fn handshake(&self, reader: &mut FrameReader) -> Result<Authenticated, AfterRefusal> {
         let shared = self.shared;
         let current = shared.current();
-        socket::prepare(&self.socket, &frame_reader::tuning()).map_err(|_| Silence::End)?;
+        socket::prepare(&self.socket, &frame_reader::tuning()).map_err(|_| AfterRefusal::End)?;
 
         // ClientHello: the id, then the token, then whether it is new.
         let body = reader
             .frame_until(MAX_HELLO, self.deadline)
             .map_err(|reason| self.no_frame(&reason))?;
-        let id = client_id(body)
-            .ok_or_else(|| self.refuse(Refusal::NoHello, &HandshakeError::Length(body.len())))?;
+        let id = client_id(body).ok_or_else(|| {
+            self.refuse(RejectReason::NoHello, &HandshakeError::Length(body.len()))
+        })?;
         let (client, root) = current.clients.by_id(&id).ok_or_else(|| {
             let reason =
                 "no client has this key: it was removed, or belongs to another server, or this is no fernvpn client";
-            self.refuse(Refusal::UnknownKey, &reason)
+            self.refuse(RejectReason::UnknownKey, &reason)
         })?;
         let named = |refusal, why: &dyn Display| {
             self.refuse(refusal, &format_args!("client {}: {why}", client.name))
@@ -129,7 +130,7 @@ impl Stranger<'_> {
         let root = root.ok_or_else(|| {
             let reason =
                 "an earlier step of its ratcheted key: a recording, or a copy or backup in use (fernvpn reset-client)";
-            named(Refusal::EarlierStep, &reason)
+            named(RejectReason::EarlierStep, &reason)
         })?;
         let now = clock::unix_seconds();
         let age = current.settings.hello_max_age.map(|ttl| Age { now, ttl });
@@ -143,11 +144,14 @@ impl Stranger<'_> {
             } else {
                 ""
             };
-            named(Refusal::Hello, &format_args!("{reason}{advice}"))
+            named(RejectReason::Hello, &format_args!("{reason}{advice}"))
         })?;
-        let number = client
-            .begin(&hello.nonce)
-            .ok_or_else(|| named(Refusal::Replay, &"this hello was answered before: a replay"))?;
+        let number = client.begin(&hello.nonce).ok_or_else(|| {
+            named(
+                RejectReason::Replay,
+                &"this hello was answered before: a replay",
+            )
+        })?;
         if hello.time.abs_diff(now) > CLOCK_DIFFERENCE {
             let (client, theirs) = (&client.name, clock::utc(hello.time));
             CLOCKS.warning(
@@ -160,10 +164,10 @@ impl Stranger<'_> {
         // ServerHello, or a reason for one who has the key.
         if current.is_full_for(&client, *locked(&shared.connected)) {
             let _ = self.send(&hello.refuse("the server is full", fresh()));
-            let _ = named(Refusal::Full, &"the server is full (max-clients)");
-            return Err(Silence::End);
+            let _ = named(RejectReason::Full, &"the server is full (max-clients)");
+            return Err(AfterRefusal::End);
         }
-        let ratchet = match current.clients.meet(&client, id) {
+        let ratchet = match current.clients.sync_ratchet(&client, id) {
             Ok(ratchet) => ratchet,
             Err(reason) => {
                 let _ = self.send(
@@ -177,8 +181,8 @@ impl Stranger<'_> {
         self.send(&frame)
             .map_err(|_| self.incomplete(&"cannot answer"))?;
         let await_finished = answer.map_err(|reason| {
-            let _ = named(Refusal::Agreement, &reason);
-            Silence::End
+            let _ = named(RejectReason::Agreement, &reason);
+            AfterRefusal::End
         })?;
 
         // Finished.
@@ -190,11 +194,11 @@ impl Stranger<'_> {
         let super_packets = await_finished.capabilities.super_packets;
         let ready = await_finished
             .receive(body)
-            .map_err(|reason| named(Refusal::Finished, &reason))?;
+            .map_err(|reason| named(RejectReason::Finished, &reason))?;
         let step = ratchet.map(|state| state.step);
         current
             .clients
-            .finish(&client, step)
+            .advance_ratchet(&client, step)
             .map_err(|reason| self.not_kept(&client, &reason))?;
         reader.suit(&current.settings.congestion, round_trip);
         Ok(Authenticated {
@@ -216,43 +220,44 @@ impl Stranger<'_> {
 
     /// What a stranger sends is no handshake. It may be tried at will, so that it may not fill the
     /// log.
-    fn refuse(&self, refusal: Refusal, reason: &dyn Display) -> Silence {
+    fn refuse(&self, refusal: RejectReason, reason: &dyn Display) -> AfterRefusal {
         self.shared.handshakes.refuse(refusal);
-        STRANGERS.warning(
+        REFUSED_HANDSHAKES.warning(
             "tunnel",
             "handshake refused",
             &[("from", &self.from), ("reason", reason)],
         );
-        Silence::Keep
+        AfterRefusal::Keep
     }
 
-    fn no_frame(&self, reason: &NoFrame) -> Silence {
+    fn no_frame(&self, reason: &NoFrame) -> AfterRefusal {
         match reason {
-            NoFrame::BadLength(_) | NoFrame::BadPreface(_) => {
-                self.refuse(Refusal::NoHello, &format_args!("not a hello: {reason}"))
-            }
+            NoFrame::BadLength(_) | NoFrame::BadPreface(_) => self.refuse(
+                RejectReason::NoHello,
+                &format_args!("not a hello: {reason}"),
+            ),
             _ => self.incomplete(reason),
         }
     }
 
-    fn incomplete(&self, reason: &dyn Display) -> Silence {
-        self.shared.handshakes.refuse(Refusal::Incomplete);
+    fn incomplete(&self, reason: &dyn Display) -> AfterRefusal {
+        self.shared.handshakes.refuse(RejectReason::Incomplete);
         log::debug(
             "tunnel",
             "no handshake",
             &[("from", &self.from), ("reason", reason)],
         );
-        Silence::End
+        AfterRefusal::End
     }
 
     /// Without a durable step there is no session: better none than one that is not ratcheted.
-    fn not_kept(&self, client: &Client, reason: &dyn Display) -> Silence {
-        self.shared.handshakes.refuse(Refusal::State);
+    fn not_kept(&self, client: &Client, reason: &dyn Display) -> AfterRefusal {
+        self.shared.handshakes.refuse(RejectReason::State);
         log::error(
             "tunnel",
             "handshake refused",
             &[("client", &client.name), ("reason", reason)],
         );
-        Silence::End
+        AfterRefusal::End
     }
 }

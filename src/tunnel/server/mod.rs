@@ -18,18 +18,18 @@ mod session;
 mod threads;
 
 use crate::config::settings::ServerSettings;
-use crate::os::log::Seldom;
-use crate::os::notify::{Pulse, TURN};
+use crate::os::log::RateLimitedLog;
+use crate::os::notify::{Heartbeat, MAX_IDLE_WAIT};
 use crate::os::signal::{self, Signal};
 use crate::os::socket;
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
 use crate::tunnel::observe::key_log::KeyLog;
-use crate::tunnel::observe::status::{Link, Peer, Report, Since, Tally};
-use crate::tunnel::peers::admission::{Admission, PLACES, Pace};
+use crate::tunnel::observe::status::{HandshakeCounters, Link, Moment, Peer, Report};
+use crate::tunnel::peers::admission::{AcceptLimiter, Admission, PLACES};
 use crate::tunnel::peers::registry::Client;
 use crate::tunnel::session::receiver::close;
-use crate::tunnel::session::sender::{Outbound, count};
+use crate::tunnel::session::sender::{SessionSender, count};
 use crate::tunnel::{device, locked};
 use current::Current;
 use std::io;
@@ -48,8 +48,8 @@ const STOPS: &str = "the server stops";
 /// One for all handshakes that fail: a flood of strangers fills no disk, but it can hide the line
 /// that tells why a real client was refused (the next line that gets through tells how many were
 /// kept back).
-static STRANGERS: Seldom = Seldom::new(10, Duration::from_secs(10));
-static ACCEPT: Seldom = Seldom::new(3, Duration::from_secs(10));
+static REFUSED_HANDSHAKES: RateLimitedLog = RateLimitedLog::new(10, Duration::from_secs(10));
+static ACCEPT: RateLimitedLog = RateLimitedLog::new(3, Duration::from_secs(10));
 
 /// A running server.
 pub struct Server(Arc<Shared>);
@@ -67,8 +67,8 @@ struct Shared {
     stopping: AtomicBool,
     failure: Mutex<Option<String>>,
     reloading: Mutex<()>,
-    started: Since,
-    handshakes: Tally,
+    started: Moment,
+    handshakes: HandshakeCounters,
     /// Packets from the device that had no way to go.
     unrouted: AtomicU64,
 }
@@ -87,7 +87,7 @@ impl Server {
         let key_log =
             KeyLog::open(settings.keylog.as_deref()).map_err(|error| error.to_string())?;
         let current = Current::new(settings, None)?;
-        current.clients.enrol();
+        current.clients.publish_ids();
         let shared = Arc::new(Shared {
             current: RwLock::new(Arc::new(current)),
             listeners,
@@ -101,8 +101,8 @@ impl Server {
             stopping: AtomicBool::new(false),
             failure: Mutex::default(),
             reloading: Mutex::default(),
-            started: Since::now(),
-            handshakes: Tally::default(),
+            started: Moment::now(),
+            handshakes: HandshakeCounters::default(),
             unrouted: AtomicU64::new(0),
         });
         let server = Server(shared);
@@ -125,7 +125,7 @@ impl Server {
             .spawn(move || {
                 let Some(device) = &shared.device else { return };
                 if let Err(reason) = device::pump(device, &shared.wake, |destination| {
-                    shared.way_to(destination)
+                    shared.sender_for(destination)
                 }) {
                     *locked(&shared.failure) = Some(reason);
                     // Who started the server waits for a signal, and stops it in order.
@@ -189,7 +189,7 @@ impl Server {
         let old = self.0.current();
         let new = Arc::new(Current::new(settings, Some(&old.clients))?);
         meanwhile(&new.settings)?;
-        new.clients.enrol();
+        new.clients.publish_ids();
         *self
             .0
             .current
@@ -201,7 +201,7 @@ impl Server {
             let Some(connection) = client.connection() else {
                 continue;
             };
-            match new.judge(&old, client, &connection) {
+            match new.revalidate(&old, client, &connection) {
                 Ok(()) => {}
                 Err(close::REMOVED) => removed += 1,
                 Err(_) => changed += 1,
@@ -226,7 +226,7 @@ impl Server {
         }
         self.0.admission.end_all();
         for client in self.clients() {
-            if let Some(way) = client.way() {
+            if let Some(way) = client.sender() {
                 way.close(close::STOPPING, STOPS);
             }
         }
@@ -253,13 +253,13 @@ impl Shared {
     }
 
     /// The way to the client that has this address, if it is connected.
-    fn way_to(&self, destination: IpAddr) -> Option<Arc<Outbound>> {
+    fn sender_for(&self, destination: IpAddr) -> Option<Arc<SessionSender>> {
         // Not cloned: this is for one packet, and a reload can wait so long.
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         let way = current
             .clients
             .owner(destination)
-            .and_then(|client| client.way());
+            .and_then(|client| client.sender());
         if way.is_none() {
             count(&self.unrouted);
         }
@@ -268,11 +268,11 @@ impl Shared {
 }
 
 fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
-    let pulse = Pulse::new("accept");
-    let mut pace = Pace::default();
+    let heartbeat = Heartbeat::new("accept");
+    let mut limiter = AcceptLimiter::default();
     loop {
-        pulse.beat();
-        if let Ok(false) = socket::wait_to_accept(listener, TURN) {
+        heartbeat.beat();
+        if let Ok(false) = socket::wait_to_accept(listener, MAX_IDLE_WAIT) {
             continue;
         }
         let accepted = listener
@@ -288,7 +288,7 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
             })
         });
         match served {
-            Ok(()) => thread::sleep(pace.after(Instant::now())),
+            Ok(()) => thread::sleep(limiter.after(Instant::now())),
             Err(_) if shared.stopping.load(Ordering::Acquire) => return,
             Err((what, error)) => {
                 ACCEPT.warning("tunnel", what, &[("reason", &error)]);

@@ -1,21 +1,23 @@
 //! What becomes of a client's packets? A session from Finished to its end.
 
 use super::current::Current;
-use super::{STOPS, STRANGERS, Shared};
-use crate::os::log::{self, Seldom};
+use super::{REFUSED_HANDSHAKES, STOPS, Shared};
+use crate::os::log::{self, RateLimitedLog};
 use crate::os::notify;
 use crate::packet::ip;
 use crate::packet::offload::Checked;
 use crate::protocol::handshake::Ready;
 use crate::protocol::key_schedule::Id;
 use crate::protocol::record::Kind;
-use crate::tunnel::device::Kernel;
-use crate::tunnel::observe::status::{Refusal, Since};
+use crate::tunnel::device::LocalStack;
+use crate::tunnel::observe::status::{Moment, RejectReason};
 use crate::tunnel::peers::registry::{Client, Connected};
 use crate::tunnel::session::dispatch::Batch;
 use crate::tunnel::session::frame_reader::FrameReader;
-use crate::tunnel::session::receiver::{self, End, Inside, MAX_MESSAGE, Patience, close, drain};
-use crate::tunnel::session::sender::{Outbound, count};
+use crate::tunnel::session::receiver::{
+    self, End, MAX_MESSAGE, SessionHandler, Timeouts, close, drain,
+};
+use crate::tunnel::session::sender::{SessionSender, count};
 use crate::tunnel::wire::network_config::listed;
 use crate::tunnel::{fresh, locked};
 use std::net::{SocketAddr, TcpStream};
@@ -23,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-static MESSAGES: Seldom = Seldom::new(10, Duration::from_secs(10));
+static MESSAGES: RateLimitedLog = RateLimitedLog::new(10, Duration::from_secs(10));
 
 /// What a connection is after Finished.
 pub(super) struct Authenticated {
@@ -65,27 +67,27 @@ pub(super) fn session(
     }
     let connect = || {
         let traffic = Arc::clone(&client.traffic);
-        let outbound = Outbound::new(Arc::clone(socket), sealer, super_packets, traffic, frame);
+        let sender = SessionSender::new(Arc::clone(socket), sealer, super_packets, traffic, frame);
         Connected {
             from,
-            outbound,
+            sender,
             key,
-            since: Since::now(),
+            since: Moment::now(),
         }
     };
     // Counted and finished in one, so that handshakes at the same time do not all take the last
     // place.
     let mut connected = locked(&shared.connected);
     if current.is_full_for(&client, *connected) {
-        shared.handshakes.refuse(Refusal::Full);
-        return STRANGERS.warning(
+        shared.handshakes.refuse(RejectReason::Full);
+        return REFUSED_HANDSHAKES.warning(
             "tunnel",
             "the server is full (max-clients)",
             &[("client", &client.name)],
         );
     }
     let Some((connection, replaced)) = client.finish(number, connect) else {
-        shared.handshakes.refuse(Refusal::Superseded);
+        shared.handshakes.refuse(RejectReason::Superseded);
         let fields: log::Fields = &[("client", &client.name), ("from", &from)];
         return log::warning(
             "tunnel",
@@ -93,7 +95,7 @@ pub(super) fn session(
             fields,
         );
     };
-    let outbound = &connection.outbound;
+    let sender = &connection.sender;
     *connected += 1;
     notify::status(format_args!("{connected} clients connected"));
     drop(connected);
@@ -107,7 +109,7 @@ pub(super) fn session(
     ];
     log::info("tunnel", "client connected", all);
     if let Some(old) = replaced {
-        old.outbound.close(
+        old.sender.close(
             close::REPLACED,
             "a newer connection of this client has taken its place",
         );
@@ -119,31 +121,31 @@ pub(super) fn session(
     }
     if shared.stopping.load(Ordering::Acquire) {
         // `stop` may have asked this client for its connection before there was one.
-        outbound.close(close::STOPPING, STOPS);
+        sender.close(close::STOPPING, STOPS);
     }
     // So may a reload, in vain.
-    let _ = shared.current().judge(&current, &client, &connection);
+    let _ = shared.current().revalidate(&current, &client, &connection);
     let keepalive = Duration::from_secs(current.settings.keepalive.into());
     drop(current);
-    let kernel = Kernel::new(shared.device.as_ref(), outbound);
-    let mut inside = FromClient {
+    let stack = LocalStack::new(shared.device.as_ref(), sender);
+    let mut handler = FromClient {
         shared,
         current: None,
         client: &client,
-        outbound,
-        kernel,
+        sender,
+        stack,
         batch: Batch::default(),
     };
-    let patience = Patience {
+    let timeouts = Timeouts {
         keepalive,
         tick: keepalive,
     };
-    let end = receiver::run(reader, &mut opener, outbound, patience, &mut inside);
-    client.end(outbound);
+    let end = receiver::run(reader, &mut opener, sender, timeouts, &mut handler);
+    client.end(sender);
     if matches!(end, End::Left) {
         drain(socket);
     }
-    outbound.abort();
+    sender.abort();
     let mut connected = locked(&shared.connected);
     *connected -= 1;
     notify::status(format_args!("{connected} clients connected"));
@@ -162,17 +164,17 @@ struct FromClient<'a> {
     /// The configuration, for what arrives together; an idle connection keeps no old one.
     current: Option<Arc<Current>>,
     client: &'a Client,
-    outbound: &'a Arc<Outbound>,
-    kernel: Kernel<'a>,
+    sender: &'a Arc<SessionSender>,
+    stack: LocalStack<'a>,
     batch: Batch,
 }
 
-impl Inside for FromClient<'_> {
+impl SessionHandler for FromClient<'_> {
     /// Routes a packet: only with the client's own source, and to nobody it may not reach.
-    fn parcel(&mut self, parcel: &Checked) {
+    fn on_packet(&mut self, packet: &Checked) {
         let traffic = &self.client.traffic;
         let current = self.current.get_or_insert_with(|| self.shared.current());
-        let Ok((source, destination)) = ip::addresses(parcel.packet()) else {
+        let Ok((source, destination)) = ip::addresses(packet.packet()) else {
             return;
         };
         let Current {
@@ -183,9 +185,9 @@ impl Inside for FromClient<'_> {
         }
         match clients.owner(destination) {
             // Another client, if they may talk to each other.
-            Some(owner) => match owner.way() {
+            Some(owner) => match owner.sender() {
                 Some(to) if settings.client_to_client && owner.name != self.client.name => {
-                    self.batch.push(&to, parcel);
+                    self.batch.push(&to, packet);
                 }
                 _ => return count(&traffic.dropped_destination),
             },
@@ -193,21 +195,21 @@ impl Inside for FromClient<'_> {
             // of the tunnel that nobody has, nor one at which whatever listens on this machine
             // would hear it.
             None if current.is_own(destination)
-                || self.kernel.has_device()
+                || self.stack.has_device()
                     && !clients.is_inside(destination)
                     && ip::one_host(destination) =>
             {
-                self.kernel.take(parcel, &mut self.batch);
+                self.stack.deliver(packet, &mut self.batch);
             }
             None => return count(&traffic.dropped_destination),
         }
         count(&traffic.packets_in);
         traffic
             .bytes_in
-            .fetch_add(parcel.packet().len() as u64, Ordering::Relaxed);
+            .fetch_add(packet.packet().len() as u64, Ordering::Relaxed);
     }
 
-    fn message(&mut self, text: &str) {
+    fn on_message(&mut self, text: &str) {
         MESSAGES.info(
             "tunnel",
             "message",
@@ -221,13 +223,14 @@ impl Inside for FromClient<'_> {
         while answer.len() > MAX_MESSAGE {
             answer.pop();
         }
-        self.outbound.send(Kind::Message, answer.as_bytes());
+        self.sender.send(Kind::Message, answer.as_bytes());
     }
 
-    fn pause(&mut self) {
-        self.kernel.answers(&mut self.batch, &|destination| {
-            self.shared.way_to(destination)
-        });
+    fn on_batch_end(&mut self) {
+        self.stack
+            .poll_local_replies(&mut self.batch, &|destination| {
+                self.shared.sender_for(destination)
+            });
         self.batch.send_some();
         self.current = None;
     }

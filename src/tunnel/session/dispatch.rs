@@ -12,7 +12,7 @@
 use crate::packet::offload::{self, Checked, Offload};
 use crate::packet::segmentation::segment;
 use crate::protocol::record::HEADROOM;
-use crate::tunnel::session::sender::{FRAMES, Outbound, Sent, count};
+use crate::tunnel::session::sender::{FRAMES, Sent, SessionSender, count};
 use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -33,12 +33,12 @@ pub const PACKET_AT: usize = HEADROOM + offload::LENGTH;
 #[derive(Default)]
 pub struct Batch {
     /// Whose packets wait for [`Batch::send_next`].
-    peers: VecDeque<Arc<Outbound>>,
+    peers: VecDeque<Arc<SessionSender>>,
     segments: Vec<u8>,
     /// The thread can wait for one socket that is full, beside what it waits for anyway: a
-    /// companion less to hand records to.
+    /// flusher less to hand records to.
     waits: bool,
-    full: Option<Arc<Outbound>>,
+    full: Option<Arc<SessionSender>>,
 }
 
 impl Batch {
@@ -50,7 +50,7 @@ impl Batch {
     }
 
     /// Adds a packet for `peer`.
-    pub fn push(&mut self, peer: &Arc<Outbound>, parcel: &Checked) {
+    pub fn push(&mut self, peer: &Arc<SessionSender>, parcel: &Checked) {
         if leaves_whole(peer, parcel) {
             let mut frame = FRAMES.take();
             let packet = parcel.packet();
@@ -70,7 +70,7 @@ impl Batch {
     /// `header` is as the device gave it.
     pub fn push_from(
         &mut self,
-        peer: &Arc<Outbound>,
+        peer: &Arc<SessionSender>,
         frame: &mut Vec<u8>,
         length: usize,
         header: Offload,
@@ -88,7 +88,7 @@ impl Batch {
 
     fn push_whole(
         &mut self,
-        peer: &Arc<Outbound>,
+        peer: &Arc<SessionSender>,
         frame: &mut Vec<u8>,
         length: usize,
         offload: Offload,
@@ -108,7 +108,7 @@ impl Batch {
             Sent::All => {}
             Sent::More => self.peers.push_back(peer),
             Sent::Full if self.waits && self.full.is_none() => self.full = Some(peer),
-            Sent::Full => peer.call_companion(),
+            Sent::Full => peer.call_flusher(),
         }
         !self.peers.is_empty()
     }
@@ -134,11 +134,11 @@ impl Batch {
                 return;
             }
         }
-        self.peers.drain(..).for_each(|peer| peer.call_companion());
+        self.peers.drain(..).for_each(|peer| peer.call_flusher());
     }
 
     /// Counts a packet, and remembers whose turn has to come.
-    fn note(&mut self, peer: &Arc<Outbound>, length: usize) {
+    fn note(&mut self, peer: &Arc<SessionSender>, length: usize) {
         count(&peer.traffic.packets_out);
         peer.traffic
             .bytes_out
@@ -152,12 +152,15 @@ impl Batch {
 impl Drop for Batch {
     /// Somebody has to wait for the socket.
     fn drop(&mut self) {
-        self.full.take().iter().for_each(Outbound::call_companion);
+        self.full
+            .take()
+            .iter()
+            .for_each(SessionSender::call_flusher);
     }
 }
 
 /// Whether the peer should get this as a SuperPacket record.
-fn leaves_whole(peer: &Outbound, parcel: &Checked) -> bool {
+fn leaves_whole(peer: &SessionSender, parcel: &Checked) -> bool {
     let offload = parcel.offload();
     let long = parcel.packet().len() >= WORTH_ITS_OWN_RECORD;
     peer.super_packets && offload != Offload::default() && (parcel.segments() > 1 || long)

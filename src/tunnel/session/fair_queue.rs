@@ -51,7 +51,7 @@ pub struct Queued {
 }
 
 /// The records that wait for one peer.
-pub struct Queue {
+pub struct FairQueue {
     records: VecDeque<Queued>,
     /// Bytes of their buffers, and how many there may be.
     held: usize,
@@ -60,10 +60,10 @@ pub struct Queue {
     now: u64,
 }
 
-impl Queue {
+impl FairQueue {
     /// An empty queue in which `room` bytes may wait.
-    pub fn new(room: usize) -> Queue {
-        Queue {
+    pub fn new(room: usize) -> FairQueue {
+        FairQueue {
             records: VecDeque::new(),
             held: 0,
             room,
@@ -238,7 +238,7 @@ mod tests {
         packet
     }
 
-    fn push_bulk(queue: &mut Queue, flow: u8, number: u16) -> u64 {
+    fn push_bulk(queue: &mut FairQueue, flow: u8, number: u16) -> u64 {
         let mut frame = FRAMES.take();
         let (packet, at) = (packet(flow, number, 60_000), HEADROOM + offload::LENGTH);
         frame[at..at + packet.len()].copy_from_slice(&packet);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     /// All that waits, as (flow, number), packets that share a record one after the other.
-    fn drain(queue: &mut Queue) -> Vec<(u8, u16)> {
+    fn drain(queue: &mut FairQueue) -> Vec<(u8, u16)> {
         let mut all = Vec::new();
         while let (
             Some(Queued {
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn what_is_rare_passes_bulk_and_no_flow_is_out_of_order() {
-        let mut queue = Queue::new(SHORT_ROOM);
+        let mut queue = FairQueue::new(SHORT_ROOM);
         for number in 0..10 {
             push_bulk(&mut queue, 1, number);
         }
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn flows_take_turns_however_much_they_have() {
-        let mut queue = Queue::new(SHORT_ROOM);
+        let mut queue = FairQueue::new(SHORT_ROOM);
         for number in 0..6 {
             push_bulk(&mut queue, 1, number);
         }
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn who_has_most_waiting_loses_and_begins_again_with_the_others() {
-        let mut queue = Queue::new(SHORT_ROOM);
+        let mut queue = FairQueue::new(SHORT_ROOM);
         let dropped: u64 = (0..1000)
             .map(|number| push_bulk(&mut queue, 1, number))
             .sum();
@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn what_is_no_packet_goes_first_and_is_bounded_too() {
-        let mut queue = Queue::new(SHORT_ROOM);
+        let mut queue = FairQueue::new(SHORT_ROOM);
         push_bulk(&mut queue, 1, 0);
         let pongs = (0..1000u16).map(|number| queue.push(Kind::Pong, &number.to_be_bytes()));
         assert_eq!(pongs.sum::<u64>() as usize, 1000 - OTHERS);

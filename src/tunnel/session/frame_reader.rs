@@ -64,10 +64,10 @@ pub fn tuning() -> Tuning {
 /// ```
 ///
 /// It begins with bbr, which keeps its rate where cubic takes each loss for a full queue: TCP
-/// inside the tunnel does not see the losses at all. But for bbr, TCP inside is an application that
+/// handler the tunnel does not see the losses at all. But for bbr, TCP handler is an application that
 /// never has enough to send; it then never finds out how much the path carries, and fills its queue
 /// again and again. There cubic goes better.
-struct Watch {
+struct CongestionSupervisor {
     looked: Instant,
     retransmitted: u32,
     /// When the round trip was last so long that a queue explains it.
@@ -80,10 +80,10 @@ struct Watch {
     sound: Instant,
 }
 
-impl Watch {
-    fn new(path: &socket::Path) -> Watch {
+impl CongestionSupervisor {
+    fn new(path: &socket::Path) -> CongestionSupervisor {
         let (looked, retransmitted) = (Instant::now(), path.retransmitted);
-        Watch {
+        CongestionSupervisor {
             looked,
             retransmitted,
             queued: None,
@@ -117,7 +117,7 @@ impl Watch {
                 return Some(next);
             }
         }
-        // When TCP inside pauses, as its own bbr does every ten seconds, and something is lost
+        // When TCP handler pauses, as its own bbr does every ten seconds, and something is lost
         // meanwhile, bbr takes the little that was sent for all that the path carries, and needs
         // seconds to find out. It begins anew.
         self.most = self.most.max(path.rate);
@@ -147,18 +147,18 @@ fn control(socket: &TcpStream, name: &str, is_wish: bool) {
 }
 
 /// Buffers of one size that connections share.
-pub struct Pool {
+pub struct BufferPool {
     size: usize,
     most: usize,
     spare: Mutex<Vec<Vec<u8>>>,
 }
 
-static READS: Pool = Pool::new(READ, 8);
+static READS: BufferPool = BufferPool::new(READ, 8);
 
-impl Pool {
+impl BufferPool {
     /// A pool of buffers of `size` bytes that keeps at most `most` spare ones. Empty at first.
-    pub const fn new(size: usize, most: usize) -> Pool {
-        Pool {
+    pub const fn new(size: usize, most: usize) -> BufferPool {
+        BufferPool {
             size,
             most,
             spare: Mutex::new(Vec::new()),
@@ -225,7 +225,7 @@ pub struct FrameReader {
     start: usize,
     end: usize,
     established: bool,
-    watch: Option<Watch>,
+    supervisor: Option<CongestionSupervisor>,
 }
 
 impl FrameReader {
@@ -237,7 +237,7 @@ impl FrameReader {
             start: 0,
             end: 0,
             established: false,
-            watch: None,
+            supervisor: None,
         }
     }
 
@@ -264,7 +264,11 @@ impl FrameReader {
             Congestion::Named(name) => control(&self.socket, name, true),
             Congestion::Auto => {
                 control(&self.socket, if short { "cubic" } else { "bbr" }, false);
-                self.watch = path.ok().filter(|_| !short).as_ref().map(Watch::new);
+                self.supervisor = path
+                    .ok()
+                    .filter(|_| !short)
+                    .as_ref()
+                    .map(CongestionSupervisor::new);
             }
         }
     }
@@ -343,10 +347,10 @@ impl FrameReader {
     /// Those of the socket.
     pub fn fill(&mut self, timeout: Duration) -> io::Result<Filled> {
         self.make_room();
-        if let Some(watch) = &mut self.watch
-            && watch.looked.elapsed() >= LOOK
+        if let Some(supervisor) = &mut self.supervisor
+            && supervisor.looked.elapsed() >= LOOK
             && let Ok(path) = socket::path(&self.socket)
-            && let Some(name) = watch.look(&path)
+            && let Some(name) = supervisor.look(&path)
         {
             control(&self.socket, "cubic", false); // bbr begins anew only if it comes after another one
             control(&self.socket, name, false);

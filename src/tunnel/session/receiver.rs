@@ -1,7 +1,7 @@
 //! What happens between the handshake and the end? The receiving half of a session.
 //!
 //! ```text
-//!  record       Packets, SuperPacket ─> Inside::parcel      Message ─> Inside::message
+//!  record       Packets, SuperPacket ─> SessionHandler::on_packet      Message ─> SessionHandler::on_message
 //!               Ping ─> Pong at once       Pong, Rekey: nothing more to do       Close ─> the end
 //!  silence      for `keepalive`: Ping      for 5 s after a Ping: the peer is dead
 //! ```
@@ -11,7 +11,7 @@ use crate::packet::offload::{self, Checked, Offload};
 use crate::protocol::frame::BadLength;
 use crate::protocol::record::{Kind, Opened, Opener, RecordError};
 use crate::tunnel::session::frame_reader::{Filled, FrameReader};
-use crate::tunnel::session::sender::{Outbound, Traffic, count};
+use crate::tunnel::session::sender::{SessionSender, TrafficCounters, count};
 use std::fmt;
 use std::io;
 use std::net::TcpStream;
@@ -42,15 +42,15 @@ pub mod close {
 }
 
 /// What is behind this end of the tunnel.
-pub trait Inside {
+pub trait SessionHandler {
     /// A packet from the peer. Its form was checked; where it comes from and goes to was not.
-    fn parcel(&mut self, parcel: &Checked);
+    fn on_packet(&mut self, parcel: &Checked);
     /// A text from the peer.
-    fn message(&mut self, text: &str);
+    fn on_message(&mut self, text: &str);
     /// Everything that had arrived was passed on.
-    fn pause(&mut self);
+    fn on_batch_end(&mut self);
     /// Called when nothing has come for `tick`. A reason ends the connection.
-    fn tick(&mut self) -> Result<(), String> {
+    fn on_tick(&mut self) -> Result<(), String> {
         Ok(())
     }
 }
@@ -77,7 +77,7 @@ pub enum End {
     BadLength(BadLength),
     /// An authentic record held what it may not hold.
     Content(&'static str),
-    /// [`Inside::tick`] gave a reason.
+    /// [`SessionHandler::on_tick`] gave a reason.
     GivenUp(String),
     /// The socket failed.
     Failed(io::Error),
@@ -107,10 +107,10 @@ impl fmt::Display for End {
 
 /// How the peer's silence is measured.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// Silence after which a Ping is sent.
+pub struct Timeouts {
+    /// AfterRefusal after which a Ping is sent.
     pub keepalive: Duration,
-    /// Silence after which [`Inside::tick`] is called.
+    /// AfterRefusal after which [`SessionHandler::on_tick`] is called.
     pub tick: Duration,
 }
 
@@ -118,9 +118,9 @@ pub struct Patience {
 pub fn run(
     reader: &mut FrameReader,
     opener: &mut Opener,
-    outbound: &Arc<Outbound>,
-    patience: Patience,
-    inside: &mut dyn Inside,
+    sender: &Arc<SessionSender>,
+    timeouts: Timeouts,
+    handler: &mut dyn SessionHandler,
 ) -> End {
     let mut heard = Instant::now();
     let mut pinged = false;
@@ -131,35 +131,35 @@ pub fn run(
                 Err(reason) => return End::BadLength(reason),
                 Ok(None) => break,
                 Ok(Some(body)) => {
-                    if let Some(end) = record(body, opener, outbound, inside) {
+                    if let Some(end) = record(body, opener, sender, handler) {
                         return end;
                     }
                 }
             }
         }
-        inside.pause();
+        handler.on_batch_end();
         let until_due = if pinged {
             DEAD_AFTER
         } else {
-            patience.keepalive
+            timeouts.keepalive
         };
         let due = (heard + until_due).saturating_duration_since(Instant::now());
-        let filled = reader.fill(due.min(patience.tick));
+        let filled = reader.fill(due.min(timeouts.tick));
         // After our own Close nothing is of interest any more.
-        if let Some(ended) = outbound.ended() {
+        if let Some(ended) = sender.ended() {
             return ended.map_or_else(End::Failed, |()| End::Left);
         }
         match filled {
             Ok(Filled::Data) => (heard, pinged) = (Instant::now(), false),
             Ok(Filled::End) => return End::Truncated,
             Ok(Filled::TimedOut) if heard.elapsed() < until_due => {
-                if let Err(reason) = inside.tick() {
+                if let Err(reason) = handler.on_tick() {
                     return End::GivenUp(reason);
                 }
             }
             Ok(Filled::TimedOut) if pinged => return End::Dead,
             Ok(Filled::TimedOut) => {
-                outbound.send(Kind::Ping, b"are you there?");
+                sender.send(Kind::Ping, b"are you there?");
                 (heard, pinged) = (Instant::now(), true);
             }
             Err(error) => return End::Failed(error),
@@ -171,8 +171,8 @@ pub fn run(
 fn record(
     body: &mut [u8],
     opener: &mut Opener,
-    outbound: &Arc<Outbound>,
-    inside: &mut dyn Inside,
+    sender: &Arc<SessionSender>,
+    handler: &mut dyn SessionHandler,
 ) -> Option<End> {
     let (kind, content) = match opener.open(body) {
         Ok(Opened::Content(kind, content)) => (kind, content),
@@ -181,18 +181,13 @@ fn record(
     };
     match kind {
         Kind::Packets => {
-            return packets(content, &outbound.traffic, inside)
+            return packets(content, &sender.traffic, handler)
                 .err()
                 .map(End::Content);
         }
         Kind::SuperPacket => match content.split_first_chunk::<{ offload::LENGTH }>() {
-            Some((header, packet)) if outbound.super_packets => {
-                deliver(
-                    Offload::from_wire(header),
-                    packet,
-                    &outbound.traffic,
-                    inside,
-                );
+            Some((header, packet)) if sender.super_packets => {
+                deliver(Offload::from_wire(header), packet, &sender.traffic, handler);
             }
             _ => {
                 return Some(End::Content(
@@ -200,12 +195,12 @@ fn record(
                 ));
             }
         },
-        Kind::Ping if content.len() <= MAX_PING => outbound.send(Kind::Pong, content),
+        Kind::Ping if content.len() <= MAX_PING => sender.send(Kind::Pong, content),
         Kind::Ping => return Some(End::Content("a Ping of more than 64 bytes")),
         Kind::Pong if content.len() <= MAX_PING => {}
         Kind::Pong => return Some(End::Content("a Pong of more than 64 bytes")),
         Kind::Message => match str::from_utf8(content) {
-            Ok(text) if content.len() <= MAX_MESSAGE => inside.message(text),
+            Ok(text) if content.len() <= MAX_MESSAGE => handler.on_message(text),
             _ => {
                 return Some(End::Content(
                     "a Message that is not UTF-8 of at most 4096 bytes",
@@ -228,8 +223,8 @@ fn record(
 /// Takes a Packets record apart.
 fn packets(
     mut content: &[u8],
-    traffic: &Traffic,
-    inside: &mut dyn Inside,
+    traffic: &TrafficCounters,
+    handler: &mut dyn SessionHandler,
 ) -> Result<(), &'static str> {
     if content.is_empty() {
         return Err("a Packets record without a packet");
@@ -239,7 +234,7 @@ fn packets(
         let (packet, rest) = rest
             .split_at_checked(length)
             .ok_or("a Packets record whose lengths do not add up")?;
-        deliver(Offload::default(), packet, traffic, inside);
+        deliver(Offload::default(), packet, traffic, handler);
         content = rest;
     }
     if content.is_empty() {
@@ -249,15 +244,20 @@ fn packets(
     }
 }
 
-fn deliver(offload: Offload, packet: &[u8], traffic: &Traffic, inside: &mut dyn Inside) {
+fn deliver(
+    offload: Offload,
+    packet: &[u8],
+    traffic: &TrafficCounters,
+    handler: &mut dyn SessionHandler,
+) {
     match offload.check(packet) {
-        Ok(parcel) => inside.parcel(&parcel),
+        Ok(parcel) => handler.on_packet(&parcel),
         Err(_) => count(&traffic.dropped_malformed),
     }
 }
 
 /// Reads and forgets what a stranger sends, until the deadline, however fast it comes in.
-pub(in crate::tunnel) fn keep_silent(socket: &TcpStream, deadline: Instant) {
+pub(in crate::tunnel) fn discard_until(socket: &TcpStream, deadline: Instant) {
     let mut forgotten = [0; 1024];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -275,5 +275,5 @@ pub(in crate::tunnel) fn keep_silent(socket: &TcpStream, deadline: Instant) {
 /// After a Close of ours: reads on for a moment, because closing a socket with unread data resets
 /// the connection, and the reset can overtake the Close.
 pub(in crate::tunnel) fn drain(socket: &TcpStream) {
-    keep_silent(socket, Instant::now() + Duration::from_secs(1));
+    discard_until(socket, Instant::now() + Duration::from_secs(1));
 }

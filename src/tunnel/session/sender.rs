@@ -1,24 +1,24 @@
 //! How do records leave, and who waits? The sending half of a session.
 //!
 //! Whoever has something for a peer puts it into the peer's queue, and then sends from it, as long
-//! as the socket takes data. When it does not, a companion thread is called: it waits for the
+//! as the socket takes data. When it does not, a flusher thread is called: it waits for the
 //! socket and goes on, while everybody else only queues. So a stalled peer costs nobody a wait, and
-//! an idle one costs no thread. The companion also goes on for a reader whose answer has left, and
+//! an idle one costs no thread. The flusher also goes on for a reader whose answer has left, and
 //! who would otherwise send what others queue meanwhile instead of reading.
 //!
 //! ```text
-//!  put ─> Queue (locked for a moment)
+//!  put ─> FairQueue (locked for a moment)
 //!  send_next ─ the wire is there and the socket not full ─> takes the wire: next of the queue ─> seal ─> socket
 //!            └ somebody else has the wire: he looks into the queue again before he puts it down
-//!                                     socket full: companion ─> waits ─> send_next …
+//!                                     socket full: flusher ─> waits ─> send_next …
 //! ```
 
-use crate::os::log::Seldom;
+use crate::os::log::RateLimitedLog;
 use crate::os::socket;
 use crate::protocol::limits::{MAX_CONTENT, REKEY_AFTER_SECONDS};
 use crate::protocol::record::{Kind, SealError, Sealer, Suite};
-use crate::tunnel::session::fair_queue::{LONG_ROOM, Queue, Queued, SHORT_ROOM};
-use crate::tunnel::session::frame_reader::{LONG_PATH, Pool};
+use crate::tunnel::session::fair_queue::{FairQueue, LONG_ROOM, Queued, SHORT_ROOM};
+use crate::tunnel::session::frame_reader::{BufferPool, LONG_PATH};
 use crate::tunnel::{fresh, locked};
 use std::collections::VecDeque;
 use std::io;
@@ -28,23 +28,23 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-static COMPANIONS: Seldom = Seldom::new(3, Duration::from_secs(10));
+static NO_FLUSHER: RateLimitedLog = RateLimitedLog::new(3, Duration::from_secs(10));
 
-/// How long the companion stays after its work is done, before it is let go.
-const COMPANION_STAYS: Duration = Duration::from_secs(2);
-/// A companion's stack: it only seals and sends.
+/// How long the flusher stays after its work is done, before it is let go.
+const FLUSHER_IDLE_TIME: Duration = Duration::from_secs(2);
+/// A flusher's stack: it only seals and sends.
 pub(in crate::tunnel) const SMALL_STACK: usize = 128 * 1024;
 
 /// Room for any frame, of either suite.
 pub const FRAME_ROOM: usize = Suite::Fernet.frame_len(MAX_CONTENT);
 
 /// Frame buffers, shared.
-pub static FRAMES: Pool = Pool::new(FRAME_ROOM, 64);
+pub static FRAMES: BufferPool = BufferPool::new(FRAME_ROOM, 64);
 
 /// What a connection has carried. Packets are IP packets, a super-packet counts once; bytes are
 /// those of packets.
 #[derive(Debug, Default)]
-pub struct Traffic {
+pub struct TrafficCounters {
     /// Packets sent to the peer.
     pub packets_out: AtomicU64,
     /// Their bytes.
@@ -75,13 +75,13 @@ pub enum Sent {
     All,
     /// More waits, and the caller has to send it.
     More,
-    /// The socket is full. The caller has to wait for it and [`Outbound::resume`], or to call a
-    /// companion who does.
+    /// The socket is full. The caller has to wait for it and [`SessionSender::resume`], or to call a
+    /// flusher who does.
     Full,
 }
 
 /// The sending half of a session. Shared by everybody who has something for this peer.
-pub struct Outbound {
+pub struct SessionSender {
     /// The connection.
     pub socket: Arc<TcpStream>,
     /// The suite of the session.
@@ -89,19 +89,19 @@ pub struct Outbound {
     /// Whether the peer takes SuperPacket records.
     pub super_packets: bool,
     /// What this peer has received and sent.
-    pub traffic: Arc<Traffic>,
+    pub traffic: Arc<TrafficCounters>,
     sending: Mutex<Sending>,
     work: Condvar,
 }
 
 /// The state behind the lock, which nobody holds while sealing or sending.
 struct Sending {
-    queue: Queue,
+    queue: FairQueue,
     /// Not here while somebody seals and sends with it.
     wire: Option<Box<Wire>>,
-    /// The socket takes nothing now. To go on is the companion's.
+    /// The socket takes nothing now. To go on is the flusher's.
     full: bool,
-    companion: bool,
+    flusher: bool,
     /// Nothing new is taken; after what is there the direction ends.
     closed: bool,
     /// Why, if not on purpose.
@@ -124,16 +124,16 @@ struct Sealed {
     end: usize,
 }
 
-impl Outbound {
+impl SessionSender {
     /// Takes over the socket's sending half. `first` is a frame sealed by `sealer` already (Config)
     /// and goes first.
     pub fn new(
         socket: Arc<TcpStream>,
         sealer: Sealer,
         super_packets: bool,
-        traffic: Arc<Traffic>,
+        traffic: Arc<TrafficCounters>,
         first: Vec<u8>,
-    ) -> Arc<Outbound> {
+    ) -> Arc<SessionSender> {
         let (suite, end) = (sealer.suite(), first.len());
         let short = socket::path(&socket).is_ok_and(|path| path.shortest < LONG_PATH);
         let frames = VecDeque::from([Sealed {
@@ -142,19 +142,19 @@ impl Outbound {
             bytes: first,
         }]);
         let sending = Sending {
-            queue: Queue::new(if short { SHORT_ROOM } else { LONG_ROOM }),
+            queue: FairQueue::new(if short { SHORT_ROOM } else { LONG_ROOM }),
             wire: Some(Box::new(Wire {
                 sealer,
                 stepped: Instant::now(),
                 frames,
             })),
             full: false,
-            companion: false,
+            flusher: false,
             closed: false,
             failure: None,
         };
         let (sending, work) = (Mutex::new(sending), Condvar::new());
-        let outbound = Arc::new(Outbound {
+        let sender = Arc::new(SessionSender {
             socket,
             suite,
             super_packets,
@@ -162,22 +162,22 @@ impl Outbound {
             sending,
             work,
         });
-        outbound.send_all();
-        outbound
+        sender.send_all();
+        sender
     }
 
     /// Sends what is no packets, now or as soon as the socket takes it. Only that: whoever calls
     /// this has to go on reading, and does not send for others whose packets come meanwhile.
-    pub fn send(self: &Arc<Outbound>, kind: Kind, content: &[u8]) {
+    pub fn send(self: &Arc<SessionSender>, kind: Kind, content: &[u8]) {
         self.put(|queue| queue.push(kind, content));
         if self.send_next() != Sent::All {
-            self.call_companion();
+            self.call_flusher();
         }
     }
 
-    /// Puts packets into the queue, from which [`Outbound::send_next`] sends them. `put` says how
+    /// Puts packets into the queue, from which [`SessionSender::send_next`] sends them. `put` says how
     /// many records that has displaced.
-    pub fn put(&self, put: impl FnOnce(&mut Queue) -> u64) {
+    pub fn put(&self, put: impl FnOnce(&mut FairQueue) -> u64) {
         let mut sending = locked(&self.sending);
         if !sending.closed {
             let dropped = put(&mut sending.queue);
@@ -225,13 +225,13 @@ impl Outbound {
         Sent::All
     }
 
-    /// Sends all that the socket takes, and leaves the rest to a companion.
-    pub fn send_all(self: &Arc<Outbound>) {
+    /// Sends all that the socket takes, and leaves the rest to a flusher.
+    pub fn send_all(self: &Arc<SessionSender>) {
         loop {
             match self.send_next() {
                 Sent::All => return,
                 Sent::More => {}
-                Sent::Full => return self.call_companion(),
+                Sent::Full => return self.call_flusher(),
             }
         }
     }
@@ -243,7 +243,7 @@ impl Outbound {
 
     /// Ends this direction with Close, which goes before anything that has queued up, as soon as
     /// the socket takes it.
-    pub fn close(self: &Arc<Outbound>, code: u8, text: &str) {
+    pub fn close(self: &Arc<SessionSender>, code: u8, text: &str) {
         let mut sending = locked(&self.sending);
         if sending.closed {
             return;
@@ -280,20 +280,20 @@ impl Outbound {
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
-    /// Leaves the rest to a companion that waits for the socket, which is full.
-    pub fn call_companion(self: &Arc<Outbound>) {
+    /// Leaves the rest to a flusher that waits for the socket, which is full.
+    pub fn call_flusher(self: &Arc<SessionSender>) {
         let mut sending = locked(&self.sending);
         self.work.notify_all();
-        if !sending.companion {
-            let outbound = Arc::clone(self);
-            let companion = thread::Builder::new()
-                .name("companion".into())
+        if !sending.flusher {
+            let sender = Arc::clone(self);
+            let flusher = thread::Builder::new()
+                .name("flusher".into())
                 .stack_size(SMALL_STACK);
-            match companion.spawn(move || outbound.accompany()) {
-                Ok(_) => sending.companion = true,
+            match flusher.spawn(move || sender.flush_until_idle()) {
+                Ok(_) => sending.flusher = true,
                 Err(error) if sending.closed => self.fail(&mut sending, Some(error)),
                 Err(error) => {
-                    COMPANIONS.warning(
+                    NO_FLUSHER.warning(
                         "tunnel",
                         "no thread for a full socket",
                         &[("reason", &error)],
@@ -304,9 +304,9 @@ impl Outbound {
         }
     }
 
-    /// The companion's life: wait for the socket, send what is left, stay a little while in case
+    /// The flusher's life: wait for the socket, send what is left, stay a little while in case
     /// there is more.
-    fn accompany(self: Arc<Outbound>) {
+    fn flush_until_idle(self: Arc<SessionSender>) {
         let mut sending = locked(&self.sending);
         loop {
             let mut ready = sending.wire.is_some() && !sending.queue.is_empty();
@@ -324,7 +324,7 @@ impl Outbound {
             } else if !ready {
                 let waited = self
                     .work
-                    .wait_timeout(sending, COMPANION_STAYS)
+                    .wait_timeout(sending, FLUSHER_IDLE_TIME)
                     .unwrap_or_else(PoisonError::into_inner);
                 sending = waited.0;
                 if waited.1.timed_out() && !sending.full && sending.queue.is_empty() {
@@ -337,7 +337,7 @@ impl Outbound {
                 sending = locked(&self.sending);
             }
         }
-        sending.companion = false;
+        sending.flusher = false;
     }
 }
 
