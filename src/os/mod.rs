@@ -4,7 +4,8 @@
 //! tun        the device: packets in and out, a wait that can be woken        wake     ends such a wait
 //! socket     what the tunnel wants of a TCP socket                           signal   Ctrl-C, stop, reload
 //! network    link, addresses, routes: each change with its undo beside it    command  `ip` and its like, shown
-//! nat        a server's forwarding and address translation                  rules    what nft is given
+//! nat        a server's address translation                                  rules    what nft is given
+//! forwarding which packets the kernel passes on, and who wanted that
 //! namespace  a network of its own, which vanishes with the process           process  user, limits, core dumps
 //! control    a running instance is asked, by a Unix socket
 //! files      secrets read, created, replaced                                 log      lines on stderr
@@ -24,6 +25,8 @@ pub mod command;
 pub mod control;
 pub mod entropy;
 pub mod files;
+#[cfg(target_os = "linux")]
+mod forwarding;
 pub mod log;
 pub mod namespace;
 #[cfg(target_os = "linux")]

@@ -1,12 +1,11 @@
-//! How do a server's clients reach what is behind it? By forwarding, and under the server's address
-//! (`server.nft`).
+//! How do a server's clients reach what is behind it? By forwarding (`forwarding.rs`), and under
+//! the server's address (`server.nft`).
 //!
 //! The firewall's table belongs to a child, `nft -i`: the kernel removes it when that one ends,
-//! which it does when its stdin does, however this process dies. What sysctl says outlives the
-//! process. So the old values are written to a file before the first change; whoever opens the same
-//! device in the same network later puts them back first ([`put_back`]). Should the child be ended,
-//! the rules are put in again by another one; if that cannot be, the server ends: it would forward
-//! without them.
+//! which it does when its stdin does, however this process dies. Should the child be ended, the
+//! rules are put in again by another one; if that cannot be, the server ends: it would forward
+//! without them. A thread looks every 2 s at what forwards, since devices come and go, and other
+//! programs begin to forward.
 //!
 //! Connections from behind the server to its clients are for hosts in private networks that it
 //! pushes (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7, or parts of these): a site, not the
@@ -14,38 +13,59 @@
 //! at which the server listens: CVE-2021-3773.
 //!
 //! With a named uplink only this and the tunnel's device forward. Otherwise all do, and packets
-//! that have nothing to do with the tunnel are dropped if none did before. IPv6 that forwards on
-//! all devices no longer listens to routers, hence `accept_ra`; kernels before 6.17 cannot do it
-//! for one device alone.
+//! that have nothing to do with the tunnel are dropped if they were not forwarded before.
 
-use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::forwarding::{Forwarding, GROUP};
 use super::signal::{self, Signal};
-use super::{command, log, rules, sys, tried};
+use super::{command, log, rules, tried};
 use crate::packet::subnet::Subnet;
+
+pub use super::forwarding::put_back;
 
 /// Longest that `nft` may take to put the rules in.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How often the server looks whether it still forwards as it has to.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// And how often, counted in looks, whether a firewall has come that drops what is forwarded.
+const FIREWALL_LOOKS: u32 = 30;
+
 /// Forwarding and NAT, undone when this is dropped.
 pub struct Nat {
+    kept: Arc<Kept>,
+    /// Dropped to end the thread that looks.
+    stop: Option<Sender<()>>,
+    looks: Option<JoinHandle<()>>,
+}
+
+/// What is kept as it has to be.
+struct Kept {
     device: String,
     networks: Vec<Subnet>,
     uplink: Option<String>,
-    router: bool,
     ports: (u16, u16),
+    wanted: Mutex<Wanted>,
     rules: Arc<Mutex<Rules>>,
+}
+
+/// What can change while the server runs.
+struct Wanted {
+    pushed: Vec<Subnet>,
+    forwarding: Forwarding,
+    /// The firewalls of others that were named in the log.
+    firewalls: Vec<String>,
 }
 
 /// What the child has put in, or shall.
@@ -78,32 +98,33 @@ impl Nat {
         listen: &[u16],
     ) -> io::Result<Nat> {
         put_back(device);
-        let changes = sysctls(device, networks, uplink);
-        let nat = Nat {
+        let ipv4 = networks.iter().any(|network| network.address.is_ipv4());
+        let ipv6 = networks.iter().any(|network| network.address.is_ipv6());
+        let group = GROUP.to_string();
+        command::run(&["ip", "link", "set", "dev", device, "group", &group])?;
+        let kept = Kept {
             device: device.into(),
             networks: networks.to_vec(),
             uplink: uplink.map(str::to_owned),
-            router: changes
-                .iter()
-                .any(|(path, ..)| path.ends_with("all/forwarding")),
             ports: ports(listen),
+            wanted: Mutex::new(Wanted {
+                pushed: pushed.to_vec(),
+                forwarding: Forwarding::new(device, (ipv4, ipv6), uplink)?,
+                firewalls: Vec::new(),
+            }),
             rules: Arc::default(),
         };
-        let state = state_file(device)?;
-        // The rules come first: at no time is everything forwarded.
-        nat.open_to(pushed)?;
-        let old: String = changes
-            .iter()
-            .map(|(path, old, _)| format!("{} {old}\n", path.display()))
-            .collect();
-        let folder = fs::create_dir_all("/run/fernvpn");
-        folder
-            .and_then(|()| fs::File::create_new(&state)) // no link: root may be here in another user's folder
-            .and_then(|mut file| file.write_all(old.as_bytes()))
-            .map_err(|error| tried(format!("cannot write {}", state.display()), &error))?;
-        for (path, _, new) in &changes {
-            set(path, new)?;
-        }
+        let (stop, stopped) = mpsc::channel();
+        let mut nat = Nat {
+            kept: Arc::new(kept),
+            stop: Some(stop),
+            looks: None,
+        };
+        nat.kept.keep()?;
+        nat.kept.warn_of_firewalls();
+        let kept = Arc::clone(&nat.kept);
+        let looks = thread::Builder::new().name("forwarding".into());
+        nat.looks = Some(looks.spawn(move || kept.look_until(&stopped))?);
         Ok(nat)
     }
 
@@ -112,8 +133,53 @@ impl Nat {
     /// # Errors
     /// What does not work. The rules are then as before.
     pub fn open_to(&self, pushed: &[Subnet]) -> io::Result<()> {
+        let before = {
+            let mut wanted = locked(&self.kept.wanted);
+            std::mem::replace(&mut wanted.pushed, pushed.to_vec())
+        };
+        self.kept.keep().map(drop).inspect_err(|_| {
+            locked(&self.kept.wanted).pushed = before;
+        })
+    }
+
+    /// Why the server cannot go on, if so: its rules are gone.
+    pub fn failure(&self) -> Option<String> {
+        locked(&self.kept.rules).failure.clone()
+    }
+}
+
+impl Drop for Nat {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let _ = self.looks.take().map(JoinHandle::join);
+        put_back(&self.kept.device);
+        let nft = locked(&self.kept.rules).nft.take();
+        nft.into_iter().for_each(|mut nft| nft.end());
+    }
+}
+
+impl Kept {
+    /// Compares what forwards and which rules are there with what has to be, and repairs it. Returns
+    /// whether any switch changed hands.
+    fn keep(&self) -> io::Result<bool> {
+        let mut wanted = locked(&self.wanted);
+        let plan = wanted.forwarding.plan()?;
+        // The rules come first: at no time is anything else forwarded.
+        self.put_in(&rule_text(
+            self,
+            &wanted.pushed,
+            &wanted.forwarding.guard(&plan),
+        ))?;
+        let is_done = wanted.forwarding.is_done(&plan);
+        if !is_done {
+            wanted.forwarding.carry_out(plan)?;
+        }
+        Ok(!is_done)
+    }
+
+    /// Has nft put these rules in, if they are not there yet.
+    fn put_in(&self, text: &str) -> io::Result<()> {
         let mut rules = locked(&self.rules);
-        let text = rule_text(self, pushed);
         if rules.text == text {
             return Ok(());
         }
@@ -121,29 +187,120 @@ impl Nat {
         let table = format!("table inet fernvpn-nat-{}", self.device);
         match &mut rules.nft {
             Some(nft) => nft.put_in(&format!("delete {table}; {text}"), &table)?,
-            nft => *nft = Some(Nft::start(&self.rules, &text, &table)?),
+            nft => *nft = Some(Nft::start(&self.rules, text, &table)?),
         }
-        (rules.text, rules.table) = (text, table);
+        (rules.text, rules.table) = (text.to_owned(), table);
         Ok(())
     }
 
-    /// Why the server cannot go on, if so: its rules are gone.
-    pub fn failure(&self) -> Option<String> {
-        locked(&self.rules).failure.clone()
+    /// The thread that looks, until the other end of `stopped` is dropped.
+    fn look_until(&self, stopped: &Receiver<()>) {
+        let mut reason = String::new();
+        for look in 1_u32.. {
+            if stopped.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            let kept = self.keep();
+            // Docker, for one, sets up its firewall as it begins to forward.
+            if kept.as_ref().is_ok_and(|has_changed| *has_changed) || look % FIREWALL_LOOKS == 0 {
+                self.warn_of_firewalls();
+            }
+            match kept {
+                Ok(_) => reason.clear(),
+                Err(error) if error.to_string() == reason => {} // it is in the log already
+                Err(error) => {
+                    reason = error.to_string();
+                    let text = "forwarding is not as it has to be, and clients may reach nothing";
+                    log::warning("os", text, &[("reason", &reason)]);
+                }
+            }
+        }
+    }
+
+    /// A chain of somebody else's that drops what is forwarded has the last word, so a person has to
+    /// know. Each is named once, and again when it went away and came back.
+    fn warn_of_firewalls(&self) {
+        let device = &self.device;
+        let found = firewalls();
+        let mut wanted = locked(&self.wanted);
+        let new = found
+            .iter()
+            .filter(|it| !wanted.firewalls.contains(&it.name));
+        for Firewall {
+            table,
+            chain,
+            insert,
+            ..
+        } in new
+        {
+            let text = "a firewall drops what is forwarded; unless a rule there lets clients through, they reach nothing. It can be:";
+            log::warning("os", text, &[("table", table), ("chain", chain)]);
+            for way in insert {
+                log::to_paste(&way.replace("DEVICE", device));
+            }
+        }
+        wanted.firewalls = found.into_iter().map(|it| it.name).collect();
     }
 }
 
-impl Drop for Nat {
-    fn drop(&mut self) {
-        put_back(&self.device);
-        let nft = locked(&self.rules).nft.take();
-        nft.into_iter().for_each(|mut nft| nft.end());
-    }
+/// A chain of somebody else's that drops what no rule there accepts.
+#[derive(Debug, PartialEq, Eq)]
+struct Firewall {
+    name: String,
+    table: String,
+    chain: String,
+    /// The commands that let a tunnel's DEVICE through.
+    insert: [String; 2],
 }
 
-/// The rules are valid at every statement.
-fn locked(rules: &Mutex<Rules>) -> MutexGuard<'_, Rules> {
-    rules.lock().unwrap_or_else(PoisonError::into_inner)
+fn firewalls() -> Vec<Firewall> {
+    let mut found = drops(&command::said(&["nft", "list", "chains"]).unwrap_or_default());
+    // The older tables of the kernel, which nft does not see.
+    for (names, program) in [
+        ("/proc/net/ip_tables_names", "iptables-legacy"),
+        ("/proc/net/ip6_tables_names", "ip6tables-legacy"),
+    ] {
+        let is_used = std::fs::read_to_string(names).is_ok_and(|names| names.contains("filter"));
+        let policy = |said: String| said.starts_with("-P FORWARD DROP");
+        if is_used && command::said(&[program, "-S", "FORWARD"]).is_some_and(policy) {
+            found.push(Firewall {
+                name: program.into(),
+                table: program.into(),
+                chain: "FORWARD".into(),
+                insert: ["-i", "-o"]
+                    .map(|way| format!("{program} -I FORWARD {way} DEVICE -j ACCEPT")),
+            });
+        }
+    }
+    found
+}
+
+/// Those in what `nft list chains` says.
+fn drops(list: &str) -> Vec<Firewall> {
+    let (mut table, mut chain) = ("", "");
+    let mut found = Vec::new();
+    for line in list.lines() {
+        let inside = line.trim().trim_end_matches('{').trim_end();
+        if let Some(name) = inside.strip_prefix("table ") {
+            table = name;
+        } else if let Some(name) = inside.strip_prefix("chain ") {
+            chain = name;
+        } else if inside.contains("hook forward") && inside.contains("policy drop") {
+            found.push(Firewall {
+                name: format!("{table} {chain}"),
+                table: table.into(),
+                chain: chain.into(),
+                insert: ["iifname", "oifname"]
+                    .map(|way| format!("nft insert rule {table} {chain} {way} DEVICE accept")),
+            });
+        }
+    }
+    found
+}
+
+/// What is in there is valid at every statement.
+fn locked<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Nft {
@@ -164,18 +321,15 @@ impl Nft {
         drop(command); // and with it our copies of its ends
         let (sender, says) = mpsc::channel();
         let mut nft = Nft { child, says };
-        let (rules, id, ours) = (Arc::clone(rules), nft.child.id(), table.to_owned());
+        let (rules, id) = (Arc::clone(rules), nft.child.id());
         let watching = thread::Builder::new().name("nft".into()).spawn(move || {
-            let mut place = [String::new(), String::new()];
             for line in BufReader::new(near).lines().map_while(Result::ok) {
-                warn_of_a_firewall(&line, &mut place, &ours);
                 let _ = sender.send(line);
             }
             drop(sender); // whoever waits for it is told
             put_in_again(&rules, id);
         });
-        let put_in = |nft: &mut Nft| nft.put_in(&format!("list chains\n{text}"), table);
-        if let Err(error) = watching.map(drop).and_then(|()| put_in(&mut nft)) {
+        if let Err(error) = watching.map(drop).and_then(|()| nft.put_in(text, table)) {
             nft.end();
             return Err(error);
         }
@@ -218,27 +372,6 @@ impl Nft {
     }
 }
 
-/// Reads a line of `list chains`. A chain of somebody else's that drops what is forwarded has the
-/// last word, so a person has to know. `place` keeps the table and the chain in which the line is.
-fn warn_of_a_firewall(line: &str, place: &mut [String; 2], ours: &str) {
-    let inside = line.trim().trim_end_matches('{').trim_end();
-    let [table, chain] = place;
-    if let Some(name) = inside.strip_prefix("table ") {
-        name.clone_into(table);
-    } else if let Some(name) = inside.strip_prefix("chain ") {
-        name.clone_into(chain);
-    } else if inside.contains("hook forward") && inside.contains("policy drop") {
-        let text = "a firewall drops what is forwarded; unless a rule there lets clients through, they reach nothing. It can be:";
-        log::warning("os", text, &[("table", table), ("chain", chain)]);
-        let (_, device) = ours.rsplit_once("fernvpn-nat-").unwrap_or_default();
-        for way in ["iifname", "oifname"] {
-            log::to_paste(&format!(
-                "nft insert rule {table} {chain} {way} {device} accept"
-            ));
-        }
-    }
-}
-
 /// The child of this id has ended, and its table with it.
 fn put_in_again(shared: &Arc<Mutex<Rules>>, id: u32) {
     let mut rules = locked(shared);
@@ -262,117 +395,6 @@ fn put_in_again(shared: &Arc<Mutex<Rules>>, id: u32) {
             let _ = signal::send(std::process::id(), Signal::Terminate);
         }
     }
-}
-
-/// Where the old values are while they are changed.
-fn state_file(device: &str) -> io::Result<PathBuf> {
-    // Of this network, and of no other until the machine is started anew, when /run is empty.
-    let network = sys::option_bytes::<8>(
-        UnixDatagram::unbound()?.as_fd(),
-        sys::SOL_SOCKET,
-        sys::SO_NETNS_COOKIE,
-    )
-    .map_err(|error| {
-        tried(
-            "cannot tell this network from others (SO_NETNS_COOKIE, Linux 5.14)",
-            &error,
-        )
-    })?;
-    let network = network
-        .iter()
-        .rev()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<String>();
-    Ok(PathBuf::from(format!(
-        "/run/fernvpn/{device}-{network}.sysctl"
-    )))
-}
-
-/// Every sysctl as it was before NAT for this device, if a server has not come to undo it. For
-/// whoever has just opened the device, which is therefore nobody else's. The folder is the
-/// service's user's, who must not have root write anything but what a server changes, and that user
-/// may change as well.
-pub fn put_back(device: &str) {
-    let Ok(state) = state_file(device) else {
-        return;
-    };
-    let old = fs::read_to_string(&state).unwrap_or_default();
-    let is_network =
-        |(path, _): &(&str, &str)| path.starts_with("/proc/sys/net/") && !path.contains("..");
-    for (path, value) in old
-        .lines()
-        .rev()
-        .filter_map(|line| line.split_once(' '))
-        .filter(is_network)
-    {
-        let path = Path::new(path);
-        // The device may be gone.
-        if let Err(error) =
-            set(path, value).or_else(|error| if path.exists() { Err(error) } else { Ok(()) })
-        {
-            log::warning("os", "not undone", &[("reason", &error)]);
-        }
-    }
-    let _ = fs::remove_file(&state);
-}
-
-/// What is to be changed: the file, what it says now, what it shall say. What is there already is
-/// not in the list.
-fn sysctls(
-    device: &str,
-    networks: &[Subnet],
-    uplink: Option<&str>,
-) -> Vec<(PathBuf, String, &'static str)> {
-    let conf = |family: &str, device: &str, name: &str| {
-        PathBuf::from(format!("/proc/sys/net/{family}/conf/{device}/{name}"))
-    };
-    let mut wanted = Vec::new();
-    let devices = uplink.map_or(vec!["all"], |uplink| vec![device, uplink]);
-    if networks.iter().any(|network| network.address.is_ipv4()) {
-        wanted.extend(
-            devices
-                .iter()
-                .map(|device| (conf("ipv4", device, "forwarding"), "1")),
-        );
-    }
-    if networks.iter().any(|network| network.address.is_ipv6()) {
-        if uplink.is_some() && conf("ipv6", device, "force_forwarding").exists() {
-            wanted.extend(
-                devices
-                    .iter()
-                    .map(|device| (conf("ipv6", device, "force_forwarding"), "1")),
-            );
-        } else {
-            for entry in fs::read_dir("/proc/sys/net/ipv6/conf")
-                .into_iter()
-                .flatten()
-                .flatten()
-            {
-                let accept = entry.path().join("accept_ra");
-                if fs::read_to_string(&accept).is_ok_and(|value| value.trim() == "1") {
-                    wanted.push((accept, "2"));
-                }
-            }
-            wanted.push((conf("ipv6", "all", "forwarding"), "1"));
-        }
-    }
-    let changed = |(path, new): (PathBuf, &'static str)| {
-        let old = fs::read_to_string(&path)
-            .unwrap_or_default()
-            .trim()
-            .to_owned();
-        (old != new).then_some((path, old, new))
-    };
-    wanted.into_iter().filter_map(changed).collect()
-}
-
-/// Shown as the command that would do the same.
-fn set(path: &Path, value: &str) -> io::Result<()> {
-    let name = path.strip_prefix("/proc/sys").unwrap_or(path).display();
-    fs::write(path, value)
-        .map_err(|error| tried(format!("cannot set {}", path.display()), &error))?;
-    log::command(&format!("sysctl -w {name}={value}"));
-    Ok(())
 }
 
 /// The ports that NAT gives to clients: the most that lie together among those that the kernel
@@ -413,15 +435,14 @@ fn is_private(network: &Subnet) -> bool {
 }
 
 /// `server.nft`, filled in.
-fn rule_text(nat: &Nat, pushed: &[Subnet]) -> String {
-    let Nat {
+fn rule_text(kept: &Kept, pushed: &[Subnet], guard: &str) -> String {
+    let Kept {
         device,
         networks,
         uplink,
-        router,
         ports,
         ..
-    } = nat;
+    } = kept;
     let uplink_is = uplink
         .as_ref()
         .map_or(format!("!= \"{device}\""), |uplink| format!("\"{uplink}\""));
@@ -434,19 +455,15 @@ fn rule_text(nat: &Nat, pushed: &[Subnet]) -> String {
         })
         .collect();
     let sites: Vec<Subnet> = pushed.iter().copied().filter(is_private).collect();
-    let once = |holds| &tunnel[..usize::from(holds)];
-    let lists = [
-        ("TUNNEL", &tunnel[..]),
-        ("SITES", &sites),
-        ("ONLY", once(uplink.is_some())),
-        ("ROUTER", once(*router)),
-    ];
+    let only = &tunnel[..usize::from(uplink.is_some())];
+    let lists = [("TUNNEL", &tunnel[..]), ("SITES", &sites), ("ONLY", only)];
     rules::filled(
         include_str!("server.nft"),
         &[
             ("DEVICE", device),
             ("UPLINK", &uplink_is),
             ("PORTS", &ports),
+            ("GUARD", guard.trim_end()),
         ],
         &lists,
     )
@@ -482,15 +499,24 @@ mod tests {
             "f000::/4",
         ];
         assert!(!nets(&others).iter().any(is_private));
-        let nat = Nat {
+        let kept = Kept {
             device: "fern7".into(),
             networks: nets(&["10.8.0.1/24", "fd0f::1/64"]),
             uplink: None,
-            router: false,
             ports: (40_000, 50_000),
+            wanted: Mutex::new(Wanted {
+                pushed: Vec::new(),
+                forwarding: Forwarding::new("fern7", (true, true), None).unwrap(),
+                firewalls: Vec::new(),
+            }),
             rules: Arc::default(),
         };
-        let text = rule_text(&nat, &nets(&["0.0.0.0/0", "192.168.7.0/24", "fd00:1::/48"]));
+        let pushed = nets(&["0.0.0.0/0", "192.168.7.0/24", "fd00:1::/48"]);
+        let text = rule_text(&kept, &pushed, "iif { 2, 3 } drop; ");
+        assert!(
+            text.contains("filter; iif { 2, 3 } drop; iifname"),
+            "{text}"
+        );
         assert_eq!(text.matches("ct state new accept").count(), 2, "{text}");
         assert!(
             text.contains("ip saddr 192.168.7.0/24 ct state new accept")
@@ -498,10 +524,23 @@ mod tests {
             "{text}"
         );
         assert!(
-            !["DEVICE", "UPLINK", "PORTS", "NET", "FAMILY", "#"]
+            !["DEVICE", "UPLINK", "PORTS", "GUARD", "NET", "FAMILY", "#"]
                 .iter()
                 .any(|left| text.contains(left)),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn a_chain_that_drops_what_is_forwarded_is_found() {
+        let list = "table inet own {\n\tchain f {\n\t\ttype filter hook forward priority 0; policy accept;\n\t}\n}\n\
+                    table ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority 0; policy drop;\n\t}\n\
+                    \tchain FORWARD {\n\t\ttype filter hook forward priority 0; policy drop;\n\t}\n}\n";
+        let found = drops(list);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(
+            found[0].insert[0],
+            "nft insert rule ip filter FORWARD iifname DEVICE accept"
         );
     }
 

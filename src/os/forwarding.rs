@@ -1,0 +1,402 @@
+//! How does a host forward packets for the tunnel, and for nobody who did not ask for it?
+//!
+//! ```text
+//! switch                                off -> on
+//! ipv4/conf/DEVICE/forwarding             0 -> 2     for each device by which packets may arrive
+//! ipv6/conf/DEVICE/force_forwarding       0 -> 1     the same, since Linux 6.17
+//! ipv6/conf/all/forwarding                0 -> 2     older kernels have IPv6 forward on all devices or on none,
+//! ipv6/conf/DEVICE/accept_ra              1 -> 2     and then take router advertisements only if this is 2
+//! ```
+//!
+//! A switch that is on already belongs to somebody else, and stays as it is. The kernel takes every
+//! number but 0 for "on", and everybody else writes 1. So a 2 is fernvpn's own, and a 2 that became
+//! a 1 is used by another program since: from then on it is theirs. `all/forwarding` of IPv4 is
+//! never written, so that a program which reads it (Docker, for one) sees that it has to set it.
+//!
+//! Sysctls outlive the process. A file in `/run/fernvpn` has a line for each switch (path, off, on).
+//! Its owner keeps it locked, so that other instances know who is alive. Who stops leaves on what
+//! another living instance lists too, and that one puts it back later. Who finds the file of a dead
+//! instance with the same device puts everything back ([`put_back`]).
+//!
+//! Packets that pass only because of these switches, and that do not concern a tunnel, are dropped
+//! ([`Forwarding::guard`]).
+
+use std::fmt::Write as _;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use super::{log, sys, tried};
+
+const FOLDER: &str = "/run/fernvpn";
+
+/// "On", as fernvpn writes it.
+const OURS: &str = "2";
+
+/// The link group of all devices of servers with NAT. What goes to or comes from one of them is for
+/// that server's rules to judge.
+pub(super) const GROUP: u32 = 12345;
+
+/// One sysctl that this instance has switched on, or shall.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Switch {
+    path: PathBuf,
+    off: String,
+    /// Empty in a line of an older version: then it is put back without a question.
+    on: String,
+    /// The device's number, which stays when the device is renamed. 0: all devices.
+    device: u32,
+}
+
+/// What one server has switched on.
+pub(super) struct Forwarding {
+    device: String,
+    ipv4: bool,
+    ipv6: bool,
+    uplink: Option<String>,
+    state: PathBuf,
+    file: Option<File>,
+    switches: Vec<Switch>,
+}
+
+/// The switches that are to be this server's from now on. While it lives, no other instance changes
+/// any.
+pub(super) struct Plan {
+    switches: Vec<Switch>,
+    others: Vec<Others>,
+    _lock: File,
+}
+
+/// The file of another instance in the same network.
+struct Others {
+    alive: bool,
+    switches: Vec<Switch>,
+}
+
+impl Forwarding {
+    /// Nothing is switched on yet. Without an `uplink`, packets may arrive by any device.
+    pub(super) fn new(
+        device: &str,
+        (ipv4, ipv6): (bool, bool),
+        uplink: Option<&str>,
+    ) -> io::Result<Forwarding> {
+        Ok(Forwarding {
+            device: device.into(),
+            ipv4,
+            ipv6,
+            uplink: uplink.map(str::to_owned),
+            state: state_file(device)?,
+            file: None,
+            switches: Vec::new(),
+        })
+    }
+
+    /// Looks at what is there. Whoever reads the plan puts the rules in before it is carried out.
+    pub(super) fn plan(&self) -> io::Result<Plan> {
+        let lock = lock()?;
+        let others = others(&self.state);
+        let mut switches = Vec::new();
+        if self.ipv4 {
+            for device in self.devices("ipv4") {
+                let path = conf("ipv4", &device, "forwarding");
+                switches.extend(self.ours(path, "0", OURS, &others));
+            }
+        }
+        let all = conf("ipv6", "all", "forwarding");
+        let is_per_device = is_number(&conf("ipv6", "all", "force_forwarding"));
+        if self.ipv6 && is_per_device && value(&all) == "0" {
+            for device in self.devices("ipv6") {
+                let path = conf("ipv6", &device, "force_forwarding");
+                switches.extend(self.ours(path, "0", "1", &others));
+            }
+        } else if self.ipv6
+            && !is_per_device
+            && let Some(all) = self.ours(all, "0", OURS, &others)
+        {
+            // A host that becomes a router must not lose its own router: this comes first.
+            for device in entries(&conf_folder("ipv6")) {
+                let path = conf("ipv6", &device, "accept_ra");
+                switches.extend(self.ours(path, "1", "2", &others));
+            }
+            switches.push(all);
+        }
+        Ok(Plan {
+            switches,
+            others,
+            _lock: lock,
+        })
+    }
+
+    /// Whether the plan is what is there.
+    pub(super) fn is_done(&self, plan: &Plan) -> bool {
+        let is_on = |switch: &Switch| value(&switch.path) == switch.on;
+        self.file.is_some() && plan.switches == self.switches && plan.switches.iter().all(is_on)
+    }
+
+    /// Carries the plan out. What is no longer in it is put back, unless it is somebody else's now.
+    pub(super) fn carry_out(&mut self, plan: Plan) -> io::Result<()> {
+        let written = write_locked(&self.state, &plan.switches);
+        self.file =
+            Some(written.map_err(|error| {
+                tried(format!("cannot write {}", self.state.display()), &error)
+            })?);
+        let is_kept = |old: &Switch| plan.switches.iter().any(|new| new.path == old.path);
+        let mut dropped = std::mem::replace(&mut self.switches, plan.switches.clone());
+        dropped.retain(|old| !is_kept(old));
+        restore(&dropped, &plan.others);
+        for switch in &plan.switches {
+            if value(&switch.path) != switch.on {
+                set(&switch.path, &switch.on)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rules that drop what passes because of the plan alone. Frames between two ports of one bridge
+    /// are not forwarded by these switches, but pass the same hook (br_netfilter).
+    pub(super) fn guard(&self, plan: &Plan) -> String {
+        let of = |path: &str| {
+            let ours = plan.switches.iter().filter(|it| it.path.starts_with(path));
+            ours.filter(|it| !it.path.ends_with("accept_ra"))
+                .map(|it| it.device)
+                .collect::<Vec<_>>()
+        };
+        let mut text = String::new();
+        for (family, devices) in [
+            ("ipv4", of("/proc/sys/net/ipv4")),
+            ("ipv6", of("/proc/sys/net/ipv6")),
+        ] {
+            if devices.is_empty() {
+                continue;
+            }
+            let from = if devices.contains(&0) {
+                String::new()
+            } else {
+                let numbers: Vec<String> = devices.iter().map(u32::to_string).collect();
+                format!("iif {{ {} }} ", numbers.join(", "))
+            };
+            let device = &self.device;
+            let _ = write!(
+                text,
+                "meta nfproto {family} {from}iifname != \"{device}\" oifname != \"{device}\" \
+                 iifgroup != {GROUP} oifgroup != {GROUP} drop; "
+            );
+        }
+        if text.is_empty() {
+            return text;
+        }
+        let devices = entries(Path::new("/sys/class/net")).into_iter();
+        let bridges = devices.filter(|name| sysfs(name, "bridge").exists());
+        let accepted = bridges
+            .map(|name| index(&name))
+            .map(|number| format!("iif {number} oif {number} accept; "));
+        accepted.collect::<String>() + &text
+    }
+
+    /// The devices by which packets may arrive. Those of a bridge's or bond's ports arrive by the
+    /// bridge or bond.
+    fn devices(&self, family: &str) -> Vec<String> {
+        if let Some(uplink) = &self.uplink {
+            return vec![self.device.clone(), uplink.clone()];
+        }
+        let mut devices = entries(&conf_folder(family));
+        devices.retain(|name| {
+            !["all", "default", "lo"].contains(&name.as_str()) && !sysfs(name, "master").exists()
+        });
+        devices
+    }
+
+    /// This switch, unless it is on already and it was not fernvpn that switched it on.
+    fn ours(&self, path: PathBuf, off: &str, on: &str, others: &[Others]) -> Option<Switch> {
+        let name = path.parent()?.file_name()?.to_str()?;
+        let device = if name == "all" { 0 } else { index(name) };
+        let is_same = |it: &&Switch| {
+            it.path == path
+                || device != 0
+                    && it.device == device
+                    && it.path.file_name() == path.file_name()
+                    && it.path.ancestors().nth(2) == path.ancestors().nth(2)
+        };
+        let listed = others.iter().flat_map(|other| &other.switches);
+        let known = self.switches.iter().chain(listed).find(is_same);
+        let now = value(&path);
+        let is_ours = now == on && (known.is_some() || on == OURS && off == "0");
+        (now == off || is_ours).then(|| Switch {
+            off: known.map_or(off.to_owned(), |known| known.off.clone()),
+            on: on.to_owned(),
+            device,
+            path,
+        })
+    }
+}
+
+/// Puts back what a server with this device switched on. For whoever has just opened the device,
+/// which is therefore nobody else's, and for the server itself.
+pub fn put_back(device: &str) {
+    let Ok(state) = state_file(device) else {
+        return;
+    };
+    let Ok(text) = fs::read_to_string(&state) else {
+        return;
+    };
+    let _lock = lock();
+    restore(&listed(&text), &others(&state));
+    let _ = fs::remove_file(&state);
+}
+
+/// Switches off what is still as fernvpn has set it, and what no other living instance needs.
+fn restore(switches: &[Switch], others: &[Others]) {
+    let is_needed = |path: &Path| {
+        let living = others.iter().filter(|other| other.alive);
+        living
+            .flat_map(|other| &other.switches)
+            .any(|it| it.path == path)
+    };
+    for Switch { path, off, on, .. } in switches.iter().rev() {
+        // The device may be gone.
+        let is_as_set = path.exists() && (on.is_empty() || value(path) == *on);
+        if is_as_set
+            && !is_needed(path)
+            && let Err(error) = set(path, off)
+        {
+            log::warning("os", "not undone", &[("reason", &error)]);
+        }
+    }
+}
+
+/// Held while anybody looks at or changes the switches.
+fn lock() -> io::Result<File> {
+    let taken = fs::create_dir_all(FOLDER)
+        .and_then(|()| File::open(FOLDER))
+        .and_then(|folder| folder.lock().map(|()| folder));
+    taken.map_err(|error| tried(format!("cannot lock {FOLDER}"), &error))
+}
+
+/// Which network this is, among all until the machine is started anew, when `/run` is empty.
+fn network() -> io::Result<String> {
+    let socket = UnixDatagram::unbound()?;
+    let cookie = sys::option_bytes::<8>(socket.as_fd(), sys::SOL_SOCKET, sys::SO_NETNS_COOKIE);
+    let cookie = cookie.map_err(|error| {
+        tried(
+            "cannot tell this network from others (SO_NETNS_COOKIE, Linux 5.14)",
+            &error,
+        )
+    })?;
+    let digits = cookie.iter().rev().map(|byte| format!("{byte:02x}"));
+    Ok(digits.collect())
+}
+
+fn state_file(device: &str) -> io::Result<PathBuf> {
+    let network = network()?;
+    Ok(PathBuf::from(format!("{FOLDER}/{device}-{network}.sysctl")))
+}
+
+/// The files of all instances in this network, but for this one's.
+fn others(own: &Path) -> Vec<Others> {
+    let ending = format!("-{}.sysctl", network().unwrap_or_default());
+    let names = entries(Path::new(FOLDER)).into_iter();
+    names
+        .filter(|name| name.ends_with(&ending))
+        .map(|name| Path::new(FOLDER).join(name))
+        .filter(|path| path != own)
+        .filter_map(|path| {
+            let file = File::open(&path).ok()?;
+            Some(Others {
+                alive: matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
+                switches: listed(&fs::read_to_string(path).ok()?),
+            })
+        })
+        .collect()
+}
+
+/// The lines of a file. The folder is the service's user's, who must not have root write anything
+/// but what a server changes, and that user may change as well.
+fn listed(text: &str) -> Vec<Switch> {
+    let switch = |line: &str| {
+        let mut words = line.split(' ');
+        let (path, off) = (words.next()?, words.next()?);
+        let is_network = path.starts_with("/proc/sys/net/") && !path.contains("..");
+        is_network.then(|| Switch {
+            path: path.into(),
+            off: off.into(),
+            on: words.next().unwrap_or_default().into(),
+            device: 0,
+        })
+    };
+    text.lines().filter_map(switch).collect()
+}
+
+/// Replaces the file in one step by one that is locked already.
+fn write_locked(path: &Path, switches: &[Switch]) -> io::Result<File> {
+    let new = path.with_extension("new");
+    if let Err(error) = fs::remove_file(&new)
+        && error.kind() != ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let mut file = File::create_new(&new)?; // no link: root may be here in another user's folder
+    file.lock()?;
+    for Switch { path, off, on, .. } in switches {
+        writeln!(file, "{} {off} {on}", path.display())?;
+    }
+    fs::rename(&new, path)?;
+    Ok(file)
+}
+
+fn conf_folder(family: &str) -> PathBuf {
+    Path::new("/proc/sys/net").join(family).join("conf")
+}
+
+fn conf(family: &str, device: &str, name: &str) -> PathBuf {
+    conf_folder(family).join(device).join(name)
+}
+
+fn sysfs(device: &str, name: &str) -> PathBuf {
+    Path::new("/sys/class/net").join(device).join(name)
+}
+
+/// The device's number. It is 0, which no device has, if the device is gone.
+fn index(device: &str) -> u32 {
+    value(&sysfs(device, "ifindex")).parse().unwrap_or(0)
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+/// Without the end of the line; empty if it cannot be read.
+fn value(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.trim().to_owned()
+}
+
+fn is_number(path: &Path) -> bool {
+    value(path).parse::<u32>().is_ok()
+}
+
+/// Shown as the command that would do the same.
+fn set(path: &Path, value: &str) -> io::Result<()> {
+    let name = path.strip_prefix("/proc/sys").unwrap_or(path).display();
+    fs::write(path, value).map_err(|error| {
+        let remedy = match error.kind() {
+            ErrorKind::ReadOnlyFilesystem => {
+                " (Try: set it where this container is started, as docker run --sysctl does; or nat = no)"
+            }
+            _ => "",
+        };
+        let reason = super::reason(&error);
+        io::Error::new(
+            error.kind(),
+            format!("cannot set {} to {value}: {reason}{remedy}", path.display()),
+        )
+    })?;
+    log::command(&format!("sysctl -w {name}={value}"));
+    Ok(())
+}

@@ -1,0 +1,209 @@
+#!/bin/bash
+# A server lives on a machine with others: containers, a router, a second server. It changes nothing for what is not its own, neither
+# while it runs nor when it stops, and whatever it has switched on for itself alone lets nobody else through.
+#
+#                     k 172.17.0.2 (a container: bridge docker0, its port 80 is 8080 outside)
+#                      │
+#   client 192.0.2.2 ──┴─ server ── 198.51.100.2, 203.0.113.2 web
+#          2001:db8:a::2            2001:db8:b::2
+. "$(dirname "$0")/common/network.sh"
+needs ip curl python3 ping ss
+wants nft
+
+c=$id-c s=$id-s w=$id-w k=$id-k
+namespaces $c $s $w $k
+link $c eth $s in
+link $s out $w eth
+address $c eth 192.0.2.2/24 2001:db8:a::2/64
+address $s in 192.0.2.1/24 2001:db8:a::1/64
+address $s out 198.51.100.1/24 203.0.113.1/24 2001:db8:b::1/64
+address $w eth 198.51.100.2/24 203.0.113.2/24 2001:db8:b::2/64
+ip -n $w route add default via 198.51.100.1
+ip -n $w route add default via 2001:db8:b::1
+keys client other
+start web $w python3 "$tests/common/web.py" 80
+await listening $w 80
+
+# server NAME NUMBER OPTION...: with the device fernNUMBER, at port 12345 + NUMBER; pushes $push.
+server() {
+    local name=$1 number=$2; shift 2
+    fern "$name" $s server -k "$dir/server.key" --listen 192.0.2.1:$((12345 + number)) --tun fern$number --push-routes "$push" "$@"
+}
+client() { fern "$1" $c client -k "$dir/${3:-client}.key" --connect 192.0.2.1:$((12345 + $2)) --tun fern$2; } # NAME NUMBER [KEY]
+down() { local name; for name; do stop "$name"; [ "$ended" = 0 ] || die "$name ended with status $ended"; done; }
+fetch() { in_ns "$1" curl -sgm "${3:-3}" "http://$2/"; } # NAMESPACE HOST
+asks() { [ "$(fetch "$1" "$2")" = "$3" ]; }              # NAMESPACE HOST AS-WHOM
+value() { in_ns $s cat "/proc/sys/net/$1"; }
+holds() { [ "$(value "$1")" = "$2" ]; }
+same() { diff "$dir/before" <(settings $s) || die 'settings have changed'; }
+# Whether the web server's machine can use the server's as its router.
+is_router4() { in_ns $w ping -c 1 -W 1 192.0.2.2 >/dev/null; }
+is_router6() { in_ns $w ping -c 1 -W 1 2001:db8:a::2 >/dev/null; }
+ip -n $c route add 198.51.100.0/24 via 192.0.2.1
+ip -n $c route add 2001:db8:b::/64 via 2001:db8:a::1
+push=203.0.113.0/24,2001:db8:b::/64
+
+settings $s >"$dir/before"
+expect 'a host stays a host for everybody else: only the tunnel is forwarded for, in both families'
+server host 0
+client alice 0
+asks $c 203.0.113.2 203.0.113.1
+asks $c '[2001:db8:b::2]' 2001:db8:b::1
+! is_router4 || die 'it routes IPv4 for others'
+! is_router6 || die 'it routes IPv6 for others'
+down alice host
+same; ok
+
+expect 'a device that comes later forwards too, and still for the tunnel alone'
+server host 0
+client alice 0
+link $s late $w late
+address $s late 192.168.77.1/24
+address $w late 192.168.77.2/24
+address $w lo 203.0.113.99/32
+ip -n $s route add 203.0.113.99/32 via 192.168.77.2
+within 5 asks $c 203.0.113.99 192.168.77.1
+! in_ns $w ping -c 1 -W 1 -I 192.168.77.2 192.0.2.2 >/dev/null || die 'it routes for others'
+in_ns $s sysctl -qw net.ipv4.conf.late.forwarding=0
+within 5 asks $c 203.0.113.99 192.168.77.1
+down alice host
+holds ipv4/conf/late/forwarding 0 || die 'the new device still forwards'
+ip -n $s link del dev late
+same; ok
+
+expect 'another program begins to forward while the server runs: it is let through, and goes on after the stop'
+# it_forwards: as Docker does, and then adds its firewall.
+it_forwards() {
+    in_ns $s sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+    in_ns $s nft 'table ip filter { chain FORWARD { type filter hook forward priority filter; policy drop; ip daddr 192.0.2.2 accept; ip saddr 192.0.2.2 accept; }; }'
+}
+server host 0
+! is_router4 || die 'it forwards already'
+it_forwards
+within 5 is_router4
+within 5 is_router6
+logged host 'a firewall drops what is forwarded.* table="ip filter" chain=FORWARD' 5
+down host
+{ is_router4 && is_router6; } || die 'it has been switched off for the other program'
+in_ns $s nft delete table ip filter
+in_ns $s sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0
+same; ok
+
+expect 'a machine with containers: they reach the world, and the world their ports, whatever the server does'
+link $k eth $s port
+ip -n $s link add dev docker0 type bridge
+ip -n $s link set dev port master docker0 up
+address $s docker0 172.17.0.1/16
+address $k eth 172.17.0.2/16
+ip -n $k route add default via 172.17.0.1
+in_ns $s sysctl -qw net.ipv4.ip_forward=1
+in_ns $s nft 'table ip docker { chain pre { type nat hook prerouting priority dstnat; fib daddr type local tcp dport 8080 dnat to 172.17.0.2:80; }
+    chain post { type nat hook postrouting priority srcnat; ip saddr 172.17.0.0/16 oifname != "docker0" masquerade; }; }'
+start container $k python3 "$tests/common/web.py" 80
+await listening $k 80
+containers() { asks $k 198.51.100.2 198.51.100.1 && asks $w 198.51.100.1:8080 198.51.100.2; }
+containers
+settings $s >"$dir/before"
+for nat in auto out; do
+    server host 0 --nat $nat
+    client alice 0
+    containers || die "cut off with nat = $nat"
+    asks $c 203.0.113.2 203.0.113.1
+    asks $c '[2001:db8:b::2]' 2001:db8:b::1
+    ! is_router6 || die 'it routes IPv6 for others'
+    diff <(grep ipv4 "$dir/before") <(settings $s | grep ipv4) || die 'settings of IPv4 have changed'
+    down alice host
+    containers || die 'cut off after the stop'
+    same
+done
+ok
+
+expect 'two servers on one machine, stopped or killed in any order: the other one goes on'
+push=198.51.100.0/24 ; push0=$push push1=203.0.113.0/24,2001:db8:b::/64
+both() {
+    push=$push0 server one 0 --address 10.10.0.1/24
+    push=$push1 server two 1 --address 10.11.0.1/24,fd11::1/64
+    client alice 0
+    client bob 1 other
+    first && second
+}
+first() { asks $c 198.51.100.2 198.51.100.1; }
+second() { asks $c 203.0.113.2 203.0.113.1 && asks $c '[2001:db8:b::2]' 2001:db8:b::1; }
+# IPv4 of a host without containers, and of one with them.
+for forwards in 0 1; do
+    in_ns $s sysctl -qw net.ipv4.ip_forward=$forwards
+    settings $s >"$dir/before"
+    both; down one; second || die 'the first one stopped, and the second is cut off'
+    down alice two bob; same
+    both; down two; first || die 'the second one stopped, and the first is cut off'
+    down bob one alice; same
+    both; stop one KILL; second || die 'the first one was killed, and the second is cut off'
+    push=$push0 server one 0 --address 10.10.0.1/24
+    within 20 first; second || die 'the first one came back, and the second is cut off'
+    stop two KILL; first || die 'the second one was killed, and the first is cut off'
+    down one
+    push=$push1 server two 1 --address 10.11.0.1/24,fd11::1/64
+    within 20 second
+    down two alice bob; same
+done
+ok
+
+# Linux before 6.17 forwards IPv6 on all devices or on none. A file that is not a number stands for one that is not there.
+older() { # NAME NUMBER OPTION...
+    local name=$1 number=$2; shift 2
+    start "$name" $s sh -c 'mount --bind /dev/null /proc/sys/net/ipv6/conf/all/force_forwarding && exec "$@"' - \
+        "$fernvpn" server --name "$id-$name" -k "$dir/server.key" --listen 192.0.2.1:$((12345 + number)) --tun fern$number --push-routes "$push" "$@"
+    ready "$name"
+}
+push=203.0.113.0/24,2001:db8:b::/64
+expect 'an older kernel: a host goes on listening to its router, and routes for nobody else'
+older host 0
+client alice 0
+asks $c '[2001:db8:b::2]' 2001:db8:b::1
+! is_router6 || die 'it routes IPv6 for others'
+holds ipv6/conf/out/accept_ra 2 || die 'it does not listen to its router'
+link $s late $w late
+within 5 holds ipv6/conf/late/accept_ra 2
+ip -n $s link del dev late
+down alice host
+same; ok
+expect 'an older kernel: it becomes a router while the server runs: then it listens to no router'
+older host 0
+in_ns $s sysctl -qw net.ipv6.conf.all.forwarding=1
+within 5 is_router6
+within 5 holds ipv6/conf/out/accept_ra 1
+down host
+is_router6 || die 'it has been switched off for the other program'
+ok
+expect 'an older kernel: a router listens to no other one, and its settings stay as they are'
+settings $s | grep ipv6 >"$dir/router"
+older host 0
+diff "$dir/router" <(settings $s | grep ipv6) || die 'settings have changed'
+down host
+diff "$dir/router" <(settings $s | grep ipv6) || die 'settings are left'
+in_ns $s sysctl -qw net.ipv6.conf.all.forwarding=0
+same; ok
+expect 'an older kernel: two servers, and the one that goes leaves on what the other one needs'
+push=198.51.100.0/24 older one 0 --address 10.10.0.1/24,fd10::1/64
+older two 1 --address 10.11.0.1/24,fd11::1/64
+client bob 1 other
+second
+down one
+second || die 'the second one is cut off'
+holds ipv6/conf/out/accept_ra 2 || die 'it does not listen to its router any more'
+down bob two
+same; ok
+
+expect 'settings that are right already and cannot be written are no error'
+in_ns $s sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+start fixed $s sh -c 'mount -o bind,ro /proc/sys /proc/sys && exec "$@"' - \
+    "$fernvpn" server --name "$id-fixed" -k "$dir/server.key" --listen 192.0.2.1:12345 --push-routes 0.0.0.0/0,::/0
+ready fixed
+client alice 0
+down alice fixed
+in_ns $s sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0
+start fixed $s sh -c 'mount -o bind,ro /proc/sys /proc/sys && exec "$@"' - \
+    "$fernvpn" server --name "$id-fixed" -k "$dir/server.key" --listen 192.0.2.1:12345 --push-routes 0.0.0.0/0,::/0
+ends fixed
+grep -q 'cannot set .*forwarding.*: Read-only file system.*Try: ' "$dir/fixed.log" || die 'it does not say what to do'
+ok
