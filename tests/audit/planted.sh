@@ -63,7 +63,6 @@ planted 'PROTOCOL.md' docs/PROTOCOL.md 'a frame of another length' sed -i 's/| 8
 planted 'PROTOCOL.md' docs/PROTOCOL.md 'a specification of another limit' sed -i 's/| hello body | 1,024 bytes/| hello body | 2,048 bytes/'
 planted 'the tables' src/tunnel/client/mod.rs 'a limit changed, and the table not' sed -i 's/CONNECT_TIME: Duration = Duration::from_secs(5)/CONNECT_TIME: Duration = Duration::from_secs(6)/'
 planted 'the tables' docs/AUDIT.md 'a table changed by hand' sed -i 's/^| `chdir/| `chroot/; s/^| \[`PLACES`\](\(.*\)) | 1,024/| [`PLACES`](\1) | 512/'
-planted 'the tables' README.md 'lines that nobody has counted again' sed -i '/`src\/protocol\/`/s/| [0-9,]* |/| 700 |/'
 planted 'the lesson' docs/lesson/index.html 'a byte changed in the lesson' sed -i '0,/PROTOCOL/s//PROTOKOLL/'
 planted 'links' README.md 'a link that leads nowhere' append '[there](docs/NOWHERE.md)'
 planted 'links' src/protocol/record.rs 'a function in the list of claims that has another name now' sed -i 's/fn has_room/fn has_space/'
