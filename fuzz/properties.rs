@@ -26,6 +26,7 @@ use fernvpn::audit::capture::key_log::Line;
 use fernvpn::audit::capture::report::{Counts, Report};
 use fernvpn::audit::capture::search::Keys;
 use fernvpn::audit::capture::session::Session;
+use fernvpn::audit::capture::stream::OVERHEAD;
 use fernvpn::audit::capture::{self as recording, link};
 use fernvpn::audit::inspect::{self as drawing, Candidate};
 use fernvpn::config::{file, key_file};
@@ -795,17 +796,20 @@ pub fn capture(data: &[u8]) {
         {
             let mut ends = [segment.from, segment.to];
             ends.sort_unstable();
-            let session = open.entry(ends).or_insert_with(|| Session::new(&segment));
+            let session = open
+                .entry(ends)
+                .or_insert_with(|| Session::new(&segment, 0));
             session
                 .segment(&segment, &mut keys_left, report)
                 .expect("into memory");
-            taken += segment.payload.len();
+            taken += segment.payload.len() + OVERHEAD;
             assert!(
                 open.values().map(Session::held).sum::<usize>() <= taken,
                 "more waits than came"
             );
         }
     });
+    read.iter().for_each(wrapped);
     let (told, _) =
         report(|report| _ = recording::capture(data, keys(), report).expect("into memory"));
     assert!(
@@ -815,6 +819,35 @@ pub fn capture(data: &[u8]) {
     );
     written(data);
     conversation(data, keys());
+}
+
+/// A tunnel around a packet changes nothing about the segment in it, however many there are, up to
+/// the limit.
+fn wrapped(packet: &Packet) {
+    let plain = link::segment(packet.link, &packet.bytes);
+    if let Ok(segment) = &plain {
+        let payload = segment.payload.as_ptr_range();
+        let all = packet.bytes.as_ptr_range();
+        assert!(segment.payload.is_empty() || all.start <= payload.start && payload.end <= all.end);
+    }
+    if packet.link != 1 || packet.bytes.len() > 1 << 12 {
+        return;
+    }
+    let mut frame = packet.bytes.clone();
+    for _ in 0..packet.bytes.first().map_or(0, |first| first % 16) {
+        let length = u16::try_from(frame.len() + 24).expect("a few KiB");
+        let mut outer = vec![2; 12];
+        outer.extend([8, 0, 0x45, 0]);
+        outer.extend(length.to_be_bytes());
+        outer.extend([0, 0, 0, 0, 64, 47, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2]);
+        outer.extend([0, 0, 0x65, 0x58]);
+        outer.extend(frame);
+        frame = outer;
+    }
+    match (link::segment(1, &frame), plain) {
+        (Err(link::NoSegment::Deep), _) => {}
+        (inner, plain) => assert_eq!(inner, plain),
+    }
 }
 
 /// What is written is read: the same packets at the same times, or their beginning if the end is
@@ -830,6 +863,7 @@ fn written(data: &[u8]) {
         );
         writer.packet(time, &bytes).expect("into memory");
         expected.push(Packet {
+            cut: false,
             time,
             link: 101,
             bytes,

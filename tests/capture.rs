@@ -15,7 +15,8 @@ use fernvpn::audit::capture::file::{Packet, Reader};
 use fernvpn::audit::capture::inner::Writer;
 use fernvpn::audit::capture::report::{Counts, Report};
 use fernvpn::audit::capture::search::Keys;
-use fernvpn::audit::capture::{MAX_CONNECTIONS, capture, key_log};
+use fernvpn::audit::capture::tally::Tally;
+use fernvpn::audit::capture::{MAX_CONNECTIONS, capture, key_log, link};
 use fernvpn::packet::ip;
 use fernvpn::protocol::frame;
 use fernvpn::protocol::key_schedule::TrafficSecret;
@@ -527,6 +528,496 @@ fn every_format_and_link_tells_the_same() {
     }
 }
 
+// ---------------------------------------------------------------------- what wraps it
+
+/// An IPv4 packet of this protocol.
+fn in_ipv4(protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = packet(address("198.51.100.1"), address("198.51.100.2"), payload);
+    bytes[9] = protocol;
+    bytes
+}
+
+fn in_ipv6(protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = packet(address("2001:db8:1::1"), address("2001:db8:1::2"), payload);
+    bytes[6] = protocol;
+    bytes
+}
+
+fn in_udp(port: u16, payload: &[u8]) -> Vec<u8> {
+    let length = (8 + payload.len()) as u16;
+    let ports = [&50_000_u16.to_be_bytes()[..], &port.to_be_bytes()].concat();
+    in_ipv4(
+        17,
+        &[&ports, &length.to_be_bytes()[..], &[0, 0], payload].concat(),
+    )
+}
+
+/// The Ethernet type of an IP packet, and PPP's number of it.
+fn kinds(packet: &[u8]) -> ([u8; 2], [u8; 2]) {
+    match packet[0] >> 4 {
+        4 => ([8, 0], [0, 0x21]),
+        _ => ([0x86, 0xdd], [0, 0x57]),
+    }
+}
+
+fn ethernet(kind: &[u8], payload: &[u8]) -> Vec<u8> {
+    [&[2; 12], kind, payload].concat()
+}
+
+fn plain(packet: &[u8]) -> Vec<u8> {
+    ethernet(&kinds(packet).0, packet)
+}
+
+/// A way to carry an IP packet in another one.
+type Tunnel = (&'static str, fn(&[u8]) -> Vec<u8>);
+
+const TUNNELS: [Tunnel; 24] = [
+    ("IP in IP", |ip| {
+        in_ipv4(if ip[0] >> 4 == 4 { 4 } else { 41 }, ip)
+    }),
+    ("IP in IPv6", |ip| {
+        in_ipv6(if ip[0] >> 4 == 4 { 4 } else { 41 }, ip)
+    }),
+    ("GRE", |ip| {
+        in_ipv4(47, &[&[0, 0], &kinds(ip).0[..], ip].concat())
+    }),
+    ("GRE with all fields", |ip| {
+        in_ipv6(47, &[&[0xb0, 0], &kinds(ip).0[..], &[9; 12], ip].concat())
+    }),
+    ("GRE with a frame", |ip| {
+        in_ipv4(
+            47,
+            &[&[0x20, 0, 0x65, 0x58, 0, 0, 7, 0][..], &plain(ip)].concat(),
+        )
+    }),
+    ("GRE of PPTP", |ip| {
+        let head = [
+            0x30, 0x81, 0x88, 0x0b, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 2, 0xff, 3,
+        ];
+        in_ipv4(47, &[&head, &kinds(ip).1[..], ip].concat())
+    }),
+    ("ERSPAN I", |ip| {
+        in_ipv4(47, &[&[0, 0, 0x88, 0xbe][..], &plain(ip)].concat())
+    }),
+    ("ERSPAN II", |ip| {
+        let head = [0x10, 0, 0x88, 0xbe, 0, 0, 0, 1, 0x10, 7, 0, 1, 0, 0, 0, 0];
+        in_ipv4(47, &[&head[..], &plain(ip)].concat())
+    }),
+    ("ERSPAN III", |ip| {
+        let head = [
+            0x10, 0, 0x22, 0xeb, 0, 0, 0, 1, 0x20, 7, 0, 1, 9, 9, 9, 9, 0, 0, 0, 0,
+        ];
+        in_ipv4(47, &[&head[..], &plain(ip)].concat())
+    }),
+    ("ERSPAN III with more", |ip| {
+        let head = [
+            0x10, 0, 0x22, 0xeb, 0, 0, 0, 1, 0x20, 7, 0, 1, 9, 9, 9, 9, 0, 0, 0, 1,
+        ];
+        in_ipv4(47, &[&head[..], &[8; 8], &plain(ip)].concat())
+    }),
+    ("VXLAN", |ip| {
+        in_udp(4789, &[&[8, 0, 0, 0, 0, 0, 7, 0][..], &plain(ip)].concat())
+    }),
+    ("VXLAN on Linux's first port", |ip| {
+        in_udp(8472, &[&[8, 0, 0, 0, 0, 0, 7, 0][..], &plain(ip)].concat())
+    }),
+    ("VXLAN-GPE", |ip| {
+        let next = if ip[0] >> 4 == 4 { 1 } else { 2 };
+        in_udp(4790, &[&[0x0c, 0, 0, next, 0, 0, 7, 0][..], ip].concat())
+    }),
+    ("GENEVE", |ip| {
+        let head = [2, 0, 0x65, 0x58, 0, 0, 7, 0, 1, 1, 0, 1, 9, 9, 9, 9];
+        in_udp(6081, &[&head[..], &plain(ip)].concat())
+    }),
+    ("GENEVE of IP", |ip| {
+        in_udp(
+            6081,
+            &[&[0, 0], &kinds(ip).0[..], &[0, 0, 7, 0], ip].concat(),
+        )
+    }),
+    ("MPLS in UDP", |ip| {
+        in_udp(6635, &[&[0, 6, 0x41, 64][..], ip].concat())
+    }),
+    ("MPLS in IP", |ip| {
+        in_ipv4(137, &[&[0, 6, 0x40, 64, 0, 6, 0x41, 64][..], ip].concat())
+    }),
+    ("EtherIP", |ip| {
+        in_ipv4(97, &[&[0x30, 0][..], &plain(ip)].concat())
+    }),
+    ("AH", |ip| {
+        let next = if ip[0] >> 4 == 4 { 4 } else { 41 };
+        in_ipv4(
+            51,
+            &[&[next, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1][..], &[7; 12], ip].concat(),
+        )
+    }),
+    ("AH and IPv6's headers", |ip| {
+        let next = if ip[0] >> 4 == 4 { 4 } else { 41 };
+        let head = [51, 0, 1, 4, 0, 0, 0, 0, 60, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1];
+        let options = [next, 0, 1, 4, 0, 0, 0, 0];
+        in_ipv6(0, &[&head[..], &[7; 12], &options, ip].concat())
+    }),
+    ("a fragment header of a whole packet", |ip| {
+        let next = if ip[0] >> 4 == 4 { 4 } else { 41 };
+        in_ipv6(44, &[&[next, 0, 0, 0, 0, 0, 0, 9][..], ip].concat())
+    }),
+    ("a pseudowire in GRE", |ip| {
+        let head = [0, 0, 0x88, 0x47, 0, 6, 0x41, 64, 0, 0, 0, 0];
+        in_ipv4(47, &[&head[..], &plain(ip)].concat())
+    }),
+    ("a pseudowire without a control word", |ip| {
+        in_ipv4(
+            47,
+            &[&[0, 0, 0x88, 0x47, 0, 6, 0x41, 64][..], &plain(ip)].concat(),
+        )
+    }),
+    ("a backbone's bridge in GRE", |ip| {
+        in_ipv4(
+            47,
+            &[&[0, 0, 0x88, 0xe7, 0, 0, 0, 1][..], &plain(ip)].concat(),
+        )
+    }),
+];
+
+/// A way to carry an IP packet over a link of this type.
+type Link = (&'static str, u16, fn(&[u8]) -> Vec<u8>);
+
+const WRAPPED_LINKS: [Link; 16] = [
+    ("PPPoE", 1, |ip| {
+        let length = (ip.len() as u16 + 2).to_be_bytes();
+        ethernet(
+            &[0x88, 0x64],
+            &[&[0x11, 0, 0, 1], &length[..], &kinds(ip).1, ip].concat(),
+        )
+    }),
+    ("PPPoE, short protocol", 51, |ip| {
+        let length = (ip.len() as u16 + 1).to_be_bytes();
+        [&[0x11, 0, 0, 1], &length[..], &kinds(ip).1[1..], ip].concat()
+    }),
+    ("PPP", 9, |ip| [&kinds(ip).1[..], ip].concat()),
+    ("PPP in HDLC", 50, |ip| {
+        [&[0xff, 3], &kinds(ip).1[..], ip].concat()
+    }),
+    ("HDLC", 104, |ip| {
+        [&[0x0f, 0], &kinds(ip).0[..], ip].concat()
+    }),
+    ("MPLS", 219, |ip| [&[0, 6, 0x41, 64][..], ip].concat()),
+    ("MPLS, three labels", 1, |ip| {
+        ethernet(
+            &[0x88, 0x48],
+            &[&[0, 6, 0x40, 64, 0, 6, 0x40, 64, 0, 6, 0x41, 64][..], ip].concat(),
+        )
+    }),
+    ("SNAP", 1, |ip| {
+        let length = (ip.len() as u16 + 8).min(1500).to_be_bytes();
+        ethernet(
+            &length,
+            &[&[0xaa, 0xaa, 3, 0, 0, 0], &kinds(ip).0[..], ip].concat(),
+        )
+    }),
+    ("LLC without SNAP", 100, |ip| [&[6, 6, 3][..], ip].concat()),
+    ("a bridged frame in LLC", 100, |ip| {
+        [&[0xaa, 0xaa, 3, 0, 0x80, 0xc2, 0, 7, 0, 0][..], &plain(ip)].concat()
+    }),
+    ("cooked v2 with two tags", 276, |ip| {
+        let head = [&[0x88, 0xa8][..], &[0; 18], &[0, 5, 0x81, 0, 0, 7]].concat();
+        [&head, &kinds(ip).0[..], ip].concat()
+    }),
+    ("cooked with a tag", 113, |ip| {
+        let head = [&[0; 14][..], &[0x81, 0, 0, 7]].concat();
+        [&head, &kinds(ip).0[..], ip].concat()
+    }),
+    ("cooked LLC", 113, |ip| {
+        let head = [&[0; 14][..], &[0, 4, 0xaa, 0xaa, 3, 0, 0, 0]].concat();
+        [&head, &kinds(ip).0[..], ip].concat()
+    }),
+    ("802.1BR", 1, |ip| {
+        let tag = [&[0x89, 0x3f][..], &[0; 6]].concat();
+        ethernet(&tag, &[&kinds(ip).0[..], ip].concat())
+    }),
+    ("a backbone's bridge", 1, |ip| {
+        let outer = [0x88, 0xa8, 0, 5, 0x88, 0xe7];
+        ethernet(&outer, &[&[0, 0, 0, 1][..], &plain(ip)].concat())
+    }),
+    ("tags of all ages", 1, |ip| {
+        let tags = [
+            0x92, 0, 0, 1, 0x91, 0, 0, 2, 0x88, 0xa8, 0, 3, 0x81, 0, 0, 4,
+        ];
+        ethernet(&tags, &[&kinds(ip).0[..], ip].concat())
+    }),
+];
+
+/// A pcap file of frames.
+fn framed(link: u16, segments: &[Segment], frame: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    let mut file = written(PCAP, link, &[]);
+    for segment in segments {
+        let bytes = frame(&segment.bytes);
+        let length = (bytes.len() as u32).to_le_bytes();
+        let second = ((segment.time / SECOND) as u32).to_le_bytes();
+        let rest = ((segment.time % SECOND / 1000) as u32).to_le_bytes();
+        file.extend([&second[..], &rest, &length, &length, &bytes].concat());
+    }
+    file
+}
+
+#[test]
+fn whatever_it_is_wrapped_in_the_carrier_is_found() {
+    for ends in [ENDS, ENDS6] {
+        let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ends);
+        talk.chat(6);
+        talk.close();
+        let segments = &talk.tcp.segments;
+        let first = told(segments, &talk.key_log);
+        is_complete(&first, &talk);
+        let same = |name: &str, link: u16, frame: &dyn Fn(&[u8]) -> Vec<u8>| {
+            let file = framed(link, segments, frame);
+            let told = tell(&file, &talk.key_log, false, false);
+            assert_eq!(told.text, first.text, "{name}");
+        };
+        for (name, link, frame) in WRAPPED_LINKS {
+            same(name, link, &frame);
+            for (tunnel, inner) in TUNNELS {
+                same(&format!("{tunnel} over {name}"), link, &|ip| {
+                    frame(&inner(ip))
+                });
+            }
+        }
+        for (outer_name, outer) in TUNNELS {
+            for (name, inner) in TUNNELS {
+                let name = format!("{name} in {outer_name}");
+                same(&name, 1, &|ip| plain(&outer(&inner(ip))));
+            }
+        }
+    }
+}
+
+#[test]
+fn headers_in_each_other_are_walked_up_to_a_limit_and_cut_nowhere() {
+    let syn = Talk::begin(Suite::Aes256Gcm, 1, ENDS).tcp.segments[0].clone();
+    for (name, tunnel) in TUNNELS {
+        let mut bytes = syn.bytes.clone();
+        for depth in 0..40 {
+            let frame = plain(&bytes);
+            match link::segment(1, &frame) {
+                Ok(segment) => assert!(segment.syn && segment.to.port() == 12345, "{name}"),
+                Err(reason) => {
+                    assert_eq!(reason, link::NoSegment::Deep, "{name} {depth}");
+                    assert!(depth > 3, "{name}");
+                }
+            }
+            bytes = tunnel(&bytes);
+        }
+        assert_eq!(link::segment(101, &bytes), Err(link::NoSegment::Deep));
+        // Cut anywhere: the segment, or that it is not all there.
+        let frame = plain(&tunnel(&syn.bytes));
+        for length in 0..frame.len() {
+            match link::segment(1, &frame[..length]) {
+                Ok(segment) => assert_eq!(segment.payload, b"", "{name}"),
+                Err(link::NoSegment::Short(_) | link::NoSegment::Udp(_)) => {}
+                Err(reason) => panic!("{name} {length}: {reason}"),
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------------- in which order
+
+/// The same with the times of this side's segments moved, and in the order of time again.
+fn skewed(segments: &[Segment], side: usize, by: i64) -> Vec<Segment> {
+    let mut segments = segments.to_vec();
+    for segment in &mut segments {
+        if segment.sender == side {
+            segment.time = segment.time.saturating_add_signed(by);
+        }
+    }
+    segments.sort_by_key(|segment| segment.time);
+    segments
+}
+
+#[test]
+fn in_any_order_of_time_there_is_one_session_and_no_false_truncation() {
+    for suite in Suite::ALL {
+        let mut talk = Talk::begin(suite, 1, ENDS);
+        talk.chat(40);
+        talk.close();
+        let segments = talk.tcp.segments.clone();
+        let half = segments.len() / 2;
+        let mut orders = vec![
+            ("reversed", segments.iter().rev().cloned().collect()),
+            (
+                "the second half first",
+                [&segments[half..], &segments[..half]].concat(),
+            ),
+            (
+                "each twice",
+                segments
+                    .iter()
+                    .flat_map(|one| [one.clone(), one.clone()])
+                    .collect(),
+            ),
+            ("all of it twice", [&segments[..], &segments].concat()),
+        ];
+        for milliseconds in [1, 2, 50, 100_000] {
+            for side in [CLIENT, SERVER] {
+                let by = -milliseconds * 1_000_000;
+                orders.push(("two clocks", skewed(&segments, side, by)));
+            }
+        }
+        let (mut even, mut odd) = (Vec::new(), Vec::new());
+        for (number, segment) in segments.iter().enumerate() {
+            if number % 2 == 0 { &mut even } else { &mut odd }.push(segment.clone());
+        }
+        orders.push(("two links, one after the other", [odd, even].concat()));
+        let mut random = Random(3);
+        for _ in 0..10 {
+            let mut shuffled = segments.clone();
+            for at in (1..shuffled.len()).rev() {
+                shuffled.swap(at, random.below(at + 1));
+            }
+            orders.push(("shuffled", shuffled));
+        }
+        talk.packets.sort();
+        for (name, segments) in orders {
+            let mut told = told(&segments, &talk.key_log);
+            told.inner.sort_by_cached_key(|packet| packet.bytes.clone());
+            is_complete(&told, &talk);
+            assert!(told.has("1 sessions, "), "{name}\n{}", told.text);
+            assert!(!told.has("a truncation"), "{name}\n{}", told.text);
+            assert_eq!(
+                told.text.matches("the stream ends, after a Close").count(),
+                2,
+                "{name}\n{}",
+                told.text
+            );
+        }
+    }
+}
+
+/// TCP Fast Open (RFC 7413): the SYN-ACK acknowledges more than the SYN.
+#[test]
+fn a_syn_with_data_before_and_behind_its_answer() {
+    let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS);
+    talk.chat(6);
+    talk.close();
+    let mut segments = talk.tcp.segments.clone();
+    // The hello moves into the SYN; the ACK between them goes.
+    let hello = segments[3].clone();
+    let mut syn = segments[0].clone();
+    syn.bytes
+        .extend(&hello.bytes[hello.bytes.len() - hello.payload..]);
+    let length = (syn.bytes.len() as u16).to_be_bytes();
+    syn.bytes[2..4].copy_from_slice(&length);
+    let mut answer = segments[1].clone();
+    let acknowledged = segments[4].bytes[28..32].to_vec();
+    answer.bytes[28..32].copy_from_slice(&acknowledged);
+    segments.drain(..4);
+    for begin in [[&syn, &answer], [&answer, &syn]] {
+        let all = [&begin.map(Clone::clone)[..], &segments].concat();
+        let told = told(&all, &talk.key_log);
+        is_complete(&told, &talk);
+        assert!(told.has("1 sessions, "), "{}", told.text);
+    }
+}
+
+#[test]
+fn what_is_not_in_the_capture_may_have_been_a_close() {
+    let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS);
+    talk.chat(6);
+    let before = talk.tcp.segments.len();
+    talk.close();
+    let segments = talk.tcp.segments.clone();
+    // The client's direction is missing, or only its Close, or its end.
+    let close = (before..segments.len())
+        .find(|at| segments[*at].payload > 0)
+        .unwrap();
+    let mut holed = segments.clone();
+    holed.remove(close);
+    let of_server: Vec<Segment> = segments
+        .iter()
+        .filter(|segment| segment.sender == SERVER)
+        .cloned()
+        .collect();
+    let mut open = segments.clone();
+    open.retain(|segment| segment.sender == SERVER || segment.time < segments[before].time);
+    // And cut: the Close, and FIN with it, in a packet of which only the beginning was captured.
+    let mut cut = segments.clone();
+    cut[close].bytes[33] |= FIN;
+    cut[close].bytes.truncate(50);
+    for segments in [holed, of_server, open, cut] {
+        let told = told(&segments, &talk.key_log);
+        assert!(!told.has("a truncation"), "{}", told.text);
+        assert!(told.has("no Close is in the capture"), "{}", told.text);
+    }
+}
+
+#[test]
+fn old_and_rare_forms_of_the_file() {
+    let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS);
+    talk.tcp.mss = 101; // so that blocks have padding
+    talk.chat(6);
+    talk.close();
+    let segments = &talk.tcp.segments;
+    let section = written(FORMATS[4], 1, &[])[..28].to_vec();
+    let block = |kind: u32, body: &[u8]| {
+        let padding = vec![0xee; body.len().next_multiple_of(4) - body.len()];
+        let length = (12 + body.len() + padding.len()) as u32;
+        let length = length.to_le_bytes();
+        [&kind.to_le_bytes()[..], &length, body, &padding, &length].concat()
+    };
+    let interface = |snaplen: u32| {
+        let body = [&101_u16.to_le_bytes()[..], &[0, 0], &snaplen.to_le_bytes()].concat();
+        block(1, &body)
+    };
+    // The packet block that came before the enhanced one, of the second interface, with drops.
+    let mut old = [&section[..], &interface(0), &interface(0)].concat();
+    // The simple one, which does not say how much was captured.
+    let mut simple = [&section[..], &interface(96)].concat();
+    // pcap with eight bytes more before each packet.
+    let mut modified = written(PCAP, 101, &[]);
+    modified[..4].copy_from_slice(&0xa1b2_cd34_u32.to_le_bytes());
+    for segment in segments {
+        let length = (segment.bytes.len() as u32).to_le_bytes();
+        let ticks = segment.time / 1000;
+        let (high, low) = ((ticks >> 32) as u32, ticks as u32);
+        let time = [high.to_le_bytes(), low.to_le_bytes()].concat();
+        old.extend(block(
+            2,
+            &[&[1, 0, 9, 0][..], &time, &length, &length, &segment.bytes].concat(),
+        ));
+        let captured = &segment.bytes[..segment.bytes.len().min(96)];
+        simple.extend(block(3, &[&length[..], captured].concat()));
+        let second = ((segment.time / SECOND) as u32).to_le_bytes();
+        let rest = ((segment.time % SECOND / 1000) as u32).to_le_bytes();
+        modified.extend(
+            [
+                &second[..],
+                &rest,
+                &length,
+                &length,
+                &[9; 8],
+                &segment.bytes,
+            ]
+            .concat(),
+        );
+    }
+    for file in [old, modified] {
+        is_complete(&tell(&file, &talk.key_log, false, false), &talk);
+    }
+    // All that was captured of a packet and none of the block's padding.
+    let mut reader = Reader::new(&simple[..]).unwrap();
+    for segment in segments {
+        let packet = reader.packet().unwrap().unwrap();
+        assert_eq!(packet.bytes, segment.bytes[..segment.bytes.len().min(96)]);
+        assert_eq!(packet.cut, segment.bytes.len() > 96);
+    }
+    let cut = tell(&simple, &talk.key_log, false, false);
+    assert!(
+        cut.has("were cut short when they were captured"),
+        "{}",
+        cut.text
+    );
+}
+
 #[test]
 fn what_comes_twice_late_or_in_other_pieces_is_put_together() {
     for suite in Suite::ALL {
@@ -779,20 +1270,22 @@ fn sessions_at_once_and_the_same_ports_again() {
     let keys: String = talks.iter().map(|talk| &talk.key_log[..]).collect();
     // The first and second mixed; then the third, between the ends of the first.
     let [first, second, third] = talks.each_ref().map(|talk| talk.tcp.segments.clone());
-    let mut segments = [first, second].concat();
-    segments.sort_by_key(|segment| segment.time);
-    segments.extend(third);
-    let told = told(&segments, &keys);
+    let mut both = [first, second].concat();
+    both.sort_by_key(|segment| segment.time);
     let mut expected: Vec<Vec<u8>> = talks.iter().flat_map(|talk| talk.packets.clone()).collect();
-    let mut found = told.packets();
     expected.sort();
-    found.sort();
-    assert!(found == expected, "{}", told.text);
-    assert!(
-        told.has("3 sessions, ") && told.has(" 0 of them not opened"),
-        "{}",
-        told.text
-    );
+    // The third as it was, and with its SYN-ACK before its SYN.
+    for by in [0, -2_000_000] {
+        let told = told(&[&both[..], &skewed(&third, SERVER, by)].concat(), &keys);
+        let mut found = told.packets();
+        found.sort();
+        assert!(found == expected, "{}", told.text);
+        assert!(
+            told.has("3 sessions, ") && told.has(" 0 of them not opened"),
+            "{}",
+            told.text
+        );
+    }
 }
 
 #[test]
@@ -834,11 +1327,139 @@ fn other_connections_are_counted_and_not_told() {
     other.say(SERVER, &frame::frame(&[0; 200]));
     tcp.segments.extend(other.segments);
     let told = told(&tcp.segments, &Talk::begin(Suite::Fernet, 7, ENDS).key_log);
-    assert_eq!(told.text.lines().count(), 3, "{}", told.text);
+    assert_eq!(told.text.lines().count(), 5, "{}", told.text);
+    for part in [
+        "0 sessions, 0 frames",
+        "2 other connections",
+        "of these, 1 to port 443, 1 to port 12345",
+    ] {
+        assert!(told.has(part), "{part} in\n{}", told.text);
+    }
+}
+
+#[test]
+fn no_session_is_never_the_whole_answer() {
+    let keys = Talk::begin(Suite::Fernet, 7, ENDS).key_log;
+    let http = {
+        let mut tcp = Tcp::open(ENDS, [1, 2]);
+        tcp.say(CLIENT, b"GET / HTTP/1.1\r\n\r\n");
+        tcp.segments
+    };
+    let arp = Segment {
+        bytes: vec![0; 28],
+        ..http[0].clone()
+    };
+    let mut frames = written(PCAP, 1, &http);
+    for _ in 0..3 {
+        let frame = [&[2; 12][..], &[8, 6], &arp.bytes].concat();
+        let length = (frame.len() as u32).to_le_bytes();
+        frames.extend([&[0; 8][..], &length, &length, &frame].concat());
+    }
+    let empty = written(PCAP, 1, &[]);
+    for (file, keys, parts) in [
+        (&empty, "", &["in 0 packets", "Try: tcpdump"][..]),
+        (
+            &frames,
+            "",
+            &[
+                "in 8 packets, 5 of them TCP",
+                "1 to port 12345",
+                "3 packets of the capture were passed over: Ethernet type 0806 (ARP)",
+                "Try: --keylog FILE",
+            ],
+        ),
+        (&frames, &keys, &["before the client connects"]),
+    ] {
+        let told = tell(file, keys, false, false);
+        for part in parts {
+            assert!(told.has(part), "{part} in\n{}", told.text);
+        }
+    }
+}
+
+/// Every part of a capture that is of no use is counted, with its reason: none is lost.
+#[test]
+fn each_packet_is_used_or_counted() {
+    let kinds = [
+        (1, [&[2; 12][..], &[0x88, 0xcc], &[0; 40]].concat()),
+        (
+            1,
+            [&[2; 12][..], &[0, 40, 0x42, 0x42, 3], &[0; 40]].concat(),
+        ),
+        (1, vec![2; 13]),
+        (
+            101,
+            [&[0x45, 0, 0, 28, 0, 0, 0, 0, 9, 50, 0, 0][..], &[1; 16]].concat(),
+        ),
+        (
+            101,
+            [&[0x45, 0, 0, 28, 0, 0, 0, 0, 9, 17, 0, 0][..], &[1; 16]].concat(),
+        ),
+        (
+            101,
+            [&[0x45, 0, 0, 28, 0, 0, 0x20, 0, 9, 6, 0, 0][..], &[1; 16]].concat(),
+        ),
+        (
+            101,
+            [&[0x45, 0, 0, 28, 0, 0, 0, 0, 9, 6, 0, 0][..], &[1; 16]].concat(),
+        ),
+        (
+            101,
+            [&[0x44, 0, 0, 40, 0, 0, 0, 0, 9, 6, 0, 0][..], &[1; 28]].concat(),
+        ),
+        (101, vec![0x70; 40]),
+        (101, [&[0x45; 1][..], &[0; 18]].concat()),
+        (
+            51,
+            [&[0x11, 0, 0, 1, 0, 4, 0xc0, 0x21][..], &[0; 4]].concat(),
+        ),
+        (51, vec![0x21; 12]),
+        (105, vec![8; 60]),
+        (
+            219,
+            [0, 0, 0, 9]
+                .repeat(40)
+                .into_iter()
+                .map(|byte| byte & 8)
+                .collect(),
+        ),
+    ];
+    let reasons = [
+        "Ethernet type 88cc (LLDP)",
+        "LLC service access point 42",
+        "the packet ends within its Ethernet header",
+        "IP protocol 50 (ESP)",
+        "UDP port 257",
+        "fragments are not put together here",
+        "the packet ends within its TCP header",
+        "the IP header is malformed",
+        "the IP header is malformed",
+        "the packet ends within its IP header",
+        "PPP protocol c021",
+        "the PPPoE header is malformed",
+        "links of type 105 are not known here",
+        "more than 32 headers in each other",
+    ];
+    for ((link, bytes), reason) in kinds.into_iter().zip(reasons) {
+        let found = link::segment(link, &bytes).unwrap_err();
+        assert_eq!(found.to_string(), reason);
+    }
+    let mut tally = Tally::default();
+    for port in 0..40 {
+        tally.packet(port == 7);
+        tally.pass_over(link::NoSegment::Udp(port));
+    }
+    let lines = tally.lines(1, true);
+    let counted: u64 = lines
+        .iter()
+        .filter(|line| line.contains("passed over"))
+        .map(|line| line.split(' ').next().unwrap().parse::<u64>().unwrap())
+        .sum();
+    assert_eq!(counted, 40, "{lines:?}");
     assert!(
-        told.has("0 sessions, 0 frames") && told.has("2 other connections"),
-        "{}",
-        told.text
+        lines
+            .iter()
+            .any(|line| line.starts_with("1 packets were cut short"))
     );
 }
 

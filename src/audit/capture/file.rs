@@ -1,12 +1,15 @@
 //! Which packets are in this file? pcap and pcapng, as libpcap and Wireshark write them.
 //!
 //! ```text
-//! pcap    | magic | version | 0 | 0 | snaplen | link type |  then | seconds | fraction | captured | length | packet |
+//! pcap    | magic | version | 0 | 0 | snaplen | link type |
+//!         | seconds | fraction | captured | length | packet |  modified: 8 bytes before the packet
 //! pcapng  | block type | block length | body | block length |
 //!           0a0d0d0a  section    | byte order | version | section length | options |
-//!           1         interface  | link type u16 | 0 u16 | snaplen | options: 9 resolution, 14 seconds to add |
-//!           3         packet     | length | packet |                                       (of interface 0, without a time)
-//!           6         packet     | interface | time, high | low | captured | length | packet | options |
+//!           1         interface  | link type u16 | 0 u16 | snaplen | options |
+//!                                  option 9: resolution, 14: seconds to add
+//!           2         packet     | interface u16 | drops u16 | as in 6, from the time on
+//!           3         packet     | length | packet |    of interface 0, without a time
+//!           6         packet     | interface | time, high | low | captured | length | packet |
 //! ```
 //!
 //! All numbers are u32 in the order of the machine that wrote the file, which the magic tells. The
@@ -32,6 +35,8 @@ pub struct Packet {
     pub link: u16,
     /// Its bytes from the link's header on, as many as were captured.
     pub bytes: Vec<u8>,
+    /// Whether it had more.
+    pub cut: bool,
 }
 
 /// What was read, or a sentence: where and why the file cannot be read on.
@@ -46,15 +51,31 @@ pub struct Reader<R> {
 }
 
 enum Format {
-    Pcap { link: u16, fraction: u64 },
+    Pcap {
+        link: u16,
+        fraction: u64,
+        /// Bytes between a packet's header and the packet.
+        extra: u32,
+    },
     Pcapng(Vec<Interface>),
 }
 
 #[derive(Clone, Copy)]
 struct Interface {
     link: u16,
+    snaplen: u32,
     ticks_per_second: u128,
     add_seconds: i64,
+}
+
+/// A packet of an interface, as its block has it.
+struct Taken<'a> {
+    interface: u32,
+    ticks: u64,
+    captured: u32,
+    length: u32,
+    /// The packet, and what may follow it in the block.
+    bytes: &'a [u8],
 }
 
 impl<R: Read> Reader<R> {
@@ -70,19 +91,18 @@ impl<R: Read> Reader<R> {
             format: Format::Pcapng(Vec::new()),
         };
         let magic = reader.due(4)?;
-        let (big_endian, fraction) = match magic[..] {
-            [0xa1, 0xb2, 0xc3, 0xd4] => (true, 1000),
-            [0xd4, 0xc3, 0xb2, 0xa1] => (false, 1000),
-            [0xa1, 0xb2, 0x3c, 0x4d] => (true, 1),
-            [0x4d, 0x3c, 0xb2, 0xa1] => (false, 1),
+        let (big_endian, fraction, extra) = match magic[..] {
+            [0xa1, 0xb2, 0xc3, 0xd4] => (true, 1000, 0),
+            [0xd4, 0xc3, 0xb2, 0xa1] => (false, 1000, 0),
+            [0xa1, 0xb2, 0x3c, 0x4d] => (true, 1, 0),
+            [0x4d, 0x3c, 0xb2, 0xa1] => (false, 1, 0),
+            [0xa1, 0xb2, 0xcd, 0x34] => (true, 1000, 8),
+            [0x34, 0xcd, 0xb2, 0xa1] => (false, 1000, 8),
             _ if magic == SECTION => {
                 let length = reader.due(4)?;
                 return reader.section(&length).map(|()| reader);
             }
-            [0x1f, 0x8b, ..] => {
-                return reader.broken("this is compressed: gzip -dc FILE | fernvpn capture -");
-            }
-            _ => return reader.broken("this is neither pcap nor pcapng"),
+            _ => return reader.broken(other_format(&magic)),
         };
         reader.big_endian = big_endian;
         let header = reader.due(20)?;
@@ -90,7 +110,11 @@ impl<R: Read> Reader<R> {
         // looks at here.
         let [.., link] = halves(true, reader.u32(&header, 16)?);
         Ok(Reader {
-            format: Format::Pcap { link, fraction },
+            format: Format::Pcap {
+                link,
+                fraction,
+                extra,
+            },
             ..reader
         })
     }
@@ -100,7 +124,12 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// A sentence; there is no way to read on.
     pub fn packet(&mut self) -> Reading<Option<Packet>> {
-        let Format::Pcap { link, fraction } = self.format else {
+        let Format::Pcap {
+            link,
+            fraction,
+            extra,
+        } = self.format
+        else {
             return self.block();
         };
         let Some(header) = self.next(16)? else {
@@ -109,10 +138,13 @@ impl<R: Read> Reader<R> {
         let time =
             u64::from(self.u32(&header, 0)?) * SECOND + u64::from(self.u32(&header, 4)?) * fraction;
         let captured = self.u32(&header, 8)?;
+        let length = self.u32(&header, 12)?;
+        self.due(extra)?;
         Ok(Some(Packet {
             time,
             link,
             bytes: self.due(captured)?,
+            cut: captured < length,
         }))
     }
 
@@ -128,26 +160,48 @@ impl<R: Read> Reader<R> {
             let body = self.body(length, 8)?;
             match kind {
                 1 => self.interface(&body)?,
-                3 => {
-                    return self
-                        .taken(0, 0, self.u32(&body, 0)?, body.get(4..))
-                        .map(Some);
-                }
-                6 => {
-                    let ticks =
-                        u64::from(self.u32(&body, 4)?) << 32 | u64::from(self.u32(&body, 8)?);
-                    let captured = self.u32(&body, 12)?;
-                    let packet = body
-                        .get(20..)
-                        .filter(|packet| packet.len() as u64 >= captured.into());
-                    return self
-                        .taken(self.u32(&body, 0)?, ticks, captured, packet)
-                        .map(Some);
-                }
+                2 | 6 => return self.packet_block(kind, &body).map(Some),
+                3 => return self.simple_packet_block(&body).map(Some),
                 _ => {}
             }
         }
         Ok(None)
+    }
+
+    fn packet_block(&self, kind: u32, body: &[u8]) -> Reading<Packet> {
+        let interface = self.u32(body, 0)?;
+        let [old_interface, _drops] = halves(self.big_endian, interface);
+        self.taken(&Taken {
+            interface: match kind {
+                2 => old_interface.into(),
+                _ => interface,
+            },
+            ticks: u64::from(self.u32(body, 4)?) << 32 | u64::from(self.u32(body, 8)?),
+            captured: self.u32(body, 12)?,
+            length: self.u32(body, 16)?,
+            bytes: body.get(20..).unwrap_or_default(),
+        })
+    }
+
+    /// A packet of the first interface. How much of it was captured follows from the most that this
+    /// interface captures of any, where 0 stands for all.
+    fn simple_packet_block(&self, body: &[u8]) -> Reading<Packet> {
+        let length = self.u32(body, 0)?;
+        let snaplen = match &self.format {
+            Format::Pcapng(interfaces) => interfaces.first().map_or(0, |one| one.snaplen),
+            Format::Pcap { .. } => 0,
+        };
+        self.taken(&Taken {
+            interface: 0,
+            ticks: 0,
+            captured: if snaplen == 0 {
+                length
+            } else {
+                length.min(snaplen)
+            },
+            length,
+            bytes: body.get(4..).unwrap_or_default(),
+        })
     }
 
     /// The rest of a section's header, from its length on. Its interfaces are numbered anew.
@@ -183,6 +237,7 @@ impl<R: Read> Reader<R> {
         let [link, _reserved] = halves(self.big_endian, self.u32(body, 0)?);
         let mut interface = Interface {
             link,
+            snaplen: self.u32(body, 4)?,
             ticks_per_second: 1_000_000,
             add_seconds: 0,
         };
@@ -219,36 +274,30 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    /// A packet that an interface has taken: its beginning of `captured` bytes, or all that is
-    /// there.
-    fn taken(
-        &self,
-        number: u32,
-        ticks: u64,
-        captured: u32,
-        packet: Option<&[u8]>,
-    ) -> Reading<Packet> {
+    fn taken(&self, packet: &Taken) -> Reading<Packet> {
         let Format::Pcapng(interfaces) = &self.format else {
             return self.broken("a block");
         };
+        let number = packet.interface;
         let interface = usize::try_from(number)
             .ok()
             .and_then(|number| interfaces.get(number));
-        let (Some(interface), Some(packet)) = (interface, packet) else {
+        let captured = usize::try_from(packet.captured)
+            .ok()
+            .and_then(|captured| packet.bytes.get(..captured));
+        let (Some(interface), Some(bytes)) = (interface, captured) else {
             return self.broken(&format!(
                 "a packet of interface {number}, which is unknown, or longer than its block"
             ));
         };
-        let time = u128::from(ticks) * u128::from(SECOND) / interface.ticks_per_second;
+        let time = u128::from(packet.ticks) * u128::from(SECOND) / interface.ticks_per_second;
         let time = u64::try_from(time).unwrap_or(u64::MAX);
         let time = time.saturating_add_signed(interface.add_seconds.saturating_mul(1_000_000_000));
-        let captured = usize::try_from(captured)
-            .unwrap_or(usize::MAX)
-            .min(packet.len());
         Ok(Packet {
             time,
             link: interface.link,
-            bytes: packet[..captured].to_vec(),
+            bytes: bytes.to_vec(),
+            cut: packet.captured < packet.length,
         })
     }
 
@@ -300,6 +349,17 @@ impl<R: Read> Reader<R> {
 
     fn broken<T>(&self, reason: &str) -> Reading<T> {
         Err(format!("byte {}: {reason}", self.offset))
+    }
+}
+
+/// What a file is instead, by its first bytes, and how to make a capture of it.
+fn other_format(magic: &[u8]) -> &'static str {
+    match magic {
+        [0x1f, 0x8b, ..] => "this is compressed. Try: gzip -dc FILE | fernvpn capture -",
+        [0x28, 0xb5, 0x2f, 0xfd] => "this is compressed. Try: zstd -dc FILE | fernvpn capture -",
+        [0x04, 0x22, 0x4d, 0x18] => "this is compressed. Try: lz4 -dc FILE | fernvpn capture -",
+        [0xfd, b'7', b'z', b'X'] => "this is compressed. Try: xz -dc FILE | fernvpn capture -",
+        _ => "this is neither pcap nor pcapng. Try: editcap -F pcapng FILE NEW",
     }
 }
 

@@ -1,26 +1,25 @@
-//! Which TCP segment is in this packet? Link headers, IP (RFC 791, RFC 8200), TCP (RFC 9293).
+//! Which TCP segment is in this packet? TCP (RFC 9293) behind the headers that [`super::layer`]
+//! takes off.
 //!
 //! ```text
-//! Ethernet        | to 6 | from 6 | VLAN tags: 8100 tag | type 2 | IP        Linux cooked     | 14 bytes | type 2 | IP
-//! loopback, null  | family 4 | IP        raw  | IP                           Linux cooked v2  | type 2 | 18 bytes | IP
+//!  link ─> Ethernet ─> tags, labels, PPP ─> IP ─> tunnels ─> … ─> IP ─> TCP
+//!          └──────────── at most MAX_HEADERS headers ────────────┘
 //! ```
 //!
 //! A capture may hold only the beginning of a packet (its snap length), and, where it was made
 //! before the network card has cut segments to size, packets above the MTU, or with a length of 0.
-//! So the header is not held against the packet here. Fragments are not put together.
+//! So IP's length only cuts off what is behind the packet. Fragments are not put together.
 
-use crate::packet::{ip, protocol};
+use super::layer::{Header, Layer};
 use std::fmt;
 use std::net::SocketAddr;
 
-const TYPE_IP: [[u8; 2]; 2] = [[0x08, 0x00], [0x86, 0xdd]];
-const TYPE_VLAN: [[u8; 2]; 3] = [[0x81, 0x00], [0x88, 0xa8], [0x91, 0x00]];
 const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
-/// As much of a packet as may be IP header, in bytes.
-const HEADERS: usize = 512;
+/// Headers before TCP's: links, tags, labels and tunnels in each other.
+pub const MAX_HEADERS: usize = 32;
 
 /// A TCP segment.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,6 +40,8 @@ pub struct Segment<'a> {
     pub reset: bool,
     /// What was captured of its bytes.
     pub payload: &'a [u8],
+    /// How many were not.
+    pub missing: usize,
 }
 
 /// Why there is none.
@@ -48,20 +49,69 @@ pub struct Segment<'a> {
 pub enum NoSegment {
     /// A link of this type is not known here.
     Link(u16),
+    /// An Ethernet frame with this type.
+    Ethernet(u16),
+    /// An LLC frame to this service access point.
+    Llc(u8),
+    /// A PPP frame with this protocol.
+    Ppp(u16),
+    /// An IP packet with this protocol.
+    Ip(u8),
+    /// A UDP packet; the lower one of its ports.
+    Udp(u16),
     /// A part of a packet.
     Fragment,
-    /// Something else than TCP.
-    Other,
+    /// The packet ends within this header.
+    Short(&'static str),
+    /// This header contradicts itself, or is of a version that is not known here.
+    Malformed(&'static str),
+    /// More than [`MAX_HEADERS`] headers.
+    Deep,
 }
+
+/// Types of Ethernet that a reader may know better by name.
+const ETHERNET_NAMES: &[(u16, &str)] = &[
+    (0x0806, "ARP"),
+    (0x8863, "PPPoE discovery"),
+    (0x888e, "802.1X"),
+    (0x88cc, "LLDP"),
+    (0x88e5, "MACsec"),
+];
+/// Protocols of IP.
+const IP_NAMES: &[(u8, &str)] = &[
+    (1, "ICMP"),
+    (2, "IGMP"),
+    (50, "ESP"),
+    (58, "ICMPv6"),
+    (89, "OSPF"),
+    (112, "VRRP"),
+    (132, "SCTP"),
+];
 
 impl fmt::Display for NoSegment {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             NoSegment::Link(link) => write!(f, "links of type {link} are not known here"),
+            NoSegment::Ethernet(kind) => {
+                write!(f, "Ethernet type {kind:04x}{}", name(*kind, ETHERNET_NAMES))
+            }
+            NoSegment::Llc(point) => write!(f, "LLC service access point {point:02x}"),
+            NoSegment::Ppp(protocol) => write!(f, "PPP protocol {protocol:04x}"),
+            NoSegment::Ip(protocol) => {
+                write!(f, "IP protocol {protocol}{}", name(*protocol, IP_NAMES))
+            }
+            NoSegment::Udp(port) => write!(f, "UDP port {port}"),
             NoSegment::Fragment => write!(f, "fragments are not put together here"),
-            NoSegment::Other => write!(f, "not TCP"),
+            NoSegment::Short(header) => write!(f, "the packet ends within its {header} header"),
+            NoSegment::Malformed(header) => write!(f, "the {header} header is malformed"),
+            NoSegment::Deep => write!(f, "more than {MAX_HEADERS} headers in each other"),
         }
     }
+}
+
+fn name<T: PartialEq>(number: T, names: &[(T, &str)]) -> String {
+    let named = names.iter().find(|(known, _)| *known == number);
+    named.map_or(String::new(), |(_, name)| format!(" ({name})"))
 }
 
 /// Takes the segment out of a captured packet.
@@ -69,64 +119,26 @@ impl fmt::Display for NoSegment {
 /// # Errors
 /// [`NoSegment`].
 pub fn segment(link: u16, bytes: &[u8]) -> Result<Segment<'_>, NoSegment> {
-    let packet = match link {
-        0 | 108 => bytes.get(4..),
-        1 => typed(bytes.get(12..).unwrap_or_default()),
-        12 | 14 | 101 | 228 | 229 => Some(bytes),
-        113 => typed(bytes.get(14..).unwrap_or_default()),
-        276 => bytes
-            .get(20..)
-            .filter(|_| TYPE_IP.iter().any(|ip| bytes.starts_with(ip))),
-        other => return Err(NoSegment::Link(other)),
-    };
-    let packet = packet.ok_or(NoSegment::Other)?;
-    // 1. IP's header, read as that of a packet which is just as long as what is here of it.
-    let mut head = [0; HEADERS];
-    let here = packet.len().min(HEADERS);
-    head[..here].copy_from_slice(&packet[..here]);
-    let (field, before) = if head[0] >> 4 == 4 {
-        (2..4, 0)
-    } else {
-        (4..6, 40)
-    };
-    let said = usize::from(u16::from_be_bytes([
-        head[field.start],
-        head[field.start + 1],
-    ]));
-    let fitting = u16::try_from(here.saturating_sub(before)).unwrap_or_default();
-    head[field].copy_from_slice(&fitting.to_be_bytes());
-    let ip = ip::parse(&head[..here]).map_err(|_| NoSegment::Other)?;
-    match ip.protocol {
-        protocol::TCP if ip.fragment => return Err(NoSegment::Fragment),
-        protocol::TCP => {}
-        _ => return Err(NoSegment::Other),
+    let mut layer = Layer::of_link(link, bytes)?;
+    for _ in 0..MAX_HEADERS {
+        layer = match layer {
+            Layer::Tcp(header, bytes) => return tcp(header, bytes),
+            outer => outer.inside()?,
+        };
     }
-    // 2. TCP's, and what follows it up to the end that IP's header gives: Ethernet pads short
-    //    frames.
-    let end = if said == 0 {
-        packet.len()
-    } else {
-        packet.len().min(before + said)
-    };
-    let tcp = packet.get(ip.transport..end).ok_or(NoSegment::Other)?;
-    let fixed = tcp.first_chunk::<20>().ok_or(NoSegment::Other)?;
-    let [
-        s0,
-        s1,
-        d0,
-        d1,
-        q0,
-        q1,
-        q2,
-        q3,
-        a0,
-        a1,
-        a2,
-        a3,
-        length,
-        flags,
-        ..,
-    ] = *fixed;
+    Err(NoSegment::Deep)
+}
+
+fn tcp(ip: Header, bytes: &[u8]) -> Result<Segment<'_>, NoSegment> {
+    let (fixed, _) = bytes
+        .split_first_chunk::<20>()
+        .ok_or(NoSegment::Short("TCP"))?;
+    let [s0, s1, d0, d1, rest @ ..] = *fixed;
+    let [q0, q1, q2, q3, a0, a1, a2, a3, length, flags, ..] = rest;
+    let header = 4 * usize::from(length >> 4);
+    if header < fixed.len() {
+        return Err(NoSegment::Malformed("TCP"));
+    }
     let has = |bit: u8| flags & bit != 0;
     Ok(Segment {
         from: SocketAddr::new(ip.source, u16::from_be_bytes([s0, s1])),
@@ -136,18 +148,7 @@ pub fn segment(link: u16, bytes: &[u8]) -> Result<Segment<'_>, NoSegment> {
         syn: has(SYN),
         fin: has(FIN),
         reset: has(RST),
-        payload: tcp.get(4 * usize::from(length >> 4)..).unwrap_or_default(),
+        payload: bytes.get(header..).unwrap_or_default(),
+        missing: (bytes.len() + ip.missing).saturating_sub(header.max(bytes.len())),
     })
-}
-
-/// What follows the type of an Ethernet frame, if that is IP. VLAN tags are skipped.
-fn typed(mut bytes: &[u8]) -> Option<&[u8]> {
-    loop {
-        let (kind, rest) = bytes.split_first_chunk::<2>()?;
-        match kind {
-            ip if TYPE_IP.contains(ip) => return Some(rest),
-            tag if TYPE_VLAN.contains(tag) => bytes = rest.get(2..)?,
-            _ => return None,
-        }
-    }
 }

@@ -2,15 +2,18 @@
 //! and the packets inside.
 //!
 //! ```text
-//!  file ─> link ─> stream ─────> session ─────────> report ─> lines
-//!  packet  segment bytes, holes  frames, records          └─> inner ─> pcapng
-//!                                └ search, key_log: keys
+//!  file ─> link ────> stream ─────> session ─────────> report ─> lines
+//!  packet  └ layer    bytes, holes  frames, records          └─> inner ─> pcapng
+//!          segment                  └ search, key_log: keys
+//!          └ tally: what was of no use
 //! ```
 //!
 //! | file | question |
 //! |---|---|
 //! | [`mod@file`] | which packets are in this file? |
 //! | [`link`] | which TCP segment is in this packet? |
+//! | `layer` | what is behind this header? |
+//! | [`tally`] | which packets were of no use, and why? |
 //! | [`stream`] | in which order were these bytes said? |
 //! | [`session`] | which frames are these, and what do they hold? |
 //! | [`key_log`] | which keys does this key log hold? |
@@ -24,23 +27,25 @@
 pub mod file;
 pub mod inner;
 pub mod key_log;
+mod layer;
 pub mod link;
 pub mod report;
 pub mod search;
 pub mod session;
 pub mod stream;
+pub mod tally;
 
 use file::{Reader, Reading};
-
-use link::{NoSegment, Segment};
+use link::Segment;
 use report::Report;
 use search::Keys;
 use session::Session;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use tally::Tally;
 
-/// Bytes that wait in all streams for those before them.
+/// Bytes that wait in all streams for those before them, and what they cost in memory.
 pub const MAX_HELD: usize = 1 << 28;
 /// Connections that are followed. With one more, the older half is forgotten.
 pub const MAX_CONNECTIONS: usize = 1 << 16;
@@ -50,7 +55,7 @@ struct Connections {
     keys: Keys,
     open: HashMap<[SocketAddr; 2], Session>,
     held: usize,
-    segments: u64,
+    tally: Tally,
 }
 
 /// Reads a capture and reports it. Where the file is broken all before that place is reported.
@@ -62,9 +67,8 @@ pub fn capture(input: impl Read, keys: Keys, report: &mut Report) -> io::Result<
         keys,
         open: HashMap::new(),
         held: 0,
-        segments: 0,
+        tally: Tally::default(),
     };
-    let mut passed_over = BTreeMap::new();
     let mut reader = match Reader::new(input) {
         Ok(reader) => reader,
         Err(reason) => return Ok(Err(reason)),
@@ -76,36 +80,27 @@ pub fn capture(input: impl Read, keys: Keys, report: &mut Report) -> io::Result<
             Err(reason) => break Err(reason),
         };
         report.time = packet.time;
+        connections.tally.packet(packet.cut);
         match link::segment(packet.link, &packet.bytes) {
             Ok(segment) => connections.segment(&segment, report)?,
-            Err(reason) => *passed_over.entry(reason).or_default() += 1,
+            Err(reason) => connections.tally.pass_over(reason),
         }
     };
-    let others = connections
-        .open
-        .values()
-        .filter(|session| session.number == 0)
-        .count();
     connections.end_those_up_to(u64::MAX, report)?;
-    passed_over.remove(&NoSegment::Other);
-    report.finish(others, &passed_over)?;
+    let with_keys = !connections.keys.lines.is_empty();
+    report.finish(&connections.tally, with_keys)?;
     Ok(read)
 }
 
 impl Connections {
     fn segment(&mut self, segment: &Segment, report: &mut Report) -> io::Result<()> {
-        self.segments += 1;
+        self.tally.segments += 1;
         let mut ends = [segment.from, segment.to];
         ends.sort_unstable();
-        // 1. A SYN with another number than the last one's begins another connection between the
-        //    same ends.
-        let begins = segment.syn && segment.acknowledged.is_none();
-        if begins
-            && self
-                .open
-                .get(&ends)
-                .is_some_and(|session| !session.has_begun_with(segment))
-        {
+        // 1. A SYN that does not belong to the connection that is known begins another one between
+        //    the same ends.
+        let known = self.open.get(&ends);
+        if segment.syn && known.is_some_and(|known| !known.has_begun_with(segment, report.time)) {
             self.end(ends, report)?;
         }
         if self.open.len() >= MAX_CONNECTIONS && !self.open.contains_key(&ends) {
@@ -121,9 +116,9 @@ impl Connections {
         let session = self
             .open
             .entry(ends)
-            .or_insert_with(|| Session::new(segment));
+            .or_insert_with(|| Session::new(segment, report.time));
         let held = self.held - session.held();
-        session.last_segment = self.segments;
+        session.last_segment = self.tally.segments;
         session.segment(segment, &mut self.keys, report)?;
         // 3. Too much that waits: this connection's holes are given up, and if that is not enough
         //    all of it.
@@ -154,6 +149,10 @@ impl Connections {
             return Ok(());
         };
         self.held -= session.held();
-        session.give_up(&mut self.keys, report)
+        session.give_up(&mut self.keys, report)?;
+        if session.number == 0 {
+            self.tally.other_connection(session.server_port());
+        }
+        Ok(())
     }
 }

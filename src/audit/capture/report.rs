@@ -10,8 +10,8 @@
 
 use super::inner::Writer;
 use super::key_log::Line;
-use super::link::NoSegment;
 use super::search::Record;
+use super::tally::Tally;
 use crate::audit::fields;
 use crate::fernet::token::{HEADER, Token};
 use crate::os::clock;
@@ -20,7 +20,6 @@ use crate::packet::segmentation::segment;
 use crate::packet::{ip, protocol};
 use crate::protocol::frame;
 use crate::protocol::record::types;
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 
@@ -221,11 +220,7 @@ impl Report<'_> {
     ///
     /// # Errors
     /// Those of the outputs.
-    pub fn finish(
-        &mut self,
-        others: usize,
-        passed_over: &BTreeMap<NoSegment, u64>,
-    ) -> io::Result<()> {
+    pub fn finish(&mut self, tally: &Tally, with_keys: bool) -> io::Result<()> {
         let Counts {
             sessions,
             frames,
@@ -233,6 +228,9 @@ impl Report<'_> {
             packets,
             malformed,
         } = self.counts;
+        for line in tally.lines(sessions, with_keys) {
+            writeln!(self.out, "{line}")?;
+        }
         writeln!(
             self.out,
             "{sessions} sessions, {frames} frames, {unopened} of them not opened"
@@ -241,18 +239,6 @@ impl Report<'_> {
             self.out,
             "{packets} packets inside, {malformed} malformed ones besides"
         )?;
-        if others > 0 {
-            writeln!(
-                self.out,
-                "{others} other connections, or such as began before the capture and do not open"
-            )?;
-        }
-        for (reason, count) in passed_over {
-            writeln!(
-                self.out,
-                "{count} packets of the capture were passed over: {reason}"
-            )?;
-        }
         self.inner.as_mut().map_or(Ok(()), Writer::finish)?;
         self.out.flush()
     }

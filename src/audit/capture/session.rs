@@ -35,6 +35,10 @@ pub struct Session {
     /// Its line of the key log.
     line: Option<usize>,
     directions: [Direction; 2],
+    /// When the first of its segments was captured: in the file it may stand behind others.
+    begun: u64,
+    /// Which end has reset it, and when, until that is told.
+    reset: Option<(usize, u64)>,
     ignored: bool,
 }
 
@@ -54,32 +58,61 @@ struct Direction {
     /// Whether it is known that no key opens it.
     sealed: bool,
     closed: bool,
+    /// Whether bytes of it are not in the capture.
+    holed: bool,
+    end: End,
+}
+
+/// How far a direction's end is known.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum End {
+    #[default]
+    Unseen,
+    /// Seen at this time. What it means depends on what the other direction says until it ends.
+    Seen(u64),
+    Told,
 }
 
 impl Session {
-    /// A connection of which this is the first segment. It is yet to be added.
-    pub fn new(segment: &Segment) -> Session {
-        let client = segment
-            .syn
-            .then_some(usize::from(segment.acknowledged.is_some()));
-        let (ends, directions) = ([segment.from, segment.to], Default::default());
+    /// A connection of which this is the first segment, captured at this time. It is yet to be
+    /// added.
+    pub fn new(segment: &Segment, time: u64) -> Session {
         Session {
             number: 0,
             last_segment: 0,
-            ends,
-            client,
+            ends: [segment.from, segment.to],
+            client: None,
             line: None,
-            directions,
+            directions: Default::default(),
+            begun: time,
+            reset: None,
             ignored: false,
         }
     }
 
-    /// Whether the sender's stream begins with this SYN.
-    pub fn has_begun_with(&self, syn: &Segment) -> bool {
-        let stream = &self.directions[self.side(syn)].stream;
-        stream
-            .as_ref()
-            .is_some_and(|stream| stream.begins_at(syn.sequence.wrapping_add(1)))
+    /// Whether a SYN that was captured at this time is this connection's. It need not come first: a
+    /// SYN-ACK may be recorded before its SYN, and the end of a connection before its beginning.
+    pub fn has_begun_with(&self, syn: &Segment, time: u64) -> bool {
+        let known = |side: usize| {
+            let stream = self.directions[side].stream.as_ref();
+            stream.and_then(Stream::beginning)
+        };
+        let side = self.side(syn);
+        let first = syn.sequence.wrapping_add(1);
+        let behind = first.wrapping_add(u32::try_from(syn.payload.len()).unwrap_or_default());
+        match (known(side), known(1 - side), syn.acknowledged) {
+            (Some(beginning), ..) => [first, behind].contains(&beginning),
+            (None, Some(_), Some(_)) => true,
+            _ => time < self.begun,
+        }
+    }
+
+    /// The port of the server, as far as that can be told: the lower one otherwise.
+    pub fn server_port(&self) -> u16 {
+        match self.client {
+            Some(client) => self.ends[1 - client].port(),
+            None => self.ends[0].port().min(self.ends[1].port()),
+        }
     }
 
     /// Bytes that it holds.
@@ -106,33 +139,39 @@ impl Session {
         if self.ignored {
             return Ok(());
         }
+        self.begun = self.begun.min(report.time);
         let side = self.side(segment);
-        if let (Some(number), Some(stream)) =
-            (segment.acknowledged, &mut self.directions[1 - side].stream)
-        {
-            stream.acknowledge(number);
-        }
-        let direction = &mut self.directions[side];
-        if direction.stream.is_none() {
-            let missed = if segment.syn { 0 } else { u64::MAX };
-            *direction = Direction {
-                fresh: true,
-                aligned: segment.syn,
-                missed,
-                ..Direction::default()
-            };
-        }
         let first = segment.sequence.wrapping_add(segment.syn.into());
-        let stream = direction.stream.get_or_insert_with(|| Stream::new(first));
-        stream.add(report.time, first, segment.payload, segment.fin);
-        for side in [side, 1 - side] {
-            self.pieces(side, false, keys, report)?;
+        if segment.syn {
+            self.direction(side, first).begins_at(first);
+            // What a SYN-ACK acknowledges is as good, until the SYN is seen: it may have had data.
+            if let Some(acknowledged) = segment.acknowledged {
+                let other = self.direction(1 - side, acknowledged);
+                if other
+                    .stream
+                    .as_ref()
+                    .is_some_and(|stream| stream.beginning().is_none())
+                {
+                    other.begins_at(acknowledged);
+                }
+            }
+            let client = match segment.acknowledged {
+                Some(_) => 1 - side,
+                None => side,
+            };
+            self.client.get_or_insert(client);
+        }
+        let Segment {
+            payload, missing, ..
+        } = *segment;
+        let direction = self.direction(side, first);
+        if let Some(stream) = &mut direction.stream {
+            stream.add(report.time, first, payload, missing, segment.fin);
         }
         if segment.reset {
-            self.note(side, "the connection is reset", report)
-        } else {
-            Ok(())
+            self.reset.get_or_insert((side, report.time));
         }
+        self.pieces(false, keys, report)
     }
 
     /// Tells what is left, holes and all: nothing more will come.
@@ -140,7 +179,22 @@ impl Session {
     /// # Errors
     /// Those of the report.
     pub fn give_up(&mut self, keys: &mut Keys, report: &mut Report) -> io::Result<()> {
-        (0..2).try_for_each(|side| self.pieces(side, true, keys, report))
+        self.pieces(true, keys, report)?;
+        self.tell_ends(true, report)
+    }
+
+    /// What one end says, from its first segment on, which has this number.
+    fn direction(&mut self, side: usize, first: u32) -> &mut Direction {
+        let direction = &mut self.directions[side];
+        if direction.stream.is_none() {
+            *direction = Direction {
+                stream: Some(Stream::new(first)),
+                fresh: true,
+                missed: u64::MAX,
+                ..Direction::default()
+            };
+        }
+        direction
     }
 
     fn side(&self, segment: &Segment) -> usize {
@@ -163,23 +217,18 @@ impl Session {
         }
     }
 
-    fn pieces(
-        &mut self,
-        side: usize,
-        give_up: bool,
-        keys: &mut Keys,
-        report: &mut Report,
-    ) -> io::Result<()> {
-        while let Some(piece) = self.directions[side]
-            .stream
-            .as_mut()
-            .and_then(|stream| stream.next(give_up))
-        {
+    /// Tells what can be told, in the order in which the two ends have said it: where one has a
+    /// hole, what the other has said later waits as well.
+    fn pieces(&mut self, give_up: bool, keys: &mut Keys, report: &mut Report) -> io::Result<()> {
+        while let Some(side) = self.next_side() {
             let direction = &mut self.directions[side];
-            report.time = direction
-                .stream
-                .as_ref()
-                .map_or(report.time, |stream| stream.time);
+            let Some(stream) = &mut direction.stream else {
+                break;
+            };
+            let Some(piece) = stream.next(give_up) else {
+                return Ok(());
+            };
+            report.time = stream.time;
             if let Piece::Bytes(bytes) = &piece {
                 direction.buffer.extend(bytes);
             }
@@ -192,6 +241,7 @@ impl Session {
                         bytes.saturating_add(direction.buffer.len() as u64) / SHORTEST as u64 + 1;
                     direction.missed = direction.missed.saturating_add(most);
                     direction.buffer.clear();
+                    direction.holed = true;
                     (direction.fresh, direction.aligned) = (false, false);
                     self.note(
                         side,
@@ -199,13 +249,34 @@ impl Session {
                         report,
                     )?;
                 }
-                Piece::End => self.end(side, report)?,
+                Piece::End => {
+                    direction.end = End::Seen(report.time);
+                    self.tell_ends(false, report)?;
+                }
             }
         }
         if give_up {
-            self.frames(side, true, keys, report)
-        } else {
-            Ok(())
+            self.frames(0, true, keys, report)?;
+            self.frames(1, true, keys, report)?;
+        }
+        if let Some((side, time)) = self.reset.take() {
+            report.time = time;
+            self.note(side, "the connection is reset", report)?;
+        }
+        Ok(())
+    }
+
+    /// Which end has said the next piece.
+    fn next_side(&mut self) -> Option<usize> {
+        let due = self.directions.each_mut().map(|direction| {
+            let stream = direction.stream.as_mut();
+            stream.and_then(Stream::due)
+        });
+        match due {
+            [None, None] => None,
+            [Some(_), None] => Some(0),
+            [None, Some(_)] => Some(1),
+            [Some(first), Some(second)] => Some(usize::from(second < first)),
         }
     }
 
@@ -355,15 +426,52 @@ impl Session {
         Ok(())
     }
 
-    fn end(&mut self, side: usize, report: &mut Report) -> io::Result<()> {
-        let direction = &self.directions[side];
-        let how = match self.directions.iter().any(|direction| direction.closed) {
-            _ if !direction.buffer.is_empty() => "the stream ends in the middle of a frame",
-            _ if direction.keyed.is_none() => "the stream ends",
-            true => "the stream ends, after a Close",
-            false => "the stream ends without a Close: a truncation",
-        };
-        self.note(side, how, report)
+    /// Tells how the streams have ended, as soon as that can be judged: where one has ended, a Close
+    /// may still come from the other.
+    fn tell_ends(&mut self, give_up: bool, report: &mut Report) -> io::Result<()> {
+        let both = |is: fn(&Direction) -> bool| self.directions.iter().all(is);
+        let closed = self.directions.iter().any(|direction| direction.closed);
+        let ended = both(|direction| direction.end != End::Unseen);
+        // Of what is not in the capture, or stays sealed, nobody knows whether it was a Close.
+        let read = both(|direction| direction.keyed.is_some() && !direction.holed);
+        if !(closed || ended || give_up) {
+            return Ok(());
+        }
+        for side in 0..2 {
+            let direction = &mut self.directions[side];
+            let End::Seen(time) = direction.end else {
+                continue;
+            };
+            direction.end = End::Told;
+            let how = if !direction.buffer.is_empty() {
+                "the stream ends in the middle of a frame"
+            } else if direction.keyed.is_none() {
+                "the stream ends"
+            } else if closed {
+                "the stream ends, after a Close"
+            } else if ended && read {
+                "the stream ends without a Close: a truncation"
+            } else {
+                "the stream ends; no Close is in the capture"
+            };
+            report.time = time;
+            self.note(side, how, report)?;
+        }
+        Ok(())
+    }
+}
+
+impl Direction {
+    /// Notes that the byte with this number is its first.
+    fn begins_at(&mut self, first: u32) {
+        if self
+            .stream
+            .as_mut()
+            .is_some_and(|stream| stream.begin_at(first))
+        {
+            self.aligned = true;
+            self.missed = 0;
+        }
     }
 }
 
