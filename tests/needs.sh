@@ -5,18 +5,19 @@
 #   tests/needs.sh demo     for tests/demo.sh
 #   tests/needs.sh test     for all tests
 #
-# Each entry is COMMAND:PACKAGE or /FILE:PACKAGE, with the package's name in Debian 12. Python's own package is installed
-# into target/python, a virtual environment that the Makefile puts first into PATH.
+# Each entry is COMMAND:PACKAGE or /FILE:PACKAGE, with the package's name in Debian 12. Where python3 is not Debian's, its
+# cryptography goes into target/python, a virtual environment that the Makefile puts first into PATH.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 for_what=${1:?demo or test}
+PATH=$PWD/target/python/bin:$PATH
 
 needed=(cc:gcc /usr/include/stdlib.h:libc6-dev ip:iproute2 ping:iputils-ping curl:curl python3:python3)
 if [ "$for_what" = test ]; then
     needed+=(
         nft:nftables dnsmasq:dnsmasq-base haproxy:haproxy iperf3:iperf3 tcpdump:tcpdump tshark:tshark # networks
         findmnt:util-linux pgrep:procps script:bsdutils xxd:xxd                                # tools
-        /usr/lib/python3*/ensurepip:python3-venv chromium:chromium promtool:prometheus         # what reads our output
+        chromium:chromium promtool:prometheus                                                  # what reads our output
         dpkg-shlibdeps:dpkg-dev fish:fish lintian:lintian mandoc:mandoc zsh:zsh                # the package
         /lib/systemd/systemd:systemd /lib/systemd/system/dbus.socket:dbus /usr/lib/polkit-1/polkitd:polkitd
     )
@@ -26,9 +27,11 @@ missing() {
     local entry what
     for entry in "${needed[@]}"; do
         what=${entry%:*}
-        if [[ $what == /* ]]; then compgen -G "$what"; else command -v "$what"; fi >/dev/null || echo "${entry##*:}"
+        if [[ $what == /* ]]; then [ -e "$what" ]; else command -v "$what" >/dev/null; fi || echo "${entry#*:}"
     done
+    has_cryptography || echo python3-cryptography
 }
+has_cryptography() { [ "$for_what" != test ] || python3 -c 'import cryptography.fernet' 2>/dev/null; }
 
 mapfile -t packages < <(missing)
 if [ ${#packages[@]} != 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -45,19 +48,14 @@ if [ ${#packages[@]} != 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/nu
     for service in haproxy prometheus; do
         [[ " ${packages[*]} " != *" $service "* ]] || systemctl disable "$service" || true
     done
-    mapfile -t packages < <(missing)
+fi
+if ! has_cryptography && command -v python3 >/dev/null; then
+    python3 -m venv target/python && target/python/bin/pip install --quiet cryptography || rm -rf target/python
 fi
 
-status=0
+mapfile -t packages < <(missing)
 if [ ${#packages[@]} != 0 ]; then
     echo "The $for_what needs packages that are not installed. To install them on Debian:" >&2
     echo "    sudo apt-get install -y --no-install-recommends ${packages[*]}" >&2
-    status=1
+    exit 1
 fi
-if [ "$for_what" = test ] && ! python3 -c 'import cryptography.fernet' 2>/dev/null; then
-    if ! { python3 -m venv target/python && target/python/bin/pip install --quiet cryptography; }; then
-        echo "The test needs Python's cryptography. To install it on Debian: sudo apt-get install -y python3-cryptography" >&2
-        status=1
-    fi
-fi
-exit $status

@@ -33,13 +33,15 @@ says() { [[ $(shows "$1" "$2" StatusText) == $3 ]]; }                           
 is_active() { [ "$(shows "$1" "$2" ActiveState)" = active ]; }
 fetch() { in_machine "$1" curl --silent --globoff --max-time 3 "${@:3}" "http://$2/"; } # by which address it was asked
 reaches() { [ "$(fetch "$1" "$2" "${@:4}")" = "$3" ]; }
-# document HEADING NUMBER: that block of commands below that heading of OPERATIONS.md. by_the_book MACHINE HEADING NUMBER:
-# types them, as they stand, in root's folder there; whatever fails in them ends the test.
+# document HEADING [NUMBER]: the blocks of commands below that heading of OPERATIONS.md, or one of them. by_the_book MACHINE
+# HEADING [NUMBER] types them, as they stand, in root's folder there. Whatever fails in them ends the test.
 document() {
-    awk -v heading="## $1" -v number="$2" '/^## / { inside = $0 == heading } inside && /^```/ { block = /^```sh/; seen += block; next }
-        inside && block && seen == number { print; said = 1 } END { exit !said }' docs/OPERATIONS.md || die "there is no block $2 below $1"
+    awk -v heading="## $1" -v number="${2:-0}" '/^## / { inside = $0 == heading }
+        inside && /^ *```/ { block = /```sh/; seen += block; match($0, /^ */); indent = RLENGTH; next }
+        inside && block && (!number || seen == number) { print substr($0, indent + 1); said = 1 }
+        END { exit !said }' docs/OPERATIONS.md || die "there is no block ${2:-} below $1"
 }
-by_the_book() { local text; text=$(document "$2" "$3"); on "$1" bash -euc "cd ~root; $text"; }
+by_the_book() { local text; text=$(document "$2" "${3:-}"); on "$1" bash -euc "cd ~root; $text"; }
 # row WANTED: the command that the table of OPERATIONS.md has for it.
 row() { local text; text=$(sed -n "s/^| $1 | \`\(.*\)\` |\$/\1/p" docs/OPERATIONS.md); [ "$text" ] || die "there is no row '$1'"; echo "$text"; }
 bring() { in_machine "$2" sh -c "cat ~root/$1; rm ~root/$1" | in_machine "$3" sh -c "umask 077; cat >~root/$1"; } # FILE FROM TO
@@ -149,7 +151,7 @@ ok
 
 expect 'a server, as OPERATIONS.md says'
 for host in "$s:127.0.0.1" "$a:203.0.113.2" "$b:2001:db8:5::2"; do echo "${host#*:} vpn.example.org" | in_machine "${host%%:*}" tee -a /etc/hosts >"$dir/quiet"; done
-by_the_book $s 'A first server' 1
+by_the_book $s 'A first server'
 [ "$(in_machine $s stat --format='%U:%G %a' /etc/fernvpn/vpn.conf)" = 'root:fernvpn 640' ] || die "the configuration is of $(in_machine $s stat --format='%U:%G %a' /etc/fernvpn/vpn.conf)"
 process() { in_machine "$1" sed -n "s/^$3:[[:space:]]*//p" "/proc/$(shows "$1" "$2" MainPID)/status"; }
 [ "$(process $s fernvpn-server@vpn CapEff)" = 0000000000001000 ] || die "capabilities $(process $s fernvpn-server@vpn CapEff)"
@@ -157,7 +159,7 @@ user=$(in_machine $s id --user fernvpn)
 [[ $(process $s fernvpn-server@vpn Uid) == "$user"$'\t'"$user"* ]] || die 'another user'
 ok 'as fernvpn, with CAP_NET_ADMIN alone'
 if in_machine $s test -e /usr/share/doc/fernvpn/examples/low-port.conf; then
-    by_the_book $s 'A first server' 2
+    by_the_book $s 'A port below 1024'
     [ "$(process $s fernvpn-server@vpn CapBnd)" = 0000000000001400 ] || die 'a port below 1024 is not allowed'
     in_machine $s rm -r /etc/systemd/system/fernvpn-server@vpn.service.d
     on $s systemctl daemon-reload
@@ -165,7 +167,7 @@ if in_machine $s test -e /usr/share/doc/fernvpn/examples/low-port.conf; then
     ok 'a port below 1024'
 fi
 on $s bash -euc "cd ~root; $(row 'add bob')"
-by_the_book $s 'Clients come and go' 1
+by_the_book $s 'Ratcheted keys' 1
 ok 'clients are added while it runs'
 
 expect 'clients: everything through the tunnel, IPv4 and IPv6, names resolved inside'
@@ -178,8 +180,8 @@ if in_machine $a test -x /usr/bin/resolvectl; then
 fi
 [ ! $resolved ] || on $b systemctl mask --now systemd-resolved
 echo 'nameserver 9.9.9.9' | in_machine $b tee /etc/resolv.conf >"$dir/quiet"
-bring alice.conf $s $a; by_the_book $a 'A first client' 1
-bring carol.conf $s $b; by_the_book $b 'Clients come and go' 2
+bring alice.conf $s $a; by_the_book $a 'A first client'
+bring carol.conf $s $b; by_the_book $b 'Ratcheted keys' 2
 in_machine $a sh -c 'echo kill-switch = yes >>/etc/fernvpn/home.conf'
 on $a systemctl restart fernvpn-client@home
 for machine in $a $b; do
@@ -212,13 +214,13 @@ ok 'by name, without systemd-resolved: a warning, and resolv.conf stays'
 expect 'a command of an ordinary user; its client is taken out at once'
 bring bob.conf $s $b
 in_machine $b sh -c 'install -D -m 600 -o nobody ~root/bob.conf /tmp/nobody/bob.conf'
-text=$(document 'A first client' 2)
+text=$(document 'One program alone, without root')
 asks() { in_machine $b setpriv --reuid=nobody --regid=nogroup --clear-groups bash -c "cd /tmp/nobody; ${text/https/http}"; } # there is no TLS here
 [ "$(asks 2>"$dir/asks.log")" = 10.99.0.1 ] || { cat "$dir/asks.log"; die 'not through the tunnel'; }
 ok
-on $s bash -euc "$(row 'take him out, at once')"
+on $s bash -euc "$(row 'remove bob at once')"
 told=$(in_machine $s fernvpn status vpn)
-[[ $told != *bob* ]] || die 'he is still there'
+[[ $told != *bob* ]] || die 'bob is still there'
 ok
 
 # ---- accidents
