@@ -97,10 +97,6 @@ fuzz: toolchain ## every property of fuzz/, guided by coverage: FUZZ_SECONDS eac
 lesson: build ## every byte of a session explained, made by the program: docs/lesson/index.html
 	$(PROGRAM) explain --html docs/lesson/index.html
 
-.PHONY: documents
-documents: toolchain ## makes what man page and completions take from the program's own tables
-	FERNVPN_MAKE_DOCUMENTS=1 $(CARGO) test --quiet --locked --test documents
-
 # Clients at once, and seconds for each flood of strangers.
 SCALE ?= 10000
 FLOOD_SECONDS ?= 10
@@ -172,13 +168,16 @@ bench-tunnel: build ## how fast is the tunnel, next to others? as root
 	$(CARGO) build --release --locked --example relay --example path
 	python3 benches/tunnel.py
 
+# What the program prints (fernvpn help --man fernvpn.8), and where it goes, below PREFIX.
+PRINTED := \
+    man=fernvpn.8:share/man/man8/fernvpn.8 \
+    man=fernvpn.conf.5:share/man/man5/fernvpn.conf.5 \
+    completions=bash:share/bash-completion/completions/fernvpn \
+    completions=zsh:share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)/_fernvpn \
+    completions=fish:share/fish/vendor_completions.d/fernvpn.fish
+
 # Where each file goes, below PREFIX.
 INSTALLED := \
-    packaging/man/fernvpn.8:share/man/man8/fernvpn.8 \
-    packaging/man/fernvpn.conf.5:share/man/man5/fernvpn.conf.5 \
-    packaging/completions/fernvpn.bash:share/bash-completion/completions/fernvpn \
-    packaging/completions/_fernvpn:share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)/_fernvpn \
-    packaging/completions/fernvpn.fish:share/fish/vendor_completions.d/fernvpn.fish \
     packaging/systemd/fernvpn-server@.service:lib/systemd/system/fernvpn-server@.service \
     packaging/systemd/fernvpn-client@.service:lib/systemd/system/fernvpn-client@.service \
     packaging/systemd/sysusers.conf:lib/sysusers.d/fernvpn.conf \
@@ -191,6 +190,10 @@ install: ## program, units, man pages, completions and documents, to PREFIX (aft
 	@for pair in $(INSTALLED); do \
 	    echo "install -D -m 644 $${pair%%:*} '$(DESTDIR)$(PREFIX)/$${pair##*:}'"; \
 	    install -D -m 644 "$${pair%%:*}" '$(DESTDIR)$(PREFIX)'/"$${pair##*:}" || exit 1; done
+	@for pair in $(PRINTED); do \
+	    kind=$${pair%%=*} name=$${pair#*=} to='$(DESTDIR)$(PREFIX)'/"$${pair##*:}"; name=$${name%%:*}; \
+	    echo "$(PROGRAM) help --$$kind $$name >$$to"; \
+	    install -D -m 644 /dev/null "$$to" && $(PROGRAM) help "--$$kind" "$$name" >"$$to" || exit 1; done
 	sed -i 's|/usr/bin/fernvpn|$(PREFIX)/bin/fernvpn|' '$(DESTDIR)$(PREFIX)'/lib/systemd/system/fernvpn-*@.service
 	install -d '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/examples'
 	install -m 644 README.md CHANGELOG.md SECURITY.md LICENSE docs/*.md '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
@@ -201,7 +204,7 @@ install: ## program, units, man pages, completions and documents, to PREFIX (aft
 .PHONY: uninstall
 uninstall: ## takes away what install put there
 	rm -f '$(DESTDIR)$(PREFIX)/bin/fernvpn'
-	@for pair in $(INSTALLED); do \
+	@for pair in $(PRINTED) $(INSTALLED); do \
 	    echo "rm -f '$(DESTDIR)$(PREFIX)/$${pair##*:}'"; rm -f '$(DESTDIR)$(PREFIX)'/"$${pair##*:}"; done
 	rm -rf '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
 

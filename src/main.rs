@@ -1,7 +1,7 @@
 //! The command line: one word, one call.
 #![forbid(unsafe_code)]
 
-use fernvpn::commands::{self, Command, Failure};
+use fernvpn::commands::{self, Command, Failure, documents};
 use fernvpn::config::arguments::{Arguments, UsageError, did_you_mean};
 use fernvpn::os::namespace;
 use std::ffi::OsString;
@@ -22,28 +22,40 @@ fn main() -> ExitCode {
     };
     let words: Vec<OsString> = words.collect();
     let name = word.to_string_lossy();
-    match (
-        &*name,
-        words.first().map(|word| word.to_string_lossy()).as_deref(),
-    ) {
-        ("help" | "--help" | "-h", None) => show(&commands::overview()),
-        ("help", Some(name)) => match commands::find(name) {
-            Some(command) => show_help(&command),
+    if name == "help" {
+        let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+        return help(&words);
+    }
+    if words.is_empty() && matches!(&*name, "--help" | "-h") {
+        return help(&[]);
+    }
+    if words.is_empty() && matches!(&*name, "--version" | "-V") {
+        return show(concat!("fernvpn ", env!("CARGO_PKG_VERSION"), "\n"));
+    }
+    let Some(command) = commands::find(&name) else {
+        return refuse(None, unknown(&name));
+    };
+    let mut own = words.iter().take_while(|word| *word != "--");
+    if own.any(|word| word == "--help") {
+        return show(&command.help());
+    }
+    run(&command, words)
+}
+
+/// `fernvpn help`, with what follows.
+fn help(words: &[&str]) -> ExitCode {
+    match words {
+        [] => show(&commands::overview()),
+        [kind @ ("--man" | "--completions"), name] => match documents::document(kind, name) {
+            Some(text) => show(&text),
+            None => refuse(None, UsageError(format!("there is no {kind} '{name}'"))),
+        },
+        [name] => match commands::find(name) {
+            Some(command) => show(&command.help()),
             None => refuse(None, unknown(name)),
         },
-        ("--version" | "-V", None) => show(concat!("fernvpn ", env!("CARGO_PKG_VERSION"), "\n")),
-        (name, _) => match commands::find(name) {
-            Some(command)
-                if words
-                    .iter()
-                    .take_while(|word| *word != "--")
-                    .any(|word| word == "--help") =>
-            {
-                show_help(&command)
-            }
-            Some(command) => run(&command, words),
-            None => refuse(None, unknown(name)),
-        },
+        [_, more, ..] => refuse(None, UsageError(format!("unexpected argument '{more}'"))),
     }
 }
 
@@ -81,10 +93,6 @@ fn refuse(command: Option<&Command>, error: UsageError) -> ExitCode {
         usage.trim_end()
     );
     ExitCode::from(2)
-}
-
-fn show_help(command: &Command) -> ExitCode {
-    show(&format!("{}\n", command.help.trim_end()))
 }
 
 fn show(text: &str) -> ExitCode {

@@ -122,8 +122,8 @@ fn forty_more_and_the_same_for_clients() {
          listen = 0.0.0.0:1                     ! stands twice, in line 4
          listen = 0.0.0.0:70000                 ! is no ADDRESS:PORT
          name = ../x                            ! 1 to 32 letters
-         address = 10.8.0.0/24                  ! leaves no room for clients
-         address = 10.9.0.1                     ! leaves no room for clients
+         address = 10.8.0.0/24                  ! own address in it, such as 10.8.0.1/24
+         address = 10.9.0.1                     ! prefix, such as 10.9.0.1/24
          address = 9.0.0.1/7                    ! at least 8 bits
          address = 10.10.0.1/24, fd0f::1/64
          mtu = 1000                             ! IPv6 needs an mtu of at least 1280
@@ -190,7 +190,7 @@ fn forty_more_and_the_same_for_clients() {
         "[client]
          server = vpn.example.org               ! is no HOST:PORT such as
          key = KEY_A
-         key = KEY_B                            ! a client has one key, and line 3 names one already
+         key = KEY_B                            ! key stands twice in this section, first in line 3
          interface = 0123456789abcdef           ! 1 to 15 letters
          routes = most                          ! (or 'pushed', or 'none')
          dns = 10.8.0.1.1                       ! (or 'pushed', or 'none')
@@ -216,6 +216,131 @@ fn forty_more_and_the_same_for_clients() {
         &folder,
         "[client] ! has no server\nkey = KEY_A\nkey-file = a.key ! a client has one key",
     );
+}
+
+/// What people write who come from other programs, or from a text that was made pretty.
+#[test]
+fn habits_of_newcomers_get_advice() {
+    let folder = Folder::new("newcomers");
+    check(
+        &folder,
+        "[server]
+         listen = 443                           ! the address is missing: 0.0.0.0:443
+         listen = 0.0.0.0                       ! the port is missing: 0.0.0.0:12345
+         listen = ::1                           ! in brackets, followed by the port: [::1]:12345
+         listen = fe80::1:99999                 ! stands in brackets
+         listen = [::1]                         ! the port is missing: [::1]:12345
+         listen = [::1:12345                    ! the bracket is not closed
+         listen = 0.0.0.0:99999                 ! a port is a number from 1 to 65535
+         nat = yes                              ! write auto, or the name of the device
+         address = 10.8.0.1/255.255.255.0       ! in place of the netmask: 10.8.0.1/24
+         push-routes = 10.1.0.0/16 10.2.0.0/16  ! separated by commas: 10.1.0.0/16, 10.2.0.0/16
+         push-routes = 10.1.0.0/16; 10.2.0.0/16 ! separated by commas: 10.1.0.0/16, 10.2.0.0/16
+         push-routes = 10.1.0.0/16,             ! a comma without an item
+         push-routes = 10.1.0.0/33              ! must be 0 to 32
+         push-dns = 9.9.9.9/32                  ! leave out the prefix: 9.9.9.9
+         client-to-client = on                  ! write yes
+         keepalive = 15s                        ! leave out the unit: 15
+         mtu: 1400                              ! write mtu = ...
+         max-clients 5                          ! write max-clients = ...
+         --mtu = 1400                           ! leave out the dashes: mtu = ...
+         push\u{2013}dns = 9.9.9.9             ! write push-dns with a plain '-'
+         // a comment of another kind           ! a comment begins with #
+         keylog = ~/keys                        ! '~' means a home folder in a shell only
+         interface = \"fern1\"                ! leave out the quotes
+         ListenPort = 51820                     ! 'listen = 0.0.0.0:PORT' in [server]
+         PrivateKey = KEY_A                     ! one secret key for each client
+         [Interface]                            ! this is wg-quick's
+         Address = 10.8.0.2/24
+         [peer                                  ! the closing ] is missing
+         [Peer]                                 ! write [peer]
+         [peer]
+         name = alice
+         key = \"KEY_A\"                      ! leave out the quotes
+         AllowedIPs = 10.8.0.2/32               ! fernvpn has 'push-routes'
+         PublicKey = KEY_B                      ! share one secret 'key'
+         Endpoint = vpn.example.org:51820       ! 'server = HOST:PORT' in [client]
+         [peer]
+         name = bob
+         key = cw/0x689RpI+jtRR7oE8h/eQsKImvJapLeSbXpwF4e4= ! standard base64
+         [peer]
+         name = carol
+         key = 730ff4c7af3d46923e8ed451ee813c87f7904ac2a26bc969a92de49b5e9c05e1 ! hexadecimal
+         [peer]
+         name = dora
+         key-file = ~/dora.key                  ! '~' means a home folder in a shell only"
+            .replace("\\u{2013}", "\u{2013}")
+            .replace("\\\"", "\"")
+            .as_str(),
+    );
+    for (value, says) in [
+        ("none", "write no in place of 'none'"),
+        ("off", "write no in place of 'off'"),
+        ("True", "write auto, or the name of the device"),
+        ("on", "write auto, or the name of the device"),
+    ] {
+        check(&folder, &format!("[server]\nnat = {value} ! {says}"));
+    }
+    for (value, says) in [
+        (
+            "https://vpn.example.org/",
+            "leave out what stands before ://",
+        ),
+        ("2001:db8::1", "[2001:db8::1]:12345"),
+        (
+            "vpn.example.org",
+            "the port is missing: vpn.example.org:12345",
+        ),
+        (
+            "vpn.example.org:https",
+            "a port is a number from 1 to 65535",
+        ),
+    ] {
+        check(
+            &folder,
+            &format!("[client]\nserver = {value} ! {says}\nkey = KEY_A"),
+        );
+    }
+    check(
+        &folder,
+        "[client]\nserver = [fe80::1%eth0]:12345\nkey = KEY_A",
+    );
+}
+
+/// The wrong file, or the right one in the wrong place.
+#[test]
+fn a_file_in_the_wrong_place_gets_the_command_that_is_right() {
+    let folder = Folder::new("exchanged");
+    let server = folder.file("s.conf", format!("[server]\n[peer]\nname = a\nkey = {A}\n"));
+    let client = folder.file("c.conf", format!("[client]\nserver = a:1\nkey = {A}\n"));
+    let key = folder.file("a.key", A);
+    let a_server = format!("configures a server. Try: fernvpn server -c {server}");
+    let a_client = format!("configures a client. Try: fernvpn client -c {client}");
+    for (words, says) in [
+        (&["client", "-c", &server][..], &*a_server),
+        (&["server", "-c", &client], &a_client),
+        (&["add-client", "b", "-c", &client], &a_client),
+        (&["server", "-c", &key], "a key file is given by -k"),
+        (
+            &["server", "-k", &server],
+            "this is a configuration, which is given by -c FILE",
+        ),
+        (&["server", &server], "a configuration is given by -c"),
+        (&["server", &key], "a key file is given by -k"),
+        (
+            &["server", "\u{2013}listen"],
+            "write --listen with plain '-' signs",
+        ),
+        (&["server", "-listen"], "did you mean --listen?"),
+    ] {
+        let (_, stdout, stderr) = run(words, "");
+        assert_eq!(stdout, "", "{words:?}");
+        assert!(stderr.contains(says), "{words:?}: {stderr}");
+        assert!(
+            !stderr.contains(&A[3..20]),
+            "a key is never shown: {stderr}"
+        );
+    }
 }
 
 #[test]

@@ -62,7 +62,9 @@ ok
 
 expect 'mandoc finds nothing in the man pages'
 # Its list of other pages is none of ours.
-! mandoc -T lint packaging/man/* 2>/dev/null | grep -v 'referenced manual not found' || die 'mandoc complains'
+dpkg-deb --extract "$package" "$dir/package"
+for page in 8/fernvpn.8 5/fernvpn.conf.5; do [ -s "$dir/package/usr/share/man/man$page.gz" ] || die "there is no man$page"; done
+! mandoc -T lint "$dir"/package/usr/share/man/man?/* 2>/dev/null | grep -v 'referenced manual not found' || die 'mandoc complains'
 ok
 
 expect 'the units are exposed to 2.0 at most'
@@ -72,13 +74,14 @@ for unit in packaging/systemd/*.service; do
 done
 
 expect 'bash, zsh and fish complete'
+shared=$dir/package/usr/share
 completes() { # SHELL WORDS RESULT
     local got
     case $1 in
         # shellcheck disable=SC2016
-        bash) got=$(bash -c '. packaging/completions/fernvpn.bash; read -ra COMP_WORDS <<<"$1"; [[ $1 != *" " ]] || COMP_WORDS+=("")
-            COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _fernvpn 2>/dev/null; echo "${COMPREPLY[*]}"' bash "$2") ;;
-        fish) got=$(fish --no-config --command "source packaging/completions/fernvpn.fish; complete -C '$2'" | cut -f 1 | sort | xargs) ;;
+        bash) got=$(bash -c '. "$2"; read -ra COMP_WORDS <<<"$1"; [[ $1 != *" " ]] || COMP_WORDS+=("")
+            COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _fernvpn 2>/dev/null; echo "${COMPREPLY[*]}"' bash "$2" "$shared/bash-completion/completions/fernvpn") ;;
+        fish) got=$(fish --no-config --command "source $shared/fish/vendor_completions.d/fernvpn.fish; complete -C '$2'" | cut -f 1 | sort | xargs) ;;
         zsh) got=$(zsh -f "$dir/complete.zsh" "$2") ;;
     esac
     [[ $got == $3 ]] || die "$1: '$2' gives '$got', not '$3'"
@@ -87,7 +90,7 @@ completes() { # SHELL WORDS RESULT
 cat >"$dir/complete.zsh" <<'ZSH'
 zmodload zsh/zpty
 zpty z zsh -f -i
-zpty -w z "PS1= PROMPT_EOL_MARK=; fpath=($PWD/packaging/completions \$fpath); autoload -U compinit; compinit -u -D; zstyle ':completion:*' format; unsetopt list_beep
+zpty -w z "PS1= PROMPT_EOL_MARK=; fpath=($shared/zsh/vendor-completions \$fpath); autoload -U compinit; compinit -u -D; zstyle ':completion:*' format; unsetopt list_beep
 show() { compadd() { local -a hits; builtin compadd -O hits \"\$@\"; print -l -- \$hits >>\$out; builtin compadd \"\$@\" }; _main_complete }
 out=\$(mktemp); zle -C show complete-word show; bindkey '^I' show; print REA''DY"
 while zpty -r z line; do [[ $line = *READY* ]] && break; done

@@ -2,7 +2,6 @@
 
 use super::{Failure, device, status};
 use crate::config::arguments::{Arguments, UsageError};
-use crate::config::options::CLIENT;
 use crate::config::settings::{ClientSettings, Device};
 use crate::config::state_file::StoredRatchet;
 use crate::os::control::Control;
@@ -192,7 +191,7 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
             return Err(UsageError(which.into()).into());
         }
     };
-    super::set_given(arguments, CLIENT, &mut settings)?;
+    super::set_given(arguments, &mut settings)?;
     settings.device = device::chosen(arguments, &settings.device);
     settings.command = arguments.command().unwrap_or_default().to_vec();
     if arguments.command().is_some()

@@ -6,7 +6,7 @@ use crate::config::arguments::{Arguments, UsageError};
 use crate::config::edit;
 use crate::config::file::{self, Configuration};
 use crate::config::key_file::Wiped;
-use crate::config::options::{self, CLIENT, PEER};
+use crate::config::options;
 use crate::config::settings::{ClientSettings, Peer, ServerSettings};
 use crate::config::state_file::{StateFile, Store, StoredRatchet};
 use crate::fernet::Key;
@@ -102,13 +102,13 @@ pub(super) fn add(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut client = ClientSettings::new("", Key::from_bytes(&entropy::array()));
     let server = arguments.text("--server")?;
     if let Some(server) = server {
-        options::set(CLIENT, &mut client, "server", server)
+        options::set(&mut client, "server", server)
             .map_err(|reason| UsageError(format!("--server: {reason}")))?;
     }
     let change = Change::begin(arguments)?;
     let mut peer = Peer::default();
-    options::set(PEER, &mut peer, "name", &change.name).map_err(UsageError)?;
-    super::set_given(arguments, PEER, &mut peer)?;
+    options::set(&mut peer, "name", &change.name).map_err(UsageError)?;
+    super::set_given(arguments, &mut peer)?;
     peer.ratchet = arguments.has("--ratchet").then(|| change.state_file());
     let key = client.key.to_text();
     let text = edit::with_section(&change.text, &section(&change, &peer, &key));
@@ -216,7 +216,8 @@ fn configuration(
         ),
     };
     let head = format!(
-        "# {name}, {addresses}. For the client's user alone (mode 0600).\n[client]\nserver = {server}\n"
+        "# {name}, {addresses}. For the client's user alone (mode 0600).\n\
+         [client]\nserver = {server}\n"
     );
     let folder = if change.is_installed() {
         "/var/lib/fernvpn/"
@@ -227,8 +228,8 @@ fn configuration(
         None => format!("{head}key = {key}\n"),
         Some(_) => format!(
             "{head}key-file = {folder}{name}.key\nratchet = yes\n\n\
-             # The key moves, so it needs that file of its own, in a folder in which the client may write. Put this line\n\
-             # into it, without the '#', then take it away here, and keep no copy:\n#{key}\n"
+             # The key changes, so it needs that file of its own, in a folder where the client\n\
+             # may write. Move this line to that file, without the '#', and keep no copy:\n#{key}\n"
         ),
     }
 }

@@ -66,7 +66,7 @@ pub fn open(device: &Device) -> io::Result<Option<(Network, Tun)>> {
 /// paste.
 pub fn invite(network: &Network, command: &str) {
     if let Some(namespace) = network.private() {
-        let text = "the device is in a private network; look around in it from another terminal, for example:";
+        let text = "the device is in a private network; to look into it from another terminal:";
         log::info("os", text, &[]);
         log::to_paste(&format!("{} {command}", namespace.enter_command()));
     }

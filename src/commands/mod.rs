@@ -1,5 +1,6 @@
 //! What can fernvpn do? Each command has a name, a function, and a text in `help.txt` that explains
-//! it: the program reads from there what the command line may hold.
+//! it. The program reads from there what the command line may hold; the options that a
+//! configuration has as well come from `config::options`.
 //!
 //! | file | commands |
 //! |---|---|
@@ -11,6 +12,7 @@
 //! | [`status`] | `status`, `reload` |
 //! | [`check`] | the same |
 //! | [`clients`] | `add-client`, `remove-client`, `reset-client` |
+//! | [`documents`] | `help --man`, `help --completions` |
 #![forbid(unsafe_code)]
 
 pub mod capture;
@@ -18,16 +20,17 @@ pub mod check;
 pub mod client;
 pub mod clients;
 pub mod device;
+pub mod documents;
 pub mod explain;
 pub mod passphrase;
 pub mod server;
 pub mod status;
 pub mod token;
 
-use crate::config::arguments::{Arguments, Syntax, UsageError};
+use crate::config::arguments::{Arguments, Known, Syntax, UsageError};
 use crate::config::file::{self, Configuration};
 use crate::config::key_file::{self, NamedKey};
-use crate::config::options::Setter;
+use crate::config::options::{self, Settings};
 use crate::config::settings::{ClientSettings, ServerSettings};
 use crate::os::log;
 use std::fmt::{self, Write as _};
@@ -71,8 +74,6 @@ pub struct Command {
     pub syntax: Syntax,
     /// What else there is to know.
     pub notes: &'static str,
-    /// Everything about it.
-    pub help: &'static str,
     /// Does it.
     pub run: Run,
 }
@@ -88,19 +89,20 @@ pub fn find(name: &str) -> Option<Command> {
 }
 
 /// The command that this part of `help.txt` explains.
-fn command(help: &'static str) -> Option<Command> {
-    let (name, text) = help.strip_prefix("fernvpn ")?.split_once(": ")?;
+fn command(text: &'static str) -> Option<Command> {
+    let (name, text) = text.strip_prefix("fernvpn ")?.split_once(": ")?;
     let (summary, text) = text.split_once("\n\n")?;
     let (usage, text) = text.split_once("\n\n")?;
-    let (options, notes) = if text.starts_with("  -") {
+    let (own, notes) = if text.starts_with("  -") {
         text.split_once("\n\n")?
     } else {
         ("", text)
     };
-    let syntax = Syntax::read(
-        usage.strip_prefix("usage: fernvpn ")?.strip_prefix(name)?,
-        options,
-    );
+    let words = usage.strip_prefix("usage: fernvpn ")?.strip_prefix(name)?;
+    let mut syntax = Syntax::read(words, own);
+    if syntax.configured {
+        syntax.options.extend(configured(name));
+    }
     let (_, run) = RUN.iter().find(|(known, _)| *known == name)?;
     Some(Command {
         name,
@@ -108,9 +110,68 @@ fn command(help: &'static str) -> Option<Command> {
         usage,
         syntax,
         notes,
-        help,
         run: *run,
     })
+}
+
+/// The options of a section of the configuration that the command line has as well.
+fn configured(section: &str) -> impl Iterator<Item = Known> {
+    options::of(section).filter_map(|option| {
+        Some(Known {
+            name: option.flag?,
+            value: option.argument(),
+            repeats: option.list,
+            about: option.summary(),
+        })
+    })
+}
+
+impl Command {
+    /// Everything about it.
+    pub fn help(&self) -> String {
+        let (name, summary, usage) = (self.name, self.summary, self.usage);
+        let mut text = format!("fernvpn {name}: {summary}\n\n{usage}\n");
+        let is_configured = |known: &&Known| {
+            self.syntax.configured && options::of(name).any(|row| row.flag == Some(known.name))
+        };
+        let (shared, own): (Vec<&Known>, Vec<&Known>) =
+            self.syntax.options.iter().partition(is_configured);
+        for (title, known) in [
+            (String::new(), own),
+            (
+                format!("\nOptions that may also stand in a configuration, in section [{name}]:\n"),
+                shared,
+            ),
+        ] {
+            if !known.is_empty() {
+                text += &title;
+                text.push('\n');
+                known.iter().for_each(|known| text += &explained(known));
+            }
+        }
+        let notes = self.notes.trim_end();
+        format!("{text}\n{notes}\n")
+    }
+}
+
+/// An option in a table: what it is, in a column of its own.
+fn explained(known: &Known) -> String {
+    let mut line = format!("  {}", known.name);
+    if let Some(value) = known.value {
+        line = format!("{line} {value}");
+    }
+    let mut text = format!("{line:<22}");
+    let mut column = text.chars().count();
+    for (at, word) in known.about.split(' ').enumerate() {
+        let length = word.chars().count();
+        if column + 1 + length > 80 || (at == 0 && column > 22) {
+            text += &format!("\n{:22}", "");
+            column = 22;
+        }
+        text += &format!(" {word}");
+        column += 1 + length;
+    }
+    text + "\n"
 }
 
 /// All commands in one line each.
@@ -191,21 +252,22 @@ fn configuration(file: &Path) -> Result<Configuration, Failure> {
 fn configured_server(file: &Path) -> Result<ServerSettings, Failure> {
     match configuration(file)? {
         Configuration::Server(settings) => Ok(settings),
-        Configuration::Client(_) => Err(Failure::Reason(format!(
-            "{} configures a client",
-            file.display()
-        ))),
+        Configuration::Client(_) => Err(other_role(file, "a client", "client")),
     }
 }
 
 fn configured_client(file: &Path) -> Result<ClientSettings, Failure> {
     match configuration(file)? {
         Configuration::Client(settings) => Ok(settings),
-        Configuration::Server(_) => Err(Failure::Reason(format!(
-            "{} configures a server",
-            file.display()
-        ))),
+        Configuration::Server(_) => Err(other_role(file, "a server", "server")),
     }
+}
+
+fn other_role(file: &Path, what: &str, command: &str) -> Failure {
+    let file = file.display();
+    Failure::Reason(format!(
+        "{file} configures {what}. Try: fernvpn {command} -c {file}"
+    ))
 }
 
 /// The keys in `file`, with a warning logged.
@@ -217,26 +279,14 @@ fn keys(file: &Path) -> Result<Vec<NamedKey>, Failure> {
     Ok(keys)
 }
 
-/// How the command line writes an option of the configuration, where its name is another one.
-const WRITTEN: [(&str, &str); 3] = [
-    ("interface", "--tun"),
-    ("suites", "--suite"),
-    ("server", "--connect"),
-];
-
 /// Sets all options of the configuration that the command line has as well.
-fn set_given<S>(
-    arguments: &Arguments,
-    options: &[Setter<S>],
-    settings: &mut S,
-) -> Result<(), UsageError> {
-    for (name, set) in options {
-        let written = WRITTEN.iter().find(|(known, _)| known == name);
-        let option = written.map_or(format!("--{name}"), |(_, option)| (*option).into());
-        let values = arguments.texts(&option)?;
+fn set_given<S: Settings>(arguments: &Arguments, settings: &mut S) -> Result<(), UsageError> {
+    for option in options::of(S::SECTION) {
+        let Some(flag) = option.flag else { continue };
+        let values = arguments.texts(flag)?;
         if !values.is_empty() {
-            set(settings, &values.join(","))
-                .map_err(|reason| UsageError(format!("{option}: {reason}")))?;
+            options::set(settings, option.name, &values.join(","))
+                .map_err(|reason| UsageError(format!("{flag}: {reason}")))?;
         }
     }
     Ok(())
@@ -245,7 +295,6 @@ fn set_given<S>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::options::names;
 
     #[test]
     fn every_command_is_explained_and_every_explanation_is_a_command() {
@@ -258,17 +307,16 @@ mod tests {
             include_str!("help.txt").matches("usage: ").count()
         );
         for command in all() {
-            assert!(
-                command.help.lines().all(|line| line.len() <= 110),
-                "{}",
-                command.name
-            );
+            for line in command.help().lines() {
+                assert!(line.chars().count() <= 82, "{}: {line}", command.name);
+            }
             for option in command.syntax.options {
+                let name = option.name;
+                assert!(!option.about.is_empty(), "{} {name}", command.name);
                 assert!(
-                    command.usage.contains(option.name) && !option.about.is_empty(),
-                    "{} {}",
-                    command.name,
-                    option.name
+                    command.syntax.configured || command.usage.contains(name),
+                    "{} {name}",
+                    command.name
                 );
             }
         }
@@ -276,24 +324,14 @@ mod tests {
 
     #[test]
     fn the_command_line_has_what_a_file_has() {
-        for (command, section) in [("server", "server"), ("client", "client")] {
-            let command = find(command).unwrap();
-            for name in names(section) {
-                let written = match name {
-                    "key" | "key-file" => "-k".to_owned(),
-                    _ => WRITTEN
-                        .iter()
-                        .find(|(known, _)| *known == name)
-                        .map_or(format!("--{name}"), |(_, option)| (*option).into()),
-                };
-                assert!(
-                    command
-                        .syntax
-                        .options
-                        .iter()
-                        .any(|known| known.name == written),
-                    "{written}"
-                );
+        for section in ["server", "client"] {
+            let command = find(section).unwrap();
+            for option in options::of(section) {
+                let about_keys = ["key", "key-file", "ratchet"].contains(&option.name);
+                let flag = option.flag.or(about_keys.then_some("-k")).unwrap();
+                let mut known = command.syntax.options.iter();
+                assert!(known.any(|known| known.name == flag), "{flag}");
+                assert_eq!(command.help().matches(&format!("  {flag} ")).count(), 1);
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::{Failure, device, status};
 use crate::config::arguments::{Arguments, UsageError};
 use crate::config::key_file::NamedKey;
-use crate::config::options::SERVER;
+use crate::config::options;
 use crate::config::settings::{self, Device, Peer, ServerSettings};
 use crate::os;
 use crate::os::control::{self, Control};
@@ -135,13 +135,7 @@ impl Running {
             other => other.to_string(),
         })?;
         let old = self.server.settings();
-        // What needs a restart stays as it is, and is said.
-        let mut stays = Vec::new();
-        keep("listen", &mut new.listen, &old.listen, &mut stays);
-        keep("interface", &mut new.device, &old.device, &mut stays);
-        keep("address", &mut new.addresses, &old.addresses, &mut stays);
-        keep("nat", &mut new.nat, &old.nat, &mut stays);
-        keep("name", &mut new.name, &old.name, &mut stays);
+        let stays = options::keep_what_needs_a_restart(&mut new, &old);
         let needs = if stays.is_empty() {
             String::new()
         } else {
@@ -156,18 +150,6 @@ impl Running {
         });
         done.map(|what| what + &needs)
             .map_err(|reason| reason + &needs)
-    }
-}
-
-fn keep<T: Clone + PartialEq>(
-    name: &'static str,
-    new: &mut T,
-    old: &T,
-    stays: &mut Vec<&'static str>,
-) {
-    if new != old {
-        new.clone_from(old);
-        stays.push(name);
     }
 }
 
@@ -230,7 +212,7 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
         Some(file) => super::configured_server(&file)?,
         None => ServerSettings::default(),
     };
-    super::set_given(arguments, SERVER, &mut settings)?;
+    super::set_given(arguments, &mut settings)?;
     settings.device = device::chosen(arguments, &settings.device);
     let mut keys = Vec::new();
     for file in arguments.paths("-k") {
@@ -238,7 +220,8 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
     }
     settings.peers.extend((1..).zip(keys).map(peer));
     if settings.peers.is_empty() && !arguments.has("-c") {
-        let which = "which clients? -k FILE names a file with a key for each (fernvpn genkey), -c FILE a configuration";
+        let which = "which clients? -k FILE names a file with a key for each (fernvpn genkey), and \
+                     -c FILE a configuration";
         return Err(UsageError(which.into()).into());
     }
     settings.consistent()?;
@@ -255,18 +238,25 @@ fn peer((number, NamedKey { key, name, .. }): (usize, NamedKey)) -> Peer {
 }
 
 fn listen(settings: &ServerSettings) -> Result<Vec<TcpListener>, String> {
-    let bind = |address| {
-        TcpListener::bind(address).map_err(|error| {
-            let advice = match error.kind() {
-                io::ErrorKind::AddrInUse => {
-                    " (another program listens there, or an earlier address of this server, as [::] does on 0.0.0.0)"
-                }
-                io::ErrorKind::PermissionDenied => " (a port below 1024 takes root; a service, the file low-port.conf in /usr/share/doc/fernvpn/examples)",
-                io::ErrorKind::AddrNotAvailable => " (this machine does not have that address)",
-                _ => "",
-            };
-            format!("cannot listen on {address}: {}{advice}", os::reason(&error))
-        })
-    };
     settings.listen.iter().map(bind).collect()
+}
+
+fn bind(address: &SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address).map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                " (another program listens there, or an earlier address of this server, as [::] \
+                 does on 0.0.0.0). Try: ss -ltnp"
+            }
+            io::ErrorKind::PermissionDenied => {
+                " (a port below 1024 takes root; for a service, use low-port.conf in \
+                 /usr/share/doc/fernvpn/examples)"
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                " (this machine does not have that address). Try: ip -brief address"
+            }
+            _ => "",
+        };
+        format!("cannot listen on {address}: {}{advice}", os::reason(&error))
+    })
 }

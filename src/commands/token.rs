@@ -63,8 +63,8 @@ fn from_passphrase(arguments: &Arguments, file: &Path) -> Result<Key, Failure> {
         )));
     }
     warn(Some(
-        "a key from a passphrase can be guessed offline from one recorded token; fernvpn genkey alone \
-         makes one that cannot"
+        "anybody can guess a key from a passphrase from one recorded token; fernvpn genkey alone \
+         makes one that nobody can guess"
             .into(),
     ));
     let key = passphrase::derive(line, salt.as_bytes(), iterations);

@@ -10,6 +10,7 @@
 //! Values are kept as the system gave them, because the name of a file need not be text; the
 //! accessors give them types.
 
+use super::mistakes::with_plain_dashes;
 use crate::fernet::Key;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -25,6 +26,8 @@ pub struct Syntax {
     pub operands: Vec<(&'static str, bool)>,
     /// Whether `--` begins the command line of another program.
     pub command: bool,
+    /// Whether it takes options of the configuration as well: `[OPTION ...]` in the usage.
+    pub configured: bool,
 }
 
 /// One option that a command knows.
@@ -36,8 +39,8 @@ pub struct Known {
     pub value: Option<&'static str>,
     /// Whether it may be given more than once.
     pub repeats: bool,
-    /// What it does, in a line.
-    pub about: &'static str,
+    /// What it does, in a few words.
+    pub about: String,
 }
 
 impl Syntax {
@@ -47,25 +50,36 @@ impl Syntax {
         let mut syntax = Syntax::default();
         for line in options.lines() {
             let (written, about) = line.trim_start().split_once("  ").unwrap_or((line, ""));
-            let (name, value) = written
-                .split_once(' ')
-                .map_or((written, None), |(name, value)| (name, Some(value)));
+            let (name, value) = match written.split_once(' ') {
+                Some((name, value)) => (name, Some(value)),
+                None => (written, None),
+            };
             syntax.options.push(Known {
                 name,
                 value,
                 repeats: false,
-                about: about.trim_start(),
+                about: about.trim_start().to_owned(),
             });
         }
         let mut words = usage.split_whitespace().peekable();
         while let Some(word) = words.next() {
             let name = word.trim_matches(['[', ']']);
+            let is_more = |next: &&str| next.starts_with("...");
             let known = syntax.options.iter_mut().find(|known| known.name == name);
             match (name, known) {
-                ("--", _) => (syntax.command, words) = (true, "".split_whitespace().peekable()),
+                ("--", _) => {
+                    syntax.command = true;
+                    break;
+                }
+                ("OPTION", _) => {
+                    syntax.configured = true;
+                    words.next_if(is_more);
+                }
                 (_, Some(known)) => {
-                    let _ = known.value.and_then(|_| words.next());
-                    known.repeats |= words.next_if(|next| next.starts_with("...")).is_some();
+                    if known.value.is_some() {
+                        words.next();
+                    }
+                    known.repeats |= words.next_if(is_more).is_some();
                 }
                 ("|", None) => {}
                 (name, None) => syntax.operands.push((name, word.starts_with('['))),
@@ -144,7 +158,7 @@ impl Arguments {
             }
         }
         if let Some(extra) = read.operands.get(syntax.operands.len()) {
-            return Err(unexpected(extra));
+            return Err(unexpected(syntax, extra));
         }
         match syntax.operands.get(read.operands.len()) {
             Some((missing, false)) => Err(UsageError(format!("{missing} is missing"))),
@@ -238,11 +252,24 @@ impl Syntax {
 }
 
 /// A word where none belongs. It is shown, unless it is a key.
-fn unexpected(word: &OsStr) -> UsageError {
+fn unexpected(syntax: &Syntax, word: &OsStr) -> UsageError {
     if is_key(word) {
         return UsageError(key_on_the_command_line().into());
     }
-    UsageError(format!("unexpected argument '{}'", word.to_string_lossy()))
+    let word = word.to_string_lossy();
+    let plain = with_plain_dashes(&word);
+    let has = |name: &str| syntax.options.iter().any(|known| known.name == name);
+    let advice = if plain != word && plain.starts_with('-') {
+        let name = plain.trim_start_matches('-');
+        format!("; write --{name} with plain '-' signs")
+    } else if word.ends_with(".conf") && has("-c") {
+        format!("; a configuration is given by -c {word}")
+    } else if word.ends_with(".key") && has("-k") {
+        format!("; a key file is given by -k {word}")
+    } else {
+        String::new()
+    };
+    UsageError(format!("unexpected argument '{word}'{advice}"))
 }
 
 /// Whether somebody gave a key where a word or the name of a file belongs. Such a word must not be
@@ -253,8 +280,8 @@ pub fn is_key(word: &OsStr) -> bool {
 
 /// What to tell whoever did that.
 pub fn key_on_the_command_line() -> &'static str {
-    "this is a key, not a file: every user of this machine can read a command line, so treat this key as known to them, \
-     make a new one, and keep it in a file (-k FILE)"
+    "this is a key, not a file: every user of this machine can read a command line, so they may \
+     know this key now; make a new one, and keep it in a file (-k FILE)"
 }
 
 /// A question after something unknown, if one can guess what was meant.

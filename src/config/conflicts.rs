@@ -35,10 +35,10 @@ impl ServerSettings {
     /// # Errors
     /// The first conflict.
     pub fn consistent(&self) -> Result<(), String> {
-        conflicts(self)
-            .into_iter()
-            .next()
-            .map_or(Ok(()), |conflict| Err(conflict.reason))
+        match conflicts(self).into_iter().next() {
+            None => Ok(()),
+            Some(conflict) => Err(conflict.reason),
+        }
     }
 }
 
@@ -51,7 +51,7 @@ pub fn conflicts(settings: &ServerSettings) -> Vec<Conflict> {
     };
     for (item, address) in settings.listen.iter().enumerate() {
         found.once((None, "listen", item), address.to_string(), |_| {
-            format!("{address} stands twice")
+            format!("listen: {address} stands twice")
         });
     }
     for (item, own) in settings.addresses.iter().enumerate() {
@@ -59,14 +59,15 @@ pub fn conflicts(settings: &ServerSettings) -> Vec<Conflict> {
     }
     if settings.mtu < MIN_MTU_OF_IPV6 && settings.addresses.iter().any(|own| own.address.is_ipv6())
     {
-        let reason = "IPv6 needs an mtu of at least 1280; with a smaller one give IPv4 addresses only (address = ...)";
+        let reason = "IPv6 needs an mtu of at least 1280; with a smaller one, give IPv4 addresses \
+                      only (address = ...)";
         found.wrong((None, "mtu", 0), reason.into());
     }
     if let (Nat::By(uplink), Device::Tun(device)) = (&settings.nat, &settings.device)
         && uplink == device
     {
         let reason = format!(
-            "{device} is the tunnel itself; nat takes the device by which this machine goes out"
+            "{device} is the tunnel itself; nat takes the device that leads out of this machine"
         );
         found.wrong((None, "nat", 0), reason);
     }
@@ -77,11 +78,9 @@ pub fn conflicts(settings: &ServerSettings) -> Vec<Conflict> {
                 format!("two peers are called {}", peer.name)
             });
         }
-        let kept = peer
-            .ratchet
-            .as_ref()
-            .and_then(|file| StoredRatchet::read(file).ok())
-            .map(|kept| kept.key);
+        let file = peer.ratchet.as_ref();
+        let kept = file.and_then(|file| StoredRatchet::read(file).ok());
+        let kept = kept.map(|kept| kept.key);
         for (item, key) in peer.keys.iter().cloned().chain(kept).enumerate() {
             let id = Root::new(key)
                 .id()
@@ -98,7 +97,8 @@ pub fn conflicts(settings: &ServerSettings) -> Vec<Conflict> {
             let inside = |own: &&Subnet| own.contains(route.address) && own.prefix <= route.prefix;
             if let Some(own) = settings.addresses.iter().find(inside) {
                 let reason = format!(
-                    "{route} lies in {own}, the tunnel's own network; here stands what is behind it"
+                    "{route} lies in {own}, the tunnel's own network; routes takes networks \
+                     behind the client"
                 );
                 found.wrong(at("routes", item), reason);
             }
@@ -145,37 +145,27 @@ impl Found<'_> {
     fn address_of_server(&mut self, item: usize, own: &Subnet) {
         let at = (None, "address", item);
         let overlaps = |other: &Subnet| other.contains(own.address) || own.contains(other.address);
-        if own.hosts() == 0 || is_networks(own, own.address) {
-            let right = "give the server's own address in a network, such as 10.8.0.1/24";
-            self.wrong(
-                at,
-                format!("address {own} leaves no room for clients: {right}"),
-            );
-        } else if !own.is_tunnels() {
-            let reason = "a tunnel's network has a prefix of at least 8 bits (IPv4) or 32 (IPv6), and ordinary addresses; \
-                          whatever else clients are to send here is for push-routes";
-            self.wrong(at, format!("address {own}: {reason}"));
-        } else if let Some(first) = self.settings.addresses[..item].iter().position(overlaps) {
-            let reason = format!("address {own} lies in the same network as another one");
+        let earlier = self.settings.addresses[..item].iter().position(overlaps);
+        if let Some(reason) = no_address_of_a_server(own) {
+            self.wrong(at, reason);
+        } else if let Some(first) = earlier {
             self.conflicts.push(Conflict {
                 at,
                 first: Some((None, "address", first)),
-                reason,
+                reason: format!("address {own} lies in the same network as another one"),
             });
         }
         // Each client has an address in each network, and the server one.
         let of = |peer: &Peer| {
-            peer.addresses
-                .iter()
-                .filter(|address| own.contains(**address))
-                .count()
-                .max(1)
+            let fixed = peer.addresses.iter().filter(|fixed| own.contains(**fixed));
+            fixed.count().max(1)
         };
         let clients: usize = self.settings.peers.iter().map(of).sum();
         if own.is_tunnels() && own.hosts() > 0 && clients as u64 >= own.hosts() {
             let room = own.hosts() - 1;
             let reason = format!(
-                "address {own} leaves room for {room} clients, and there are {clients}: take a larger network"
+                "address {own} leaves room for {room} clients, and there are {clients}; take a \
+                 larger network"
             );
             self.wrong(at, reason);
         }
@@ -187,20 +177,19 @@ impl Found<'_> {
     fn address_of_peer(&mut self, at: Place, address: IpAddr) {
         let networks = &self.settings.addresses;
         match networks.iter().find(|own| own.contains(address)) {
-            None if networks.is_empty() => {} // they are wrong themselves, which is said already
+            None if networks.is_empty() => {} // They have a mistake of their own.
             None => {
-                let networks = networks
-                    .iter()
-                    .map(Subnet::to_string)
-                    .collect::<Vec<_>>()
-                    .join(", ");
-                self.wrong(
-                    at,
-                    format!("address {address} is not in the tunnel's networks ({networks})"),
-                );
+                let networks: Vec<String> = networks.iter().map(Subnet::to_string).collect();
+                let networks = networks.join(", ");
+                let reason =
+                    format!("address {address} is not in the tunnel's networks ({networks})");
+                self.wrong(at, reason);
             }
             Some(own) if is_networks(own, address) => {
-                self.wrong(at, format!("address {address} belongs to the network {own} as a whole, and to no client"));
+                let reason = format!(
+                    "address {address} belongs to the network {own} as a whole, and to no client"
+                );
+                self.wrong(at, reason);
             }
             Some(_) => {}
         }
@@ -208,6 +197,32 @@ impl Found<'_> {
             format!("address {address} is taken already, by {other}")
         });
     }
+}
+
+/// Why this cannot be a server's address, with its network.
+fn no_address_of_a_server(own: &Subnet) -> Option<String> {
+    let Subnet { address, prefix } = own;
+    if own.hosts() == 0 {
+        let right = if address.is_ipv4() { 24 } else { 64 };
+        return Some(format!(
+            "address {own} leaves no room for clients; give the network's prefix, such as \
+             {address}/{right}"
+        ));
+    }
+    if is_networks(own, *address) {
+        let right = own.host(1);
+        return Some(format!(
+            "address {own} belongs to the network as a whole; give the server's own address in \
+             it, such as {right}/{prefix}"
+        ));
+    }
+    if !own.is_tunnels() {
+        return Some(format!(
+            "address {own}: a tunnel's network has a prefix of at least 8 bits (IPv4) or 32 \
+             (IPv6), and ordinary addresses; use push-routes for what else clients send here"
+        ));
+    }
+    None
 }
 
 /// Whether an address means all of its network: the first, and in IPv4 the last.

@@ -75,8 +75,10 @@ pub fn without_peer(text: &str, name: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "# ours\n[server]\nlisten = [::]:443   # both\n\n# alice\n# and hers\n[peer]\n  name=alice  # a\n\n# \
-                        until May\nkey = x\n# was y\n\n# the office\n\n[peer]\nname = bob\n# for carol\n[peer]\nname = carol\n";
+    const TEXT: &str = "# ours\n[server]\nlisten = [::]:443   # both\n\n\
+                        # alice\n# and hers\n[peer]\n  name=alice  # a\n\n\
+                        # until May\nkey = x\n# was y\n\n# the office\n\n\
+                        [peer]\nname = bob\n# for carol\n[peer]\nname = carol\n";
 
     #[test]
     fn what_is_added_and_removed_leaves_no_trace() {

@@ -11,12 +11,13 @@
 //!
 //! Every mistake is reported, not only the first, each with its line and what would be right.
 
-use super::arguments::did_you_mean;
 use super::conflicts::{Place, conflicts};
 use super::key_file::{self, Wiped};
-use super::options::{self, Setter, yes_or_no};
+use super::mistakes;
+use super::options::{self, Settings};
 use super::settings::{ClientSettings, Nat, Peer, ServerSettings};
 use super::state_file::StoredRatchet;
+use super::values;
 use crate::fernet::Key;
 use crate::os::network;
 use std::collections::HashMap;
@@ -64,19 +65,6 @@ pub enum Configuration {
     /// It has a section `[client]`.
     Client(ClientSettings),
 }
-
-/// Options that may stand several times in one section; their values form a list.
-const REPEATABLE: [&str; 9] = [
-    "listen",
-    "proxy-protocol-from",
-    "address",
-    "key",
-    "push-routes",
-    "push-dns",
-    "routes",
-    "dns",
-    "suites",
-];
 
 /// No name of an option is longer. A key has 43 letters before its '='.
 const LONGEST_NAME: usize = 24;
@@ -207,18 +195,19 @@ impl<'a> Reading<'a> {
     fn sections(&mut self, text: &str) -> Vec<Section> {
         let mut sections: Vec<Section> = Vec::new();
         // Some editors begin a file with this mark.
-        for (number, line) in (1..).zip(text.strip_prefix('\u{feff}').unwrap_or(text).lines()) {
-            let line = line
-                .split_once('#')
-                .map_or(line, |(before, _)| before)
-                .trim();
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = match line.split_once('#') {
+                Some((before, _)) => before.trim(),
+                None => line.trim(),
+            };
             if line.is_empty() {
                 continue;
             }
-            if let Some(name) = line
+            let inner = line
                 .strip_prefix('[')
-                .and_then(|rest| rest.strip_suffix(']'))
-            {
+                .and_then(|rest| rest.strip_suffix(']'));
+            if let Some(name) = inner {
                 sections.push(Section {
                     name: name.trim().into(),
                     line: number,
@@ -226,21 +215,10 @@ impl<'a> Reading<'a> {
                 });
                 continue;
             }
-            let (name, value) = line
-                .split_once('=')
-                .map_or(("", ""), |(name, value)| (name.trim(), value.trim()));
-            // A name is shown again. A key whose own '=' is the only one in its line, or a piece of
-            // it, is no name: no name has a digit.
-            let is_name = name
-                .chars()
-                .all(|c| c.is_ascii_alphabetic() || matches!(c, '-' | '_'));
-            if name.is_empty() || name.len() > LONGEST_NAME || !is_name {
-                self.wrong(
-                    number,
-                    "this is neither [section] nor name = value nor # a comment",
-                );
+            let Some((name, value)) = option(line) else {
+                self.wrong(number, mistakes::no_option(line));
                 continue;
-            }
+            };
             let Some(section) = sections.last_mut() else {
                 self.wrong(
                     number,
@@ -252,18 +230,21 @@ impl<'a> Reading<'a> {
                 self.wrong(number, format!("{name} has no value"));
                 continue;
             }
-            match section.options.iter().find(|option| option.name == name) {
-                Some(Setting { line, .. }) if !REPEATABLE.contains(&name) => {
-                    let reason =
-                        format!("{name} stands twice in this section, first in line {line}");
-                    self.wrong(number, reason);
-                }
-                _ => section.options.push(Setting {
-                    name: name.into(),
-                    line: number,
-                    value: Wiped(value.into()),
-                }),
+            let first = section.options.iter().find(|option| option.name == name);
+            let is_list = options::find(&section.name, name).is_some_and(|option| option.list);
+            if let Some(first) = first.filter(|_| !is_list) {
+                let line = first.line;
+                self.wrong(
+                    number,
+                    format!("{name} stands twice in this section, first in line {line}"),
+                );
+                continue;
             }
+            section.options.push(Setting {
+                name: name.into(),
+                line: number,
+                value: Wiped(value.into()),
+            });
         }
         sections
     }
@@ -273,39 +254,35 @@ impl<'a> Reading<'a> {
         for section in sections {
             match (section.name.as_str(), main) {
                 ("server" | "client", None) => main = Some(section),
-                ("server" | "client", Some(first)) => {
-                    let reason = format!("a file configures one server or client, and line {} began one", first.line);
-                    self.wrong(section.line, reason);
-                }
-                ("peer", _) => {}
-                (other, _) => self.wrong(
+                ("server" | "client", Some(first)) => self.wrong(
                     section.line,
-                    format!("unknown section [{other}]; there are [server] with any number of [peer], and [client]"),
+                    format!(
+                        "a file configures one server or client, and line {} began one",
+                        first.line
+                    ),
                 ),
+                ("peer", _) => {}
+                (other, _) => self.wrong(section.line, mistakes::unknown_section(other)),
             }
         }
         let peers = sections.iter().filter(|section| section.name == "peer");
-        match main {
-            Some(section) if section.name == "server" => {
-                Some(Configuration::Server(self.server(section, peers)))
-            }
-            Some(section) => {
-                for peer in peers {
-                    self.wrong(
-                        peer.line,
-                        "a client has no [peer]: its server stands in [client]",
-                    );
-                }
-                Some(Configuration::Client(self.client(section)))
-            }
-            None => {
-                self.mistakes.push(Mistake {
-                    line: None,
-                    reason: "no section [server] or [client]".into(),
-                });
-                None
-            }
+        let Some(section) = main else {
+            self.mistakes.push(Mistake {
+                line: None,
+                reason: "no section [server] or [client]".into(),
+            });
+            return None;
+        };
+        if section.name == "server" {
+            return Some(Configuration::Server(self.server(section, peers)));
         }
+        for peer in peers {
+            self.wrong(
+                peer.line,
+                "a client has no [peer]: its server stands in [client]",
+            );
+        }
+        Some(Configuration::Client(self.client(section)))
     }
 
     fn server<'s>(
@@ -315,15 +292,14 @@ impl<'a> Reading<'a> {
     ) -> ServerSettings {
         let mut settings = ServerSettings::default();
         let own = self.set(section, |name, value| {
-            options::set(options::SERVER, &mut settings, name, value)
+            options::set(&mut settings, name, value)
         });
-        let is_wrong = |option: &Setting| !own.items.contains(&("address", option.line));
-        if section
-            .options
-            .iter()
-            .any(|option| option.name == "address" && is_wrong(option))
-        {
-            settings.addresses.clear(); // one mistake is enough: no peer's address is outside of what is not known
+        let is_wrong = |option: &Setting| {
+            option.name == "address" && !own.items.contains(&("address", option.line))
+        };
+        if section.options.iter().any(is_wrong) {
+            // One mistake is enough: no peer's address is outside of what is not known.
+            settings.addresses.clear();
         }
         settings.keylog = settings.keylog.map(|file| self.folder().join(file));
         let mut lines = Vec::new();
@@ -332,21 +308,24 @@ impl<'a> Reading<'a> {
             settings.peers.push(peer);
             lines.push(of_peer);
         }
-        let line =
-            |(peer, option, item): Place| peer.map_or(&own, |peer| &lines[peer]).of(option, item);
+        let line = |place: Place| match place.0 {
+            Some(peer) => lines[peer].of(place.1, place.2),
+            None => own.of(place.1, place.2),
+        };
         for conflict in conflicts(&settings) {
-            let first = conflict
-                .first
-                .map_or(String::new(), |first| format!(", in line {}", line(first)));
-            self.wrong(line(conflict.at), conflict.reason + &first);
+            let mut reason = conflict.reason;
+            if let Some(first) = conflict.first {
+                reason += &format!(", in line {}", line(first));
+            }
+            self.wrong(line(conflict.at), reason);
         }
         if let Nat::By(device) = &settings.nat
             && !network::has_device(device)
         {
+            let file = self.path.display();
             let line = own.of("nat", 0);
             self.warnings.push(format!(
-                "{}:{line}: nat: this machine has no device {device} now",
-                self.path.display()
+                "{file}:{line}: nat: this machine has no device {device} now"
             ));
         }
         settings
@@ -354,72 +333,56 @@ impl<'a> Reading<'a> {
 
     fn peer<'s>(&mut self, section: &'s Section) -> (Peer, Lines<'s>) {
         let mut peer = Peer::default();
-        let (lines, keys, ratchet) = self.keyed(section, options::PEER, &mut peer, "name");
-        (
-            Peer {
-                keys,
-                ratchet,
-                ..peer
-            },
-            lines,
-        )
+        let (lines, keys) = self.keyed(section, &mut peer, "name");
+        peer.keys = [keys.inline, keys.filed].concat();
+        peer.ratchet = keys.state;
+        (peer, lines)
     }
 
     fn client(&mut self, section: &Section) -> ClientSettings {
         // A stand-in, so that the other mistakes are found too. It is used neither with a mistake
         // nor with a ratchet.
         let mut settings = ClientSettings::new("", Key::from_bytes(&[0; 32]));
-        let (_, keys, ratchet) = self.keyed(section, options::CLIENT, &mut settings, "server");
-        let mut given = section
-            .options
-            .iter()
-            .filter(|option| option.name.starts_with("key"));
+        let (_, keys) = self.keyed(section, &mut settings, "server");
+        let is_key = |option: &&Setting| option.name.starts_with("key");
+        let mut given = section.options.iter().filter(is_key);
         if let (Some(first), Some(second)) = (given.next(), given.next()) {
+            let first = first.line;
             self.wrong(
                 second.line,
-                format!(
-                    "a client has one key, and line {} names one already",
-                    first.line
-                ),
+                format!("a client has one key, and line {first} names one already"),
             );
         }
         settings.keylog = settings.keylog.map(|file| self.folder().join(file));
-        settings.key = keys.into_iter().next().unwrap_or(settings.key);
-        ClientSettings {
-            ratchet,
-            ..settings
+        if let Some(key) = keys.inline.into_iter().chain(keys.filed).next() {
+            settings.key = key;
         }
+        settings.ratchet = keys.state;
+        settings
     }
 
-    /// A section with keys, which has to have them, and the option `due`. Its keys, or the file of
-    /// its ratcheted one.
-    fn keyed<'s, S>(
+    /// A section with keys, which has to have them, and the option `due`.
+    fn keyed<'s, S: Settings>(
         &mut self,
         section: &'s Section,
-        options: &[Setter<S>],
         settings: &mut S,
         due: &str,
-    ) -> (Lines<'s>, Vec<Key>, Option<PathBuf>) {
+    ) -> (Lines<'s>, KeyOptions<'a>) {
         let mut keys = KeyOptions::new(section, self.folder());
         let lines = self.set(section, |name, value| match keys.set(name, value) {
             Some(done) => done,
-            None => options::set(options, settings, name, value),
+            None => options::set(settings, name, value),
         });
         for name in [due, "key"] {
             // For a key, either of both.
-            if !section
-                .options
-                .iter()
-                .any(|option| option.name.starts_with(name))
-            {
-                self.wrong(
-                    section.line,
-                    format!("this [{}] has no {name}", section.name),
-                );
+            let is_given = |option: &Setting| option.name.starts_with(name);
+            if !section.options.iter().any(is_given) {
+                let reason = format!("this [{}] has no {name}", section.name);
+                self.wrong(section.line, reason);
             }
         }
         self.warnings.append(&mut keys.warnings);
-        (lines, [keys.inline, keys.filed].concat(), keys.state)
+        (lines, keys)
     }
 
     /// Sets the options of a section, line by line, so that each mistake has its own. The lines of
@@ -435,24 +398,38 @@ impl<'a> Reading<'a> {
         };
         let mut lists: HashMap<&str, Wiped> = HashMap::new();
         for Setting { name, line, value } in &section.options {
+            if options::find(&section.name, name).is_none() {
+                self.wrong(*line, mistakes::unknown_option(name, &section.name));
+                continue;
+            }
             // In one piece, since growing leaves a copy behind.
             let joined = Wiped(match lists.get(name.as_str()) {
                 Some(before) => [before, ",", value].concat(),
                 None => value.to_string(),
             });
-            let set = |()| set(name, &joined).map_err(|reason| format!("{name}: {reason}"));
-            match known(name, &section.name).and_then(set) {
+            match mistakes::value_form(value).and_then(|()| set(name, &joined)) {
                 Ok(()) => {
-                    lines
-                        .items
-                        .extend(value.split(',').map(|_| (name.as_str(), *line)));
+                    let items = value.split(',').map(|_| (name.as_str(), *line));
+                    lines.items.extend(items);
                     lists.insert(name, joined);
                 }
-                Err(reason) => self.wrong(*line, reason),
+                Err(reason) => self.wrong(*line, format!("{name}: {reason}")),
             }
         }
         lines
     }
+}
+
+/// The name and the value of an option, if this line has the form of one. The name is shown again
+/// in errors. A key whose own '=' is the only one in its line, or a piece of it, is no name: no
+/// name has a digit.
+fn option(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.split_once('=')?;
+    let name = name.trim();
+    let fine = |c: char| c.is_ascii_alphabetic() || matches!(c, '-' | '_');
+    let has_length = (1..=LONGEST_NAME).contains(&name.len());
+    let is_name = has_length && name.chars().all(fine) && !name.starts_with('-');
+    is_name.then_some((name, value.trim()))
 }
 
 /// The options about keys, which a peer has as well as a client.
@@ -483,51 +460,37 @@ impl KeyOptions<'_> {
 
     /// Sets an option, if it is one about keys. A reason never holds any of the text.
     fn set(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
-        let path = || self.folder.join(value); // made only of what is no key
-        Some(match name {
-            "ratchet" => yes_or_no(value).map(drop),
-            "key" if self.ratcheted => {
-                Err("a ratcheted key moves: it stands in a key-file of its own, never here".into())
-            }
-            "key" => value
-                .split(',')
-                .map(key_file::parse_key)
-                .collect::<Result<_, _>>()
-                .map(|keys| self.inline = keys),
-            "key-file" if self.ratcheted => {
-                StoredRatchet::read(&path()).map(|_| self.state = Some(path()))
-            }
-            "key-file" => match key_file::read(&path()) {
-                Ok((keys, warning)) => {
-                    self.filed = keys.into_iter().map(|named| named.key).collect();
-                    self.warnings.extend(warning);
-                    Ok(())
-                }
-                Err(reason) => Err(reason),
-            },
-            _ => return None,
-        })
+        match name {
+            "ratchet" => Some(values::yes_or_no(value).map(drop)),
+            "key" => Some(self.set_key(value)),
+            "key-file" => Some(self.set_key_file(value)),
+            _ => None,
+        }
     }
-}
 
-fn known(name: &str, section: &str) -> Result<(), String> {
-    let (here, elsewhere) = (options::names(section), ["server", "peer", "client"]);
-    if here.contains(&name) {
-        return Ok(());
+    fn set_key(&mut self, value: &str) -> Result<(), String> {
+        if self.ratcheted {
+            return Err(
+                "a ratcheted key changes, so it stands in a key-file of its own, never here".into(),
+            );
+        }
+        let keys = value.split(',').map(key_file::parse_key);
+        self.inline = keys.collect::<Result<_, _>>()?;
+        Ok(())
     }
-    let hint = match elsewhere
-        .iter()
-        .find(|other| options::names(other).contains(&name))
-    {
-        Some(other) => format!("; it belongs into [{other}]"),
-        None => did_you_mean(&name.to_ascii_lowercase(), here.iter().copied()),
-    };
-    let hint = if hint.is_empty() {
-        format!("; there are {}", here.join(", "))
-    } else {
-        hint
-    };
-    Err(format!("unknown option '{name}' in [{section}]{hint}"))
+
+    fn set_key_file(&mut self, value: &str) -> Result<(), String> {
+        let path = self.folder.join(values::path(value)?);
+        if self.ratcheted {
+            StoredRatchet::read(&path)?;
+            self.state = Some(path);
+        } else {
+            let (keys, warning) = key_file::read(&path)?;
+            self.filed = keys.into_iter().map(|named| named.key).collect();
+            self.warnings.extend(warning);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -546,8 +509,9 @@ mod tests {
     #[test]
     fn a_whole_server() {
         let text = format!(
-            "# ours\n[server]\nlisten = 0.0.0.0:443\nlisten = [::]:443 # both\naddress = 10.9.0.1/16\n\
-             client-to-client=yes\nnat = no\n\n[peer]\nname = alice\nkey = {KEY}\naddress = 10.9.0.7\n\
+            "# ours\n[server]\nlisten = 0.0.0.0:443\nlisten = [::]:443 # both\n\
+             address = 10.9.0.1/16\nclient-to-client=yes\nnat = no\n\n\
+             [peer]\nname = alice\nkey = {KEY}\naddress = 10.9.0.7\n\
              [peer]\nname = bob\nkey = {}\nroutes = 192.168.0.0/24, 192.168.1.0/24\n",
             KEY.replace('c', "d")
         );
@@ -583,8 +547,9 @@ mod tests {
 
     #[test]
     fn every_mistake_with_its_line() {
-        let text = "mtu = 1\n[server]\nlisten\nlsten = x\nmtu = 9\nmtu = 1400\nkeepalive =\nnat = a/b\n[peer]\n\
-                    key = secret\n[pear]\n[client]\n[peer]\nname = a b\nkey-file = none.key\n";
+        let text = "mtu = 1\n[server]\nlisten\nlsten = x\nmtu = 9\nmtu = 1400\n\
+                    keepalive =\nnat = a/b\n[peer]\nkey = secret\n\
+                    [pear]\n[client]\n[peer]\nname = a b\nkey-file = none.key\n";
         let found = mistakes(text);
         for (line, part) in [
             (1, "before any section"),

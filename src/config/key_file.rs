@@ -11,6 +11,7 @@
 //! shows any of the key.
 
 use super::arguments::{is_key, key_on_the_command_line};
+use super::mistakes::foreign_key;
 use crate::fernet::Key;
 use crate::os::{files, reason};
 use hmac::digest::zeroize::Zeroize;
@@ -21,8 +22,9 @@ use std::path::Path;
 
 /// More than this is no key file: `-k /dev/zero` ends with a message. Bytes.
 const MAX_FILE: u64 = 16 << 20;
-const NOT_ALLOWED: &str = "permission denied (the user who runs fernvpn must be able to read it; a running server of \
-                           root's reads only root's files)";
+/// Why a file with a secret cannot be read, for people.
+const NOT_ALLOWED: &str = "permission denied (the user who runs fernvpn must be able to read it; a \
+                           running server of root reads only files of root)";
 
 /// A key and where it was found.
 #[derive(Clone, Debug)]
@@ -139,8 +141,18 @@ pub fn parse(text: &[u8]) -> Result<Vec<NamedKey>, (usize, String)> {
 
 /// One key, with blanks around it.
 pub(super) fn parse_key(text: &str) -> Result<Key, String> {
-    let right = "right is what fernvpn genkey prints, 44 characters of A-Z a-z 0-9 - _ =, then perhaps # and a name";
-    Key::parse(text.trim()).map_err(|error| format!("{error}; {right}"))
+    let reason = match Key::parse(text.trim()) {
+        Ok(key) => return Ok(key),
+        Err(reason) => reason,
+    };
+    let advice = match foreign_key(text) {
+        "" => String::new(),
+        advice => format!("; {advice}"),
+    };
+    Err(format!(
+        "{reason}{advice}; a key is what fernvpn genkey prints, 44 characters of \
+         A-Z a-z 0-9 - _ =, then perhaps # and a name"
+    ))
 }
 
 /// A warning if the group or others can read the file. Pipes and devices have modes that mean

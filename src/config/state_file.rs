@@ -19,6 +19,10 @@ use hmac::digest::zeroize::{Zeroize, Zeroizing};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
+/// What to do about a file that makes no sense.
+const DAMAGED: &str = "it is damaged; both sides need a new key (fernvpn genkey), alone in their \
+                       files";
+
 /// What is kept of a ratcheted key between two sessions.
 #[derive(Clone, Debug)]
 pub struct StoredRatchet {
@@ -49,8 +53,7 @@ impl StoredRatchet {
         let wrong = |reason: String| format!("state file {}: {reason}", file.display());
         let mut text = key_file::read_secret(file).map_err(wrong)?.0;
         let kept = if text.starts_with(b"key=") {
-            StoredRatchet::parse(&text)
-                .ok_or("it is damaged; both sides need a new key (fernvpn genkey) as all that is in their files".into())
+            StoredRatchet::parse(&text).ok_or_else(|| DAMAGED.into())
         } else {
             match key_file::parse(&text).as_deref() {
                 Ok([only]) => Ok(StoredRatchet {
@@ -80,7 +83,8 @@ impl StoredRatchet {
     }
 
     fn to_text(&self) -> Wiped {
-        let mut text = Wiped(String::with_capacity(256)); // enough, so that growing leaves no copy behind
+        // Enough, so that growing leaves no copy behind.
+        let mut text = Wiped(String::with_capacity(256));
         let mut write = |name, value| fields::write(&mut text.0, name, &Wiped(value));
         write("key", self.key.to_text());
         write("step", self.step.to_string());
