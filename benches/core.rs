@@ -16,7 +16,7 @@ use fernvpn::fernet::token::{self, Fernet};
 use fernvpn::fernet::{Key, cbc};
 use fernvpn::protocol::handshake::{Capabilities, ClientHello, FreshHello, Offer, client_hello};
 use fernvpn::protocol::key_schedule::Root;
-use fernvpn::protocol::record::{Fresh, HEADROOM, Kind, Opener, Sealer, Suite};
+use fernvpn::protocol::record::{Fresh, HEADROOM, Opener, RecordType, Sealer, Suite};
 use fernvpn::tunnel::peers::registry::Clients;
 use std::convert::Infallible;
 use std::hint::black_box;
@@ -154,7 +154,7 @@ fn records() {
                     sealer.rekey(&mut fresh).unwrap();
                 }
                 sealer
-                    .seal(Kind::Packets, black_box(&mut frame), n, &mut fresh)
+                    .seal(RecordType::Packets, black_box(&mut frame), n, &mut fresh)
                     .unwrap();
             });
             row(&format!("record seal, {suite}"), n, seal, "");
@@ -168,7 +168,7 @@ fn records() {
                 }
                 frame[HEADROOM] = 0;
                 sealer
-                    .seal(Kind::Packets, &mut frame, n, &mut fresh)
+                    .seal(RecordType::Packets, &mut frame, n, &mut fresh)
                     .unwrap();
                 black_box(opener.open(&mut frame[4..]).unwrap());
             });
@@ -181,7 +181,7 @@ fn others() {
     row(
         "handshake, both ends",
         0,
-        time(|| drop(black_box(session(Suite::Aes256Gcm)))),
+        time(|| drop(black_box(session(Suite::AES_256_GCM)))),
         "",
     );
     let peer = |i: u32| Peer {

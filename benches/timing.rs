@@ -13,7 +13,7 @@ use fernvpn::protocol::handshake::{
     AwaitFinished, Capabilities, ClientHello, FreshHello, Offer, client_hello,
 };
 use fernvpn::protocol::key_schedule::Root;
-use fernvpn::protocol::record::{Fresh, HEADROOM, Kind, Opener, Sealer, Suite};
+use fernvpn::protocol::record::{Fresh, HEADROOM, Opener, RecordType, Sealer, Suite};
 use std::convert::Infallible;
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -76,14 +76,14 @@ fn main() -> ExitCode {
         let mut frame = vec![0; suite.frame_len(200)];
         frame[HEADROOM..HEADROOM + 200].fill(7);
         sealer
-            .seal(Kind::Message, &mut frame, 200, &mut fresh)
+            .seal(RecordType::Message, &mut frame, 200, &mut fresh)
             .expect("room");
         let body = frame[frame::HEADER..].to_vec();
         let with = |back: usize| {
             let mut body = body.clone();
             let at = body.len() - back;
             // A letter stays a letter, so that in text the HMAC is what is wrong.
-            body[at] = if suite == Suite::Aes256Gcm {
+            body[at] = if suite == Suite::AES_256_GCM {
                 body[at] ^ 1
             } else if body[at] == b'A' {
                 b'B'
@@ -92,7 +92,7 @@ fn main() -> ExitCode {
             };
             body
         };
-        let (early, late) = if suite == Suite::Aes256Gcm {
+        let (early, late) = if suite == Suite::AES_256_GCM {
             (16, 1)
         } else {
             (40, 6)

@@ -41,7 +41,7 @@ use fernvpn::protocol::handshake::{
 use fernvpn::protocol::key_schedule::Root;
 use fernvpn::protocol::limits::{MAX_CONTENT, MAX_HELLO};
 use fernvpn::protocol::ratchet::ClientState;
-use fernvpn::protocol::record::{Fresh, HEADROOM, Kind, Opened, Opener, Sealer, Suite};
+use fernvpn::protocol::record::{Fresh, HEADROOM, Opener, RecordType, Sealer, Suite};
 use fernvpn::tunnel::wire::network_config::NetworkConfig;
 use fernvpn::tunnel::wire::proxy_header as balancer;
 use std::collections::BTreeMap;
@@ -315,7 +315,7 @@ pub fn client_hello(data: &[u8]) {
 
 pub fn server_hello(data: &[u8]) {
     let root = root();
-    let await_hello = |step| begin(&root, step, offer(&[Suite::Fernet]), fresh_hello(1)).1;
+    let await_hello = |step| begin(&root, step, offer(&[Suite::FERNET]), fresh_hello(1)).1;
     assert!(await_hello(None).receive(data).is_err());
     let step = data.first().filter(|first| **first & 1 == 1).map(|_| 7);
     let body = root.hello().seal(data, 5, [3; 16]);
@@ -326,7 +326,7 @@ pub fn server_hello(data: &[u8]) {
     assert_eq!(field(data, "role").as_deref(), Some("server"));
     assert_eq!(field(data, "client-nonce"), Some("01".repeat(32)));
     assert_eq!(field(data, "suite").as_deref(), Some("fernet"));
-    assert_eq!(agreed.suite, Suite::Fernet);
+    assert_eq!(agreed.suite, Suite::FERNET);
     assert_eq!(field(data, "version").as_deref(), Some("1"));
     assert_eq!(field(data, "refused"), None);
     assert_eq!(
@@ -357,8 +357,7 @@ struct End {
 
 #[derive(Clone)]
 struct Sent {
-    /// None is a Rekey.
-    content: Option<(Kind, Vec<u8>)>,
+    content: (RecordType, Vec<u8>),
     body: Vec<u8>,
 }
 
@@ -369,10 +368,7 @@ impl End {
             return;
         };
         let opened = self.opener.open(&mut body).expect("it is due");
-        match content {
-            Some((kind, mut content)) => assert_eq!(opened, Opened::Content(kind, &mut content)),
-            None => assert_eq!(opened, Opened::Rekey),
-        }
+        assert_eq!((opened.0, opened.1.to_vec()), content);
         self.arrived += 1;
     }
 
@@ -423,7 +419,7 @@ fn session(suite: Suite) -> ([End; 2], [Vec<u8>; 2]) {
 }
 
 /// A record of any kind, framed.
-fn sealed(sealer: &mut Sealer, kind: Kind, content: &[u8]) -> Vec<u8> {
+fn sealed(sealer: &mut Sealer, kind: RecordType, content: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; sealer.suite().frame_len(content.len())];
     frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
     let length = sealer
@@ -437,7 +433,7 @@ fn sealed(sealer: &mut Sealer, kind: Kind, content: &[u8]) -> Vec<u8> {
 /// only at its own end.
 pub fn record(data: &[u8]) {
     let mut input = Input(data);
-    let suite = Suite::ALL[usize::from(input.byte() % 2)];
+    let suite = Suite::ALL[usize::from(input.byte()) % Suite::ALL.len()];
     let (mut ends, _) = session(suite);
     let mut written = 0;
     while !input.0.is_empty() && written < 1 << 20 {
@@ -446,20 +442,14 @@ pub fn record(data: &[u8]) {
         match event % 8 {
             // Seal a record of any kind and content.
             0 | 1 => {
-                let kinds = [
-                    Kind::Packets,
-                    Kind::SuperPacket,
-                    Kind::Ping,
-                    Kind::Pong,
-                    Kind::Message,
-                    Kind::Close,
-                ];
-                let (kind, content) = (kinds[usize::from(event / 8 % 6)], input.bytes());
+                let kinds: Vec<_> = RecordType::of_tunnel().collect();
+                let kind = kinds[usize::from(event / 8) % kinds.len()];
+                let content = input.bytes();
                 let frame = sealed(&mut ends[from].sealer, kind, content);
                 written += frame.len();
                 let body = frame[frame::HEADER..].to_vec();
                 ends[to].sent.push(Sent {
-                    content: Some((kind, content.to_vec())),
+                    content: (kind, content.to_vec()),
                     body,
                 });
             }
@@ -467,7 +457,7 @@ pub fn record(data: &[u8]) {
                 let frame = ends[from].sealer.rekey(&mut fresh).expect("room");
                 written += frame.len();
                 ends[to].sent.push(Sent {
-                    content: None,
+                    content: (RecordType::Rekey, vec![]),
                     body: frame[frame::HEADER..].to_vec(),
                 });
             }
@@ -879,7 +869,7 @@ fn written(data: &[u8]) {
 /// their order; of one with holes no others.
 fn conversation(data: &[u8], keys: Keys) {
     let mut input = Input(data);
-    let suite = Suite::ALL[usize::from(input.byte() % 2)];
+    let suite = Suite::ALL[usize::from(input.byte()) % Suite::ALL.len()];
     let (mut ends, mut streams) = session(suite);
     let hosts = ["10.8.0.2", "10.8.0.1"].map(|host| host.parse::<IpAddr>().expect("one"));
     let (mut sent, mut ready) = ([Vec::new(), Vec::new()], [0, 0]);
@@ -904,10 +894,14 @@ fn conversation(data: &[u8], keys: Keys) {
                         .expect("short")
                         .to_be_bytes(),
                 );
-                streams[from].extend(sealed(&mut ends[from].sealer, Kind::Packets, &packet));
+                streams[from].extend(sealed(&mut ends[from].sealer, RecordType::Packets, &packet));
                 sent[from].push(packet.split_off(2));
             }
-            2 => streams[from].extend(sealed(&mut ends[from].sealer, Kind::Message, input.bytes())),
+            2 => streams[from].extend(sealed(
+                &mut ends[from].sealer,
+                RecordType::Message,
+                input.bytes(),
+            )),
             3 => streams[from].extend(ends[from].sealer.rekey(&mut fresh).expect("room")),
             // What is due next, or something again, cut elsewhere.
             4 => {

@@ -16,7 +16,7 @@ use fernvpn::fernet::Key;
 use fernvpn::protocol::frame;
 use fernvpn::protocol::handshake::{AwaitConfig, Capabilities, Offer, client_hello};
 use fernvpn::protocol::key_schedule::Root;
-use fernvpn::protocol::record::{HEADROOM, Kind, Opened, Opener, Sealer, Suite};
+use fernvpn::protocol::record::{HEADROOM, Opener, RecordType, Sealer, Suite};
 use fernvpn::tunnel::server::Server;
 use fernvpn::tunnel::{fresh, fresh_hello};
 use std::convert::Infallible;
@@ -98,7 +98,7 @@ fn world() -> &'static World {
         let listener = TcpListener::bind("0.0.0.0:0").expect("a socket");
         let port = listener.local_addr().expect("an address").port();
         let server = Server::start(settings, vec![listener], None).expect("a server");
-        let witness = ask(connect(port), CLIENTS - 1, Suite::Aes256Gcm, true, 0)
+        let witness = ask(connect(port), CLIENTS - 1, Suite::AES_256_GCM, true, 0)
             .1
             .finish()
             .expect("a session");
@@ -203,7 +203,7 @@ impl Asked {
 }
 
 impl Session {
-    fn send(&mut self, kind: Kind, content: &[u8]) {
+    fn send(&mut self, kind: RecordType, content: &[u8]) {
         let mut frame = vec![0; self.sealer.suite().frame_len(content.len())];
         frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
         let length = self
@@ -215,14 +215,14 @@ impl Session {
         self.last = frame;
     }
 
-    fn receive(&mut self) -> Option<(Kind, Vec<u8>)> {
+    fn receive(&mut self) -> Option<(RecordType, Vec<u8>)> {
         loop {
             let mut body = read_frame(&mut self.socket)?;
-            if let Opened::Content(kind, content) = self
+            let (kind, content) = self
                 .opener
                 .open(&mut body)
-                .expect("what a server sends opens")
-            {
+                .expect("what a server sends opens");
+            if kind != RecordType::Rekey {
                 return Some((kind, content.to_vec()));
             }
         }
@@ -230,13 +230,13 @@ impl Session {
 
     /// Asks whether it is there, and returns the texts that came before the answer.
     fn messages_until_pong(&mut self, content: &[u8]) -> usize {
-        self.send(Kind::Ping, content);
+        self.send(RecordType::Ping, content);
         let mut messages = 0;
         loop {
             match self.receive().expect("a session goes on") {
-                (Kind::Pong, found) if found == content => return messages,
-                (Kind::Message, _) => messages += 1,
-                (Kind::Packets | Kind::SuperPacket | Kind::Pong, _) => {}
+                (RecordType::Pong, found) if found == content => return messages,
+                (RecordType::Message, _) => messages += 1,
+                (RecordType::Packets | RecordType::SuperPacket | RecordType::Pong, _) => {}
                 (kind, _) => panic!("{kind:?} where a Pong is due"),
             }
         }
@@ -245,24 +245,34 @@ impl Session {
     /// After a record that is wrong, or a Close: it ends, without a Close.
     fn ends(mut self) {
         while let Some((kind, _)) = self.receive() {
-            assert_ne!(kind, Kind::Close, "a wrong record gets no reason");
+            assert_ne!(kind, RecordType::Close, "a wrong record gets no reason");
         }
     }
 
     fn was_replaced(mut self) {
         loop {
             match self.receive().expect("a Close comes first") {
-                (Kind::Close, content) => return assert_eq!(content[0], 2, "replaced"),
+                (RecordType::Close, content) => return assert_eq!(content[0], 2, "replaced"),
                 _ => continue,
             }
         }
     }
 }
 
+/// The types that a client sends here: those of which [`is_right`] knows the content.
+const KINDS: [RecordType; 6] = [
+    RecordType::Packets,
+    RecordType::SuperPacket,
+    RecordType::Ping,
+    RecordType::Pong,
+    RecordType::Message,
+    RecordType::Close,
+];
+
 /// Whether a server takes such a record, as the table in PROTOCOL.md section 6 has it.
-fn is_right(kind: Kind, content: &[u8], super_packets: bool) -> bool {
+fn is_right(kind: RecordType, content: &[u8], super_packets: bool) -> bool {
     match kind {
-        Kind::Packets => {
+        RecordType::Packets => {
             let mut rest = content;
             while let Some((length, after)) = rest.split_first_chunk::<2>() {
                 let Some(after) = after.get(usize::from(u16::from_be_bytes(*length))..) else {
@@ -272,10 +282,10 @@ fn is_right(kind: Kind, content: &[u8], super_packets: bool) -> bool {
             }
             rest.is_empty() && !content.is_empty()
         }
-        Kind::SuperPacket => super_packets && content.len() >= 10,
-        Kind::Ping | Kind::Pong => content.len() <= 64,
-        Kind::Message => content.len() <= 4096 && str::from_utf8(content).is_ok(),
-        Kind::Close => false, // right or not, it is the end
+        RecordType::SuperPacket => super_packets && content.len() >= 10,
+        RecordType::Ping | RecordType::Pong => content.len() <= 64,
+        RecordType::Message => content.len() <= 4096 && str::from_utf8(content).is_ok(),
+        _ => false, // a Close, right or not, is the end
     }
 }
 
@@ -349,19 +359,12 @@ pub fn server(data: &[u8]) {
             }
             // A record of the client: right, wrong, repeated, or made up.
             (0..=9, Some(Slot::Session(mut session))) => {
-                let kinds = [
-                    Kind::Packets,
-                    Kind::SuperPacket,
-                    Kind::Ping,
-                    Kind::Pong,
-                    Kind::Message,
-                    Kind::Close,
-                ];
-                let (kind, content) = (kinds[usize::from(input.byte() % 6)], input.bytes());
+                let kind = KINDS[usize::from(input.byte()) % KINDS.len()];
+                let content = input.bytes();
                 session.send(kind, content);
                 if is_right(kind, content, session.super_packets) {
                     let messages = session.messages_until_pong(b"and then?");
-                    assert_eq!(messages, usize::from(kind == Kind::Message));
+                    assert_eq!(messages, usize::from(kind == RecordType::Message));
                     Some(Slot::Session(session))
                 } else {
                     session.ends();

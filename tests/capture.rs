@@ -20,7 +20,7 @@ use fernvpn::audit::capture::{MAX_CONNECTIONS, capture, key_log, link};
 use fernvpn::packet::ip;
 use fernvpn::protocol::frame;
 use fernvpn::protocol::key_schedule::TrafficSecret;
-use fernvpn::protocol::record::{HEADROOM, Kind, Sealer, Suite};
+use fernvpn::protocol::record::{HEADROOM, RecordType, Sealer, Suite};
 use loopback::{address, listed, packet, super_packet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -81,7 +81,7 @@ impl Talk {
         }
     }
 
-    fn seal(&mut self, side: usize, kind: Kind, content: &[u8]) -> Vec<u8> {
+    fn seal(&mut self, side: usize, kind: RecordType, content: &[u8]) -> Vec<u8> {
         let mut frame = vec![0; HEADROOM];
         frame.extend(content);
         frame.resize(self.sealers[side].suite().frame_len(content.len()), 0);
@@ -91,7 +91,7 @@ impl Talk {
         frame
     }
 
-    fn say(&mut self, side: usize, kind: Kind, content: &[u8]) {
+    fn say(&mut self, side: usize, kind: RecordType, content: &[u8]) {
         let frame = self.seal(side, kind, content);
         self.tcp.say(side, &frame);
     }
@@ -100,7 +100,7 @@ impl Talk {
     fn send(&mut self, side: usize, packets: &[Vec<u8>]) {
         self.say(
             side,
-            Kind::Packets,
+            RecordType::Packets,
             &listed(&packets.iter().map(|packet| &packet[..]).collect::<Vec<_>>()),
         );
         self.packets.extend_from_slice(packets);
@@ -127,7 +127,7 @@ impl Talk {
     }
 
     fn close(&mut self) {
-        self.say(CLIENT, Kind::Close, b"\0bye");
+        self.say(CLIENT, RecordType::Close, b"\0bye");
         self.tcp.end(CLIENT);
         self.tcp.end(SERVER);
     }
@@ -482,14 +482,14 @@ const ENDS6: [&str; 2] = ["[2001:db8::7]:50000", "[2001:db8::2]:443"];
 
 #[test]
 fn every_format_and_link_tells_the_same() {
-    for (suite, ends) in [(Suite::Aes256Gcm, ENDS), (Suite::Fernet, ENDS6)] {
+    for (suite, ends) in [(Suite::AES_256_GCM, ENDS), (Suite::FERNET, ENDS6)] {
         let mut talk = Talk::begin(suite, 1, ends);
         talk.say(
             CLIENT,
-            Kind::Message,
+            RecordType::Message,
             "Hello, World!\n\u{1b}[2J\u{202e}".as_bytes(),
         );
-        talk.say(SERVER, Kind::Ping, b"are you there?");
+        talk.say(SERVER, RecordType::Ping, b"are you there?");
         talk.chat(20);
         talk.close();
         let first = told(&talk.tcp.segments, &talk.key_log);
@@ -763,7 +763,7 @@ fn framed(link: u16, segments: &[Segment], frame: impl Fn(&[u8]) -> Vec<u8>) -> 
 #[test]
 fn whatever_it_is_wrapped_in_the_carrier_is_found() {
     for ends in [ENDS, ENDS6] {
-        let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ends);
+        let mut talk = Talk::begin(Suite::AES_256_GCM, 1, ends);
         talk.chat(6);
         talk.close();
         let segments = &talk.tcp.segments;
@@ -793,7 +793,7 @@ fn whatever_it_is_wrapped_in_the_carrier_is_found() {
 
 #[test]
 fn headers_in_each_other_are_walked_up_to_a_limit_and_cut_nowhere() {
-    let syn = Talk::begin(Suite::Aes256Gcm, 1, ENDS).tcp.segments[0].clone();
+    let syn = Talk::begin(Suite::AES_256_GCM, 1, ENDS).tcp.segments[0].clone();
     for (name, tunnel) in TUNNELS {
         let mut bytes = syn.bytes.clone();
         for depth in 0..40 {
@@ -896,7 +896,7 @@ fn in_any_order_of_time_there_is_one_session_and_no_false_truncation() {
 /// TCP Fast Open (RFC 7413): the SYN-ACK acknowledges more than the SYN.
 #[test]
 fn a_syn_with_data_before_and_behind_its_answer() {
-    let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS);
+    let mut talk = Talk::begin(Suite::AES_256_GCM, 1, ENDS);
     talk.chat(6);
     talk.close();
     let mut segments = talk.tcp.segments.clone();
@@ -921,7 +921,7 @@ fn a_syn_with_data_before_and_behind_its_answer() {
 
 #[test]
 fn what_is_not_in_the_capture_may_have_been_a_close() {
-    let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS);
+    let mut talk = Talk::begin(Suite::AES_256_GCM, 1, ENDS);
     talk.chat(6);
     let before = talk.tcp.segments.len();
     talk.close();
@@ -952,7 +952,7 @@ fn what_is_not_in_the_capture_may_have_been_a_close() {
 
 #[test]
 fn old_and_rare_forms_of_the_file() {
-    let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS);
+    let mut talk = Talk::begin(Suite::AES_256_GCM, 1, ENDS);
     talk.tcp.mss = 101; // so that blocks have padding
     talk.chat(6);
     talk.close();
@@ -1050,7 +1050,7 @@ fn what_comes_twice_late_or_in_other_pieces_is_put_together() {
 
 #[test]
 fn overlapping_segments_are_each_byte_once() {
-    let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS);
+    let mut talk = Talk::begin(Suite::AES_256_GCM, 1, ENDS);
     talk.chat(10);
     let mut whole = Tcp::open(ENDS, [100, 200]);
     // All that each side says, from every place again up to 500 bytes further.
@@ -1185,7 +1185,7 @@ fn a_capture_that_begins_late_is_opened_from_there() {
 
 #[test]
 fn packets_that_were_cut_short_are_holes() {
-    let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS);
+    let mut talk = Talk::begin(Suite::AES_256_GCM, 1, ENDS);
     talk.chat(30);
     talk.close();
     for snaplen in [0, 13, 40, 60, 200, 1000] {
@@ -1215,7 +1215,7 @@ fn packets_that_were_cut_short_are_holes() {
 
 #[test]
 fn large_segments_and_packets_without_a_length() {
-    let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS);
+    let mut talk = Talk::begin(Suite::AES_256_GCM, 1, ENDS);
     talk.tcp.mss = 60_000;
     let large: Vec<Vec<u8>> = (0..40).map(|number| numbered(number, 1400)).collect();
     talk.send(CLIENT, &large);
@@ -1229,7 +1229,7 @@ fn large_segments_and_packets_without_a_length() {
 
 #[test]
 fn ipv6_extension_headers_are_walked_and_fragments_told() {
-    let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS6);
+    let mut talk = Talk::begin(Suite::AES_256_GCM, 1, ENDS6);
     talk.chat(5);
     let mut segments = talk.tcp.segments.clone();
     let put = |segment: &mut Segment, header: [u8; 8], kind: u8| {
@@ -1259,9 +1259,9 @@ fn ipv6_extension_headers_are_walked_and_fragments_told() {
 #[test]
 fn sessions_at_once_and_the_same_ports_again() {
     let mut talks = [
-        Talk::begin(Suite::Aes256Gcm, 1, ENDS),
-        Talk::begin(Suite::Fernet, 3, ["192.0.2.8:50000", ENDS[1]]),
-        Talk::begin_with(Suite::Aes256Gcm, 5, ENDS, [1000, 2000]),
+        Talk::begin(Suite::AES_256_GCM, 1, ENDS),
+        Talk::begin(Suite::FERNET, 3, ["192.0.2.8:50000", ENDS[1]]),
+        Talk::begin_with(Suite::AES_256_GCM, 5, ENDS, [1000, 2000]),
     ];
     for talk in &mut talks {
         talk.chat(10);
@@ -1290,10 +1290,10 @@ fn sessions_at_once_and_the_same_ports_again() {
 
 #[test]
 fn without_the_key_there_is_an_outline() {
-    let mut talk = Talk::begin(Suite::Fernet, 1, ENDS);
+    let mut talk = Talk::begin(Suite::FERNET, 1, ENDS);
     talk.chat(4);
     talk.close();
-    for keys in [String::new(), Talk::begin(Suite::Fernet, 7, ENDS).key_log] {
+    for keys in [String::new(), Talk::begin(Suite::FERNET, 7, ENDS).key_log] {
         let told = told(&talk.tcp.segments, &keys);
         let hello = "id ";
         assert!(
@@ -1326,7 +1326,7 @@ fn other_connections_are_counted_and_not_told() {
     other.say(CLIENT, &frame::frame(&[0; 200]));
     other.say(SERVER, &frame::frame(&[0; 200]));
     tcp.segments.extend(other.segments);
-    let told = told(&tcp.segments, &Talk::begin(Suite::Fernet, 7, ENDS).key_log);
+    let told = told(&tcp.segments, &Talk::begin(Suite::FERNET, 7, ENDS).key_log);
     assert_eq!(told.text.lines().count(), 5, "{}", told.text);
     for part in [
         "0 sessions, 0 frames",
@@ -1339,7 +1339,7 @@ fn other_connections_are_counted_and_not_told() {
 
 #[test]
 fn no_session_is_never_the_whole_answer() {
-    let keys = Talk::begin(Suite::Fernet, 7, ENDS).key_log;
+    let keys = Talk::begin(Suite::FERNET, 7, ENDS).key_log;
     let http = {
         let mut tcp = Tcp::open(ENDS, [1, 2]);
         tcp.say(CLIENT, b"GET / HTTP/1.1\r\n\r\n");
@@ -1468,7 +1468,7 @@ fn a_record_that_is_refused_is_shown_as_such() {
     for suite in Suite::ALL {
         let mut talk = Talk::begin(suite, 1, ENDS);
         talk.send(CLIENT, &[numbered(1, 10)]);
-        let mut flipped = talk.seal(CLIENT, Kind::Ping, b"x");
+        let mut flipped = talk.seal(CLIENT, RecordType::Ping, b"x");
         flipped[15] ^= 1;
         talk.tcp.say(CLIENT, &flipped);
         talk.send(CLIENT, &[numbered(2, 10)]);
@@ -1492,8 +1492,8 @@ fn a_record_that_is_refused_is_shown_as_such() {
 
 #[test]
 fn the_end_without_a_close_is_a_truncation() {
-    let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS);
-    let frame = talk.seal(CLIENT, Kind::Ping, b"x");
+    let mut talk = Talk::begin(Suite::AES_256_GCM, 1, ENDS);
+    let frame = talk.seal(CLIENT, RecordType::Ping, b"x");
     talk.tcp.say(CLIENT, &frame[..10]);
     talk.tcp.end(CLIENT);
     talk.tcp.end(SERVER);
@@ -1512,14 +1512,18 @@ fn the_end_without_a_close_is_a_truncation() {
 
 #[test]
 fn super_packets_in_segments_or_whole() {
-    let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS);
+    let mut talk = Talk::begin(Suite::AES_256_GCM, 1, ENDS);
     let (offload, packet) =
         super_packet(address("10.8.0.2"), address("10.8.0.1"), &[5; 3000], 1000);
     let content = [&offload.to_wire()[..], &packet].concat();
-    talk.say(CLIENT, Kind::SuperPacket, &content);
-    talk.say(CLIENT, Kind::SuperPacket, &[&[9; 10], &packet[..]].concat());
-    talk.say(CLIENT, Kind::SuperPacket, b"short");
-    talk.say(CLIENT, Kind::Packets, b"\0\x14too short\0");
+    talk.say(CLIENT, RecordType::SuperPacket, &content);
+    talk.say(
+        CLIENT,
+        RecordType::SuperPacket,
+        &[&[9; 10], &packet[..]].concat(),
+    );
+    talk.say(CLIENT, RecordType::SuperPacket, b"short");
+    talk.say(CLIENT, RecordType::Packets, b"\0\x14too short\0");
     let file = written(PCAP, 1, &talk.tcp.segments);
     let segments = tell(&file, &talk.key_log, false, false);
     assert_eq!(
@@ -1556,7 +1560,7 @@ fn verbose_has_every_byte() {
     for suite in Suite::ALL {
         let mut talk = Talk::begin(suite, 1, ENDS);
         talk.send(CLIENT, &[numbered(1, 10)]);
-        talk.say(CLIENT, Kind::Message, b"here is all of it");
+        talk.say(CLIENT, RecordType::Message, b"here is all of it");
         let told = tell(
             &written(PCAP, 1, &talk.tcp.segments),
             &talk.key_log,
@@ -1585,7 +1589,7 @@ fn verbose_has_every_byte() {
             .map(|byte| format!("{byte:02x}"))
             .collect();
         assert!(digits.contains(&packet), "{digits}");
-        assert_eq!(told.has("tag: 16 bytes"), suite == Suite::Aes256Gcm);
+        assert_eq!(told.has("tag: 16 bytes"), suite == Suite::AES_256_GCM);
     }
 }
 
@@ -1593,7 +1597,7 @@ fn verbose_has_every_byte() {
 
 #[test]
 fn a_broken_file_tells_where_and_all_before_it() {
-    let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS);
+    let mut talk = Talk::begin(Suite::AES_256_GCM, 1, ENDS);
     talk.chat(4);
     for format in FORMATS {
         let file = written(format, 1, &talk.tcp.segments);
@@ -1675,7 +1679,7 @@ fn a_broken_file_tells_where_and_all_before_it() {
 #[test]
 fn damaged_captures_never_panic() {
     let mut random = Random(4);
-    let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS);
+    let mut talk = Talk::begin(Suite::AES_256_GCM, 1, ENDS);
     talk.tcp.mss = 300;
     talk.chat(12);
     talk.close();
@@ -1702,7 +1706,7 @@ fn damaged_captures_never_panic() {
 
 #[test]
 fn a_flood_of_connections_forgets_the_oldest_and_goes_on() {
-    let mut talk = Talk::begin(Suite::Aes256Gcm, 1, ENDS);
+    let mut talk = Talk::begin(Suite::AES_256_GCM, 1, ENDS);
     talk.chat(4);
     let mut segments = talk.tcp.segments.clone();
     let syn = segments[0].clone();
@@ -1711,7 +1715,7 @@ fn a_flood_of_connections_forgets_the_oldest_and_goes_on() {
         one.bytes[12..16].copy_from_slice(&number.to_be_bytes());
         segments.push(one);
     }
-    let again = Talk::begin(Suite::Aes256Gcm, 1, ["192.0.2.9:1", ENDS[1]]);
+    let again = Talk::begin(Suite::AES_256_GCM, 1, ["192.0.2.9:1", ENDS[1]]);
     segments.extend(again.tcp.segments);
     let told = told(&segments, &talk.key_log);
     assert_eq!(told.packets(), talk.packets);
@@ -1720,7 +1724,7 @@ fn a_flood_of_connections_forgets_the_oldest_and_goes_on() {
 
 #[test]
 fn a_key_log_says_which_line_is_wrong_and_shows_none_of_it() {
-    let good = Talk::begin(Suite::Fernet, 1, ENDS).key_log;
+    let good = Talk::begin(Suite::FERNET, 1, ENDS).key_log;
     assert_eq!(
         key_log::parse(format!("# mine\n\n  {good}\r\n{good}").as_bytes())
             .unwrap()

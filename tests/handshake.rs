@@ -14,7 +14,7 @@ use fernvpn::protocol::handshake::{
 };
 use fernvpn::protocol::key_schedule::Root;
 use fernvpn::protocol::limits::MAX_HELLO;
-use fernvpn::protocol::record::{Kind, RecordError, Suite};
+use fernvpn::protocol::record::{Form, RecordError, RecordType, Suite};
 
 const NONCE: &str = "0101010101010101010101010101010101010101010101010101010101010101";
 
@@ -37,7 +37,7 @@ fn server_says(text: &str) -> HandshakeError {
 
 /// What a client with this step says to a ServerHello with this text. Its nonce is 01…01.
 fn client_says(step: Option<u64>, text: &str) -> Result<Agreed, HandshakeError> {
-    begin(step, offer(&[Suite::Fernet]), 1)
+    begin(step, offer(&[Suite::FERNET]), 1)
         .1
         .receive(&server_body(text))
 }
@@ -87,13 +87,13 @@ fn a_handshake_succeeds_in_both_suites_static_and_ratcheted() {
     for suite in Suite::ALL {
         for step in [None, Some(0), Some(STEP)] {
             let mut session = session(suite, step, 1);
-            let record = seal(&mut session.client.0, Kind::Message, b"Hello, World!");
+            let record = seal(&mut session.client.0, RecordType::Message, b"Hello, World!");
             let opened = common::open(&mut session.server.1, &record);
-            assert_eq!(opened, Ok(Some((Kind::Message, b"Hello, World!".to_vec()))));
-            let record = seal(&mut session.server.0, Kind::Message, b"Hello!");
+            assert_eq!(opened, Ok((RecordType::Message, b"Hello, World!".to_vec())));
+            let record = seal(&mut session.server.0, RecordType::Message, b"Hello!");
             assert_eq!(
                 common::open(&mut session.client.1, &record),
-                Ok(Some((Kind::Message, b"Hello!".to_vec())))
+                Ok((RecordType::Message, b"Hello!".to_vec()))
             );
             let kept = session
                 .kept
@@ -119,13 +119,13 @@ fn the_fields_are_reported() {
     let agreed = client.receive(&body(&answer)).unwrap();
     assert_eq!(
         (agreed.time, agreed.suite, agreed.software.as_str()),
-        (TIME, Suite::Aes256Gcm, "fernvpn tests")
+        (TIME, Suite::AES_256_GCM, "fernvpn tests")
     );
 }
 
 #[test]
 fn the_servers_order_decides_and_capabilities_need_both() {
-    let (a, f) = (Suite::Aes256Gcm, Suite::Fernet);
+    let (a, f) = (Suite::AES_256_GCM, Suite::FERNET);
     for (client, server, suite) in [
         (&[a, f][..], &[a, f][..], a),
         (&[a, f], &[f, a], f),
@@ -318,9 +318,9 @@ fn a_replayed_client_hello_never_finishes() {
 
 /// How a record of another session is refused.
 fn not_this_session(suite: Suite) -> RecordError {
-    match suite {
-        Suite::Aes256Gcm => RecordError::Tag,
-        Suite::Fernet => RecordError::Token(TokenError::Mac),
+    match suite.form() {
+        Form::Aead => RecordError::Tag,
+        Form::Token => RecordError::Token(TokenError::Mac),
     }
 }
 
@@ -480,7 +480,7 @@ fn what_is_unknown_is_left_alone() {
     assert_eq!(
         (next.suite, next.capabilities),
         (
-            Suite::Fernet,
+            Suite::FERNET,
             Capabilities {
                 super_packets: true
             }
@@ -494,7 +494,7 @@ fn what_is_unknown_is_left_alone() {
 
     let text =
         server_text() + "future=x\ncapabilities=\nratchet=none of a static client's business\n";
-    assert_eq!(client_says(None, &text).unwrap().suite, Suite::Fernet);
+    assert_eq!(client_says(None, &text).unwrap().suite, Suite::FERNET);
 }
 
 fn fields_of(token: &[u8]) -> String {
@@ -560,7 +560,7 @@ fn a_server_may_choose_only_what_was_offered() {
     );
     let text = server_text() + "capabilities=super-packets\n";
     assert!(client_says(None, &text).unwrap().capabilities.super_packets);
-    let mut modest = offer(&[Suite::Fernet]);
+    let mut modest = offer(&[Suite::FERNET]);
     modest.capabilities = Capabilities::default();
     let reason = begin(None, modest, 1)
         .1
@@ -588,7 +588,7 @@ fn where_nothing_fits_the_client_hears_why() {
         reason
     };
     let text = client_text();
-    assert_eq!(refusal(&text, &[Suite::Aes256Gcm]), "no common suite");
+    assert_eq!(refusal(&text, &[Suite::AES_256_GCM]), "no common suite");
     assert_eq!(refusal(&text, &[]), "no common suite");
     assert_eq!(
         refusal(&text.replace("suites=fernet", "suites="), &Suite::ALL),
@@ -698,7 +698,7 @@ fn without_a_durable_key_there_is_no_finished() {
 }
 
 fn agreed_static() -> (Agreed, AwaitFinished) {
-    agreed(Suite::Fernet, 1)
+    agreed(Suite::FERNET, 1)
 }
 
 #[test]
@@ -846,8 +846,8 @@ mod crafted {
         counter: u64,
         message: &[u8],
     ) -> Vec<u8> {
-        match suite {
-            Suite::Aes256Gcm => {
+        match suite.form() {
+            Form::Aead => {
                 let mut nonce = *secret.iv();
                 for (byte, count) in nonce[4..].iter_mut().zip(counter.to_be_bytes()) {
                     *byte ^= count;
@@ -860,7 +860,7 @@ mod crafted {
                     .unwrap();
                 [&body[..], &tag].concat()
             }
-            Suite::Fernet => {
+            Form::Token => {
                 let key = Fernet::new(&Key::from_bytes(&secret.key()));
                 key.seal(
                     &[&counter.to_be_bytes(), message].concat(),
@@ -952,9 +952,9 @@ fn no_other_record_where_finished_or_config_is_due() {
                 Err(HandshakeError::Record(Type(kind)))
             );
         }
-        let skipped = match suite {
-            Suite::Aes256Gcm => Tag,
-            Suite::Fernet => Counter { due: 0, found: 1 },
+        let skipped = match suite.form() {
+            Form::Aead => Tag,
+            Form::Token => Counter { due: 0, found: 1 },
         };
         assert_eq!(
             server_says(1, &[1]),

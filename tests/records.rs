@@ -8,18 +8,9 @@ use fernvpn::fernet::{Fernet, Key, TokenError};
 use fernvpn::protocol::frame;
 use fernvpn::protocol::limits::{MAX_BODY, MAX_CONTENT, REKEY_AFTER_BYTES};
 use fernvpn::protocol::record::{
-    HEADROOM, Kind, Opened, Opener, RecordError, SealError, Sealer, Suite,
+    Form, HEADROOM, Opener, RecordError, RecordType, SealError, Sealer, Suite,
 };
 use std::collections::VecDeque;
-
-const KINDS: [Kind; 6] = [
-    Kind::Packets,
-    Kind::SuperPacket,
-    Kind::Ping,
-    Kind::Pong,
-    Kind::Message,
-    Kind::Close,
-];
 
 /// Client to server.
 fn direction(suite: Suite) -> (Sealer, Opener) {
@@ -33,17 +24,17 @@ fn rekey(sealer: &mut Sealer) -> Vec<u8> {
 
 /// The refusal of an authentic record with counter `found` where `due` is due.
 fn moved(suite: Suite, due: u64, found: u64) -> RecordError {
-    match suite {
-        Suite::Aes256Gcm => RecordError::Tag,
-        Suite::Fernet => RecordError::Counter { due, found },
+    match suite.form() {
+        Form::Aead => RecordError::Tag,
+        Form::Token => RecordError::Counter { due, found },
     }
 }
 
 /// The refusal of a record under another key.
 fn foreign(suite: Suite) -> RecordError {
-    match suite {
-        Suite::Aes256Gcm => RecordError::Tag,
-        Suite::Fernet => RecordError::Token(TokenError::Mac),
+    match suite.form() {
+        Form::Aead => RecordError::Tag,
+        Form::Token => RecordError::Token(TokenError::Mac),
     }
 }
 
@@ -51,25 +42,25 @@ fn foreign(suite: Suite) -> RecordError {
 fn every_kind_and_the_sizes_at_the_edges_arrive() {
     for suite in Suite::ALL {
         let (mut sealer, mut opener) = direction(suite);
-        for kind in KINDS {
+        for kind in RecordType::of_tunnel() {
             for n in [0, 1, 2, 15, 16, 17, 1500, MAX_CONTENT - 1, MAX_CONTENT] {
                 let content: Vec<u8> = (0..=250).cycle().take(n).collect();
                 let body = seal(&mut sealer, kind, &content);
                 assert!(body.len() <= suite.max_body() && suite.max_body() <= MAX_BODY);
                 assert_eq!(
                     open(&mut opener, &body),
-                    Ok(Some((kind, content))),
+                    Ok((kind, content)),
                     "{suite} {kind:?} {n}"
                 );
             }
         }
         assert_eq!(
-            seal(&mut sealer, Kind::Ping, &vec![0; MAX_CONTENT]).len(),
+            seal(&mut sealer, RecordType::Ping, &vec![0; MAX_CONTENT]).len(),
             suite.max_body()
         );
     }
     assert_eq!(
-        (Suite::Aes256Gcm.max_body(), Suite::Fernet.max_body()),
+        (Suite::AES_256_GCM.max_body(), Suite::FERNET.max_body()),
         (65_569, 87_500)
     );
     assert_eq!(MAX_BODY, 87_500);
@@ -82,14 +73,14 @@ fn content_above_the_maximum_is_not_sealed_and_changes_nothing() {
         for n in [MAX_CONTENT + 1, MAX_CONTENT + 1000] {
             let mut frame = vec![0; suite.frame_len(n)];
             assert_eq!(
-                sealer.seal(Kind::Packets, &mut frame, n, &mut counting()),
-                Err(SealError)
+                sealer.seal(RecordType::Packets, &mut frame, n, &mut counting()),
+                Err(SealError::Length(n))
             );
         }
-        let body = seal(&mut sealer, Kind::Ping, b"still in step");
+        let body = seal(&mut sealer, RecordType::Ping, b"still in step");
         assert_eq!(
             open(&mut opener, &body),
-            Ok(Some((Kind::Ping, b"still in step".to_vec())))
+            Ok((RecordType::Ping, b"still in step".to_vec()))
         );
     }
 }
@@ -101,15 +92,14 @@ fn the_buffer_may_be_longer_and_dirty_and_content_may_be_changed_in_place() {
         let mut buffer = vec![0xa5; 4096];
         buffer[HEADROOM..HEADROOM + 5].copy_from_slice(b"hello");
         let length = sealer
-            .seal(Kind::Ping, &mut buffer, 5, &mut counting())
+            .seal(RecordType::Ping, &mut buffer, 5, &mut counting())
             .unwrap();
         assert_eq!(frame::whole(&buffer, suite.max_body()), Ok(Some(length)));
         assert!(
             buffer[length..].iter().all(|byte| *byte == 0xa5),
             "nothing is written behind the frame"
         );
-        let Ok(Opened::Content(Kind::Ping, content)) =
-            opener.open(&mut buffer[frame::HEADER..length])
+        let Ok((RecordType::Ping, content)) = opener.open(&mut buffer[frame::HEADER..length])
         else {
             panic!("{suite}")
         };
@@ -124,7 +114,7 @@ fn a_changed_byte_or_length_is_refused_and_leaves_no_trace() {
         for n in [0, 1, 6, 7, 8, 20, 38] {
             let (mut sealer, mut opener) = direction(suite);
             let content = vec![b'c'; n];
-            let body = seal(&mut sealer, Kind::Packets, &content);
+            let body = seal(&mut sealer, RecordType::Packets, &content);
             for at in 0..body.len() {
                 for bit in 0..8 {
                     let mut changed = body.clone();
@@ -158,7 +148,7 @@ fn a_changed_byte_or_length_is_refused_and_leaves_no_trace() {
             }
             assert_eq!(
                 open(&mut opener, &body),
-                Ok(Some((Kind::Packets, content))),
+                Ok((RecordType::Packets, content)),
                 "the right one still opens"
             );
         }
@@ -185,7 +175,7 @@ fn a_record_opens_once_and_in_its_place() {
         let (mut sealer, mut opener) = direction(suite);
         // Finished was record 0.
         let bodies: Vec<_> = (1..=4u8)
-            .map(|i| seal(&mut sealer, Kind::Ping, &[i]))
+            .map(|i| seal(&mut sealer, RecordType::Ping, &[i]))
             .collect();
         assert_eq!(
             open(&mut opener, &bodies[1]),
@@ -194,7 +184,7 @@ fn a_record_opens_once_and_in_its_place() {
         );
         assert_eq!(
             open(&mut opener, &bodies[0]),
-            Ok(Some((Kind::Ping, vec![1])))
+            Ok((RecordType::Ping, vec![1]))
         );
         assert_eq!(
             open(&mut opener, &bodies[0]),
@@ -214,7 +204,7 @@ fn a_record_opens_once_and_in_its_place() {
         for (body, i) in bodies[1..].iter().zip(2..) {
             assert_eq!(
                 open(&mut opener, body),
-                Ok(Some((Kind::Ping, vec![i]))),
+                Ok((RecordType::Ping, vec![i])),
                 "in order all open"
             );
         }
@@ -226,7 +216,7 @@ fn a_record_opens_once_and_in_its_place() {
 fn another_direction_session_or_suite_is_another_key() {
     for suite in Suite::ALL {
         let mut one = session(suite, None, 1);
-        let body = seal(&mut one.client.0, Kind::Ping, b"x");
+        let body = seal(&mut one.client.0, RecordType::Ping, b"x");
         assert_eq!(
             open(&mut one.client.1, &body),
             Err(foreign(suite)),
@@ -244,15 +234,15 @@ fn another_direction_session_or_suite_is_another_key() {
             Err(foreign(suite)),
             "another hello"
         );
-        let other = Suite::ALL[usize::from(suite == Suite::Aes256Gcm)];
+        let other = Suite::ALL[usize::from(suite == Suite::AES_256_GCM)];
         let refused = open(&mut session(other, None, 1).server.1, &body).unwrap_err();
         assert!(is_forgery(&refused), "another suite: {refused:?}");
         // The peers that made it are still in step.
         assert_eq!(
             open(&mut one.server.1, &body),
-            Ok(Some((Kind::Ping, b"x".to_vec())))
+            Ok((RecordType::Ping, b"x".to_vec()))
         );
-        let body = seal(&mut one.server.0, Kind::Pong, b"x");
+        let body = seal(&mut one.server.0, RecordType::Pong, b"x");
         assert_eq!(
             open(&mut one.server.1, &body),
             Err(foreign(suite)),
@@ -260,7 +250,7 @@ fn another_direction_session_or_suite_is_another_key() {
         );
         assert_eq!(
             open(&mut one.client.1, &body),
-            Ok(Some((Kind::Pong, b"x".to_vec())))
+            Ok((RecordType::Pong, b"x".to_vec()))
         );
     }
 }
@@ -287,10 +277,10 @@ fn a_rekey_steps_one_direction_and_starts_to_count_again() {
         let mut session = session(suite, None, 1);
         let secret = session.client.0.secret().clone();
         let (sealer, opener) = (&mut session.client.0, &mut session.server.1);
-        let late = seal(sealer, Kind::Ping, b"before");
+        let late = seal(sealer, RecordType::Ping, b"before");
         assert_eq!(
             open(opener, &late),
-            Ok(Some((Kind::Ping, b"before".to_vec())))
+            Ok((RecordType::Ping, b"before".to_vec()))
         );
         let step = rekey(sealer);
         assert_eq!(
@@ -303,13 +293,13 @@ fn a_rekey_steps_one_direction_and_starts_to_count_again() {
             secret.bytes(),
             "the receiver has not"
         );
-        let after = seal(sealer, Kind::Ping, b"after");
+        let after = seal(sealer, RecordType::Ping, b"after");
         assert_eq!(
             open(opener, &after),
             Err(foreign(suite)),
             "the Rekey was dropped"
         );
-        assert_eq!(open(opener, &step), Ok(None));
+        assert_eq!(open(opener, &step), Ok((RecordType::Rekey, vec![])));
         assert_eq!(opener.secret().bytes(), secret.rekey().bytes());
         assert_eq!(
             open(opener, &step),
@@ -323,18 +313,18 @@ fn a_rekey_steps_one_direction_and_starts_to_count_again() {
         );
         assert_eq!(
             open(opener, &after),
-            Ok(Some((Kind::Ping, b"after".to_vec())))
+            Ok((RecordType::Ping, b"after".to_vec()))
         );
         // Counters began again at zero: the second record under the new key is number 1.
-        let skipped = seal(sealer, Kind::Ping, b"");
-        let next = seal(sealer, Kind::Ping, b"");
+        let skipped = seal(sealer, RecordType::Ping, b"");
+        let next = seal(sealer, RecordType::Ping, b"");
         assert_eq!(open(opener, &next), Err(moved(suite, 1, 2)));
-        assert_eq!(open(opener, &skipped), Ok(Some((Kind::Ping, vec![]))));
+        assert_eq!(open(opener, &skipped), Ok((RecordType::Ping, vec![])));
         // The other direction has not moved.
-        let body = seal(&mut session.server.0, Kind::Pong, b"before");
+        let body = seal(&mut session.server.0, RecordType::Pong, b"before");
         assert_eq!(
             open(&mut session.client.1, &body),
-            Ok(Some((Kind::Pong, b"before".to_vec())))
+            Ok((RecordType::Pong, b"before".to_vec()))
         );
     }
 }
@@ -345,17 +335,23 @@ fn both_directions_may_rekey_at_once() {
         let mut session = session(suite, None, 1);
         for round in 0..5u8 {
             let (there, back) = (rekey(&mut session.client.0), rekey(&mut session.server.0));
-            let ping = seal(&mut session.client.0, Kind::Ping, &[round]);
-            let pong = seal(&mut session.server.0, Kind::Pong, &[round]);
-            assert_eq!(open(&mut session.client.1, &back), Ok(None));
-            assert_eq!(open(&mut session.server.1, &there), Ok(None));
+            let ping = seal(&mut session.client.0, RecordType::Ping, &[round]);
+            let pong = seal(&mut session.server.0, RecordType::Pong, &[round]);
+            assert_eq!(
+                open(&mut session.client.1, &back),
+                Ok((RecordType::Rekey, vec![]))
+            );
+            assert_eq!(
+                open(&mut session.server.1, &there),
+                Ok((RecordType::Rekey, vec![]))
+            );
             assert_eq!(
                 open(&mut session.server.1, &ping),
-                Ok(Some((Kind::Ping, vec![round])))
+                Ok((RecordType::Ping, vec![round]))
             );
             assert_eq!(
                 open(&mut session.client.1, &pong),
-                Ok(Some((Kind::Pong, vec![round])))
+                Ok((RecordType::Pong, vec![round]))
             );
         }
         assert_ne!(
@@ -367,13 +363,18 @@ fn both_directions_may_rekey_at_once() {
 
 #[test]
 fn a_rekey_is_due_after_a_gibibyte() {
-    let (mut sealer, _) = direction(Suite::Aes256Gcm);
-    let mut frame = vec![0; Suite::Aes256Gcm.frame_len(MAX_CONTENT)];
+    let (mut sealer, _) = direction(Suite::AES_256_GCM);
+    let mut frame = vec![0; Suite::AES_256_GCM.frame_len(MAX_CONTENT)];
     let records = REKEY_AFTER_BYTES.div_ceil(MAX_CONTENT as u64);
     for _ in 0..records {
         assert!(!sealer.rekey_is_due());
         sealer
-            .seal(Kind::Packets, &mut frame, MAX_CONTENT, &mut counting())
+            .seal(
+                RecordType::Packets,
+                &mut frame,
+                MAX_CONTENT,
+                &mut counting(),
+            )
             .unwrap();
     }
     assert!(sealer.rekey_is_due());
@@ -383,7 +384,7 @@ fn a_rekey_is_due_after_a_gibibyte() {
 
 #[test]
 fn the_timestamp_of_a_fernet_record_is_nobodys_business() {
-    let mut session = session(Suite::Fernet, None, 1);
+    let mut session = session(Suite::FERNET, None, 1);
     for (counter, time) in (1u64..).zip([0, 1, common::TIME, u64::MAX - 60, u64::MAX]) {
         // Written here with a plain Fernet, as any library would.
         let fernet = Fernet::new(&Key::from_bytes(&session.client.0.secret().key()));
@@ -392,7 +393,7 @@ fn the_timestamp_of_a_fernet_record_is_nobodys_business() {
         let opened = open(&mut session.server.1, &body);
         assert_eq!(
             opened,
-            Ok(Some((Kind::Message, b"Hello, World!".to_vec()))),
+            Ok((RecordType::Message, b"Hello, World!".to_vec())),
             "{time}"
         );
     }
@@ -409,10 +410,10 @@ fn random_bodies_are_refused_without_panic() {
                 .collect();
             assert!(is_forgery(&open(&mut opener, &noise).unwrap_err()));
         }
-        let body = seal(&mut sealer, Kind::Ping, b"x");
+        let body = seal(&mut sealer, RecordType::Ping, b"x");
         assert_eq!(
             open(&mut opener, &body),
-            Ok(Some((Kind::Ping, b"x".to_vec())))
+            Ok((RecordType::Ping, b"x".to_vec()))
         );
     }
 }
@@ -421,9 +422,10 @@ fn random_bodies_are_refused_without_panic() {
 /// what he likes. What comes out is what went in, in order, once, with nothing missing before it.
 #[test]
 fn nothing_is_delivered_but_what_was_sent_in_order() {
+    let kinds: Vec<_> = RecordType::of_tunnel().collect();
     for seed in 1..=200 {
         let mut random = Random(seed);
-        let suite = Suite::ALL[random.below(2)];
+        let suite = Suite::ALL[random.below(Suite::ALL.len())];
         let mut session = session(suite, None, 1);
         let mut strangers = session_of_somebody_else(suite);
         let ends = [
@@ -441,18 +443,20 @@ fn nothing_is_delivered_but_what_was_sent_in_order() {
             let to = random.below(2);
             match random.below(12) {
                 0..4 => {
-                    let kind = KINDS[random.below(6)];
+                    let kind = kinds[random.below(kinds.len())];
                     let content: Vec<u8> = (0..random.below(60))
                         .map(|_| random.next().to_be_bytes()[0])
                         .collect();
                     let body = seal(lanes[to].sealer, kind, &content);
                     seen.push(body.clone());
-                    lanes[to].sent.push_back((body, Some((kind, content))));
+                    lanes[to].sent.push_back((body, (kind, content)));
                 }
                 4 => {
                     let body = rekey(lanes[to].sealer);
                     seen.push(body.clone());
-                    lanes[to].sent.push_back((body, None));
+                    lanes[to]
+                        .sent
+                        .push_back((body, (RecordType::Rekey, vec![])));
                 }
                 5..9 => {
                     let Some((body, expected)) = lanes[to].sent.pop_front() else {
@@ -474,7 +478,7 @@ fn nothing_is_delivered_but_what_was_sent_in_order() {
                             body[at] ^= 1 << random.below(8);
                             body.truncate(body.len() - random.below(2) * random.below(body.len()));
                         }
-                        _ => body = seal(&mut strangers, Kind::Ping, b"x"),
+                        _ => body = seal(&mut strangers, RecordType::Ping, b"x"),
                     }
                     if lanes[to].sent.front().is_some_and(|(due, _)| *due == body) {
                         continue; // that would be a delivery
@@ -501,8 +505,8 @@ fn nothing_is_delivered_but_what_was_sent_in_order() {
     }
 }
 
-/// What a record holds, or nothing for a Rekey.
-type Inside = Option<(Kind, Vec<u8>)>;
+/// What a record is and holds.
+type Inside = (RecordType, Vec<u8>);
 
 struct Lane<'a> {
     sealer: &'a mut Sealer,

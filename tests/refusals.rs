@@ -8,7 +8,7 @@ use fernvpn::protocol::fields::FieldError;
 use fernvpn::protocol::frame::BadLength;
 use fernvpn::protocol::handshake::HandshakeError;
 use fernvpn::protocol::limits::MAX_BODY;
-use fernvpn::protocol::record::{RecordError, SealError, Suite};
+use fernvpn::protocol::record::{RecordError, RecordType, SealError, Suite};
 use std::collections::HashSet;
 use std::fmt::Display;
 
@@ -30,7 +30,7 @@ fn every_reason_has_words_of_its_own() {
         &TokenError::Padding,
         &TokenError::Text(Base64Error::Character(8)),
     ];
-    let protocol: [&dyn Display; 18] = [
+    let protocol: [&dyn Display; 20] = [
         &FieldError::Form,
         &FieldError::Twice("nonce".into()),
         &FieldError::Missing("nonce"),
@@ -51,7 +51,9 @@ fn every_reason_has_words_of_its_own() {
         &HandshakeError::ByServer("it is full".into()),
         &RecordError::Tag,
         &RecordError::Token(text),
-        &SealError,
+        &SealError::Limit,
+        &SealError::Length(70_000),
+        &SealError::Type(RecordType::Config),
     ];
     let record: [&dyn Display; 5] = [
         &HandshakeError::Record(RecordError::Limit),
@@ -78,7 +80,7 @@ fn every_reason_has_words_of_its_own() {
 fn the_longest_bodies_are_those_of_the_specification() {
     assert_eq!(MAX_BODY, 87_500);
     assert_eq!(
-        (Suite::Aes256Gcm.max_body(), Suite::Fernet.max_body()),
+        (Suite::AES_256_GCM.max_body(), Suite::FERNET.max_body()),
         (65_569, 87_500)
     );
 }

@@ -7,7 +7,7 @@
 mod loopback;
 
 use fernvpn::config::settings::ServerSettings;
-use fernvpn::protocol::record::Kind;
+use fernvpn::protocol::record::RecordType;
 use fernvpn::tunnel::server::Server;
 use fernvpn::tunnel::session::receiver::close;
 use loopback::*;
@@ -307,7 +307,7 @@ fn no_packet_is_lost() {
         });
         for n in 0..3000_u32 {
             let there = packet(v4(0), address("10.8.0.1"), &n.to_be_bytes());
-            peer.send(Kind::Packets, &listed(&[&there]));
+            peer.send(RecordType::Packets, &listed(&[&there]));
             assert_eq!(kernel.receive(), there);
             let back = packet(address("10.8.0.1"), v4(0), &n.to_be_bytes());
             kernel.send(&back);

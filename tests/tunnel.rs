@@ -14,7 +14,7 @@ use fernvpn::config::settings::{ClientSettings, ServerSettings};
 use fernvpn::os::tun::Tun;
 use fernvpn::packet::icmp;
 use fernvpn::packet::offload::{LENGTH, Offload};
-use fernvpn::protocol::record::{Kind, Opener, Suite};
+use fernvpn::protocol::record::{Opener, RecordType, Suite};
 use fernvpn::tunnel::device;
 use fernvpn::tunnel::server::Server;
 use fernvpn::tunnel::session::dispatch::Batch;
@@ -231,8 +231,8 @@ fn super_packets_cross_whole_where_both_can_and_in_pieces_elsewhere() {
     );
     let ((whole, far_whole), (split, far_split)) = (device(true), device(false));
     let _clients = [
-        client(at, 0, Suite::Aes256Gcm, Some(whole)),
-        client(at, 1, Suite::Fernet, Some(split)),
+        client(at, 0, Suite::AES_256_GCM, Some(whole)),
+        client(at, 1, Suite::FERNET, Some(split)),
     ];
     let mut plain = raw_client(at, 2, PLAIN);
 
@@ -341,20 +341,23 @@ fn an_offload_header_that_does_not_fit_is_dropped_and_counted() {
     ];
     for offload in wrong {
         peer.send(
-            Kind::SuperPacket,
+            RecordType::SuperPacket,
             &[&offload.to_wire()[..], &packet].concat(),
         );
     }
-    peer.send(Kind::SuperPacket, &good.to_wire());
+    peer.send(RecordType::SuperPacket, &good.to_wire());
     peer.send(
-        Kind::SuperPacket,
+        RecordType::SuperPacket,
         &[&good.to_wire()[..], &packet[..100]].concat(),
     );
     let lying = Offload {
         hdr_len: 0xffff,
         ..good
     };
-    peer.send(Kind::SuperPacket, &[&lying.to_wire()[..], &packet].concat());
+    peer.send(
+        RecordType::SuperPacket,
+        &[&lying.to_wire()[..], &packet].concat(),
+    );
     assert_eq!(
         kernel.receive_super(),
         (good, packet),
@@ -404,7 +407,7 @@ fn outbound_alone() -> (Arc<SessionSender>, TcpStream, Opener) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (session, near) = (
-        common::session(Suite::Aes256Gcm, None, 1),
+        common::session(Suite::AES_256_GCM, None, 1),
         listener.accept().unwrap().0,
     );
     let sender = SessionSender::new(
@@ -422,26 +425,26 @@ fn who_answers_sends_the_answer_and_not_what_others_have_queued() {
     let (sender, mut socket, mut opener) = outbound_alone();
     let mut receive = || {
         let body = read_frame(&mut socket)?;
-        common::open(&mut opener, &body).unwrap()
+        Some(common::open(&mut opener, &body).unwrap())
     };
     let queued = packet(address("10.8.0.1"), v4(0), b"of somebody");
     for round in 0..3 {
         sender.put(|queue| queue.push_packet(&queued));
-        sender.send(Kind::Pong, b"an answer");
+        sender.send(RecordType::Pong, b"an answer");
         assert_eq!(
             Arc::strong_count(&sender),
             2,
             "round {round}: a flusher has the rest, and waits for more of it"
         );
-        assert_eq!(receive(), Some((Kind::Pong, b"an answer".to_vec())));
-        assert_eq!(receive(), Some((Kind::Packets, listed(&[&queued]))));
+        assert_eq!(receive(), Some((RecordType::Pong, b"an answer".to_vec())));
+        assert_eq!(receive(), Some((RecordType::Packets, listed(&[&queued]))));
         eventually("nothing is left", || sender.send_next() == Sent::All);
     }
     sender.put(|queue| queue.push_packet(&queued));
     sender.close(close::LEAVING, "bye");
     assert_eq!(
         receive(),
-        Some((Kind::Close, b"\0bye".to_vec())),
+        Some((RecordType::Close, b"\0bye".to_vec())),
         "which goes before all else, and is the last"
     );
     assert_eq!(receive(), None);
@@ -471,14 +474,14 @@ fn a_reader_takes_along_what_the_kernel_answers_and_then_reads_on() {
     drop(turn);
     reader.poll_local_replies(&mut batch, &route);
     batch.send_some();
-    assert_eq!(receive(), Some((Kind::Packets, listed(&[&one, &other]))));
+    assert_eq!(receive(), (RecordType::Packets, listed(&[&one, &other])));
     assert_eq!(
         Arc::strong_count(&sender),
         1,
         "that was all, and nobody waits for more"
     );
     // Others queue up more than it sends between two looks at its socket.
-    let pongs: Vec<_> = (0..100u8).map(|n| (Kind::Pong, vec![n])).collect();
+    let pongs: Vec<_> = (0..100u8).map(|n| (RecordType::Pong, vec![n])).collect();
     sender.put(|queue| {
         pongs
             .iter()
@@ -491,8 +494,8 @@ fn a_reader_takes_along_what_the_kernel_answers_and_then_reads_on() {
     assert_eq!(Arc::strong_count(&sender), 2, "a flusher has the rest");
     pongs
         .into_iter()
-        .for_each(|pong| assert_eq!(receive(), Some(pong)));
-    assert_eq!(receive(), Some((Kind::Packets, listed(&[&one]))));
+        .for_each(|pong| assert_eq!(receive(), pong));
+    assert_eq!(receive(), (RecordType::Packets, listed(&[&one])));
 }
 
 #[test]
@@ -521,19 +524,21 @@ fn a_client_that_floods_and_never_reads_fills_no_memory() {
     // Full of packets. Now empty Pings: each Pong has to wait, and none has a length.
     let before = load(&traffic.dropped_queue);
     let pings: Vec<u8> = (0..100_000)
-        .flat_map(|_| peer.seal(Kind::Ping, b""))
+        .flat_map(|_| peer.seal(RecordType::Ping, b""))
         .collect();
     peer.socket.write_all(&pings).unwrap();
     eventually("Pongs are dropped", || {
         load(&traffic.dropped_queue) > before + 80_000
     });
     // It reads after all. No Pong has swallowed anything, and in the end all is well.
-    peer.send(Kind::Ping, b"the last one");
+    peer.send(RecordType::Ping, b"the last one");
     kernel.send(&packet(address("10.8.0.1"), v4(0), b"the last one"));
     loop {
         match peer.receive().unwrap() {
-            (Kind::Pong, content) => assert!(content.is_empty() || content == b"the last one"),
-            (Kind::Packets, _) => {}
+            (RecordType::Pong, content) => {
+                assert!(content.is_empty() || content == b"the last one")
+            }
+            (RecordType::Packets, _) => {}
             other => panic!("{other:?}"),
         }
         if load(&traffic.packets_out) > 0 && peer.socket.peek_is_empty() {
@@ -567,13 +572,13 @@ fn nothing_joins_an_empty_record_that_has_queued_up() {
         kernel.send(&packet(address("10.8.0.1"), v4(0), &[0; 60_000]));
     }
     for n in 0..10u8 {
-        peer.send(Kind::Ping, b"");
-        peer.send(Kind::Ping, &[n]);
+        peer.send(RecordType::Ping, b"");
+        peer.send(RecordType::Ping, &[n]);
     }
     thread::sleep(QUIET);
     let mut pongs = Vec::new();
     while pongs.len() < 20 {
-        if let (Kind::Pong, content) = peer.receive().unwrap() {
+        if let (RecordType::Pong, content) = peer.receive().unwrap() {
             pongs.push(content);
         }
     }
@@ -605,8 +610,8 @@ fn the_newest_connection_replaces_the_older_and_keeps_the_addresses() {
 #[test]
 fn a_real_client_that_is_replaced_leaves_with_an_error() {
     let (_server, at) = serve(settings(1), None);
-    let first = client(at, 0, Suite::Aes256Gcm, None);
-    let second = client(at, 0, Suite::Aes256Gcm, None);
+    let first = client(at, 0, Suite::AES_256_GCM, None);
+    let second = client(at, 0, Suite::AES_256_GCM, None);
     let reason = first.end().unwrap_err();
     assert!(reason.contains("each client needs its own"), "{reason}");
     second.stop().unwrap();
@@ -652,8 +657,8 @@ fn of_many_handshakes_at_once_exactly_one_stays_and_works() {
         // One that was just replaced may answer once more before its Close goes.
         eventually("one stays", || {
             alive.retain_mut(|raw| {
-                let asked = raw.try_send(Kind::Message, b"who is it?").is_ok();
-                asked && matches!(raw.receive(), Some((Kind::Message, _)))
+                let asked = raw.try_send(RecordType::Message, b"who is it?").is_ok();
+                asked && matches!(raw.receive(), Some((RecordType::Message, _)))
             });
             alive.len() == 1
         });
@@ -697,7 +702,7 @@ fn traffic_resumes_when_the_server_comes_back() {
     let (tun, kernel) = device(false);
     let (server, at) = serve(settings(1), Some(tun));
     let (tun, far) = device(false);
-    let running = client(at, 0, Suite::Aes256Gcm, Some(tun));
+    let running = client(at, 0, Suite::AES_256_GCM, Some(tun));
     let up = packet(v4(0), address("10.8.0.1"), b"before");
     far.send(&up);
     assert_eq!(kernel.receive(), up);
@@ -752,7 +757,7 @@ fn close_is_sent_by_whoever_stops() {
 fn a_server_stops_at_once_when_its_clients_go() {
     let (server, at) = serve(settings(20), None);
     let clients: Vec<_> = (0..20)
-        .map(|n| client(at, n, Suite::Aes256Gcm, None))
+        .map(|n| client(at, n, Suite::AES_256_GCM, None))
         .collect();
     let begun = Instant::now();
     server.stop();
@@ -783,7 +788,7 @@ fn an_end_without_close_is_a_truncation() {
     let running = Running::start(settings, None);
     let mut peer = server.accept(CONFIG);
     running.connected();
-    peer.send(Kind::Close, b"\x01the server stops");
+    peer.send(RecordType::Close, b"\x01the server stops");
     let reason = running.end().unwrap_err();
     assert!(
         reason.contains("the peer closed: the server stops"),
@@ -803,7 +808,7 @@ fn a_peer_that_answers_no_ping_is_dead() {
     );
     let mut silent = raw_client(at, 0, PLAIN);
     let begun = Instant::now();
-    assert_eq!(silent.receive().unwrap().0, Kind::Ping);
+    assert_eq!(silent.receive().unwrap().0, RecordType::Ping);
     assert_eq!(silent.receive(), None, "no Close: there is nobody to tell");
     let took = begun.elapsed();
     assert!(
@@ -817,11 +822,11 @@ fn a_peer_that_answers_no_ping_is_dead() {
     let server = RawServer::new();
     let running = Running::start(client_settings(server.address, 0), None);
     let mut silent = server.accept(CONFIG);
-    assert_eq!(silent.receive().unwrap().0, Kind::Ping);
+    assert_eq!(silent.receive().unwrap().0, RecordType::Ping);
     assert_eq!(silent.receive(), None);
     let mut next = server.accept(CONFIG);
-    next.send(Kind::Ping, b"x");
-    assert_eq!(next.receive(), Some((Kind::Pong, b"x".to_vec())));
+    next.send(RecordType::Ping, b"x");
+    assert_eq!(next.receive(), Some((RecordType::Pong, b"x".to_vec())));
     drop(running);
 }
 
@@ -836,8 +841,8 @@ fn pings_keep_an_idle_connection_and_a_busy_one() {
         Some(tun),
     );
     let (tun, far) = device(false);
-    let _idle = client(at, 0, Suite::Fernet, None);
-    let _receiving = client(at, 1, Suite::Aes256Gcm, Some(tun));
+    let _idle = client(at, 0, Suite::FERNET, None);
+    let _receiving = client(at, 1, Suite::AES_256_GCM, Some(tun));
     let from = |n: usize| server.clients()[n].connection().unwrap().from;
     let before = [from(0), from(1)];
     let end = Instant::now() + Duration::from_secs(8);
@@ -861,7 +866,7 @@ fn without_devices_the_server_and_the_clients_answer_pings() {
         },
         None,
     );
-    let _answering = client(at, 1, Suite::Fernet, None);
+    let _answering = client(at, 1, Suite::FERNET, None);
     let mut peer = raw_client(at, 0, PLAIN);
     let targets = [
         (v4(0), address("10.8.0.1")),
@@ -883,7 +888,7 @@ fn without_devices_the_server_and_the_clients_answer_pings() {
         .map(|sequence| ping(v4(0), address("10.8.0.1"), sequence))
         .collect();
     peer.send(
-        Kind::Packets,
+        RecordType::Packets,
         &listed(&pings.iter().map(Vec::as_slice).collect::<Vec<_>>()),
     );
     assert_eq!(peer.receive_packets().len(), 20);
@@ -893,9 +898,9 @@ fn without_devices_the_server_and_the_clients_answer_pings() {
         "{answer}"
     );
     // The longest text there may be.
-    peer.send(Kind::Message, "\u{e9}".repeat(2048).as_bytes());
+    peer.send(RecordType::Message, "\u{e9}".repeat(2048).as_bytes());
     let (kind, content) = peer.receive().unwrap();
-    assert_eq!(kind, Kind::Message);
+    assert_eq!(kind, RecordType::Message);
     assert!(content.len() <= 4096 && str::from_utf8(&content).is_ok());
 }
 
@@ -920,8 +925,8 @@ fn a_client_does_what_it_is_told_and_leaves() {
     let mut peer = silent.accept(CONFIG);
     let reading = thread::spawn(move || {
         while let Some((kind, content)) = peer.receive() {
-            if kind == Kind::Ping {
-                peer.send(Kind::Pong, &content);
+            if kind == RecordType::Ping {
+                peer.send(RecordType::Pong, &content);
             }
         }
     });
@@ -939,7 +944,7 @@ fn the_words_of_a_close_cannot_move_a_cursor() {
     let running = Running::start(once, None);
     let mut peer = server.accept(CONFIG);
     peer.send(
-        Kind::Close,
+        RecordType::Close,
         "\x01gone\x1b[2J\r\n\u{9b}31m\u{202e}away".as_bytes(),
     );
     let reason = running.end().unwrap_err();
@@ -960,19 +965,19 @@ fn a_record_that_may_not_be_ends_the_connection_and_nothing_else() {
     let (server, at) = serve(settings(2), None);
     let mut other = raw_client(at, 1, PLAIN);
     let long = vec![b'x'; 4097];
-    let ended: [(&str, Kind, &[u8]); 12] = [
-        ("no packet", Kind::Packets, b""),
-        ("half a length", Kind::Packets, b"\0"),
-        ("a byte left over", Kind::Packets, b"\0\x01xy"),
-        ("a length beyond the end", Kind::Packets, b"\0\x09abc"),
-        ("the largest length", Kind::Packets, b"\xff\xffabc"),
-        ("not agreed on", Kind::SuperPacket, &[0; 50]),
-        ("a long Ping", Kind::Ping, &[0; 65]),
-        ("a long Pong", Kind::Pong, &[0; 65]),
-        ("not UTF-8", Kind::Message, b"\xff"),
-        ("a long Message", Kind::Message, &long),
-        ("a Close without a code", Kind::Close, b""),
-        ("a long Close", Kind::Close, &long),
+    let ended: [(&str, RecordType, &[u8]); 12] = [
+        ("no packet", RecordType::Packets, b""),
+        ("half a length", RecordType::Packets, b"\0"),
+        ("a byte left over", RecordType::Packets, b"\0\x01xy"),
+        ("a length beyond the end", RecordType::Packets, b"\0\x09abc"),
+        ("the largest length", RecordType::Packets, b"\xff\xffabc"),
+        ("not agreed on", RecordType::SuperPacket, &[0; 50]),
+        ("a long Ping", RecordType::Ping, &[0; 65]),
+        ("a long Pong", RecordType::Pong, &[0; 65]),
+        ("not UTF-8", RecordType::Message, b"\xff"),
+        ("a long Message", RecordType::Message, &long),
+        ("a Close without a code", RecordType::Close, b""),
+        ("a long Close", RecordType::Close, &long),
     ];
     for (what, kind, content) in ended {
         let mut peer = raw_client(at, 0, PLAIN);
@@ -980,19 +985,19 @@ fn a_record_that_may_not_be_ends_the_connection_and_nothing_else() {
         assert_eq!(peer.receive(), None, "{what}");
     }
     let mut peer = raw_client(at, 0, SUPER);
-    peer.send(Kind::SuperPacket, &[0; LENGTH - 1]);
+    peer.send(RecordType::SuperPacket, &[0; LENGTH - 1]);
     assert_eq!(peer.receive(), None, "half an offload header");
     // Bytes that are no record: changed, repeated, of another length, out of turn.
     let spoil: [fn(&mut Raw) -> Vec<u8>; 6] = [
         |peer| {
-            let mut frame = peer.seal(Kind::Ping, b"x");
+            let mut frame = peer.seal(RecordType::Ping, b"x");
             *frame.last_mut().unwrap() ^= 1;
             frame
         },
-        |peer| peer.seal(Kind::Ping, b"x").repeat(2),
+        |peer| peer.seal(RecordType::Ping, b"x").repeat(2),
         |peer| {
-            peer.seal(Kind::Ping, b"dropped");
-            peer.seal(Kind::Ping, b"x")
+            peer.seal(RecordType::Ping, b"dropped");
+            peer.seal(RecordType::Ping, b"x")
         },
         |_| vec![0; 4],
         |_| vec![0xff; 4],
@@ -1003,7 +1008,7 @@ fn a_record_that_may_not_be_ends_the_connection_and_nothing_else() {
         let bytes = spoil(&mut peer);
         peer.socket.write_all(&bytes).unwrap();
         while let Some((kind, _)) = peer.receive() {
-            assert_eq!(kind, Kind::Pong, "at most the good one is answered");
+            assert_eq!(kind, RecordType::Pong, "at most the good one is answered");
         }
     }
     // Bad packets in a good record are dropped, counted, and end nothing.
@@ -1011,7 +1016,7 @@ fn a_record_that_may_not_be_ends_the_connection_and_nothing_else() {
     let before = load(&server.clients()[0].traffic.dropped_malformed);
     let good = ping(v4(0), address("10.8.0.1"), 1);
     peer.send(
-        Kind::Packets,
+        RecordType::Packets,
         &listed(&[b"", b"\x45", &[0xff; 1400], &good[..27], &good]),
     );
     assert_eq!(peer.receive_packets().len(), 1);
@@ -1036,7 +1041,10 @@ fn the_largest_record_in_small_pieces_and_many_in_one() {
             },
         );
         let largest = packet(v4(0), address("10.8.0.1"), &vec![3; 65_515]);
-        let frame = peer.seal(Kind::SuperPacket, &[&[0; LENGTH][..], &largest].concat());
+        let frame = peer.seal(
+            RecordType::SuperPacket,
+            &[&[0; LENGTH][..], &largest].concat(),
+        );
         for piece in frame.chunks(997) {
             peer.socket.write_all(piece).unwrap();
         }
@@ -1044,8 +1052,11 @@ fn the_largest_record_in_small_pieces_and_many_in_one() {
         // Frames of every offset in the buffer: a small one shifts the large one.
         let mut all = Vec::new();
         for n in 0..12usize {
-            all.extend(peer.seal(Kind::Ping, &vec![0; n % 5]));
-            all.extend(peer.seal(Kind::SuperPacket, &[&[0; LENGTH][..], &largest].concat()));
+            all.extend(peer.seal(RecordType::Ping, &vec![0; n % 5]));
+            all.extend(peer.seal(
+                RecordType::SuperPacket,
+                &[&[0; LENGTH][..], &largest].concat(),
+            ));
         }
         let writing = thread::spawn(move || peer.socket.write_all(&all).map(|()| peer).unwrap());
         // The datagram socket loses some of them; the server counts them all.
@@ -1088,8 +1099,8 @@ fn a_config_that_makes_no_sense_sets_nothing_up() {
     );
     let mut peer = server.accept(CONFIG);
     running.connected();
-    peer.send(Kind::Ping, b"");
-    assert_eq!(peer.receive(), Some((Kind::Pong, vec![])));
+    peer.send(RecordType::Ping, b"");
+    assert_eq!(peer.receive(), Some((RecordType::Pong, vec![])));
 }
 
 #[test]
@@ -1143,13 +1154,13 @@ fn a_server_says_why_it_refuses_a_client_with_a_key() {
     raw_client(at, 0, PLAIN).says_hello();
 
     let only = ServerSettings {
-        suites: vec![Suite::Fernet],
+        suites: vec![Suite::FERNET],
         ..settings(1)
     };
     let (_server, at) = serve(only, None);
     let once = ClientSettings {
         once: true,
-        suites: vec![Suite::Aes256Gcm],
+        suites: vec![Suite::AES_256_GCM],
         ..client_settings(at, 0)
     };
     let reason = Running::start(once, None).end().unwrap_err();
@@ -1241,11 +1252,14 @@ fn a_half_closed_connection_and_a_reset_one_are_forgotten() {
     peer.socket.shutdown(Shutdown::Write).unwrap();
     eventually("half closed", || !connected());
     let mut peer = raw_client(at, 0, PLAIN);
-    peer.send(Kind::Close, b"\0bye");
+    peer.send(RecordType::Close, b"\0bye");
     assert_eq!(peer.receive(), None);
     eventually("closed", || !connected());
     let mut peer = raw_client(at, 0, PLAIN);
-    peer.send(Kind::Message, b"an answer that nobody reads makes a reset");
+    peer.send(
+        RecordType::Message,
+        b"an answer that nobody reads makes a reset",
+    );
     peer.socket.peek(&mut [0]).unwrap();
     drop(peer);
     eventually("reset", || !connected());

@@ -13,7 +13,7 @@ use fernvpn::protocol::handshake::{
 };
 use fernvpn::protocol::key_schedule::{Root, TrafficSecret};
 use fernvpn::protocol::ratchet::{ClientState, ServerState};
-use fernvpn::protocol::record::{Fresh, HEADROOM, Kind, Opened, Opener, Sealer, Suite};
+use fernvpn::protocol::record::{Form, Fresh, HEADROOM, Opener, RecordType, Sealer, Suite};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
@@ -179,25 +179,34 @@ fn super_packet() -> Vec<u8> {
 }
 
 /// A record after the handshake: a kind and its content, or a Rekey.
-type Said = Option<(Kind, Vec<u8>)>;
+type Said = Option<(RecordType, Vec<u8>)>;
 
 /// What is said after the handshake, by the client or not.
 fn conversation() -> Vec<(bool, Said)> {
     let (ping, pong) = (icmp_echo(8, HERE, THERE), icmp_echo(0, THERE, HERE));
     vec![
-        (true, Some((Kind::Ping, b"are you there?".to_vec()))),
-        (false, Some((Kind::Pong, b"are you there?".to_vec()))),
-        (true, Some((Kind::Message, b"Hello, World!".to_vec()))),
-        (false, Some((Kind::Message, b"Hello, client!".to_vec()))),
-        (true, Some((Kind::Packets, packets(&[ping.clone(), ping])))),
-        (false, Some((Kind::Packets, packets(&[pong])))),
-        (true, Some((Kind::SuperPacket, super_packet()))),
+        (true, Some((RecordType::Ping, b"are you there?".to_vec()))),
+        (false, Some((RecordType::Pong, b"are you there?".to_vec()))),
+        (true, Some((RecordType::Message, b"Hello, World!".to_vec()))),
+        (
+            false,
+            Some((RecordType::Message, b"Hello, client!".to_vec())),
+        ),
+        (
+            true,
+            Some((RecordType::Packets, packets(&[ping.clone(), ping]))),
+        ),
+        (false, Some((RecordType::Packets, packets(&[pong])))),
+        (true, Some((RecordType::SuperPacket, super_packet()))),
         (true, None),
-        (true, Some((Kind::Ping, vec![]))),
+        (true, Some((RecordType::Ping, vec![]))),
         (false, None),
-        (false, Some((Kind::Pong, vec![]))),
-        (true, Some((Kind::Close, vec![0]))),
-        (false, Some((Kind::Close, b"\x01the server stops".to_vec()))),
+        (false, Some((RecordType::Pong, vec![]))),
+        (true, Some((RecordType::Close, vec![0]))),
+        (
+            false,
+            Some((RecordType::Close, b"\x01the server stops".to_vec())),
+        ),
     ]
 }
 
@@ -266,8 +275,8 @@ fn key_object(suite: Suite, from: &str, rekeys: u64, secret: &TrafficSecret) -> 
         .text("from", from)
         .number("rekeys", rekeys)
         .bytes("secret", secret.bytes());
-    object.bytes("key", &secret.key()[..]);
-    if suite == Suite::Aes256Gcm {
+    object.bytes("key", &secret.key()[..suite.key_len()]);
+    if suite.form() == Form::Aead {
         object.bytes("iv", &secret.iv()[..]);
     }
     object
@@ -315,12 +324,12 @@ impl Records {
             .number("counter", self.counters[side])
             .number("type", kind)
             .bytes("content", content);
-        match self.suite {
-            Suite::Fernet => {
+        match self.suite.form() {
+            Form::Token => {
                 let Fresh { time, iv } = self.fresh();
                 object.number("time", time).bytes("token_iv", &iv);
             }
-            Suite::Aes256Gcm => {
+            Form::Aead => {
                 let counter = [&[0; 4][..], &self.counters[side].to_be_bytes()].concat();
                 let nonce: Vec<u8> = secret
                     .iv()
@@ -388,10 +397,9 @@ fn session(suite: Suite, ratcheted: bool) -> String {
                 sealer
                     .seal(kind, &mut frame, content.len(), &mut || fresh)
                     .unwrap();
-                let mut content_back = content.clone();
-                let opened = Ok(Opened::Content(kind, &mut content_back));
-                assert_eq!(opener.open(&mut body(&frame)), opened);
-                let message = (kind as u8, &content[..]);
+                let opened = common::open(opener, &body(&frame));
+                assert_eq!(opened, Ok((kind, content.clone())));
+                let message = (kind.to_byte(), &content[..]);
                 records.add(
                     from_client,
                     &format!("{kind:?}"),
@@ -403,7 +411,8 @@ fn session(suite: Suite, ratcheted: bool) -> String {
             None => {
                 let last = sealer.secret().clone();
                 let frame = sealer.rekey(&mut || fresh).unwrap();
-                assert_eq!(opener.open(&mut body(&frame)), Ok(Opened::Rekey));
+                let opened = common::open(opener, &body(&frame));
+                assert_eq!(opened, Ok((RecordType::Rekey, vec![])));
                 records.add(from_client, "Rekey", (7, b""), &last, &frame);
                 let from = if from_client { "client" } else { "server" };
                 keys.push(key_object(suite, from, 1, sealer.secret()));
@@ -526,14 +535,10 @@ fn each_frame_of_the_files_opens() {
             } else {
                 &mut client_opener
             };
-            let (name, content) = match opener.open(&mut body(&frame_of(record))).unwrap() {
-                Opened::Content(kind, content) => (format!("{kind:?}"), hex(content)),
-                Opened::Rekey => ("Rekey".to_owned(), String::new()),
-            };
-            assert_eq!(
-                (record["name"].as_str(), record["content"].as_str()),
-                (Some(&*name), Some(&*content))
-            );
+            let (kind, content) = common::open(opener, &body(&frame_of(record))).unwrap();
+            assert_eq!(record["name"], format!("{kind:?}"));
+            assert_eq!(record["type"], kind.to_byte());
+            assert_eq!(record["content"], hex(&content));
         }
     }
 }

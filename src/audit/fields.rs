@@ -13,7 +13,7 @@
 use crate::fernet::base64url::{self, Base64Error};
 use crate::fernet::token::MAC;
 use crate::os::clock;
-use crate::protocol::record::Suite;
+use crate::protocol::record::{Form, RecordType, Suite};
 use std::borrow::Cow;
 
 /// One field of some bytes.
@@ -31,21 +31,8 @@ pub struct Field {
     pub meaning: &'static str,
 }
 
-/// The types of records, from 1 on.
-const TYPES: [&str; 9] = [
-    "Finished",
-    "Config",
-    "Packets",
-    "SuperPacket",
-    "Ping",
-    "Pong",
-    "Rekey",
-    "Message",
-    "Close",
-];
-
 /// The fields of a frame with the layout of this name: `client hello`, `server hello`,
-/// `aes-256-gcm frame`, `fernet frame`.
+/// `aead frame`, `token frame`.
 pub fn frame(name: &str, frame: &[u8]) -> Vec<Field> {
     Tiles::of(frame, |tiles| tiles.rows(name))
 }
@@ -83,11 +70,11 @@ pub fn hello_message(padded: &[u8]) -> Vec<Field> {
     })
 }
 
-/// The fields of the message of a record, with the padding that it has in the suite `fernet`.
+/// The fields of the message of a record, with the padding that it has in a token.
 pub fn record_message(suite: Suite, padded: &[u8]) -> Vec<Field> {
-    Tiles::of(padded, |tiles| match suite {
-        Suite::Aes256Gcm => tiles.record(),
-        Suite::Fernet => {
+    Tiles::of(padded, |tiles| match suite.form() {
+        Form::Aead => tiles.record(),
+        Form::Token => {
             tiles.part(unpadded(padded), |tiles| {
                 tiles.rows("counter");
                 tiles.record();
@@ -207,20 +194,20 @@ impl<'a> Tiles<'a> {
     fn record(&mut self) {
         let kind = self.rest.first().copied().unwrap_or(0);
         self.rows("type");
-        match kind {
-            2 => self.lines(),
-            3 => {
+        match RecordType::from_byte(kind) {
+            Some(RecordType::Config) => self.lines(),
+            Some(RecordType::Packets) => {
                 while let Some((length, _)) = self.rest.split_first_chunk::<2>() {
                     let length = u16::from_be_bytes(*length).into();
                     self.rows("packet length");
                     self.part(length, Tiles::packet);
                 }
             }
-            4 => {
+            Some(RecordType::SuperPacket) => {
                 self.rows("4");
                 self.packet();
             }
-            kind => self.rows(&kind.to_string()),
+            _ => self.rows(&kind.to_string()),
         }
     }
 
@@ -235,11 +222,11 @@ impl<'a> Tiles<'a> {
 }
 
 /// The name of a type of records.
-pub fn name_of(kind: u8) -> &'static str {
-    TYPES
-        .get(usize::from(kind).wrapping_sub(1))
-        .copied()
-        .unwrap_or("unknown")
+pub fn name_of(kind: u8) -> String {
+    match RecordType::from_byte(kind) {
+        Some(kind) => format!("{kind:?}"),
+        None => "unknown".into(),
+    }
 }
 
 /// What bytes say.

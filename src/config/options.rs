@@ -584,7 +584,7 @@ mod tests {
             assert!(error.contains(right), "{name}={value}: {error}");
         }
         set(&mut server, "suites", "fernet, fernet,aes-256-gcm").unwrap();
-        assert_eq!(server.suites, [Suite::Fernet, Suite::Aes256Gcm]);
+        assert_eq!(server.suites, [Suite::FERNET, Suite::AES_256_GCM]);
     }
 
     #[test]

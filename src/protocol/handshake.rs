@@ -19,7 +19,7 @@ use super::frame;
 use super::key_schedule::{Id, Root};
 use super::limits::MAX_HELLO;
 use super::ratchet::{ClientState, ServerState};
-use super::record::{Draw, Fresh, Opener, RecordError, SealError, Sealer, Suite, types};
+use super::record::{Draw, Fresh, Opener, RecordError, RecordType, SealError, Sealer, Suite};
 use crate::fernet::{self, Age};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -424,7 +424,7 @@ impl Agreed {
         self.next.as_ref().map_or(Ok(()), keep)?;
         let frame = self
             .sealer
-            .frame(types::FINISHED, &[], fresh)
+            .frame(RecordType::Finished, &[], fresh)
             .expect("the first record, and empty");
         Ok((frame, AwaitConfig(self.sealer, self.opener)))
     }
@@ -449,7 +449,7 @@ impl AwaitFinished {
     pub fn receive(mut self, body: &mut [u8]) -> Result<Ready, HandshakeError> {
         let content = self
             .opener
-            .open_due(body, types::FINISHED)
+            .open_due(body, RecordType::Finished)
             .map_err(HandshakeError::Record)?;
         if !content.is_empty() {
             return Err(HandshakeError::Record(RecordError::Length(content.len())));
@@ -474,7 +474,7 @@ impl Ready {
         config: &[u8],
         fresh: Draw,
     ) -> Result<(Vec<u8>, Sealer, Opener), SealError> {
-        let frame = self.0.frame(types::CONFIG, config, fresh)?;
+        let frame = self.0.frame(RecordType::Config, config, fresh)?;
         Ok((frame, self.0, self.1))
     }
 }
@@ -490,7 +490,7 @@ impl AwaitConfig {
     pub fn receive(mut self, body: &mut [u8]) -> Result<(Vec<u8>, Sealer, Opener), HandshakeError> {
         let config = self
             .1
-            .open_due(body, types::CONFIG)
+            .open_due(body, RecordType::Config)
             .map_err(HandshakeError::Record)?
             .to_vec();
         Ok((config, self.0, self.1))

@@ -9,6 +9,7 @@
 //! | [`fields`] | 4.1 | how is a hello written? |
 //! | [`handshake`] | 4 | who is there, and what do we agree on? |
 //! | [`record`] | 6, 7 | what did the other side say, in which order? |
+//! | [`suite`] | 6 | how is one record sealed? |
 //! | [`ratchet`] | 8 | which key comes next? |
 //!
 //! Pure: no sockets, files, clock, threads or randomness. Time, nonces and IVs come in as
@@ -21,6 +22,7 @@ pub mod handshake;
 pub mod key_schedule;
 pub mod ratchet;
 pub mod record;
+pub mod suite;
 
 use crate::fernet::base64url::Base64Error;
 use crate::fernet::{Age, Fernet, TokenError, token};

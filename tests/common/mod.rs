@@ -9,7 +9,7 @@ use fernvpn::protocol::handshake::{
 };
 use fernvpn::protocol::key_schedule::Root;
 use fernvpn::protocol::ratchet::{ClientState, ServerState};
-use fernvpn::protocol::record::{Fresh, HEADROOM, Kind, Opened, Opener, Sealer, Suite};
+use fernvpn::protocol::record::{Fresh, HEADROOM, Opener, RecordError, RecordType, Sealer, Suite};
 
 /// The key of both peers.
 pub const KEY: [u8; 32] = *b"the key of the tests, 32 bytes..";
@@ -136,7 +136,7 @@ pub fn session(suite: Suite, step: Option<u64>, n: u8) -> Session {
 }
 
 /// The body of the next record.
-pub fn seal(sealer: &mut Sealer, kind: Kind, content: &[u8]) -> Vec<u8> {
+pub fn seal(sealer: &mut Sealer, kind: RecordType, content: &[u8]) -> Vec<u8> {
     let mut frame = vec![0xee; sealer.suite().frame_len(content.len())];
     frame[HEADROOM..HEADROOM + content.len()].copy_from_slice(content);
     let length = sealer
@@ -146,16 +146,11 @@ pub fn seal(sealer: &mut Sealer, kind: Kind, content: &[u8]) -> Vec<u8> {
     body(&frame)
 }
 
-/// What a record holds, or nothing for a Rekey.
-pub fn open(
-    opener: &mut Opener,
-    body: &[u8],
-) -> Result<Option<(Kind, Vec<u8>)>, fernvpn::protocol::record::RecordError> {
+/// What a record is and holds.
+pub fn open(opener: &mut Opener, body: &[u8]) -> Result<(RecordType, Vec<u8>), RecordError> {
     let mut body = body.to_vec();
-    Ok(match opener.open(&mut body)? {
-        Opened::Content(kind, content) => Some((kind, content.to_vec())),
-        Opened::Rekey => None,
-    })
+    let (kind, content) = opener.open(&mut body)?;
+    Ok((kind, content.to_vec()))
 }
 
 /// A small deterministic generator (xorshift64*, Vigna 2016), so that a failure can be repeated

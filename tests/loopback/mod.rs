@@ -24,7 +24,7 @@ use fernvpn::protocol::handshake::{
 };
 use fernvpn::protocol::key_schedule::Root;
 use fernvpn::protocol::limits::MAX_HELLO;
-use fernvpn::protocol::record::{Kind, Opened, Opener, Sealer, Suite};
+use fernvpn::protocol::record::{Opener, RecordType, Sealer, Suite};
 use fernvpn::tunnel::client::{Client, Machine};
 use fernvpn::tunnel::server::Server;
 use fernvpn::tunnel::wire::network_config::NetworkConfig;
@@ -349,19 +349,19 @@ pub struct Raw {
 }
 
 impl Raw {
-    pub fn try_send(&mut self, kind: Kind, content: &[u8]) -> io::Result<()> {
+    pub fn try_send(&mut self, kind: RecordType, content: &[u8]) -> io::Result<()> {
         let sealed = self.seal(kind, content);
         self.socket.write_all(&sealed)
     }
 
-    pub fn send(&mut self, kind: Kind, content: &[u8]) {
+    pub fn send(&mut self, kind: RecordType, content: &[u8]) {
         self.try_send(kind, content).unwrap();
     }
 
-    pub fn seal(&mut self, kind: Kind, content: &[u8]) -> Vec<u8> {
+    pub fn seal(&mut self, kind: RecordType, content: &[u8]) -> Vec<u8> {
         let mut buffer = vec![0; 5];
         buffer.extend(content);
-        buffer.resize(Suite::Fernet.frame_len(content.len()), 0);
+        buffer.resize(Suite::FERNET.frame_len(content.len()), 0);
         let length = self
             .sealer
             .seal(kind, &mut buffer, content.len(), &mut fresh)
@@ -371,14 +371,15 @@ impl Raw {
     }
 
     pub fn send_packet(&mut self, packet: &[u8]) {
-        self.send(Kind::Packets, &listed(&[packet]));
+        self.send(RecordType::Packets, &listed(&[packet]));
     }
 
     /// The next record, or `None` at the end of the connection. Rekeys are followed.
-    pub fn receive(&mut self) -> Option<(Kind, Vec<u8>)> {
+    pub fn receive(&mut self) -> Option<(RecordType, Vec<u8>)> {
         loop {
             let mut body = read_frame(&mut self.socket)?;
-            if let Opened::Content(kind, content) = self.opener.open(&mut body).expect("a record") {
+            let (kind, content) = self.opener.open(&mut body).expect("a record");
+            if kind != RecordType::Rekey {
                 return Some((kind, content.to_vec()));
             }
         }
@@ -388,8 +389,8 @@ impl Raw {
     pub fn receive_packets(&mut self) -> Vec<Vec<u8>> {
         loop {
             match self.receive().expect("packets, not the end") {
-                (Kind::Packets, content) => return taken_apart(&content),
-                (Kind::SuperPacket, content) => return vec![content[LENGTH..].to_vec()],
+                (RecordType::Packets, content) => return taken_apart(&content),
+                (RecordType::SuperPacket, content) => return vec![content[LENGTH..].to_vec()],
                 _ => {}
             }
         }
@@ -399,7 +400,7 @@ impl Raw {
     /// truncation.
     pub fn closed_with(&mut self) -> Option<u8> {
         loop {
-            if let (Kind::Close, content) = self.receive()? {
+            if let (RecordType::Close, content) = self.receive()? {
                 return Some(content[0]);
             }
         }
@@ -407,9 +408,10 @@ impl Raw {
 
     /// Sends a Message and receives the answer: the connection works.
     pub fn says_hello(&mut self) -> String {
-        self.send(Kind::Message, b"Hello, World!");
+        self.send(RecordType::Message, b"Hello, World!");
         loop {
-            if let (Kind::Message, content) = self.receive().expect("an answer, not the end") {
+            if let (RecordType::Message, content) = self.receive().expect("an answer, not the end")
+            {
                 return String::from_utf8(content).unwrap();
             }
         }
@@ -439,11 +441,11 @@ pub struct Offers {
 }
 
 pub const PLAIN: Offers = Offers {
-    suite: Suite::Aes256Gcm,
+    suite: Suite::AES_256_GCM,
     super_packets: false,
 };
 pub const SUPER: Offers = Offers {
-    suite: Suite::Aes256Gcm,
+    suite: Suite::AES_256_GCM,
     super_packets: true,
 };
 

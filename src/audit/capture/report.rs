@@ -19,14 +19,12 @@ use crate::packet::offload::{self, Checked, Offload};
 use crate::packet::segmentation::segment;
 use crate::packet::{ip, protocol};
 use crate::protocol::frame;
-use crate::protocol::record::types;
+use crate::protocol::record::RecordType;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 
 /// Packets of a record that its line names.
 const NAMED: usize = 3;
-const PACKETS: u8 = 3;
-const SUPER_PACKET: u8 = 4;
 
 /// Where something was said.
 #[derive(Clone, Copy)]
@@ -180,9 +178,10 @@ impl Report<'_> {
             counter,
             content,
         } = record;
-        let packets = self.packets(*kind, content)?;
-        let said = match (*kind, content.split_first()) {
-            (PACKETS | SUPER_PACKET, _) => {
+        let known = RecordType::from_byte(*kind);
+        let packets = self.packets(known, content)?;
+        let said = match (known, content.split_first()) {
+            (Some(RecordType::Packets | RecordType::SuperPacket), _) => {
                 let named: Vec<&str> = packets
                     .iter()
                     .take(NAMED)
@@ -196,13 +195,15 @@ impl Report<'_> {
                         String::new()
                     }
             }
-            (9, Some((code, words))) => format!("code {code}, {}", text(words)),
-            (types::FINISHED | types::REKEY, None) => String::new(),
+            (Some(RecordType::Close), Some((code, words))) => {
+                format!("code {code}, {}", text(words))
+            }
+            (_, None) => String::new(),
             _ => text(content),
         };
         self.frame(
             place,
-            fields::name_of(*kind),
+            &fields::name_of(*kind),
             frame,
             0,
             &format!("{step}.{counter} {said}"),
@@ -244,17 +245,23 @@ impl Report<'_> {
     }
 
     /// The packets of a record, each with its summary. They go into the inner file.
-    fn packets(&mut self, kind: u8, mut rest: &[u8]) -> io::Result<Vec<(String, Vec<u8>)>> {
+    fn packets(
+        &mut self,
+        kind: Option<RecordType>,
+        mut rest: &[u8],
+    ) -> io::Result<Vec<(String, Vec<u8>)>> {
         let mut packets = Vec::new();
-        if let (SUPER_PACKET, Some((header, packet))) =
-            (kind, rest.split_first_chunk::<{ offload::LENGTH }>())
+        if kind == Some(RecordType::SuperPacket)
+            && let Some((header, packet)) = rest.split_first_chunk::<{ offload::LENGTH }>()
         {
             packets.push((
                 self.packet(Offload::from_wire(header), packet)?,
                 packet.to_vec(),
             ));
         }
-        while let (PACKETS, Some((length, after))) = (kind, rest.split_first_chunk::<2>()) {
+        while kind == Some(RecordType::Packets)
+            && let Some((length, after)) = rest.split_first_chunk::<2>()
+        {
             let (packet, after) = after
                 .split_at_checked(u16::from_be_bytes(*length).into())
                 .unwrap_or((after, &[]));

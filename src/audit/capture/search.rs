@@ -11,7 +11,7 @@
 
 use super::key_log::Line;
 use crate::protocol::key_schedule::TrafficSecret;
-use crate::protocol::record::{Opened, Opener, RecordError, Suite, types};
+use crate::protocol::record::{Opener, RecordError, RecordType, Suite};
 
 /// Enough for all searches of a capture: half a minute's work.
 pub const WORK: u64 = 1 << 36;
@@ -65,25 +65,15 @@ impl Keyed {
     /// # Errors
     /// [`RecordError`]; nothing has changed.
     pub fn open(&mut self, body: &[u8]) -> Result<Record, RecordError> {
-        let opened = match self.opener.open(&mut body.to_vec()) {
-            Ok(Opened::Content(kind, content)) => Ok((kind as u8, content.to_vec())),
-            Ok(Opened::Rekey) => Ok((types::REKEY, Vec::new())),
-            // Authentic, but not of the tunnel: Finished, Config, or of a type that a later version
-            // may know.
-            Err(RecordError::Type(kind)) => self
-                .opener
-                .open_due(&mut body.to_vec(), kind)
-                .map(|c| (kind, c.to_vec())),
-            Err(reason) => Err(reason),
-        };
-        let (kind, content) = opened?;
+        let mut body = body.to_vec();
+        let (kind, content) = self.opener.open_recorded(&mut body)?;
         let record = Record {
             kind,
             step: self.step,
             counter: self.counter,
-            content,
+            content: content.to_vec(),
         };
-        let next = if kind == types::REKEY {
+        let next = if kind == RecordType::Rekey.to_byte() {
             (self.step + 1, 0)
         } else {
             (self.step, self.counter + 1)

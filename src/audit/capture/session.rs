@@ -15,13 +15,16 @@ use super::stream::{Piece, Stream};
 use crate::fernet::token::Token;
 use crate::protocol::frame;
 use crate::protocol::limits::{MAX_BODY, MAX_HELLO};
-use crate::protocol::record::{Kind, Suite};
+use crate::protocol::record::{RecordType, Suite};
 use std::io;
 use std::net::SocketAddr;
 use std::slice;
 
 /// The shortest frame of a record, in bytes: with this many bytes, one record at most is missed.
-const SHORTEST: usize = Suite::Aes256Gcm.frame_len(0);
+fn shortest() -> usize {
+    let frames = Suite::ALL.map(|suite| suite.frame_len(0));
+    frames.into_iter().min().unwrap_or(1)
+}
 
 /// A connection.
 pub struct Session {
@@ -238,7 +241,7 @@ impl Session {
                 Piece::Bytes(_) => {}
                 Piece::Missing(bytes) => {
                     let most =
-                        bytes.saturating_add(direction.buffer.len() as u64) / SHORTEST as u64 + 1;
+                        bytes.saturating_add(direction.buffer.len() as u64) / shortest() as u64 + 1;
                     direction.missed = direction.missed.saturating_add(most);
                     direction.buffer.clear();
                     direction.holed = true;
@@ -398,7 +401,7 @@ impl Session {
         match opened {
             Ok(record) => {
                 direction.missed = 0;
-                direction.closed |= record.kind == Kind::Close as u8;
+                direction.closed |= record.kind == RecordType::Close.to_byte();
                 report.record(place, frame, &record)?;
             }
             Err(_) if self.number == 0 || !(direction.aligned || keys.lines.is_empty()) => {

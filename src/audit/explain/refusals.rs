@@ -3,7 +3,7 @@
 //! Every case asks the function that a server or client would ask, and shows its own words. One
 //! that is not refused ends the lesson with an error, since then a check is missing.
 
-use super::session::{Ends, Records, TIME, body, given, hello, literal, seal};
+use super::session::{Ends, Records, TIME, body, given, hello, layout, literal, seal};
 use super::{Chapter, Layer, Source, Step, prose};
 use crate::audit::fields;
 use crate::fernet::{Age, Key, TokenError, base64url};
@@ -11,14 +11,14 @@ use crate::protocol::frame::{self, frame, whole};
 use crate::protocol::handshake::{AwaitServerHello, ClientHello, client_hello};
 use crate::protocol::key_schedule::Root;
 use crate::protocol::limits::MAX_HELLO;
-use crate::protocol::record::{Kind, Suite};
+use crate::protocol::record::{Form, RecordType, Suite};
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::Display;
 
 /// What is refused before there is a session.
 pub(super) fn hellos(source: Source) -> Result<Chapter, Box<dyn Error>> {
-    let ends = Ends::new(Suite::Aes256Gcm, false, source);
+    let ends = Ends::new(Suite::AES_256_GCM, false, source);
     let first = ends.hellos()?;
     let server = |about, frame: &[u8], now: Option<u64>| {
         let age = now.map(|now| Age { now, ttl: 30 });
@@ -105,7 +105,7 @@ pub(super) fn hellos(source: Source) -> Result<Chapter, Box<dyn Error>> {
         "server",
         "4.4",
         &finished,
-        "aes-256-gcm frame",
+        layout(Suite::AES_256_GCM),
         result,
     )?;
     step.layers.insert(
@@ -128,7 +128,7 @@ pub(super) fn hellos(source: Source) -> Result<Chapter, Box<dyn Error>> {
     );
     steps.push(after(&again, "again_", &ends, step)?);
 
-    let (ratcheted, waiting) = Ends::new(Suite::Aes256Gcm, true, source).begin();
+    let (ratcheted, waiting) = Ends::new(Suite::AES_256_GCM, true, source).begin();
     let unlike = ClientHello::receive(&ends.root, body(&ratcheted), None)?;
     let (answer, _) = unlike.answer(
         &ends.offer(&Suite::ALL),
@@ -179,19 +179,19 @@ pub(super) fn records(
     let ((mut client, from_server), (mut server, from_client)) = (session.client, session.server);
     let first = seal(
         &mut client,
-        Kind::Message,
+        RecordType::Message,
         b"Hello, World!",
         ends.fresh_record(2),
     )?;
     let second = seal(
         &mut client,
-        Kind::Message,
+        RecordType::Message,
         b"Hello again!",
         ends.fresh_record(3),
     )?;
     let reflected = seal(
         &mut server,
-        Kind::Message,
+        RecordType::Message,
         b"Hello, client!",
         ends.fresh_record(4),
     )?;
@@ -205,10 +205,14 @@ pub(super) fn records(
             .step(by_client, "Message", &(frame.clone(), opened))?
             .python;
     }
-    before.python += prose(&format!("python {suite}"));
-    let (flipped, at) = match suite {
-        Suite::Fernet => flip(&first, 4)?,
-        Suite::Aes256Gcm => ([&first[..12], &[first[12] ^ 1], &first[13..]].concat(), 12),
+    let opens = match suite.form() {
+        Form::Aead => prose("python aead"),
+        Form::Token => prose("python token"),
+    };
+    before.python += &opens.replace("KEY", &suite.key_len().to_string());
+    let (flipped, at) = match suite.form() {
+        Form::Token => flip(&first, 4)?,
+        Form::Aead => ([&first[..12], &[first[12] ^ 1], &first[13..]].concat(), 12),
     };
     let longer = frame(&[body(&first), b"A"].concat());
     let shorter = frame(&body(&first)[..body(&first).len() - 4]);
@@ -224,7 +228,7 @@ pub(super) fn records(
             "server",
             "6",
             last,
-            &format!("{suite} frame"),
+            layout(suite),
             opener.open(&mut body(last).to_vec()),
         )
     };

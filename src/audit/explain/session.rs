@@ -15,7 +15,7 @@ use crate::protocol::handshake::{
 };
 use crate::protocol::key_schedule::{Root, TrafficSecret, hkdf};
 use crate::protocol::ratchet::ServerState;
-use crate::protocol::record::{Fresh, HEADROOM, Kind, Opened, Opener, Sealer, Suite};
+use crate::protocol::record::{Form, Fresh, HEADROOM, Opener, RecordType, Sealer, Suite};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use std::convert::Infallible;
@@ -27,7 +27,7 @@ use std::slice;
 pub const TIME: u64 = 1_700_000_000;
 /// The step of the ratcheted key.
 const STEP: u64 = 41;
-/// Bytes of AES-256-GCM's tag.
+/// Bytes of the tag of an AEAD.
 const TAG: usize = 16;
 
 /// The content of Config.
@@ -49,7 +49,7 @@ const SUPER_PACKET: &[u8] = b"\x01\x01\0\x28\0\x14\0\x14\0\x10\
 
 /// What is said after the handshake: whether by the client, its paragraph in the prose, and the
 /// content of a record, or nothing for a Rekey.
-type Said = (bool, &'static str, Option<(Kind, Vec<u8>)>);
+type Said = (bool, &'static str, Option<(RecordType, Vec<u8>)>);
 
 fn conversation() -> [Said; 13] {
     let said = |kind, content: &[u8]| Some((kind, content.to_vec()));
@@ -57,31 +57,35 @@ fn conversation() -> [Said; 13] {
         let with_length =
             |packet: &&[u8]| [&[0, u8::try_from(packet.len()).unwrap_or(0)], *packet].concat();
         Some((
-            Kind::Packets,
+            RecordType::Packets,
             packets.iter().flat_map(with_length).collect(),
         ))
     };
     [
-        (true, "Ping", said(Kind::Ping, b"are you there?")),
-        (false, "Pong", said(Kind::Pong, b"are you there?")),
-        (true, "Message", said(Kind::Message, b"Hello, World!")),
+        (true, "Ping", said(RecordType::Ping, b"are you there?")),
+        (false, "Pong", said(RecordType::Pong, b"are you there?")),
+        (true, "Message", said(RecordType::Message, b"Hello, World!")),
         (
             false,
             "Message answered",
-            said(Kind::Message, b"Hello, client!"),
+            said(RecordType::Message, b"Hello, client!"),
         ),
         (true, "Packets", packets(&[REQUEST, REQUEST])),
         (false, "Packets answered", packets(&[REPLY])),
-        (true, "SuperPacket", said(Kind::SuperPacket, SUPER_PACKET)),
+        (
+            true,
+            "SuperPacket",
+            said(RecordType::SuperPacket, SUPER_PACKET),
+        ),
         (true, "Rekey", None),
-        (true, "Ping again", said(Kind::Ping, b"")),
+        (true, "Ping again", said(RecordType::Ping, b"")),
         (false, "Rekey answered", None),
-        (false, "Pong again", said(Kind::Pong, b"")),
-        (true, "Close", said(Kind::Close, b"\0")),
+        (false, "Pong again", said(RecordType::Pong, b"")),
+        (true, "Close", said(RecordType::Close, b"\0")),
         (
             false,
             "Close of the server",
-            said(Kind::Close, b"\x01the server stops"),
+            said(RecordType::Close, b"\x01the server stops"),
         ),
     ]
 }
@@ -300,14 +304,19 @@ pub(super) fn session(
             None => sealer.rekey(&mut || fresh)?,
         };
         let mut opened = body(&frame).to_vec();
-        let stepped = opener.open(&mut opened)? == Opened::Rekey;
+        let (kind, _) = opener.open(&mut opened)?;
+        let stepped = kind == RecordType::Rekey;
         steps.push(records.step(by_client, about, &(frame, opened))?);
         if stepped {
             steps.push(records.rekey(by_client, opener.secret().clone()));
         }
     }
     let kind = if ratcheted { "ratcheted" } else { "static" };
-    let about = prose(if ratcheted { kind } else { suite.name() });
+    let about = match suite.form() {
+        _ if ratcheted => prose(kind),
+        Form::Aead => prose("aead"),
+        Form::Token => prose("token"),
+    };
     Ok(Chapter {
         id: format!("{suite}-{kind}"),
         title: format!("A session: {suite}, {kind} key"),
@@ -324,7 +333,7 @@ pub(super) fn body(frame: &[u8]) -> &[u8] {
 /// Seals a record into a frame of its own.
 pub(super) fn seal(
     sealer: &mut Sealer,
-    kind: Kind,
+    kind: RecordType,
     content: &[u8],
     fresh: Fresh,
 ) -> Result<Vec<u8>, Box<dyn Error>> {
@@ -508,9 +517,9 @@ fn traffic_keys(step: &mut Step, suite: Suite, name: &str, secret: &TrafficSecre
         (name, secret.bytes()),
         NONE,
         "key",
-        &secret.key()[..],
+        &secret.key()[..suite.key_len()],
     );
-    if suite == Suite::Aes256Gcm {
+    if suite.form() == Form::Aead {
         derive(
             step,
             &format!("{name}_iv"),
@@ -602,11 +611,11 @@ impl Records {
             .iter()
             .find(|(name, _)| *name == step.name)
             .map_or("6", |(_, section)| section);
-        let fields = fields::frame(&format!("{} frame", self.suite), frame);
+        let fields = fields::frame(layout(self.suite), frame);
         step.layers
             .push(Layer::new("frame", format!("record{n}"), frame, fields));
-        let (message, padded) = match self.suite {
-            Suite::Aes256Gcm => {
+        let (message, padded) = match self.suite.form() {
+            Form::Aead => {
                 let message = &opened[..opened.len() - TAG];
                 step.python = format!("message{n} = {}\n", typed(message));
                 let count = [&[0; 4][..], &counter.to_be_bytes()].concat();
@@ -621,7 +630,7 @@ impl Records {
                 step.python += &format!("record{n} = gcm({name}_key, nonce{n}, message{n})\n");
                 (format!("message{n}"), message)
             }
-            Suite::Fernet => {
+            Form::Token => {
                 let raw = fields::decode(body(frame)).map_err(TokenError::Text)?;
                 let padded = &opened[HEADER..raw.len() - MAC];
                 step.python = format!(
@@ -675,6 +684,14 @@ impl Records {
         traffic_keys(&mut step, self.suite, &name, &secret);
         self.keys[side] = (secret, which, 0);
         step
+    }
+}
+
+/// The layout of a record's frame.
+pub(super) fn layout(suite: Suite) -> &'static str {
+    match suite.form() {
+        Form::Aead => "aead frame",
+        Form::Token => "token frame",
     }
 }
 

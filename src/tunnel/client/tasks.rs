@@ -4,7 +4,7 @@
 use super::{Client, print};
 use crate::os::log::{self, printable};
 use crate::packet::icmp;
-use crate::protocol::record::Kind;
+use crate::protocol::record::RecordType;
 use crate::tunnel::locked;
 use crate::tunnel::session::sender::SessionSender;
 use crate::tunnel::wire::network_config::NetworkConfig;
@@ -66,7 +66,7 @@ impl Client {
         let Some(text) = &self.settings.send else {
             return Ok(());
         };
-        sender.send(Kind::Message, text.as_bytes());
+        sender.send(RecordType::Message, text.as_bytes());
         let answer = wait_for(replies, |reply| match reply {
             Reply::Message(answer) => Some(answer),
             Reply::Echo { .. } => None,

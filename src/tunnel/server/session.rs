@@ -8,7 +8,7 @@ use crate::packet::ip;
 use crate::packet::offload::Checked;
 use crate::protocol::handshake::Ready;
 use crate::protocol::key_schedule::Id;
-use crate::protocol::record::Kind;
+use crate::protocol::record::RecordType;
 use crate::tunnel::device::LocalStack;
 use crate::tunnel::observe::status::{Moment, RejectReason};
 use crate::tunnel::peers::registry::{Client, Connected};
@@ -223,7 +223,7 @@ impl SessionHandler for FromClient<'_> {
         while answer.len() > MAX_MESSAGE {
             answer.pop();
         }
-        self.sender.send(Kind::Message, answer.as_bytes());
+        self.sender.send(RecordType::Message, answer.as_bytes());
     }
 
     fn on_batch_end(&mut self) {

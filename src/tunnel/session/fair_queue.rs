@@ -16,7 +16,7 @@
 //! What it does not do: seal, send, lock, wait.
 
 use crate::packet::{ip, offload};
-use crate::protocol::record::{HEADROOM, Kind, Suite};
+use crate::protocol::record::{HEADROOM, RecordType, Suite};
 use crate::tunnel::session::sender::{FRAME_ROOM, FRAMES};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ const FLOWS: usize = 256;
 /// A record not sealed yet: its content, in a buffer in which it can be sealed.
 pub struct Queued {
     /// Its type.
-    pub kind: Kind,
+    pub kind: RecordType,
     /// [`HEADROOM`] bytes, the content, room for the suite.
     pub frame: Vec<u8>,
     /// Bytes of content.
@@ -93,14 +93,14 @@ impl FairQueue {
         if let Some(before) = place
             .checked_sub(1)
             .and_then(|place| self.records.get_mut(place))
-            && before.kind == Kind::Packets
+            && before.kind == RecordType::Packets
             && before.content + 2 + packet.len() <= JOINED
         {
             before.append(length, packet);
             return 0;
         }
         let mut record = Queued {
-            kind: Kind::Packets,
+            kind: RecordType::Packets,
             frame: FRAMES.take(),
             content: 0,
             since: Instant::now(),
@@ -123,7 +123,7 @@ impl FairQueue {
         self.insert(
             place,
             Queued {
-                kind: Kind::SuperPacket,
+                kind: RecordType::SuperPacket,
                 frame,
                 content,
                 since: Instant::now(),
@@ -133,7 +133,7 @@ impl FairQueue {
     }
 
     /// Adds a record that is not packets.
-    pub fn push(&mut self, kind: Kind, content: &[u8]) -> u64 {
+    pub fn push(&mut self, kind: RecordType, content: &[u8]) -> u64 {
         let place = self.records.partition_point(|queued| !queued.is_packets());
         if place >= OTHERS {
             return 1;
@@ -206,13 +206,13 @@ impl FairQueue {
 /// A buffer just large enough for a record with this content, which stands in `frame`.
 fn exact(frame: &[u8], content: usize) -> Vec<u8> {
     let mut own = frame[..HEADROOM + content].to_vec();
-    own.resize(Suite::Fernet.frame_len(content), 0);
+    own.resize(Suite::FERNET.frame_len(content), 0);
     own
 }
 
 impl Queued {
     fn is_packets(&self) -> bool {
-        matches!(self.kind, Kind::Packets | Kind::SuperPacket)
+        matches!(self.kind, RecordType::Packets | RecordType::SuperPacket)
     }
 
     fn append(&mut self, length: u16, packet: &[u8]) {
@@ -259,11 +259,11 @@ mod tests {
         ) = queue.pop()
         {
             let mut content = &frame[HEADROOM..HEADROOM + content];
-            if kind == Kind::SuperPacket {
+            if kind == RecordType::SuperPacket {
                 content = &content[offload::LENGTH - 2..];
             }
             while content.len() > 2 {
-                let length = if kind == Kind::Packets {
+                let length = if kind == RecordType::Packets {
                     usize::from(content[0]) << 8 | usize::from(content[1])
                 } else {
                     60_000
@@ -352,11 +352,12 @@ mod tests {
     fn what_is_no_packet_goes_first_and_is_bounded_too() {
         let mut queue = FairQueue::new(SHORT_ROOM);
         push_bulk(&mut queue, 1, 0);
-        let pongs = (0..1000u16).map(|number| queue.push(Kind::Pong, &number.to_be_bytes()));
+        let pongs = (0..1000u16).map(|number| queue.push(RecordType::Pong, &number.to_be_bytes()));
         assert_eq!(pongs.sum::<u64>() as usize, 1000 - OTHERS);
         let (first, _) = queue.pop();
-        assert!(first.is_some_and(
-            |first| first.kind == Kind::Pong && first.frame[HEADROOM..HEADROOM + 2] == [0, 0]
-        ));
+        assert!(
+            first.is_some_and(|first| first.kind == RecordType::Pong
+                && first.frame[HEADROOM..HEADROOM + 2] == [0, 0])
+        );
     }
 }

@@ -9,7 +9,7 @@
 use crate::os::{log, reason, socket};
 use crate::packet::offload::{self, Checked, Offload};
 use crate::protocol::frame::BadLength;
-use crate::protocol::record::{Kind, Opened, Opener, RecordError};
+use crate::protocol::record::{Opener, RecordError, RecordType};
 use crate::tunnel::session::frame_reader::{Filled, FrameReader};
 use crate::tunnel::session::sender::{SessionSender, TrafficCounters, count};
 use std::fmt;
@@ -159,7 +159,7 @@ pub fn run(
             }
             Ok(Filled::TimedOut) if pinged => return End::Dead,
             Ok(Filled::TimedOut) => {
-                sender.send(Kind::Ping, b"are you there?");
+                sender.send(RecordType::Ping, b"are you there?");
                 (heard, pinged) = (Instant::now(), true);
             }
             Err(error) => return End::Failed(error),
@@ -175,17 +175,22 @@ fn record(
     handler: &mut dyn SessionHandler,
 ) -> Option<End> {
     let (kind, content) = match opener.open(body) {
-        Ok(Opened::Content(kind, content)) => (kind, content),
-        Ok(Opened::Rekey) => return None,
+        Ok(opened) => opened,
         Err(reason) => return Some(End::Refused(reason)),
     };
     match kind {
-        Kind::Packets => {
+        // The handshake is over: the opener refuses them before they come here.
+        RecordType::Finished | RecordType::Config => {
+            return Some(End::Refused(RecordError::Type(kind.to_byte())));
+        }
+        // The opener has stepped to the next key.
+        RecordType::Rekey => {}
+        RecordType::Packets => {
             return packets(content, &sender.traffic, handler)
                 .err()
                 .map(End::Content);
         }
-        Kind::SuperPacket => match content.split_first_chunk::<{ offload::LENGTH }>() {
+        RecordType::SuperPacket => match content.split_first_chunk::<{ offload::LENGTH }>() {
             Some((header, packet)) if sender.super_packets => {
                 deliver(Offload::from_wire(header), packet, &sender.traffic, handler);
             }
@@ -195,11 +200,11 @@ fn record(
                 ));
             }
         },
-        Kind::Ping if content.len() <= MAX_PING => sender.send(Kind::Pong, content),
-        Kind::Ping => return Some(End::Content("a Ping of more than 64 bytes")),
-        Kind::Pong if content.len() <= MAX_PING => {}
-        Kind::Pong => return Some(End::Content("a Pong of more than 64 bytes")),
-        Kind::Message => match str::from_utf8(content) {
+        RecordType::Ping if content.len() <= MAX_PING => sender.send(RecordType::Pong, content),
+        RecordType::Ping => return Some(End::Content("a Ping of more than 64 bytes")),
+        RecordType::Pong if content.len() <= MAX_PING => {}
+        RecordType::Pong => return Some(End::Content("a Pong of more than 64 bytes")),
+        RecordType::Message => match str::from_utf8(content) {
             Ok(text) if content.len() <= MAX_MESSAGE => handler.on_message(text),
             _ => {
                 return Some(End::Content(
@@ -207,7 +212,7 @@ fn record(
                 ));
             }
         },
-        Kind::Close => {
+        RecordType::Close => {
             return Some(match content.split_first() {
                 Some((code, text)) if text.len() <= MAX_CLOSE => End::Closed {
                     code: *code,

@@ -15,8 +15,9 @@
 
 use crate::os::log::RateLimitedLog;
 use crate::os::socket;
-use crate::protocol::limits::{MAX_CONTENT, REKEY_AFTER_SECONDS};
-use crate::protocol::record::{Kind, SealError, Sealer, Suite};
+use crate::protocol::frame;
+use crate::protocol::limits::{MAX_BODY, REKEY_AFTER_SECONDS};
+use crate::protocol::record::{RecordType, SealError, Sealer, Suite};
 use crate::tunnel::session::fair_queue::{FairQueue, LONG_ROOM, Queued, SHORT_ROOM};
 use crate::tunnel::session::frame_reader::{BufferPool, LONG_PATH};
 use crate::tunnel::{fresh, locked};
@@ -35,8 +36,8 @@ const FLUSHER_IDLE_TIME: Duration = Duration::from_secs(2);
 /// A flusher's stack: it only seals and sends.
 pub(in crate::tunnel) const SMALL_STACK: usize = 128 * 1024;
 
-/// Room for any frame, of either suite.
-pub const FRAME_ROOM: usize = Suite::Fernet.frame_len(MAX_CONTENT);
+/// Room for any frame, of any suite.
+pub const FRAME_ROOM: usize = frame::HEADER + MAX_BODY;
 
 /// Frame buffers, shared.
 pub static FRAMES: BufferPool = BufferPool::new(FRAME_ROOM, 64);
@@ -168,7 +169,7 @@ impl SessionSender {
 
     /// Sends what is no packets, now or as soon as the socket takes it. Only that: whoever calls
     /// this has to go on reading, and does not send for others whose packets come meanwhile.
-    pub fn send(self: &Arc<SessionSender>, kind: Kind, content: &[u8]) {
+    pub fn send(self: &Arc<SessionSender>, kind: RecordType, content: &[u8]) {
         self.put(|queue| queue.push(kind, content));
         if self.send_next() != Sent::All {
             self.call_flusher();
@@ -252,7 +253,7 @@ impl SessionSender {
         sending.queue.clear();
         sending
             .queue
-            .push(Kind::Close, &[&[code], text.as_bytes()].concat());
+            .push(RecordType::Close, &[&[code], text.as_bytes()].concat());
         drop(sending);
         self.send_all();
     }
@@ -388,6 +389,6 @@ impl Wire {
 }
 
 /// Why a connection ends whose key can seal no more.
-fn used_up(SealError: SealError) -> io::Error {
-    io::Error::other("the key was used up without a Rekey")
+fn used_up(reason: SealError) -> io::Error {
+    io::Error::other(reason)
 }
