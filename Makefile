@@ -8,24 +8,24 @@ KEYS := fernvpn.key
 export PATH := $(CURDIR)/target/python/bin:$(PATH)
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
-# For the processor at hand, which makes AES-GCM up to 1.4 times as fast. For any processor: make build RUSTFLAGS=
+# A build for the processor at hand has an AES-GCM that is up to 1.4 times as fast. For any processor: make build RUSTFLAGS=
 export RUSTFLAGS ?= -C target-cpu=native
 
 # Where `make run-server` listens and `make run-client` connects.
 ADDRESS ?= 127.0.0.1:12345
 
 .PHONY: help
-help: ## this list
+help: ## prints this list
 	@echo 'make ...'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
 	    printf '%-15s %s\n' "  $${target## }" "$$text"; done
 
 .PHONY: build
-build: toolchain ## the program, optimised: target/release/fernvpn
+build: toolchain ## builds the program, optimised: target/release/fernvpn
 	$(CARGO) build --release --locked
 
-# Ctrl-C is for the program, which ends in order and with status 0. On a terminal make would also take it, and fail; so
-# there the program has a shell with a process group of its own around it, which passes signals on.
+# Ctrl-C ends the program in order, with status 0. On a terminal make itself would also get Ctrl-C, and fail. So a shell with
+# a process group of its own runs the program there, and passes signals on.
 define in_foreground
 if [ ! -t 0 ]; then exec "$$@"; fi; \
 exec bash -mc 'trap "kill -INT \$$program" INT TERM HUP; "$$@" & program=$$!; \
@@ -33,15 +33,15 @@ exec bash -mc 'trap "kill -INT \$$program" INT TERM HUP; "$$@" & program=$$!; \
 endef
 
 .PHONY: run-server
-run-server: build $(KEYS) ## a server on 127.0.0.1:12345, until Ctrl-C; makes fernvpn.key first
+run-server: build $(KEYS) ## runs a server on 127.0.0.1:12345 until Ctrl-C; makes fernvpn.key first
 	@set -- $(PROGRAM) server -k $(KEYS) --listen $(ADDRESS) --private-if-allowed; echo "$$*"; $(in_foreground)
 
 .PHONY: run-client
-run-client: build server-was-started ## in a second terminal: says hello, pings through the tunnel, stays until Ctrl-C
+run-client: build server-was-started ## in a second terminal: says hello, pings through the tunnel, and stays until Ctrl-C
 	@set -- $(PROGRAM) client -k $(KEYS) --connect $(ADDRESS) --private-if-allowed --ping --send 'Hello, World!'; \
 	echo "$${*:1:$$#-1} 'Hello, World!'"; $(in_foreground)
 
-# The server makes the key when it has been built for the first time. Nobody waits for it for ever.
+# The server makes the key as soon as it is built. The wait ends after ten minutes.
 .PHONY: server-was-started
 server-was-started: build
 	@[ -e $(KEYS) ] || echo 'waiting for $(KEYS), which the server makes. In another terminal: make run-server' >&2; \
@@ -50,23 +50,23 @@ server-was-started: build
 
 $(KEYS): | build
 	@umask 077; for name in alice bob; do echo "$$($(PROGRAM) genkey)   # $$name"; done > $@.new && mv $@.new $@
-	@echo 'made $(KEYS): a secret key for alice and one for bob, each of whom may connect'
+	@echo 'made $(KEYS): a secret key for alice and one for bob; both may connect'
 
 .PHONY: demo
-demo: demo-needs build ## all of it in one terminal: a server, two clients, pings, a file; leaves nothing behind
+demo: demo-needs build ## shows a server, two clients, pings and a file in one terminal; leaves nothing behind
 	@FERNVPN=$(PROGRAM) tests/demo.sh
 
-# The demo itself says what it leaves out where something is missing.
+# If something is still missing, the demo says what it leaves out.
 .PHONY: demo-needs
 demo-needs:
 	@tests/needs.sh demo || true
 
-# Those that take long come first: two run at a time, and much of it is waiting.
+# Two scripts run at a time, and mostly wait. The longest ones come first.
 SCRIPTS := $(addprefix tests/, faults.sh package.sh netns.sh lab/test.py audit/planted.sh routing.sh crash.sh nat.sh neighbours.sh capture.sh \
     reload.sh status.sh balancer.sh sites.sh privileges.sh demo.sh)
 
 .PHONY: test
-test: ## every check and test, as root also in network namespaces; installs what they need, where it may
+test: ## runs every check and test, as root also in network namespaces; on Debian, root installs what they need
 	@tests/all.sh
 
 .PHONY: scripts $(SCRIPTS)
@@ -75,18 +75,18 @@ $(SCRIPTS): build
 	FERNVPN=$(PROGRAM) $@
 
 .PHONY: check
-check: toolchain ## format, lints and the links of the documentation; any warning is an error
+check: toolchain ## checks format, lints and the links of the documentation; any warning is an error
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
-# Seconds for each fuzz target, and which. Leaks are not looked for: a thread that ends just then looks like one.
+# Seconds for each target, and the targets. The search for leaks is off: it takes a thread that is just ending for a leak.
 FUZZ_SECONDS ?= 60
 FUZZ ?= $(basename $(notdir $(wildcard fuzz/targets/*.rs)))
 
 .PHONY: fuzz
-fuzz: toolchain ## every property of fuzz/, guided by coverage: FUZZ_SECONDS each; needs cargo-fuzz
-	@cargo fuzz --version >/dev/null || { echo 'cargo-fuzz is missing: cargo install cargo-fuzz' >&2; exit 1; }
+fuzz: toolchain ## fuzzes every property of fuzz/ for FUZZ_SECONDS each; needs cargo-fuzz
+	@cargo fuzz --version >/dev/null || { echo 'cargo-fuzz is missing. Try: cargo install cargo-fuzz' >&2; exit 1; }
 	set -e; for target in $(FUZZ); do echo "== $$target"; mkdir -p fuzz/corpus/$$target fuzz/regressions/$$target; \
 	    RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --release --fuzz-dir fuzz $$target fuzz/corpus/$$target fuzz/seeds/$$target \
 	        fuzz/regressions/$$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=60 -rss_limit_mb=1024 -max_len=8192 \
@@ -94,81 +94,81 @@ fuzz: toolchain ## every property of fuzz/, guided by coverage: FUZZ_SECONDS eac
 	    grep -q '^Done ' fuzz/corpus/$$target.log || { tail -n 40 fuzz/corpus/$$target.log; exit 1; }; done
 
 .PHONY: lesson
-lesson: build ## every byte of a session explained, made by the program: docs/lesson/index.html
+lesson: build ## makes docs/lesson/index.html, where the program explains every byte of a session
 	$(PROGRAM) explain --html docs/lesson/index.html
 
-# Clients at once, and seconds for each flood of strangers.
+# The number of clients at once, and the seconds of each flood of strangers.
 SCALE ?= 10000
 FLOOD_SECONDS ?= 10
 
 .PHONY: scale
-scale: toolchain ## many clients at once, and floods: memory, mappings, handshakes a second, slowdown
+scale: toolchain ## measures SCALE clients at once, and floods: memory, mappings, handshakes a second, slowdown
 	ulimit -n "$$(ulimit -H -n)"; FERNVPN_SCALE=$(SCALE) FERNVPN_FLOOD=$(FLOOD_SECONDS) \
 	    $(CARGO) test --release --locked --test scale -- --nocapture --test-threads 1
 
-# The trusted core, and the tests that are quick about it.
+# The tests of the trusted core that are quick.
 CORE_TESTS := --lib --test fernet_spec --test fernet_divergence --test key_schedule --test handshake --test records \
     --test ratchet --test vectors --test wycheproof --test refusals --test fuzz
 MUTANTS ?=
 
 .PHONY: mutants
-mutants: toolchain ## does a test fail for every small change of the trusted core? needs cargo-mutants; MUTANTS takes its options
+mutants: toolchain ## Does a test fail for every small change of the trusted core? needs cargo-mutants; MUTANTS takes its options
 	$(CARGO) mutants --file 'src/fernet/*.rs' --file 'src/protocol/*.rs' --output target --timeout 120 $(MUTANTS) -- $(CORE_TESTS)
 
-# Without optimisation, because a line that is inlined counts as missed; so without the test that seals a gibibyte as well,
-# which reaches no line of its own.
+# There is no optimisation here, because an inlined line counts as missed. Sealing a gibibyte would then take too long, and
+# that test reaches no line of its own.
 NOT_CORE := audit:: commands:: config:: os:: packet:: tunnel:: a_rekey_is_due_after_a_gibibyte
 
 .PHONY: coverage
-coverage: toolchain ## which lines of the trusted core does no quick test reach? needs cargo-tarpaulin
+coverage: toolchain ## Which lines of the trusted core does no quick test reach? needs cargo-tarpaulin
 	CARGO_PROFILE_TEST_OPT_LEVEL=0 $(CARGO) tarpaulin --engine ptrace --timeout 900 --skip-clean --target-dir target/coverage \
 	    --include-files 'src/fernet/*' 'src/protocol/*' $(subst --test fuzz,,$(CORE_TESTS)) -- $(addprefix --skip ,$(NOT_CORE))
 
 .PHONY: timing
-timing: toolchain ## does opening take time that depends on where a tag differs? dudect's method, and a planted flaw that it has to find
+timing: toolchain ## Does the time of opening depend on where a tag differs? dudect's method; it must find a planted flaw
 	$(CARGO) bench --locked --bench timing
 
 SOAK_MINUTES ?= 120
 
 .PHONY: soak
-soak: build ## random faults under checked traffic for SOAK_MINUTES: connections open, memory and descriptors flat; as root
+soak: build ## makes random faults under checked traffic for SOAK_MINUTES; as root
 	FERNVPN=$(PROGRAM) tests/soak.sh $(SOAK_MINUTES)
 
 .PHONY: model
-model: ## does a tool find an attack on the protocol, and on variants with planted flaws? needs verifpal, and spin for the ratchet
+model: ## Does a tool find an attack on the protocol, or only on variants with planted flaws? needs verifpal and spin
 	python3 docs/model/check.py
 
 .PHONY: lab
-lab: ## attack the protocol: a client, a server, and you in the middle (docs/LAB.md); needs no root and no Rust
+lab: ## lets you attack the protocol from the middle (docs/LAB.md); needs no root and no Rust
 	@python3 tests/lab/lab.py
 
 .PHONY: audit
-audit: build ## is the tree as docs/AUDIT.md says? crates, unsafe code, imports, budgets, vectors, limits, documents
+audit: build ## Is the tree as docs/AUDIT.md says? crates, unsafe code, imports, size limits, vectors, documents
 	FERNVPN=$(PROGRAM) python3 tests/audit/audit.py
 
 .PHONY: audit-test
-audit-test: build ## does make audit notice? plants violations in a copy of the tree
+audit-test: build ## Does make audit notice? plants violations in a copy of the tree
 	FERNVPN=$(PROGRAM) tests/audit/planted.sh
 
 .PHONY: repro
-repro: toolchain ## do two builds in different folders make the same bytes?
+repro: toolchain ## Do two builds in different folders make the same bytes?
 	tests/audit/repro.sh
 
 .PHONY: bench
-bench: toolchain ## how fast is the trusted core?
+bench: toolchain ## How fast is the trusted core?
 	$(CARGO) bench --locked --bench core
 
 .PHONY: bench-tokens
-bench-tokens: toolchain ## how fast are tokens, next to Python's and another crate's?
+bench-tokens: toolchain ## How fast are tokens, beside Python's and another crate's?
 	$(CARGO) build --release --locked --example tokens
 	python3 benches/tokens.py
 
 .PHONY: bench-tunnel
-bench-tunnel: build ## how fast is the tunnel, next to others? as root
+bench-tunnel: build ## How fast is the tunnel, beside other VPNs? as root
 	$(CARGO) build --release --locked --example relay --example path
 	python3 benches/tunnel.py
 
-# What the program prints (fernvpn help --man fernvpn.8), and where it goes, below PREFIX.
+# What the program prints (fernvpn help --man fernvpn.8), and its place below PREFIX.
 PRINTED := \
     man=fernvpn.8:share/man/man8/fernvpn.8 \
     man=fernvpn.conf.5:share/man/man5/fernvpn.conf.5 \
@@ -176,7 +176,7 @@ PRINTED := \
     completions=zsh:share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)/_fernvpn \
     completions=fish:share/fish/vendor_completions.d/fernvpn.fish
 
-# Where each file goes, below PREFIX.
+# Each file and its place below PREFIX.
 INSTALLED := \
     packaging/systemd/fernvpn-server@.service:lib/systemd/system/fernvpn-server@.service \
     packaging/systemd/fernvpn-client@.service:lib/systemd/system/fernvpn-client@.service \
@@ -184,8 +184,8 @@ INSTALLED := \
     packaging/systemd/polkit.rules:share/polkit-1/rules.d/fernvpn.rules
 
 .PHONY: install
-install: ## program, units, man pages, completions and documents, to PREFIX (after make build; takes DESTDIR)
-	@[ -x $(PROGRAM) ] || { echo 'there is no $(PROGRAM) yet: make build' >&2; exit 1; }
+install: ## installs program, units, man pages, completions and documents into PREFIX (after make build; takes DESTDIR)
+	@[ -x $(PROGRAM) ] || { echo 'cannot install: there is no $(PROGRAM). Try: make build' >&2; exit 1; }
 	install -D -m 755 $(PROGRAM) '$(DESTDIR)$(PREFIX)/bin/fernvpn'
 	@for pair in $(INSTALLED); do \
 	    echo "install -D -m 644 $${pair%%:*} '$(DESTDIR)$(PREFIX)/$${pair##*:}'"; \
@@ -202,19 +202,19 @@ install: ## program, units, man pages, completions and documents, to PREFIX (aft
 	install -m 644 packaging/examples/* '$(DESTDIR)$(PREFIX)/share/doc/fernvpn/examples'
 
 .PHONY: uninstall
-uninstall: ## takes away what install put there
+uninstall: ## removes what install put there
 	rm -f '$(DESTDIR)$(PREFIX)/bin/fernvpn'
 	@for pair in $(PRINTED) $(INSTALLED); do \
 	    echo "rm -f '$(DESTDIR)$(PREFIX)/$${pair##*:}'"; rm -f '$(DESTDIR)$(PREFIX)'/"$${pair##*:}"; done
 	rm -rf '$(DESTDIR)$(PREFIX)/share/doc/fernvpn'
 
 .PHONY: deb
-deb: toolchain ## a package for Debian, for any processor: target/fernvpn_VERSION_ARCHITECTURE.deb
+deb: toolchain ## makes a Debian package for any processor: target/fernvpn_VERSION_ARCHITECTURE.deb
 	RUSTFLAGS= $(CARGO) build --release --locked --target-dir target/any
 	FERNVPN=target/any/release/fernvpn packaging/deb
 
 .PHONY: clean
-clean: ## removes what was built; keeps fernvpn.key
+clean: ## removes everything that was built; keeps fernvpn.key
 	rm -rf target
 
 .PHONY: toolchain

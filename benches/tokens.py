@@ -2,9 +2,9 @@
 """How fast are the tokens? `make bench-tokens`.
 
 One thread seals and opens tokens with fernvpn, with Python's `cryptography`, and with the `fernet` crate on its pure
-Rust ciphers and on OpenSSL (left out where OpenSSL's headers are not installed). All take turns, ROUNDS times over; each
-figure is a median, in MB of message a second, and after it the least and the greatest. `bound` is AES-128-CBC and
-HMAC-SHA256 of the same processor, one after the other.
+Rust ciphers and on OpenSSL (left out where OpenSSL's headers are not installed). All take turns, ROUNDS times over. Each
+figure is a median in MB of message a second, with the least and the greatest after it. `bound` is AES-128-CBC and then
+HMAC-SHA256 on the same processor.
 """
 
 import os

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How fast is the tunnel, next to others? As root: make bench-tunnel.
+"""How fast is the tunnel, beside other VPNs? As root: make bench-tunnel.
 
 Two network namespaces; the VPN's two ends, iperf3's two ends and ping share this machine's processors, so that every
 figure tells what a VPN costs, not what a network gives:
@@ -13,14 +13,14 @@ What is between them is one of these:
     wan      20 ms round trip, and 1 % loss both ways (benches/path.rs)
     narrow   20 ms round trip, 200 Mbit/s with a queue of 512 KB (benches/path.rs)
 
-Rounds are interleaved (every VPN once, then every VPN again), and the table shows medians with the least and the
-most, because machines drift. `none` is the path without a VPN, `relay` is fernvpn's structure without cipher and checks;
-openvpn, wireguard-go, tinc, fastd and dsvpn take part if they are installed. `--keep FILE` adds the rounds to those that are in
-the file already, so that a long comparison can be made in pieces.
+Rounds are interleaved (every VPN once, then every VPN again), because machines drift. The table shows medians with the least
+and the most. `none` is the path without a VPN. `relay` is fernvpn's structure without cipher and checks. openvpn,
+wireguard-go, tinc, fastd and dsvpn take part if they are installed. `--keep FILE` adds the rounds to those in the file, so
+that a long comparison can be made in pieces.
 
-`s/GB` is processor time of both ends for a GB received, `us` microseconds of it for a packet received.
+`s/GB` is the processor time of both ends for a GB received. `us` is microseconds of it for a packet received.
 
-`clients` is another question: fifty clients with a stream each, next to one client with one.
+`clients` measures something else: fifty clients with a stream each, beside one client with one.
 """
 
 import argparse, contextlib, json, os, pathlib, re, shutil, statistics, subprocess, sys, tempfile, time
@@ -118,7 +118,7 @@ class Bench:
         def pids():
             return " ".join(run("ip", "netns", "pids", name, check=False) for name in (CLIENT, SERVER)).split()
 
-        # In order, so that each takes back what it did to the machine.
+        # They stop in order, so that each restores what it changed on the machine.
         for signal, patience in [("TERM", 3), ("KILL", 15)]:
             for pid in pids():
                 run("kill", f"-{signal}", pid, check=False)
@@ -232,7 +232,7 @@ class Bench:
     def dsvpn(self):
         key = self.folder / "dsvpn.key"
         key.write_bytes(os.urandom(32))
-        # Its server wants a way to the world, and both find out what they are not told.
+        # Its server needs a default route. Both ends find out the rest themselves.
         run("ip", "-n", SERVER, "route", "replace", "default", "via", "10.99.0.2")
         ends = [start(SERVER, "dsvpn", "server", key, "auto", 1194, "dsvpn", INSIDE, "10.77.0.2")]
         wait_for("listening", lambda: listens(1194))
@@ -271,7 +271,7 @@ class Bench:
             wait_for("the tunnel", lambda: " 0% packet loss" in inside(CLIENT, "ping", "-c1", "-W1", INSIDE, check=False))
             start(SERVER, "iperf3", "-s")
             wait_for("iperf3", lambda: listens(5201))
-            self.control_congestion()  # dsvpn sets that of its host
+            self.control_congestion()  # dsvpn changes the host's congestion control
             yield processes
         finally:
             self.end_all()
@@ -316,7 +316,7 @@ class Bench:
                 file = self.folder / f"key{i}"
                 file.write_text(key)
                 file.chmod(0o600)
-                # All begin at the same time, when all are connected. A network of their own has the machine's own control.
+                # All begin at the same time, when all are connected. Their own namespaces have the machine's congestion control.
                 streams.append(start(CLIENT, program, "client", "-k", file, "--connect", "10.99.0.1:1194", "--", "sh", "-c",
                                      f"touch {self.folder}/up{i}; while [ ! -e {self.folder}/go ]; do sleep 0.1; done; "
                                      f"exec iperf3 -c {INSIDE} -p {5300 + i} -t {self.seconds} -J -C {self.congestion}", stdout=subprocess.PIPE))

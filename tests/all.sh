@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-# The formatter and the linter are no part of every Rust.
+# Not every installation of Rust has the formatter and the linter.
 checks() {
     if cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1; then
         make --no-print-directory check
@@ -27,8 +27,8 @@ all() {
 all 2>&1 | tee "$log"
 status=$?
 
-# From cargo's and the scripts' own last lines: "test result: ok. 7 passed; ...", "netns: 72 passed, ...". A test of cargo's
-# that skips itself has said so, and counts there as passed.
+# This adds up the last lines of cargo's tests ("test result: ok. 7 passed; ...") and of the scripts ("netns: 72 passed, ...").
+# cargo counts a test that skips itself as passed, so that is corrected.
 awk -v status=$status '
     /^(test result: [a-zA-Z]+\.|[a-z]+:) [0-9]+ passed/ {
         for (i = 2; i <= NF; i++) {
@@ -39,7 +39,7 @@ awk -v status=$status '
     }
     /^SKIPPED by / { passed--; skipped++ }
     END {
-        if (status && !failed) failed = 1 # what has no tests to count: format, lints, the build
+        if (status && !failed) failed = 1 # the build, format and lints count no tests
         printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
     }' "$log"
 exit $status

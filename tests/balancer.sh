@@ -1,6 +1,6 @@
 #!/bin/bash
-# Several servers behind a TCP load balancer, with the configurations that docs/OPERATIONS.md shows: clients spread, and come
-# back on another server when theirs is killed.
+# Do several servers work behind a TCP load balancer? With the configurations of docs/OPERATIONS.md, clients spread over the
+# servers. When a server is killed, its clients come back on another one.
 #
 #   clients 198.51.100.2 ── 198.51.100.1 balancer 10.0.0.10 ─┬─ 10.0.0.1 vpn1 (tunnel 10.8.1.0/24)
 #                                                            └─ 10.0.0.2 vpn2 (tunnel 10.8.2.0/24)
@@ -31,7 +31,7 @@ for n in 1 2; do
     sed -n "/^# vpn$n.conf/,/^\$/p" docs/OPERATIONS.md >"$dir/vpn$n.conf"
     grep -q "^address = 10.8.$n.1/24" "$dir/vpn$n.conf" || die "docs/OPERATIONS.md shows no vpn$n.conf"
 done
-# A client's section is the same on each server.
+# Each server has the same section for a client.
 for name in a b c d; do
     "$fernvpn" add-client $name -c "$dir/vpn1.conf" --server 198.51.100.1:443 >"$dir/$name.conf" 2>/dev/null
     printf '\n[peer]\nname = %s\n%s\n' $name "$(grep '^key' "$dir/$name.conf")" >>"$dir/vpn2.conf"
@@ -44,7 +44,7 @@ await in_ns $c "$fernvpn" check -c "$dir/a.conf" --connect
 
 expect 'four clients are spread over two servers'
 for name in a b c d; do
-    # Only one has a device: they are on one machine.
+    # Only one client has a device, since all are on one machine.
     [ $name = a ] && device='--tun fern0' || device=--no-tun
     fern $name $c client -c "$dir/$name.conf" $device
 done

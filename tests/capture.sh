@@ -1,6 +1,6 @@
 #!/bin/bash
-# Two clients over a path that loses and reorders, a third that makes a Rekey, and a new connection: does `fernvpn
-# capture` decrypt all of what was recorded, and are the packets inside those that came out of the TUN devices? As root.
+# Does `fernvpn capture` decrypt everything that was recorded, and are the packets inside those of the TUN devices? Two
+# clients use a path that loses and reorders packets, a third makes a Rekey, and one connects anew. As root.
 #
 #   alice 10.0.1.2 ── a  box  s ── 10.0.0.1 server         box: a bridge of this script's own, that drops one frame in a
 #   bob   10.0.1.3 ── b                                    hundred and holds one in fifty back behind the next ones
@@ -79,7 +79,7 @@ done
 keys alice bob carol
 start box $x python3 "$dir/box.py"
 logged box ready
-# Two recorders at the server, one for each format; and one at each TUN device as soon as there is one.
+# The server has two recorders, one for each format. Each TUN device gets one as soon as it is there.
 start carrier $s tcpdump -i eth0 -B 65536 -s 0 -U --immediate-mode -w "$dir/carrier.pcap" tcp port 12345
 logged carrier listening
 start carrierng $s tshark -q -i eth0 -B 64 -w "$dir/carrier.pcapng" -f 'tcp port 12345'
@@ -91,7 +91,7 @@ tun server $s
 dd if=/dev/urandom of="$dir/file" bs=1M count=8 status=none
 serve() { start "$1" "$2" python3 -m http.server --bind :: --directory "$dir" 8000; await listening "$2" 8000; }
 serve web $s
-# client NAME NAMESPACE SUITE: and a recorder at its device.
+# client NAME NAMESPACE SUITE: starts it, and a recorder at its device.
 client() { fern "$1" "$2" client -k "$dir/$1.key" --connect 10.0.0.1:12345 --suite "$3"; tun "$1" "$2"; }
 addresses() { echo "$(address4 "$1"),$(address6 "$1")"; }
 fetch() { in_ns "$1" curl --fail --silent --show-error --max-time 60 -o "$dir/fetched" "http://$2:8000/file"; cmp "$dir/file" "$dir/fetched"; }
@@ -142,7 +142,7 @@ for format in pcap pcapng; do
 done
 expect 'in segments, Wireshark finds each checksum right and none too long'
 "$fernvpn" capture --keylog "$dir/keylog" "$dir/carrier.pcap" --inner "$dir/inner.pcapng" >"$dir/told"
-# Of 0 and 0xffff, which verify alike, the program writes the second, as the kernel does.
+# The checksums 0 and 0xffff both verify. The program writes 0xffff, as the kernel does.
 wrong=$(tshark -r "$dir/inner.pcapng" -o tcp.check_checksum:TRUE -o ip.check_checksum:TRUE -Y '(tcp.checksum.status == 0 &&
     !(tcp.checksum == 0xffff && tcp.checksum_calculated == 0)) || ip.checksum.status == 0 || frame.len > 9000' 2>"$dir/tshark.log" | tee "$dir/wrong.log" | wc -l)
 [ "$wrong" = 0 ] || die "$wrong of them are wrong"

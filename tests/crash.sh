@@ -1,11 +1,11 @@
 #!/bin/bash
-# What does a fernvpn leave that is killed at any moment? Nothing that the next start, or `fernvpn clean-up`, does not take away.
+# What does fernvpn leave when it is killed at any moment? Only what the next start, or `fernvpn clean-up`, removes.
 #
 #   $c: client 192.0.2.2 ───── 192.0.2.1 $s: server, which forwards
 #
-# Each round starts a client or a server, kills it (kill -9) at a random moment of its start, of its running or of its stop,
-# and compares rules, routes, links, addresses, firewall, kernel settings and mounts with those from before. As root.
-#   SEED=1 ROUNDS=18    which moments, and how many
+# Each round starts a client or a server, and kills it (kill -9) at a random moment: while it starts, runs or stops. Then it
+# compares rules, routes, links, addresses, firewall, kernel settings and mounts with those from before. As root.
+#   SEED=1 ROUNDS=18    the choice of the moments, and their number
 . "$(dirname "$0")/common/network.sh"
 needs ip nft ping sysctl findmnt
 seed=${SEED:-$((SRANDOM % 32768))} rounds=${ROUNDS:-18}
@@ -16,7 +16,7 @@ c=$id-c s=$id-s
 namespaces $c $s
 uplink $c $s eth0 192.0.2 2001:db8:a
 for to in 192.0.2.1 2001:db8:a::1; do await in_ns $c ping -c 1 -W 1 $to; done
-# Strict reverse path filtering, for which a client changes a kernel setting.
+# With strict reverse path filtering, a client changes a kernel setting.
 in_ns $c sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.eth0.rp_filter=1
 keys client
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# All of fernvpn in one terminal, without a change to this machine.
+# This shows fernvpn in one terminal, without a change to this machine.
 #
 #    alice's network          this machine           bob's network
 #   ┌───────────────┐   ┌──────────────────────┐   ┌───────────────┐
@@ -9,8 +9,8 @@
 #                       │  in a third network  │
 #                       └──────────────────────┘
 #
-# Alice's and bob's networks have no way out but the tunnel. Needs no root where users may make namespaces and open
-# /dev/net/tun. Elsewhere it does what is possible, and says what it leaves out. `make demo` builds the program and runs this.
+# Alice's and bob's networks have no way out but the tunnel. The demo needs no root where users may make namespaces and open
+# /dev/net/tun. Elsewhere it does what is possible, and says what it leaves out. `make demo` builds the program and runs it.
 set -euo pipefail
 
 fernvpn=$(realpath "${FERNVPN:-target/release/fernvpn}")
@@ -21,14 +21,14 @@ dir=$(mktemp -d)
 chmod 700 "$dir"
 started=() outcome='' left_out=''
 
-# Everything this script has started or made goes, however it ends.
+# However the script ends, this removes everything that it has started or made.
 clean_up() {
     status=$?
     trap '' INT TERM HUP
     set +e
     for ((i = ${#started[@]} - 1; i >= 0; i--)); do kill -TERM "${started[i]}" 2>/dev/null; done
     for pid in "${started[@]}"; do
-        # Stuck after five seconds: not asked again.
+        # A program that is still there after five seconds is killed.
         for _ in {1..100}; do kill -0 "$pid" 2>/dev/null || break; sleep 0.05; done
         kill -KILL "$pid" 2>/dev/null
     done
@@ -47,7 +47,7 @@ trap 'exit 143' TERM HUP
 
 say() { printf '\n%s\n' "$bold$*$plain"; }
 show() { printf '%s\n' "$dim\$$plain $*"; }
-# As a person would type it.
+# Prints a command as a person would type it.
 typed() {
     local word line=''
     for word in "$@"; do
@@ -57,9 +57,9 @@ typed() {
     printf '%s' "${line# }"
 }
 run() { show "$(typed "$@")"; "$@"; }
-# What cannot be shown here, and why. The demo goes on.
+# Says what cannot be shown here, and why. The demo goes on.
 skip() { say "${red}SKIPPED: $*"; left_out=' (but for what was SKIPPED above)'; }
-# has PACKAGE TOOL WHAT: whether the tool is there; without it, WHAT is skipped.
+# has PACKAGE TOOL WHAT: whether the tool is there. Without it, WHAT is skipped.
 has() { command -v "$2" >/dev/null || { skip "$3: $2 is missing. On Debian: sudo apt-get install -y $1"; return 1; }; }
 die() { printf '%s\n' "$red$*$plain" >&2; exit 1; }
 
@@ -69,7 +69,7 @@ until_ok() {
     die "this did not come true within 10 seconds: $*"
 }
 
-# in_background NAME COMMAND...: shows and starts it; its output goes to NAME.log.
+# in_background NAME COMMAND...: shows and starts the command. Its output goes to NAME.log.
 in_background() {
     name=$1; shift
     show "$(typed "$@") &"
@@ -77,7 +77,7 @@ in_background() {
     started+=($!)
 }
 
-# fernvpn tells how to enter its private network; here are those words without the example after them.
+# fernvpn prints a command that enters its private network. This is the command without the example after it.
 entrance() { sed -n 's/^ *\(nsenter .* -n -m\) .*/\1/p' "$dir/$1.log"; }
 address() { sed -n 's/^connected: \([0-9.]*\)\/.*/\1/p' "$dir/$1.log"; }
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Which sentences of the documents and of the program's help have more than 25 words? Each is shown with its place.
+"""Which sentences of the documents and of the program's help have more than 25 words? Prints each with its place.
 
     python3 tests/english.py [FILE...]
 
-Reads Markdown without code, tables and what is made by a program; man pages; and, where FERNVPN names the program, the
-text of `fernvpn help` for each command. A word is what stands between blanks, so `a/b` and a number are one.
+Reads Markdown, without code, tables and generated parts, and man pages. If FERNVPN names the program, it also reads
+`fernvpn help` for each command. Blanks separate words, so `a/b` is one, and inline code is one.
 """
 
 import os
@@ -15,8 +15,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST = 25
-# Documents that are still being rewritten.
-LATER = set()
+# These are still being rewritten.
+LATER = {"docs/CAPTURE.md", "docs/FERNET.md", "docs/LAB.md", "docs/PROTOCOL.md", "docs/wireshark/README.md",
+         "packaging/man/fernvpn.8", "packaging/man/fernvpn.conf.5", "fernvpn help"}
 
 
 def paragraphs(path):
@@ -52,7 +53,7 @@ def sentences(text):
 def helps():
     """(command, paragraph) of the program's help."""
     program = os.environ.get("FERNVPN")
-    if not program:
+    if not program or "fernvpn help" in LATER:
         return
     said = lambda *words: subprocess.run([program, "help", *words], capture_output=True, text=True, check=True).stdout
     for command in re.findall(r"^  ([a-z-]+)  ", said(), re.M):

@@ -1,5 +1,5 @@
 #!/bin/bash
-# What happens when something breaks, and how long does it take until all is well again? As root.
+# What happens when something breaks, and how long does it take until everything works again? As root.
 #
 #   ┌─ $c: the client ────┐      ┌─ $r: the middle ─────────┐      ┌─ $s: the server ─────┐
 #   │ eth0  192.0.2.2/24 ─┼──────┼─ c 192.0.2.1             │      │ eth0 203.0.113.2/24  │
@@ -7,11 +7,11 @@
 #   └─────────────────────┘      └──────────────────────────┘      │ fern0 10.8.0.1/24    │
 #                                                                  └──────────────────────┘
 #
-# A TCP connection inside the tunnel says a number every 50 ms and never connects again: unless told otherwise it has to
-# survive. What is measured is the time from the end of the fault to its next number. At the end there is a table.
-# tests/netns.sh has a killed server, a killed client, a changed address, a cut carrier and a device that is taken away.
+# A TCP connection inside the tunnel sends a number every 50 ms, and never connects again. It has to survive, unless the test
+# says otherwise. The script measures the time from the end of the fault to the next number, and ends with a table.
+# tests/netns.sh covers a killed server or client, a changed address, a cut carrier and a lost device.
 #
-#   FAULT_SECONDS=30    how long links are down, 8 otherwise
+#   FAULT_SECONDS=30    how long links are down (default: 8)
 . "$(dirname "$0")/common/network.sh"
 needs ip nft ping curl python3 gcc prlimit setpriv ss
 seconds=${FAULT_SECONDS:-8}
@@ -20,7 +20,7 @@ table=()
 
 # ---- words of this script
 
-fault() { sleep "$1"; } # a fault that lasts is itself a length of time
+fault() { sleep "$1"; } # this is no wait for something: the fault lasts so long
 
 server() { fern server $s server -k "$dir/server.key" --listen 0.0.0.0:12345 --keepalive 2 "$@"; }
 client() { fern client $c client -k "$dir/alice.key" --connect "${middle:-203.0.113.2}":12345 "$@"; }
@@ -30,7 +30,7 @@ talking() {
     await listening $s 9000
     talk talk $c 10.8.0.1 9000
 }
-# recovers SECONDS FAULT...: from now on there is no fault; the connection inside goes on within the time.
+# recovers SECONDS FAULT...: the fault has just ended. The connection inside goes on within the time.
 recovers() {
     local most=$1; begun=$(now); shift
     goes_on talk "$most"
@@ -41,7 +41,7 @@ in_time() { [ $(($(now) - begun)) -le $(($1 * 1000)) ] || die "only after $(sinc
 row() { ok "$3"; table+=("$(printf '| %s | %s | %s | %s |' "$@")"); }
 all_down() { for name in talk echo client server; do [ -z "${pids[$name]:-}" ] || stop $name; done; }
 
-# Somebody in the middle of the path: passes bytes on, and changes one of them for each line on its standard input.
+# A program in the middle of the path passes bytes on. For each line on its standard input it changes one byte.
 cat >"$dir/middle.py" <<'PYTHON'
 import os, socket, threading
 flips = threading.Semaphore(0)
@@ -94,7 +94,7 @@ cut_carrier() { # and the client has to make a handshake
 
 server; client; talking
 
-# A kernel whose packets were not answered for so long may wait for as long before it sends one again.
+# After a time without answers, the kernel may wait equally long before it sends again.
 again=$((seconds + 4))
 
 expect "the link is down for $seconds s, without a word"
@@ -180,7 +180,7 @@ connections=$(times client '^connected: ')
 echo >&7
 await more client '^connected: ' "$connections"
 recovers 10 'a byte of the carrier changed'
-exec 7>&- # and nobody else has it open when all others have ended
+exec 7>&- # the others have ended, so now nobody has it open
 all_down
 ends middle
 
@@ -202,7 +202,7 @@ for suite in aes-256-gcm fernet; do
         fault 3 # a keepalive, and a second more
         [ "$(times client '^connected: ')" = 1 ] || die 'the session has ended'
     done; done
-    # And handshakes: the client a day behind, the server a day ahead.
+    # Handshakes work too, with the client a day behind and the server a day ahead.
     echo 86400 >"$dir/offset-server"
     connections=$(times client '^connected: ')
     cut_carrier
@@ -294,7 +294,7 @@ ordinary() { # OPTIONS-OF-PRLIMIT...
     logged client 'reply from'
 }
 answers() { within "${1:-5}" more client 'reply from' "$(times client 'reply from')"; }
-# strangers COUNT: so many connections that say nothing, held.
+# strangers COUNT: holds so many connections that send nothing.
 strangers() {
     start strangers $c python3 -c '
 import socket, sys, time
@@ -382,10 +382,10 @@ for side in server client; do for program in ip nft; do
         ends tried
         [ "$(wc -l <"$dir/count")" -ge "$at" ] || break
         failures=$((failures + 1))
-        # The first two are those of the clean-up before the start, of what may not be there.
+        # The first two calls are the clean-up before the start. What they remove need not be there.
         [ "$at" -le 2 ] || grep -q "$program .*failed: planted failure\|nft does not put the rules" "$dir/tried.log" ||
             die "$side: $program failed at call $at, and it is not said"
-        # What fails while it is undone is said, and the next start clears it away.
+        # A failure while something is undone is logged, and the next start removes the rest.
         ! left || grep -q 'not undone' "$dir/tried.log" || die "$side: $program failed at call $at, and something is left"
     done
     ! left || die "$side: something is left" # the last one had no failure

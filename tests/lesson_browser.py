@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Reads the lesson in headless Chromium as people do: at three widths, dark and light, with a mouse, with a finger, with
-the keyboard alone, without scripts, and printed.
+"""Can people read the lesson? Opens it in headless Chromium at three widths, dark and light, with a mouse, with a finger,
+with the keyboard alone, without scripts, and printed.
 
     python3 tests/lesson_browser.py docs/lesson/index.html [FOLDER FOR SCREENSHOTS]
 
-Speaks the DevTools protocol over a pipe: JSON, each message ended by a zero byte. Nothing is waited for by the clock;
-every step waits for an answer or an event. Prints how many checks passed; exits with 1 and the first that did not.
+Speaks the DevTools protocol over a pipe: JSON, each message ended by a zero byte. Every step waits for an answer or an
+event, and none for a fixed time. Prints how many checks passed. Exits with 1 and the first that failed.
 """
 
 import base64
@@ -70,7 +70,7 @@ class Browser:
             self.events.append(self.message())
 
     def js(self, expression):
-        """The value of an expression, of a promise too."""
+        """Returns the value of an expression, or what a promise resolves to."""
         done = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True,
                          userGesture=True)
         if "exceptionDetails" in done:
@@ -79,20 +79,20 @@ class Browser:
 
     def open(self, address, width, height, scheme="light", media=""):
         self.as_on(width, height, scheme, media)
-        # By way of an empty page: otherwise an address that differs only behind its # would load nothing.
+        # The empty page makes the browser load an address that differs only behind its #.
         for step in ["about:blank", address]:
             self.events.clear()
             self.call("Page.navigate", url=step)
             self.wait_for("Page.loadEventFired")
 
     def as_on(self, width, height, scheme="light", media=""):
-        """The window and the wishes of a reader."""
+        """Sets the window's size and the reader's preferences."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         self.call("Emulation.setEmulatedMedia", media=media, features=[
             {"name": "prefers-color-scheme", "value": scheme}, {"name": "prefers-reduced-motion", "value": "reduce"}])
 
     def middle(self, selector):
-        """The middle of the first line of an element, which is scrolled to."""
+        """Scrolls to an element, and returns the middle of its first line."""
         return self.js(f"""(() => {{
             const element = document.querySelector({json.dumps(selector)});
             element.scrollIntoView({{block: "center"}});
@@ -109,7 +109,7 @@ class Browser:
         x, y = self.middle(selector)
         self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
         self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
-        # A tap becomes a click a little later; the frame after the next one has it.
+        # A tap becomes a click a little later, at most two frames on.
         self.js("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
 
     def key(self, key, code):
@@ -161,7 +161,7 @@ READABLE = """(() => {
     return {worst, smallest, kinds: seen.size};
 })()"""
 
-# Everything that is wider than its place and does not scroll by itself.
+# Finds everything that is wider than its place and does not scroll by itself.
 TOO_WIDE = """[...document.querySelectorAll("body *")].filter((element) => {
     const box = element.getBoundingClientRect();
     return box.width && box.right > document.documentElement.clientWidth + 0.5 && !element.closest("pre");
@@ -169,7 +169,7 @@ TOO_WIDE = """[...document.querySelectorAll("body *")].filter((element) => {
 
 
 def quiet(browser, address):
-    """No error was reported, and nothing was asked for but the page."""
+    """The browser reports no error, and requested nothing but the page."""
     for event in browser.events:
         name = event.get("method")
         check("no exception", name != "Runtime.exceptionThrown", event)
@@ -217,7 +217,7 @@ def points(browser, address):
     check("a field lights its bytes", browser.js(LIT) == [BYTES[1:], FIELD[1:]])
     browser.mouse("h1", press=False)
     check("until one points elsewhere", browser.js(LIT) == [])
-    # Every pair of bytes and field belongs together.
+    # Bytes and fields belong together in pairs.
     wrong = browser.js("""[...document.querySelectorAll(".bytes a")].filter((bytes) => {
         const field = document.querySelector(bytes.getAttribute("href"));
         return field?.querySelector("a").getAttribute("href") !== "#" + bytes.id;

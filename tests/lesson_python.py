@@ -3,8 +3,8 @@
 
     python3 tests/lesson_python.py docs/lesson/index.html
 
-The lines are taken from the page as a reader would copy them: the functions, then step after step, each chapter from
-the beginning. Prints how many values agree; exits with 1 and the name of the first that does not.
+It takes the lines from the page as a reader would copy them: the functions, then step after step, each chapter from the
+beginning. Prints how many values agree. Exits with 1 and the name of the first that differs.
 """
 
 import pathlib

@@ -1,7 +1,7 @@
 #!/bin/bash
-# machine.sh NAME FOLDER: a machine with this one's files, which it can change without changing them here (an overlay), with
-# systemd as process 1, in the network namespace NAME. It ends when it is killed; what it has written is in FOLDER/upper.
-# Its process 1 is the child of this one: nsenter --target PID --all COMMAND runs a command in it. As root.
+# machine.sh NAME FOLDER: runs a machine in the network namespace NAME, with systemd as process 1. It has this machine's files,
+# and writes its changes to FOLDER/upper (an overlay). It ends when this script is killed. Its process 1 is the child of this
+# script, so `nsenter --target PID --all COMMAND` runs a command in it. As root.
 set -euo pipefail
 name=$1 dir=$2
 mkdir -p "$dir"/{upper,work,root}
@@ -16,7 +16,7 @@ exec nsenter --net="/run/netns/$name" \
     cd "$1/root"
     mount -t proc proc proc
     for part in sys net; do mount --bind proc/sys/${part#sys} proc/sys/${part#sys}; done
-    mount -o remount,ro,bind proc/sys        # only its network is its own
+    mount -o remount,ro,bind proc/sys        # the rest is shared with this machine
     mount -t sysfs -o ro sysfs sys
     mount -t cgroup2 cgroup2 sys/fs/cgroup
     mount -t tmpfs -o mode=755 dev dev
@@ -33,6 +33,6 @@ exec nsenter --net="/run/netns/$name" \
     pivot_root . run/old
     umount --lazy run/old
     hostname "$2"
-    # The least that a service needs: no timers, no kernel settings, no logins.
+    # sysinit.target is the least that a service needs, without timers, kernel settings and logins.
     exec env -i container=fernvpn PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --system --unit=sysinit.target \
         </dev/null >/dev/null 2>&1' machine "$dir" "${name##*-}"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# A client reaches a web server behind the VPN server, under the VPN server's address, and nothing of it outlives the server.
+# Does a client reach a web server behind the VPN server, under the VPN server's address? Nothing of that outlives the server.
 #
 #   client 192.0.2.2 ── 192.0.2.1 server 198.51.100.1 ── 198.51.100.2 web
 #          2001:db8:a::2     ::1         2001:db8:b::1     ::2          (which has no route back to the tunnel's addresses)
@@ -24,7 +24,7 @@ push=198.51.100.0/24,2001:db8:b::/64 at=192.0.2.1:12345
 # server NAT: pushes $push, listens at $at.
 server() { fern server $s server -k "$dir/server.key" --listen $at --push-routes $push --nat "$1"; }
 client() { fern client $c client -k "$dir/client.key" --connect 192.0.2.1:12345; }
-# down NAME...: in order.
+# down NAME...: stops them, in this order.
 down() { local name; for name; do stop $name; [ "$ended" = 0 ] || die "$name ended with status $ended"; done; }
 fetch() { in_ns $c curl -sgm "${2:-20}" "http://$1/"; }
 reached() { # IPv4 and IPv6, both from the server's own address
@@ -133,8 +133,8 @@ for push in 192.168.50.0/24,198.51.100.0/24 0.0.0.0/0; do
 done
 ok
 
-# Port shadow: the attacker, a client, connects from the port at which the server listens to the place from which a
-# victim will come. Under a NAT that keeps ports, the victim's connection to the server is then taken for the answer.
+# Port shadow: the attacker is a client. It connects from the server's own port to the place from which a victim will come.
+# A NAT that keeps ports then takes the victim's connection to the server for the answer.
 in_ns $w nft 'table inet seen { counter deaf { }; chain in { type filter hook input priority 0; tcp dport 40001 tcp flags & (syn | ack) == syn counter name deaf drop; }; }'
 deaf() { [ "$(counted $w seen deaf)" -gt 0 ]; }
 cat >"$dir/connect.py" <<'PYTHON'
@@ -147,7 +147,7 @@ end.connect((to, there))
 print("has it", flush=True)
 time.sleep(1000)
 PYTHON
-# shadow: the attacker waits, and the victim comes and is connected.
+# shadow: the attacker waits, then the victim comes and is connected.
 shadow() {
     in_ns $w nft reset counters >/dev/null
     start attacker $c python3 "$dir/connect.py" "$(address4 client)" 12345 198.51.100.2 40001

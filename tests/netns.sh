@@ -1,5 +1,5 @@
 #!/bin/bash
-# A server and two clients on three machines, with real devices, packets and accidents. As root.
+# Do a server and two clients on three machines work, with real devices, packets and accidents? As root.
 #
 #   ┌─ $a: alice ────────┐        ┌─ $r: the internet ───────┐        ┌─ $s: the server ─────┐
 #   │ eth0 192.0.2.2/24 ─┼────────┼─ a 192.0.2.1             │        │                      │
@@ -12,7 +12,7 @@
 #   │ fern0 10.8.0.y     │        │                          │
 #   └────────────────────┘        └──────────────────────────┘
 #
-#   NETNS_MIB=1024    the size of the file, 256 otherwise
+#   NETNS_MIB=1024    the size of the file (default: 256)
 . "$(dirname "$0")/common/network.sh"
 needs ip nft ping curl iperf3 nstat python3 ss
 mib=${NETNS_MIB:-256}
@@ -27,7 +27,7 @@ down() { for name in alice bob server; do stop $name; [ $ended = 0 ] || die "$na
 
 # loss_below_2 LOG: fails at 2 % or more.
 loss_below_2() { awk -F '[ %]+' '/packet loss/ { for (i = 1; i <= NF; i++) if ($i == "packet") below = $(i - 1) < 2 } END { exit !below }' "$1"; }
-# iperf NAMESPACE ADDRESS [OPTION...]: to or from the server, for a second.
+# iperf NAMESPACE ADDRESS [OPTION...]: sends to or from the server for a second.
 iperf() {
     local ns=$1 address=$2; shift 2
     start iperf $s iperf3 --server --one-off --forceflush
@@ -36,9 +36,9 @@ iperf() {
     ends iperf
     [ $ended = 0 ] || die "iperf3 ended with status $ended"
 }
-# overflowed NAMESPACE: datagrams that came out of the tunnel there and found the receiver's buffer full.
+# overflowed NAMESPACE: the number of datagrams from the tunnel that found the receiver's buffer full.
 overflowed() { in_ns "$1" nstat -asz UdpRcvbufErrors Udp6RcvbufErrors | awk '/Rcvbuf/ { sum += $2 } END { print sum + 0 }'; }
-# serve NAMESPACE: the file, by HTTP at all addresses, port 8000.
+# serve NAMESPACE: serves the file by HTTP, at all addresses, port 8000.
 serve() {
     start shelf "$1" python3 -m http.server --bind :: --directory "$dir/shelf" 8000
     await listening "$1" 8000
@@ -90,7 +90,7 @@ for suite in aes-256-gcm fernet; do
     expect 'UDP both ways, with little loss in the tunnel'
     for way in '' --reverse; do
         [ -z "$way" ] && receiver=$s || receiver=$a
-        # What iperf3 itself was too late to read, on a busy machine, is not the tunnel's loss.
+        # On a busy machine iperf3 may read too late. That is not the tunnel's loss.
         before=$(overflowed $receiver)
         iperf $a 10.8.0.1 --udp --bitrate 50M --length 1400 $way
         read -r lost sent <<<"$(sed -n 's/.* \([0-9]*\)\/\([0-9]*\) (.*receiver.*/\1 \2/p' "$dir/run.log")"
@@ -203,7 +203,7 @@ for ns in $a $b $s; do run $ns nft delete table inet seen; done
 
 expect 'a server is no router of its clients'\'' link: they take no route from it that they were not pushed'
 cat >"$dir/router.py" <<'PYTHON'
-# A Router Advertisement (RFC 4861, section 4.2) into the device: a default route, for half an hour.
+# This sends a Router Advertisement (RFC 4861, section 4.2) into the device: a default route, for half an hour.
 import socket, struct, sys
 source, target = (socket.inet_pton(socket.AF_INET6, text) for text in ("fe80::1", sys.argv[1]))
 message = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0)
@@ -219,7 +219,7 @@ run $a ping -c 3 -i 0.05 -W 1 fd0f:e12e::1 # behind it, in order
 [ -z "$(ip -n $a -6 route show proto ra)" ] || die "$(ip -n $a -6 route show proto ra)"
 ok
 
-# ---- accidents: two connections are open, alice to server and alice to bob, in IPv4 and IPv6, and stay open
+# ---- accidents: connections from alice to the server and to bob, in IPv4 and IPv6, are open and stay open
 
 printf '\n######## accidents\n'
 start echo-server $s python3 "$tests/common/talk.py" listen 9000

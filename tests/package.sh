@@ -1,13 +1,13 @@
 #!/bin/bash
-# Is the package one that people can install, run, upgrade and remove? A server and two clients as machines of their own,
-# each with systemd as process 1 and the package installed (machine.sh; nothing of it is installed here).
+# Can people install, run, upgrade and remove the package? A server and two clients are machines of their own. Each has
+# systemd as process 1, and the package is installed there (machine.sh). Nothing is installed on this machine.
 #
 #   $a: alice 192.0.2.2 ────── a │          │                          ┌─ $w: web server, resolver ─┐
 #       2001:db8:a::2            │ $r:      │ s ── $s: server          │ 10.99.0.2                  │
 #   $b: bob 198.51.100.2 ───── b │ internet │      203.0.113.2    in ──┼ 2001:db8:99::2             │
 #       2001:db8:b::2            │          │      2001:db8:5::2       └────────────────────────────┘
 #
-# alice has the kill switch on, and what leaves her by her link is captured.
+# alice's kill switch is on, and a recorder captures what leaves by her link.
 . "$(dirname "$0")/common/network.sh"
 cd "$tests/.."
 unshare --mount true 2>/dev/null || skip 'this root may not make mount namespaces'
@@ -20,7 +20,7 @@ groups=/sys/fs/cgroup/unified
 also_clean_up() {
     local group
     for group in "$groups/$id"-*; do
-        # As soon as the kernel has ended all that was in it.
+        # The group can be removed as soon as the kernel has ended everything in it.
         for _ in {1..100}; do find "$group" -depth -type d -exec rmdir {} \;; [ -d "$group" ] || break; sleep 0.1; done
     done
 }
@@ -31,7 +31,7 @@ on() { show "$@"; in_machine "$@" >"$dir/run.log" 2>&1 || die "status $?"; }
 shows() { in_machine "$1" systemctl show --property "$3" --value "$2"; }
 says() { [[ $(shows "$1" "$2" StatusText) == $3 ]]; }                                   # MACHINE UNIT PATTERN
 is_active() { [ "$(shows "$1" "$2" ActiveState)" = active ]; }
-fetch() { in_machine "$1" curl --silent --globoff --max-time 3 "${@:3}" "http://$2/"; } # by which address it was asked
+fetch() { in_machine "$1" curl --silent --globoff --max-time 3 "${@:3}" "http://$2/"; } # prints the address that the web server sees
 reaches() { [ "$(fetch "$1" "$2" "${@:4}")" = "$3" ]; }
 # document HEADING [NUMBER]: the blocks of commands below that heading of OPERATIONS.md, or one of them. by_the_book MACHINE
 # HEADING [NUMBER] types them, as they stand, in root's folder there. Whatever fails in them ends the test.
@@ -42,7 +42,7 @@ document() {
         END { exit !said }' docs/OPERATIONS.md || die "there is no block ${2:-} below $1"
 }
 by_the_book() { local text; text=$(document "$2" "${3:-}"); on "$1" bash -euc "cd ~root; $text"; }
-# row WANTED: the command that the table of OPERATIONS.md has for it.
+# row WANTED: prints the command that the table of OPERATIONS.md has for it.
 row() { local text; text=$(sed -n "s/^| $1 | \`\(.*\)\` |\$/\1/p" docs/OPERATIONS.md); [ "$text" ] || die "there is no row '$1'"; echo "$text"; }
 bring() { in_machine "$2" sh -c "cat ~root/$1; rm ~root/$1" | in_machine "$3" sh -c "umask 077; cat >~root/$1"; } # FILE FROM TO
 
@@ -61,7 +61,7 @@ packaging/deb >/dev/null 2>&1
 ok
 
 expect 'mandoc finds nothing in the man pages'
-# Its list of other pages is none of ours.
+# mandoc's list of other pages does not matter.
 dpkg-deb --extract "$package" "$dir/package"
 for page in 8/fernvpn.8 5/fernvpn.conf.5; do [ -s "$dir/package/usr/share/man/man$page.gz" ] || die "there is no man$page"; done
 ! mandoc -T lint "$dir"/package/usr/share/man/man?/* 2>/dev/null | grep -v 'referenced manual not found' || die 'mandoc complains'
@@ -86,7 +86,7 @@ completes() { # SHELL WORDS RESULT
     esac
     [[ $got == $3 ]] || die "$1: '$2' gives '$got', not '$3'"
 }
-# A terminal in which a tab is pressed twice; what is completed is then shown by a command of its own.
+# This presses the tab key twice in a terminal. A command of its own then shows the completions.
 cat >"$dir/complete.zsh" <<'ZSH'
 zmodload zsh/zpty
 zpty z zsh -f -i
@@ -121,7 +121,7 @@ address $w eth0 10.99.0.2/24 2001:db8:99::2/64
 address $w lo 9.9.9.9/32 # the resolver of OPERATIONS.md
 ip -n $s route add 9.9.9.9 via 10.99.0.2
 forwards $r
-# There is no way from here back to the tunnel, nor to the internet.
+# The web server has no route back to the tunnel, and none to the internet.
 start web $w python3 "$tests/common/web.py" 80
 start resolver $w dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file= --user=root \
     --address=/web.inside.test/10.99.0.2 --address=/web.inside.test/2001:db8:99::2 --address=/example.org/10.99.0.2
@@ -135,9 +135,9 @@ for machine in $a $b $s; do
     machines[$machine]=$(pgrep --parent $! --exact systemd)
 done
 for machine in $a $b $s; do
-    # What this machine may have of fernvpn itself is none of theirs.
+    # If fernvpn is installed on this machine, its files do not count there.
     await in_machine $machine systemctl is-system-running
-    in_machine $machine sh -c 'rm -rf /etc/fernvpn /var/lib/fernvpn /usr/sbin/policy-rc.d' # which forbids to start services
+    in_machine $machine sh -c 'rm -rf /etc/fernvpn /var/lib/fernvpn /usr/sbin/policy-rc.d' # policy-rc.d forbids starting services
     in_machine $machine systemctl start dbus.socket
     in_machine $machine journalctl --follow --quiet --output=cat _COMM=fernvpn + _PID=1 >"$dir/${machine##*-}.log" 2>&1 &
 done
@@ -174,7 +174,7 @@ by_the_book $s 'Ratcheted keys' 1
 ok 'clients are added while it runs'
 
 expect 'clients: everything through the tunnel, IPv4 and IPv6, names resolved inside'
-# As Debian's systemd-resolved sets it up; on bob it does not run.
+# alice has systemd-resolved as Debian sets it up. On bob it does not run.
 resolved=''
 if in_machine $a test -x /usr/bin/resolvectl; then
     resolved=yes
@@ -241,7 +241,7 @@ ok
 expect 'only the carrier on the outer link, also while the server is killed, away, and back, and after the client is killed'
 start tcpdump $r tcpdump -i a -U -w "$dir/alice.pcap"
 logged tcpdump 'listening on'
-# Somebody who never stops asking, by every way.
+# This never stops asking, by every way.
 # shellcheck disable=SC2016
 in_machine $a sh -c 'while :; do
     for at in 10.99.0.2 "[2001:db8:99::2]" web.inside.test; do curl --silent --globoff --max-time 1 "http://$at/"; curl --silent --globoff --max-time 1 --interface eth0 "http://$at/"; done

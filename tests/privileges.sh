@@ -1,12 +1,12 @@
 #!/bin/bash
-# What may a running server still do, and what does its memory give away? Looked at from outside. As root.
+# What may a running server still do, and what does its memory give away? The script looks from outside. As root.
 . "$(dirname "$0")/common/network.sh"
 needs ip nft python3 setpriv prlimit xxd
 
 of() { awk -v name="$2:" '$1 == name { print $2 }' "/proc/$1/status"; }
 
-# in_memory PID FILE: how often the key in the file stands in the memory of a process, as bytes or as text. What a core
-# file would hold, read from the kernel.
+# in_memory PID FILE: counts how often the memory of a process has the key in the file, as bytes or as text. The kernel shows
+# the same memory that a core file would have.
 cat >"$dir/in_memory.py" <<'PYTHON'
 import base64, sys
 text = open(sys.argv[2], "rb").read().split()[0].rstrip(b"=")
@@ -129,7 +129,7 @@ no_device $ns || die 'the device is left'
 ok
 
 expect 'what the service'\''s user leaves in its own folders gives it nothing of root'\''s'
-# As after a break-in: both folders are that user's, and then root cleans up, or makes a new key.
+# This is like a break-in: the attacker owns both folders, and root then cleans up or makes a new key.
 echo untouched >"$dir/roots"
 state=/run/fernvpn/prv0-$(in_ns $ns python3 -c '
 import socket, struct

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Fifty clients with traffic, and a server that takes up one configuration after the other: who is not concerned loses no
-# packet and no connection. Each client pings the server from a private network of its own, fifty times a second.
+# Does a reload disturb only the clients that it concerns? A server loads one configuration after the other. All others of its
+# fifty clients lose no packet and no connection. Each pings the server fifty times a second, from a private network.
 #
 #   clients 192.0.2.2 ── 192.0.2.1 server, its device in the same namespace
 . "$(dirname "$0")/common/network.sh"
@@ -18,10 +18,10 @@ for ((n = 1; n <= 50; n++)); do
 done
 fern vpn $s server -c "$conf"
 
-# pinging CLIENT: it pings until it is told to stop.
+# pinging CLIENT: starts pings that go on until they are stopped.
 pinging() { start $1 $c "$fernvpn" client --name $id-$1 -k "$dir/$1.key" --connect 192.0.2.1:12345 -- ping -n -i 0.02 10.8.0.1 >/dev/null; }
 twice() { more "$1" "$2" 1; }
-# connections: name, where from and since when, of all who are connected.
+# connections: prints the name, address and start of every connection.
 connections() {
     "$fernvpn" status "$name" --format json | python3 -c '
 import json, sys

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Where do a client's packets go, and what leaks? One client, one server, a network in between that does not mean well.
+# Where do a client's packets go, and what leaks? There are one client, one server, and a hostile network in between.
 #
 #   ┌─ $c: the client ────┐      ┌─ $r: the network, and a web server in it ┐      ┌─ $s: the server ──────┐
 #   │ eth0 192.0.2.2      ┼──────┼ c 192.0.2.1     203.0.113.9  s 198.51.100.1 ┼──────┼ eth0 198.51.100.2     │
@@ -7,15 +7,15 @@
 #   │ fern0 10.8.0.x      │      └─────────────────────────────────────────────┘      │ fern0 10.8.0.1        │
 #   └─────────────────────┘                                                           └───────────────────────┘
 #
-# The web server answers with the address it was asked from: 192.0.2.2 past the tunnel, 10.8.0.x through it. $r counts
-# what comes from the client and is not the carrier.
+# The web server answers with the address that it sees: 192.0.2.2 past the tunnel, 10.8.0.x through it. $r counts what comes
+# from the client and is not the carrier.
 . "$(dirname "$0")/common/network.sh"
 needs ip nft ping curl python3 ss setpriv
 
 server() { fern server $s server -k "$dir/server.key" --listen '[::]:12345' "$@"; }
 client() { fern client $c client -k "$dir/client.key" --connect 198.51.100.2:12345 "$@"; own=$(address4 client); }
 down() { stop client; [ $ended = 0 ] || die "the client ended with status $ended"; }
-# seen_as EXPECTED ADDRESS [OPTION...]: by which address that web server is asked; by none if it is not reached.
+# seen_as EXPECTED ADDRESS [OPTION...]: which client address that web server sees, or none if it is not reached.
 seen_as() {
     local want=$1 at=$2 most=2 got; shift 2
     [ -z "$want" ] || most=20
@@ -287,13 +287,13 @@ fi
 
 expect 'a command of an ordinary user, in a private network'
 chmod 755 "$dir"; install -m 755 "$fernvpn" "$dir/fernvpn"; install -m 600 -o 65534 -g 65534 "$dir/client.key" "$dir/user.key"
-# as_user COMMAND...: where /dev/net/tun may be opened by everybody, as is usual.
+# as_user COMMAND...: runs it as a user, where everybody may open /dev/net/tun, as is usual.
 as_user() {
     # shellcheck disable=SC2016
     in_ns $c unshare -m sh -c 'mount -t tmpfs tun /dev/net && mknod -m 666 /dev/net/tun c 10 200 && mkdir -p /run/dbus &&
         exec setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/ "$@"' sh "$@"
 }
-# SIGTERM to the client itself, not to its command.
+# This sends SIGTERM to the client itself, not to its command.
 end_users_client() { ip netns pids $c | while read -r pid; do grep -qas "^$dir/fernvpn.client" "/proc/$pid/cmdline" && kill "$pid"; done || true; }
 user="$dir/fernvpn client --name $id-user -k $dir/user.key --connect 198.51.100.2:12345"
 if [ "$(cat /proc/sys/user/max_user_namespaces)" = 0 ]; then

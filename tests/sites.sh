@@ -1,6 +1,6 @@
 #!/bin/bash
-# Site to site, as docs/OPERATIONS.md has it: a network behind a client, reached from the server and from another client; and
-# a client that changes its key without a gap.
+# Does site to site work as docs/OPERATIONS.md says? The server and another client reach a network behind a client. A client
+# also changes its key without a gap.
 #
 #   server 192.0.2.1 ─┬─ 192.0.2.2 office 192.168.7.1 ── 192.168.7.9 printer
 #                     └─ 192.0.2.3 laptop

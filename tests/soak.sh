@@ -8,12 +8,11 @@
 #   │ eth0 198.51.100.2 or .3         ┼──────┼─ b 198.51.100.1          │      └──────────────────────┘
 #   └─────────────────────────────────┘      └──────────────────────────┘
 #
-# All the while each client has traffic that checks itself (tests/traffic.py): an open connection that never connects
-# again, files both ways, datagrams; and pings. One fault after the other; after each both connections go on and a file
-# arrives in both directions. The server is killed in the first third of the time alone: what its memory is at the end
-# has grown all the rest of it.
+# All the time each client has pings, and traffic that checks itself (tests/traffic.py): an open connection that never
+# connects again, files both ways, and datagrams. One fault follows the other. After each, both connections go on, and a file
+# arrives in both directions. The server is killed only in the first third of the time, so that its memory has time to grow.
 #
-#   SEED=1    the same faults again
+#   SEED=1    repeats the same faults
 . "$(dirname "$0")/common/network.sh"
 needs ip nft python3 gcc ping
 
@@ -87,9 +86,9 @@ moved() {
     local old; old=$(in_ns ${space[$1]} ip -o -4 address show dev eth0 | grep -o "${network[$1]}\.[23]" | head -1)
     at ${space[$1]} "${network[$1]}.$((5 - ${old##*.}))"
 }
-# The last of them is left out after a third of the time.
+# The last fault is left out after a third of the time.
 faults=(link-down blocked client-suspended server-suspended cut loss address clock reload killed)
-strike() { # FAULT: and when this returns, it is over
+strike() { # FAULT: it is over when this returns
     local side; side=$(choose a b)
     case $1 in
         link-down) in_ns $r ip link set dev $side down; sleep $((RANDOM % 10)); in_ns $r ip link set dev $side up ;;
@@ -104,7 +103,7 @@ strike() { # FAULT: and when this returns, it is over
         killed) killed ;;
     esac
 }
-# How long until both clients have said something more inside, and then that they still move files.
+# This measures the time until both clients have sent something inside, then checks that they still move files.
 recovered() {
     local begun who; begun=$(now)
     declare -A said
@@ -147,7 +146,7 @@ while [ "$(now)" -lt $end ]; do
         unset 'faults[9]'
         settled=$((rounds + 5))
     fi
-    # What is new at first are buffers that are used again from then on.
+    # At first there are new buffers, which are then used again.
     [ $rounds != "${settled:-}" ] || { first=$(sizes); echo "round $rounds, the server is not killed any more: $first"; }
     [ $((rounds % 20)) != 0 ] || echo "round $rounds: $fault, back after $took ms; $(sizes)"
 done

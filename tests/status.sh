@@ -1,6 +1,6 @@
 #!/bin/bash
-# Does status tell the truth? What it counts is held against the kernel's own counters, those of the devices (ip -s link)
-# and those of nft, on both sides, after bulk traffic both ways in super-packets and in single packets.
+# Does status tell the truth? The script compares its counters with the kernel's: those of the devices (ip -s link) and those
+# of nft, on both sides. Before that, bulk traffic goes both ways, in super-packets and in single packets.
 #
 #   client 192.0.2.2 ── 192.0.2.1 server          tunnel 10.8.0.2 ── 10.8.0.1
 . "$(dirname "$0")/common/network.sh"
@@ -26,7 +26,7 @@ server
 fern client $c client -k "$dir/alice.key" --connect 192.0.2.1:12345
 
 cat >"$dir/compare.py" <<'PYTHON'
-# What has been added since the last call.
+# Prints what was added since the last call.
 import json, pathlib, subprocess, sys
 fernvpn, name, namespaces = sys.argv[1], sys.argv[2], {"server": sys.argv[3], "client": sys.argv[4]}
 def run(*words):
@@ -48,9 +48,9 @@ for role, namespace in namespaces.items():
         for unit in ["packets", "bytes"]:
             key = f"{role} {direction} {unit}"
             ours = added(key, peer[f"{direction}_{unit}"])
-            # On a busy machine the queue of the device overflows: after nft's counter, before the device's.
+            # On a busy machine the device's queue overflows. nft has counted such packets, and the device has not.
             late = device[rx]["dropped"] if (hook, unit) == ("out", "packets") else 0
-            # What had no way to go was read from the device as well: a few packets of the kernel's own.
+            # The server also reads packets without a receiver from the device: a few of the kernel's own.
             for what, theirs in [("ip -s link", device[rx][unit]), ("nft", seen[hook][unit] - late)]:
                 theirs = added(f"{key} {what}", theirs)
                 differs = abs(ours - theirs) / max(theirs, 1)
@@ -64,7 +64,7 @@ kept.write_text(json.dumps(now))
 sys.exit(wrong > 0)
 PYTHON
 compare() { python3 "$dir/compare.py" "$fernvpn" $id $s $c "$dir/counted" || die 'they do not agree'; }
-# bulk ARGUMENT...: iperf3 from the client to the server.
+# bulk ARGUMENT...: runs iperf3 from the client to the server.
 bulk() {
     start iperf $s iperf3 --server --one-off --forceflush
     logged iperf listening

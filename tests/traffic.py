@@ -1,11 +1,11 @@
-"""Traffic that notices when one bit of it is not as it was sent: `traffic.py serve ADDRESS` and `traffic.py use ADDRESS`.
+"""Traffic that notices every changed bit: `traffic.py serve ADDRESS` and `traffic.py use ADDRESS`.
 
-* One TCP connection says a number every 50 ms, and has to get it back; it never connects again.
-* Files of up to 8 MiB go up and down, one after the other, on connections of their own: both ends make the same bytes
-  from the same seed, and compare.
-* Datagrams of any size, fragments among them, come back as they went, each at most once, or not at all.
+* One TCP connection sends a number every 50 ms, and has to get it back. It never connects again.
+* Files of up to 8 MiB go up and down, one after the other, each on a connection of its own. Both ends make the same
+  bytes from the same seed, and compare.
+* Datagrams of any size, fragments among them, come back unchanged and at most once.
 
-A line for each thing that was done. Whatever is wrong ends the program.
+It prints a line for each thing that it has done. The first mistake ends the program.
 """
 import os
 import random

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Runs the models: no attack may be found on the protocol, and one must be found on every variant with a planted flaw.
+"""Do the models hold? Finds no attack on the protocol, and must find one on every variant with a planted flaw.
 
-Needs `verifpal` (cargo install verifpal --ignore-rust-version). Both searches are bounded: what they
-say is "no attack found", and never "proved".
+Needs `verifpal` (cargo install verifpal --ignore-rust-version), and `spin` for the ratchet. Both searches are bounded: they
+say "no attack found", and never "proved".
 """
 import os
 import pathlib
@@ -15,7 +15,7 @@ HERE = pathlib.Path(__file__).parent
 MODEL = (HERE / "handshake.vp").read_text()
 
 # Name, what is replaced by what, and the query that must fail.
-# The server's nonce alone left out is not among them: no attack is found, since its IV is new as well, and hashed.
+# Leaving out only the server's nonce is not among them. No attack is found then, since its IV is new and hashed as well.
 FLAWS = [
     ("a static key: who gets it later reads the recording", [("leaks next_c", "leaks k")], "confidentiality? upload"),
     ("the ratchet does not advance", [("next_c = HKDF(r_c, k, l_next)", "next_c = CONCAT(k, r_c)")],

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Does the tree keep what docs/AUDIT.md claims, as far as a machine can tell? One line a claim.
+"""Does the tree keep what docs/AUDIT.md claims, as far as a machine can tell? Prints one line for each claim.
 
     python3 tests/audit/audit.py            checks
     python3 tests/audit/audit.py --write    rewrites the tables of AUDIT.md that are made from the source
 
-Reads the tree it stands in, with the Python standard library and `cryptography`; runs `rustc` on tests/layering.rs,
-which needs no crate, and `cargo tree`. FERNVPN names the program, for what only the program can say.
+Reads the tree around it, with the Python standard library and `cryptography`. Runs `cargo tree`, and `rustc` on
+tests/layering.rs, which needs no crate. FERNVPN names the program, which some claims ask.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")) / "registry"
 PROGRAM = Path(os.environ.get("FERNVPN", ROOT / "target/release/fernvpn"))
 
-# The order in which to read what has to be trusted; the other rooms follow as a whole.
+# The reading order of what an auditor has to trust. The other modules follow as a whole.
 CORE = ["fernet/token", "fernet/key", "fernet/cbc", "fernet/base64url", "protocol/mod", "protocol/key_schedule",
         "protocol/frame", "protocol/fields", "protocol/handshake", "protocol/record", "protocol/ratchet"]
 AROUND = ["os/entropy", "config/key_file", "config/state_file", "tunnel/peers/ratchet_store", "tunnel/peers/registry",
           "tunnel/peers/admission", "tunnel/server/mod", "tunnel/client/mod", "tunnel/session/receiver", "os/sys"]
 ROOMS = ["packet", "tunnel", "os", "config", "commands", "audit"]
 
-# Constants, and the words of PROTOCOL.md that must have their values, or what follows from them.
+# Constants, and phrases of PROTOCOL.md that must have their values, or values computed from them.
 SPECIFIED = [
     ("protocol/mod.rs", "MAX_HELLO", "| hello body | {:,} bytes |"),
     ("protocol/mod.rs", "MAX_CONTENT", "| content of a record | {:,} bytes |"),
@@ -56,7 +56,7 @@ SPECIFIED = [
 
 
 class Broken(Exception):
-    """A claim does not hold, and why."""
+    """A claim does not hold. The text says why."""
 
 
 def require(holds, why):
@@ -75,7 +75,7 @@ def text(path):
 # ---- the shape of the source: tests/layering.rs ------------------------------------------------------------------
 
 def layering(test):
-    """Has tests/layering.rs agree, compiled by itself."""
+    """Runs a test of tests/layering.rs, compiled by itself."""
     source = text("tests/layering.rs")
     program = ROOT / "target/audit" / hashlib.sha256(f"{ROOT}\n{source}".encode()).hexdigest()[:16]
     if not program.exists():
@@ -279,6 +279,12 @@ def value(expression):
     return eval(plain, {}) if re.fullmatch(r"[\d\sx<>*+()-]+", plain) else expression
 
 
+def sentences_are_short():
+    ran = run(sys.executable, "tests/english.py")
+    require(ran.returncode == 0, " ".join(ran.stdout.splitlines()[:3] + ran.stderr.splitlines()[-1:]))
+    return ran.stdout.splitlines()[-1].removeprefix("english: ").split(",")[0]
+
+
 def the_lesson_is_the_programs():
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder, "index.html")
@@ -397,6 +403,7 @@ CLAIMS = [
     ("the lesson is what the program makes", the_lesson_is_the_programs),
     ("links in documents lead somewhere", links_lead_somewhere),
     ("files and tests that documents name exist", names_exist),
+    ("sentences in documents are short", sentences_are_short),
 ]
 
 

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Does `make audit` notice? Plants one violation after the other in a copy of the tree, each of which must break the claim
-# that it is against. Needs no root.
+# Does `make audit` notice violations? The script plants one after the other in a copy of the tree. Each must break the claim
+# that it is against. It needs no root.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -20,12 +20,12 @@ FERNVPN=$(realpath -m "${FERNVPN:-$tree/target/release/fernvpn}")
 export FERNVPN
 
 audit() { python3 "$copy/tests/audit/audit.py" >"$copy/said" 2>&1; }
-verdict() { # whether it is as it should be, and what it was
+verdict() { # COMMAND TEXT: the command has to succeed
     if "$1"; then passed=$((passed + 1)); echo "ok    $2"; else failed=$((failed + 1)); echo "!!    $2"; cat "$copy/said"; fi
 }
 noticed() { ! audit && grep -q "^BROKEN  $claim" "$copy/said"; }
 
-# planted CLAIM FILE WHAT COMMAND...: runs the command on the file in the copy, and has the claim break.
+# planted CLAIM FILE WHAT COMMAND...: runs the command on the file in the copy. The claim must break.
 planted() {
     claim=$1 file=$2 what=$3
     shift 3
@@ -68,8 +68,9 @@ planted 'links' README.md 'a link that leads nowhere' append '[there](docs/NOWHE
 planted 'links' src/protocol/record.rs 'a function in the list of claims that has another name now' sed -i 's/fn has_room/fn has_space/'
 planted 'links' tests/records.rs 'a test in the list of claims that is gone' sed -i 's/a_record_opens_once_and_in_its_place/a_record/'
 planted 'files and tests' tests/fernet_divergence.rs 'a test that a document names and that is gone' sed -i 's/trailing_bits_are_refused/gone/'
+planted 'sentences' README.md 'a sentence that is too long' append "$(printf 'word %.0s' {1..26})."
 
-# A registry of its own, in which one file is not as it was published.
+# The last violation is a file in a registry that is not as it was published.
 registry=$(dirname "$(dirname "$(find "${CARGO_HOME:-$HOME/.cargo}"/registry/src -maxdepth 2 -name 'cmov-*' -print -quit)")")
 index=$(basename "$(dirname "$(find "$registry" -maxdepth 2 -name 'cmov-*' -print -quit)")")
 mkdir -p "$copy/cargo/registry/src/$index"

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Do two builds of this tree make the same bytes? Each has a folder, a path to the registry and a target of its own; the
-# paths, which the compiler writes into the program for its error messages, are mapped to /fernvpn and /cargo.
+# Do two builds of this tree make the same bytes? Each has its own folder, path to the registry, and target. The compiler writes
+# paths into the program for its error messages, so they are mapped to /fernvpn and /cargo.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -1,15 +1,14 @@
-# What do the test scripts in network namespaces have in common? Each of them begins with
+# What do the test scripts in network namespaces have in common? Each begins with
 #
 #   . "$(dirname "$0")/common/network.sh"
 #   needs ip ping
 #
-# and is then a list of tests: `expect` says what has to hold, `ok` counts it, `die` says what is wrong, and ends the script. So
-# does every command that fails and is not expected to. However it ends, all that it has started is killed and all that it
-# has made is taken away; its last line is `NAME: N passed, M failed`. After a failure the logs of all that it has started are shown
-# (always with KEEP_LOGS=1).
+# A list of tests follows. `expect` says what has to hold, and `ok` counts it. `die` says what is wrong and ends the script, and
+# so does every command that fails unexpectedly. However the script ends, it kills all that it has started, and removes all
+# that it has made. Its last line is `NAME: N passed, M failed`. After a failure it shows the logs (with KEEP_LOGS=1: always).
 #
-# Nothing waits for a fixed time. `await` waits for what must come, with a deadline for a machine that is busy with other
-# things; `within` waits for what has to come in a given time, because the program promises it.
+# Nothing waits for a fixed time. `await` waits for what must come, with a deadline that suits a busy machine. `within` waits
+# for what the program promises within a given time.
 #
 #   FERNVPN=target/release/fernvpn    the program
 # shellcheck shell=bash
@@ -20,9 +19,9 @@ export LC_ALL=C
 script=$(basename "$0" .sh)
 tests=$(realpath "$(dirname "$0")")
 fernvpn=$(realpath -m "${FERNVPN:-target/release/fernvpn}")
-dir=$(mktemp -d -t "$script.XXXXXX") # all files; NAME.log is what NAME has said
-id=$script${dir##*.}                 # begins the names of namespaces and of instances, of which there are others
-declare -A pids=()                   # of what was started and has not been ended, by name
+dir=$(mktemp -d -t "$script.XXXXXX") # all files; NAME.log is the output of NAME
+id=$script${dir##*.}                 # the names of namespaces and instances begin with it, so that they are unique
+declare -A pids=()                   # by name: what was started and has not ended
 passed=0 skipped=''
 export FERNVPN_TEST=$id # marks every process that comes from here
 
@@ -33,7 +32,7 @@ clean_up() {
     trap '' INT TERM HUP
     trap - ERR
     set +e
-    exec 2>/dev/null # what the shell says of those it kills
+    exec 2>/dev/null # the shell's messages about processes that it kills
     if [ $status != 0 ] || [ -n "${KEEP_LOGS:-}" ]; then
         for log in "$dir"/*.log; do [ ! -s "$log" ] || { printf -- '--- %s\n' "${log##*/}"; tail -n 40 "$log"; }; done
     fi
@@ -42,7 +41,7 @@ clean_up() {
     while mine=$(grep -lsz "^FERNVPN_TEST=$id\$" /proc/[0-9]*/environ | cut -d / -f 3); [ -n "$mine" ]; do kill -KILL $mine; done
     wait
     for ns in /run/netns/"$id"-*; do
-        in_ns "${ns##*/}" "$fernvpn" clean-up # a file of a killed server's, with the values from before
+        in_ns "${ns##*/}" "$fernvpn" clean-up # removes the file of a killed server, which has the values from before
         ip netns del "${ns##*/}"
     done
     also_clean_up
@@ -51,7 +50,7 @@ clean_up() {
     echo "$script: $passed passed, $((status != 0)) failed${skipped:+, 1 skipped}"
     exit $status
 }
-also_clean_up() { :; } # a script may have more to take away
+also_clean_up() { :; } # a script defines this if it has more to remove
 failed() { echo "!! line ${BASH_LINENO[-2]}: this failed: $1" >&2; }
 trap clean_up EXIT
 trap 'failed "$BASH_COMMAND"' ERR
@@ -61,9 +60,9 @@ trap 'exit 143' TERM HUP
 expect() { printf '\n== %s\n' "$*"; }
 ok() { passed=$((passed + 1)); echo "   ok${1:+: $*}"; }
 die() { echo "!! line ${BASH_LINENO[-2]}: $*"; exit 1; }
-# What is skipped is counted, and a failure where everything has to run.
+# A skip is counted. Where everything has to run, it is a failure.
 skip() { printf '\nSKIPPED: %s.sh: %s\n' "$script" "$*"; skipped=yes; exit $((${FERNVPN_REQUIRE_INTEROP:+1} + 0)); }
-# needs TOOL...: without them it is skipped.
+# needs TOOL...: without these the script is skipped.
 needs() { local tool; for tool; do command -v "$tool" >/dev/null || skip "there is no $tool. Try: tests/needs.sh test"; done; }
 wants() { needs "$@"; }
 
@@ -85,7 +84,7 @@ within() {
 }
 await() { within 60 "$@"; }
 
-# What may be awaited:
+# These may be awaited:
 fails() { ! "$@"; }
 listening() { [ -n "$(in_ns "$1" ss -Hltn "sport = :$2")" ]; }    # NAMESPACE PORT
 no_device() { fails ip -n "$1" link show dev fern0 2>/dev/null; } # NAMESPACE
@@ -94,10 +93,10 @@ more() { [ "$(times "$1" "$2")" -gt "$3" ]; }                     # NAME PATTERN
 
 # ---- namespaces, and cables between them
 
-# namespaces NAME...: each of them begins with $id-
+# namespaces NAME...: makes them. Each name begins with $id-
 namespaces() { local ns; for ns; do ip netns add "$ns"; ip -n "$ns" link set dev lo up; done; }
 link() { ip link add name "$2" netns "$1" type veth peer name "$4" netns "$3"; } # NAMESPACE DEVICE NAMESPACE DEVICE
-# address NAMESPACE DEVICE [ADDRESS/PREFIX...]: gives it these, and sets it up.
+# address NAMESPACE DEVICE [ADDRESS/PREFIX...]: gives the device these addresses, and sets it up.
 address() {
     local ns=$1 device=$2 one nodad; shift 2
     for one; do
@@ -106,8 +105,8 @@ address() {
     done
     ip -n "$ns" link set dev "$device" up
 }
-# uplink NAMESPACE ROUTER DEVICE NETWORK4 [NETWORK6]: from its eth0 to that device of the router, which is its way to
-# everywhere. In both networks the router has number 1, and it has number 2.
+# uplink NAMESPACE ROUTER DEVICE NETWORK4 [NETWORK6]: connects its eth0 with that device of the router, its default router.
+# In both networks the router has number 1, and the namespace has number 2.
 uplink() {
     link "$1" eth0 "$2" "$3"
     address "$2" "$3" "$4.1/24" ${5:+"$5::1/64"}
@@ -121,49 +120,49 @@ forwards() { in_ns "$1" sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwa
 
 in_ns() { local ns=$1; shift; ip netns exec "$ns" "$@"; }
 show() { local ns=$1 words; shift; words=${*//"$fernvpn"/fernvpn}; echo "[${ns##*-}] ${words//"$dir/"/}"; }
-# run NAMESPACE COMMAND...: shows it, runs it there, and has its output in run.log.
+# run NAMESPACE COMMAND...: shows the command and runs it there. Its output goes to run.log.
 run() { show "$@"; in_ns "$@" >"$dir/run.log" 2>&1 || die "status $?"; }
-# refused NAMESPACE COMMAND...: the same, and it must fail.
+# refused NAMESPACE COMMAND...: does the same, and the command must fail.
 refused() { show "$@" '   (must fail)'; ! in_ns "$@" >"$dir/run.log" 2>&1 || die 'it did not fail'; }
 
-# start NAME NAMESPACE COMMAND...: in the background.
+# start NAME NAMESPACE COMMAND...: starts it in the background.
 start() {
     local name=$1 ns=$2; shift 2
     show "$ns" "$@" '&'
     [ ! -e "$dir/$name.log" ] || cat "$dir/$name.log" >>"$dir/$name-before.log"
-    : >"$dir/$name.log" # before it starts, so that nobody takes an older one's words for its own
+    : >"$dir/$name.log" # empty before the start, so that no old line is taken for a new one
     ip netns exec "$ns" "$@" >"$dir/$name.log" 2>&1 &
     pids[$name]=$!
 }
-# stop NAME [SIGNAL]: it has to be running still.
+# stop NAME [SIGNAL]: stops it. It must still be running.
 stop() {
     echo "kill -${2:-TERM} $1"
     kill "-${2:-TERM}" "${pids[$1]}"
     ends "$1"
 }
-# ends NAME [SECONDS]: waits until it has ended; its status is then in $ended.
+# ends NAME [SECONDS]: waits until it has ended. $ended is then its status.
 ends() {
-    within "${2:-60}" fails kill -0 "${pids[$1]}" 2>/dev/null # where the shell would say that it was killed
+    within "${2:-60}" fails kill -0 "${pids[$1]}" 2>/dev/null # the shell may say here that it was killed
     ended=0
     wait "${pids[$1]}" 2>/dev/null || ended=$?
     unset "pids[$1]"
 }
-# logged NAME PATTERN [SECONDS]: waits until its log says it. times NAME PATTERN: how often it does.
+# logged NAME PATTERN [SECONDS]: waits until its log has it. times NAME PATTERN: prints how often it has.
 logged() { within "${3:-60}" grep -q -- "$2" "$dir/$1.log"; }
 times() { grep -c -- "$2" "$dir/$1.log" || true; }
 
-# talk NAME NAMESPACE ADDRESS PORT: a TCP connection that says something every 50 ms and never connects again, to where
-# talk.py listens. goes_on NAME [SECONDS]: it does.
+# talk NAME NAMESPACE ADDRESS PORT: opens a TCP connection to talk.py, which sends every 50 ms and never connects again.
+# goes_on NAME [SECONDS]: waits until it has sent more.
 talk() { start "$1" "$2" python3 "$tests/common/talk.py" "$3" "$4"; goes_on "$1"; }
 goes_on() {
-    # The next word may have been on its way; the one after it was not.
+    # The next word may have been on its way already. The one after it was not.
     within "${2:-60}" more "$1" '^alive' $(($(times "$1" '^alive') + 1))
     kill -0 "${pids[$1]}" || die "$1 has broken"
 }
 
 # ---- fernvpn
 
-# keys NAME...: a key for each in NAME.key, and all of them in server.key.
+# keys NAME...: makes a key for each in NAME.key, and puts all of them into server.key.
 keys() {
     local name
     for name; do (
@@ -172,23 +171,23 @@ keys() {
         echo "$(<"$dir/$name.key")  # $name" >>"$dir/server.key"
     ) done
 }
-# fern NAME NAMESPACE server|client OPTION...: started, and ready. The instance is called $id-NAME.
+# fern NAME NAMESPACE server|client OPTION...: starts it and waits until it is ready. The instance is called $id-NAME.
 fern() {
     local name=$1 ns=$2 role=$3; shift 3
     start "$name" "$ns" "$fernvpn" "$role" --name "$id-$name" "$@"
     ready "$name"
 }
 ready() { logged "$1" '^listening on \|^connected: '; } # NAME
-# The address that a client has in the tunnel, now.
+# Prints the address that a client has in the tunnel now.
 address4() { sed -n 's/^connected: \([0-9.]*\).*/\1/p' "$dir/$1.log" | tail -n 1; }
 address6() { sed -n 's/^connected: .*, \([0-9a-f:]*\)\/64.*/\1/p' "$dir/$1.log" | tail -n 1; }
 
-# ---- what has been done to a namespace
+# ---- what has changed in a namespace
 
 counted() { in_ns "$1" nft list counter inet "$2" "$3" | awk '/packets/ { print $2 }'; } # NAMESPACE TABLE COUNTER
-# settings NAMESPACE: those of its kernel that a program could have changed, but for the tunnel's device.
+# settings NAMESPACE: prints the kernel's settings that a program could have changed, without those of the tunnel's device.
 settings() { in_ns "$1" sysctl --all --pattern '^net\.ipv[46]\.(conf|ip_forward)' 2>/dev/null | grep -v '^net\..*\.fern[0-9]\.'; }
-# state NAMESPACE: all that a program could have changed there, and the kernel does not change by itself.
+# state NAMESPACE: prints everything that a program could have changed there, and the kernel does not change by itself.
 state() {
     settings "$1"
     in_ns "$1" sh -c 'ip -4 rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all; ip -o link; ip -o address

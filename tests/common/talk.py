@@ -1,5 +1,5 @@
-"""One TCP connection that goes on: talk.py ADDRESS PORT says a number every 50 ms, wants it back, and says `alive N`. It never
-connects again. `talk.py listen PORT` gives everybody their numbers back."""
+"""One TCP connection that goes on: talk.py ADDRESS PORT sends a number every 50 ms, gets it back, and prints `alive N`. It
+never connects again. `talk.py listen PORT` sends everybody their numbers back."""
 import socket, sys, threading, time
 
 host, port = sys.argv[1], int(sys.argv[2])

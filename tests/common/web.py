@@ -1,4 +1,4 @@
-"""A web server that answers with the address by which it was asked: web.py PORT, on all addresses."""
+"""A web server that answers with the client's address: web.py PORT, on all addresses."""
 import http.server, socket, sys
 
 

@@ -2,9 +2,9 @@
 
     python3 tests/interop/tokens.py target/release/fernvpn --count 10000
 
-One process of the real program for each token, as a person would use it; several at a time. The only differences
-allowed are those of docs/FERNET.md: padding may be absent here, and every other spelling than the canonical one,
-which older versions of `cryptography` tolerate, is refused.
+Each token gets a process of the real program, as a person would use it. Several run at a time. docs/FERNET.md has the only
+differences that are allowed. Padding may be absent here. fernvpn refuses every other spelling than the canonical one,
+and older versions of `cryptography` tolerate some.
 """
 
 import argparse

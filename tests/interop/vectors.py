@@ -5,7 +5,7 @@ the protocol.
 
     python3 tests/interop/vectors.py [FILE.json ...]
 
-Prints one line a file; exits with 1 and the name of the value if any differs.
+Prints one line for each file. Exits with 1 and the name of the first value that differs.
 """
 
 import base64
