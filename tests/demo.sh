@@ -117,7 +117,7 @@ else
     read -ra in_alice <<<"$(entrance alice)"
     read -ra in_bob <<<"$(entrance bob)"
 
-    say '4. What alice sees: a loopback and the tunnel, nothing else. From there she pings the server and bob.'
+    say '4. Alice has a loopback and the tunnel, and nothing else. From there, alice pings the server and bob.'
     run "${in_alice[@]}" ip -brief address
     if has iputils-ping ping 'the pings'; then
         run "${in_alice[@]}" ping -c 3 -i 0.2 -W 5 10.8.0.1
