@@ -3,8 +3,8 @@
 
     python3 tests/english.py [FILE...]
 
-Reads Markdown, without code, tables and generated parts, and man pages. If FERNVPN names the program, it also reads
-`fernvpn help` for each command. Blanks separate words, so `a/b` is one, and inline code is one.
+Reads Markdown, without code, tables and generated parts. If FERNVPN names the program, it also reads its man pages, which
+have the help of every command. Blanks separate words, so `a/b` is one, and inline code is one.
 """
 
 import os
@@ -16,15 +16,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MOST = 25
 # These are still being rewritten.
-LATER = {"docs/CAPTURE.md", "docs/FERNET.md", "docs/LAB.md", "docs/PROTOCOL.md", "docs/wireshark/README.md",
-         "packaging/man/fernvpn.8", "packaging/man/fernvpn.conf.5", "fernvpn help"}
+LATER = {"docs/CAPTURE.md", "docs/FERNET.md", "docs/LAB.md", "docs/PROTOCOL.md", "docs/wireshark/README.md"}
 
 
-def paragraphs(path):
+def paragraphs(source, is_markdown):
     """(line, text) of each paragraph and list item."""
-    source = path.read_text(encoding="utf-8")
     keep_lines = lambda found: "\n" * found[0].count("\n")
-    if path.suffix == ".md":
+    if is_markdown:
         source = re.sub(r"^<!-- begin .*?^<!-- end .*?$", keep_lines, source, flags=re.M | re.S)
         source = re.sub(r"^ *```.*?^ *```", keep_lines, source, flags=re.M | re.S)
         source = re.sub(r"^(    |\t)(?! *[-*\d]).*$", "", source, flags=re.M)
@@ -36,7 +34,7 @@ def paragraphs(path):
         source = re.sub(r"^\.Bd -literal.*?^\.Ed", keep_lines, source, flags=re.M | re.S)
         source = re.sub(r"^\.(?:It|Sh|Ss|Pp|Bl|El|Nd|Nm|Dd|Dt|Os|Xr|\\\").*$", "", source, flags=re.M)
         source = re.sub(r"^\.[A-Z][a-z] ", "", source, flags=re.M)
-        breaks = r"\n\s*\n"
+        breaks = r"\n\s*\n|(?<=[.?!:)])\n"  # each sentence begins a line
     at = 0
     for part in re.split(f"({breaks})", source):
         if part.strip():
@@ -50,24 +48,21 @@ def sentences(text):
     return re.split(r"(?<=[.?!:])(?<!e\.g\.)(?<!i\.e\.)[)*\"']*(?: (?=[*(\"']*(?:[A-Z0-9\[]|code))|$)", text)
 
 
-def helps():
-    """(command, paragraph) of the program's help."""
-    program = os.environ.get("FERNVPN")
-    if not program or "fernvpn help" in LATER:
-        return
-    said = lambda *words: subprocess.run([program, "help", *words], capture_output=True, text=True, check=True).stdout
-    for command in re.findall(r"^  ([a-z-]+)  ", said(), re.M):
-        for part in re.split(r"\n\s*\n|\n(?=  -)", said(command)):
-            if not part.startswith("usage"):
-                yield f"fernvpn help {command}", re.sub(r"^  -\S*(?: \S+)?  +", "", part)
+def man_pages():
+    """(page, paragraph) of the man pages, which the program prints."""
+    for page in ["fernvpn.8", "fernvpn.conf.5"]:
+        if "FERNVPN" in os.environ and page not in LATER:
+            said = subprocess.run([os.environ["FERNVPN"], "help", "--man", page], capture_output=True, text=True, check=True)
+            yield from ((f"{page}:{line}", text) for line, text in paragraphs(said.stdout, False))
 
 
 def main():
     files = [Path(name).resolve() for name in sys.argv[1:]] or [
-        path for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "packaging/man").glob("*.[58]")])
+        path for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
         if str(path.relative_to(ROOT)) not in LATER]
-    places = [(f"{path.relative_to(ROOT)}:{line}", text) for path in files for line, text in paragraphs(path)]
-    places += helps() if not sys.argv[1:] else []
+    places = [(f"{os.path.relpath(path, ROOT)}:{line}", text)
+              for path in files for line, text in paragraphs(path.read_text(encoding="utf-8"), path.suffix == ".md")]
+    places += man_pages() if not sys.argv[1:] else []
     count = long = 0
     for place, text in places:
         for sentence in sentences(text):
