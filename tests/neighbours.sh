@@ -207,3 +207,67 @@ start fixed $s sh -c 'mount -o bind,ro /proc/sys /proc/sys && exec "$@"' - \
 ends fixed
 grep -q 'cannot set .*forwarding.*: Read-only file system.*Try: ' "$dir/fixed.log" || die 'it does not say what to do'
 ok
+
+# Where the tunnel's network is on another link as well, everything looks connected and nothing passes.
+push=''
+plain() { # NAME NUMBER OPTION...: a server that pushes nothing
+    local name=$1 number=$2; shift 2
+    fern "$name" $s server -k "$dir/server.key" --listen 192.0.2.1:$((12345 + number)) --tun fern$number "$@"
+}
+status() { in_ns "$1" "$fernvpn" status "$id-$2" --format "${3:-text}"; } # NAMESPACE NAME [FORMAT]
+expect "the client's network is the tunnel's: it is said when it connects, and in its status, with what to do"
+plain host 0
+link $c lan $w far
+address $c lan 10.8.0.77/24
+client alice 0
+logged alice 'network 10.8.0.0/24 overlaps 10.8.0.0/24 of lan.*Try: .*address = ' 5
+status $c alice | grep -q 'warning .* 10.8.0.0/24 of lan' || die 'it is not in its status'
+status $c alice json | python3 -c 'import json, sys; assert "10.8.0.0/24 of lan" in json.load(sys.stdin)["warnings"][0]'
+[ "$(status $s host json | python3 -c 'import json, sys; print(json.load(sys.stdin)["warnings"])')" = '[]' ] || die 'the server has no overlap'
+down alice host
+ok
+expect 'a route that is told is also a network at home: it is said'
+push=192.168.9.0/24 server host 0
+address $c lan 192.168.9.7/24
+client alice 0
+logged alice 'route 192.168.9.0/24 overlaps 192.168.9.0/24 of lan.*Try: .*routes = ' 5
+down alice host
+ip -n $c link del dev lan
+ok
+expect "another device of the server has the usual network: the tunnel takes another one, and says so"
+address $s out 10.8.0.3/24 fd0f:e12e::3/64
+plain host 0
+logged host 'the usual network is in use .*addresses="10.198.86.1/24, fd0f:e12e:1::1/64"' 5
+client alice 0
+await in_ns $c ping -c 1 -W 1 10.198.86.1
+await in_ns $c ping -c 1 -W 1 fd0f:e12e:1::1
+run $s "$fernvpn" reload "$id-host"
+! grep -q 'needs a restart' "$dir/run.log" || die 'a reload wants the usual network back'
+in_ns $c ping -c 1 -W 2 10.198.86.1 >/dev/null
+down alice host
+ok
+expect 'a network that somebody chose stays, and the overlap is said at start, by check and in the status'
+plain host 0 --address 10.8.0.1/24
+logged host 'network 10.8.0.0/24 overlaps 10.8.0.0/24 of out.*Try: ' 5
+status $s host | grep -q 'warning .* 10.8.0.0/24 of out' || die 'it is not in its status'
+down host
+printf '[server]\naddress = 10.8.0.1/24\n' >"$dir/server.conf"
+run $s "$fernvpn" check -c "$dir/server.conf"
+grep -q 'network 10.8.0.0/24 overlaps 10.8.0.0/24 of out' "$dir/run.log" || die 'check does not say it'
+ip -n $s address del 10.8.0.3/24 dev out
+ip -n $s address del fd0f:e12e::3/64 dev out
+run $s "$fernvpn" check -c "$dir/server.conf"
+! grep -q overlaps "$dir/run.log" || die 'check sees an overlap where there is none'
+ok
+expect 'two servers on one machine with one network: the second one is refused, also by check'
+plain one 0
+refused $s "$fernvpn" server --name "$id-two" -k "$dir/server.key" --listen 192.0.2.1:12346 --tun fern1
+grep -q 'another server runs on this machine.*10.8.0.0/24 overlaps 10.8.0.0/24 of fern0.*Try: ' "$dir/run.log" || die 'it does not say why'
+refused $s "$fernvpn" server --name "$id-two" -k "$dir/server.key" --listen 192.0.2.1:12346 --tun fern1 --address 10.8.0.129/25
+printf '[server]\ninterface = fern1\naddress = 10.8.0.1/24\n' >"$dir/server.conf"
+refused $s "$fernvpn" check -c "$dir/server.conf"
+client alice 0
+in_ns $c ping -c 1 -W 2 10.8.0.1 >/dev/null
+plain two 1 --address 10.9.0.1/24
+down two alice one
+ok

@@ -258,6 +258,9 @@ impl Machine for Host {
         network
             .set_up_client(config.mtu, &config.addresses, routes, resolvers)
             .map_err(text)?;
+        for overlap in self.settings.overlaps(&config.addresses, routes) {
+            log::warning("os", &overlap.to_string(), &[]);
+        }
         if let (true, true, Some(server)) = (first, command.is_empty(), config.server.first()) {
             device::invite(network, &format!("ping {server}"));
         }

@@ -10,7 +10,7 @@ use crate::os::control::{self, Control};
 use crate::os::nat::Nat;
 use crate::os::network::Network;
 use crate::os::signal::Signal;
-use crate::os::{log, notify, process, signal};
+use crate::os::{log, notify, overlaps, process, signal};
 use crate::packet::subnet::Subnet;
 use crate::tunnel::locked;
 use crate::tunnel::server::Server;
@@ -24,7 +24,7 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     signal::block()?;
     process::forbid_core_dumps()?;
     log::set_verbose(arguments.has("--verbose"));
-    let settings = settings(arguments)?;
+    let settings = on_this_machine(settings(arguments)?)?;
     device::raise_limits(settings.max_clients);
     let listeners = listen(&settings)?;
     // A private network is changed from outside, which needs more.
@@ -39,6 +39,9 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
         device,
         nat: None,
     };
+    if let (Some(device), Device::Tun(_)) = (&machine.device, &settings.device) {
+        overlaps::claim(device).map_err(|error| error.to_string())?;
+    }
     machine.set_up(&settings)?;
     if let Some(network) = &machine.network {
         device::invite(network, "ip -brief address");
@@ -135,6 +138,9 @@ impl Running {
             other => other.to_string(),
         })?;
         let old = self.server.settings();
+        if !new.has_chosen_addresses && !old.has_chosen_addresses {
+            new.addresses.clone_from(&old.addresses);
+        }
         let stays = options::keep_what_needs_a_restart(&mut new, &old);
         let needs = if stays.is_empty() {
             String::new()
@@ -225,6 +231,33 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
         return Err(UsageError(which.into()).into());
     }
     settings.consistent()?;
+    Ok(settings)
+}
+
+/// The settings for this machine: where it has the tunnel's networks on another link already, others
+/// unless somebody chose them, and a warning.
+///
+/// # Errors
+/// Another server here has the same network: then one of the two could not work.
+pub(super) fn on_this_machine(mut settings: ServerSettings) -> Result<ServerSettings, String> {
+    let overlaps = settings.overlaps();
+    if let Some(overlap) = overlaps.iter().find(|overlap| overlap.is_server) {
+        return Err(format!("another server runs on this machine: {overlap}"));
+    }
+    let has_fixed = settings.peers.iter().any(|peer| !peer.addresses.is_empty());
+    if let Device::Tun(device) = &settings.device
+        && !settings.has_chosen_addresses
+        && !has_fixed
+        && !overlaps.is_empty()
+    {
+        settings.addresses = overlaps::free(&settings.addresses, device);
+        let (now, why) = (listed(&settings.addresses), listed(&overlaps));
+        let text = "the usual network is in use on this machine, and the tunnel has another one; `address` fixes it";
+        log::warning("config", text, &[("addresses", &now), ("reason", &why)]);
+    }
+    for overlap in settings.overlaps() {
+        log::warning("config", &overlap.to_string(), &[]);
+    }
     Ok(settings)
 }
 

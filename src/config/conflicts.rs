@@ -4,8 +4,9 @@
 //! the whole configuration; addresses have to lie in the tunnel's networks, and these apart from
 //! each other. Each conflict says where it is, so that a file's reader can name the line.
 
-use super::settings::{Device, Nat, Peer, ServerSettings};
+use super::settings::{ClientSettings, Device, Nat, Peer, ServerSettings};
 use super::state_file::StoredRatchet;
+use crate::os::overlaps::{Overlap, overlaps};
 use crate::packet::subnet::Subnet;
 use crate::protocol::key_schedule::Root;
 use std::collections::HashMap;
@@ -39,6 +40,35 @@ impl ServerSettings {
             None => Ok(()),
             Some(conflict) => Err(conflict.reason),
         }
+    }
+}
+
+impl ServerSettings {
+    /// Where this machine has the tunnel's networks on another link as well.
+    pub fn overlaps(&self) -> Vec<Overlap> {
+        match &self.device {
+            Device::Tun(device) => overlaps(&self.addresses, device),
+            Device::None | Device::Private { .. } => Vec::new(),
+        }
+    }
+}
+
+impl ClientSettings {
+    /// The same for the networks and routes that a server has told. A route for most of the world
+    /// overlaps everything, and is meant to.
+    pub fn overlaps(&self, networks: &[Subnet], told: &[Subnet]) -> Vec<Overlap> {
+        let Device::Tun(device) = &self.device else {
+            return Vec::new();
+        };
+        let routes = self.routes.as_deref().unwrap_or(told).iter();
+        let routes =
+            routes.filter(|route| route.prefix >= if route.address.is_ipv4() { 8 } else { 16 });
+        let is_own = |route: &Subnet| networks.iter().any(|own| own.contains(route.address));
+        let routes: Vec<Subnet> = routes.filter(|route| !is_own(route)).copied().collect();
+        let mut found = overlaps(&routes, device);
+        found.iter_mut().for_each(|overlap| overlap.is_route = true);
+        found.splice(0..0, overlaps(networks, device));
+        found
     }
 }
 

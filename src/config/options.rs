@@ -132,11 +132,15 @@ pub const OPTIONS: &[OptionSpec] = &[
         flag: Some("--address"),
         value: "ADDRESS/PREFIX",
         about: "the server's addresses in the tunnel, with their networks",
-        more: "Clients get their addresses from these networks.",
+        more: "Clients get their addresses from these networks. Where the server's machine uses \
+               the default networks already, the server takes others that are free.",
         default: "10.8.0.1/24, fd0f:e12e::1/64",
         list: true,
         reload: Reload::Restart(|new, old| keep(&mut new.addresses, &old.addresses)),
-        set: Setter::Server(|own, value| put(&mut own.addresses, list(value, subnet))),
+        set: Setter::Server(|own, value| {
+            own.has_chosen_addresses = true;
+            put(&mut own.addresses, list(value, subnet))
+        }),
     },
     OptionSpec {
         name: "mtu",

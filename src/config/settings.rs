@@ -76,6 +76,8 @@ pub struct ServerSettings {
     pub device: Device,
     /// The server's tunnel addresses, with their networks.
     pub addresses: Vec<Subnet>,
+    /// Whether they were chosen by a person. Otherwise the server may take others.
+    pub has_chosen_addresses: bool,
     /// Of the tunnel device, in bytes.
     pub mtu: u16,
     /// Forwarding for clients.
@@ -154,6 +156,7 @@ impl Default for ServerSettings {
                     prefix: 64,
                 },
             ],
+            has_chosen_addresses: false,
             mtu: 9000,
             nat: Nat::Auto,
             push_routes: Vec::new(),

@@ -28,16 +28,13 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
+use super::overlaps::GROUP;
 use super::{log, sys, tried};
 
 const FOLDER: &str = "/run/fernvpn";
 
 /// "On", as fernvpn writes it.
 const OURS: &str = "2";
-
-/// The link group of all devices of servers with NAT. What goes to or comes from one of them is for
-/// that server's rules to judge.
-pub(super) const GROUP: u32 = 12345;
 
 /// One sysctl that this instance has switched on, or shall.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,7 +151,8 @@ impl Forwarding {
         Ok(())
     }
 
-    /// Rules that drop what passes because of the plan alone. Frames between two ports of one bridge
+    /// Rules that drop what passes because of the plan alone. What goes to or comes from the device
+    /// of another server is for that server's rules to judge. Frames between two ports of one bridge
     /// are not forwarded by these switches, but pass the same hook (br_netfilter).
     pub(super) fn guard(&self, plan: &Plan) -> String {
         let of = |path: &str| {

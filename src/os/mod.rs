@@ -5,7 +5,7 @@
 //! socket     what the tunnel wants of a TCP socket                           signal   Ctrl-C, stop, reload
 //! network    link, addresses, routes: each change with its undo beside it    command  `ip` and its like, shown
 //! nat        a server's address translation                                  rules    what nft is given
-//! forwarding which packets the kernel passes on, and who wanted that
+//! forwarding which packets the kernel passes on, and who wanted that          overlaps one network on two links
 //! namespace  a network of its own, which vanishes with the process           process  user, limits, core dumps
 //! control    a running instance is asked, by a Unix socket
 //! files      secrets read, created, replaced                                 log      lines on stderr
@@ -33,6 +33,7 @@ pub mod namespace;
 pub mod nat;
 pub mod network;
 pub mod notify;
+pub mod overlaps;
 pub mod process;
 mod rules;
 pub mod signal;

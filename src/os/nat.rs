@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::forwarding::{Forwarding, GROUP};
+use super::forwarding::Forwarding;
 use super::signal::{self, Signal};
 use super::{command, log, rules, tried};
 use crate::packet::subnet::Subnet;
@@ -100,8 +100,6 @@ impl Nat {
         put_back(device);
         let ipv4 = networks.iter().any(|network| network.address.is_ipv4());
         let ipv6 = networks.iter().any(|network| network.address.is_ipv6());
-        let group = GROUP.to_string();
-        command::run(&["ip", "link", "set", "dev", device, "group", &group])?;
         let kept = Kept {
             device: device.into(),
             networks: networks.to_vec(),

@@ -281,7 +281,11 @@ impl Client {
             step: locked(&self.key).current().1,
             link,
         };
+        let overlaps = config.map_or(Vec::new(), |config| {
+            self.settings.overlaps(&config.addresses, &config.routes)
+        });
         let report = Report {
+            warnings: overlaps.iter().map(ToString::to_string).collect(),
             name: &self.settings.name,
             role: "client",
             started: self.started,

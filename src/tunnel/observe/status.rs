@@ -100,6 +100,8 @@ pub struct Report<'a> {
     pub listen: Vec<SocketAddr>,
     /// Its tunnel addresses.
     pub addresses: &'a [Subnet],
+    /// What is wrong on this machine, and what to do.
+    pub warnings: Vec<String>,
     /// Its handshakes.
     pub handshakes: &'a HandshakeCounters,
     /// Packets from the device for which there was no peer, or none connected.
@@ -341,6 +343,7 @@ impl Report<'_> {
             ("device", "device", None, Value::Text(self.device.map(str::to_owned))),
             ("listen", "listening on", None, shown(&self.listen)),
             ("addresses", "addresses", None, shown(self.addresses)),
+            ("warnings", "", None, shown(&self.warnings)),
             ("handshakes_accepted", "handshakes", Some(("handshakes_accepted_total", "Handshakes that became a session.")),
                 number(accepted)),
             ("handshakes_refused", "refused", Some(("handshakes_refused_total", "Handshakes that did not, by reason.")),
@@ -428,10 +431,14 @@ impl Report<'_> {
         let connected = self.peers.iter().filter(|peer| peer.link.is_some()).count();
         let _ = writeln!(
             text,
-            "  {:<13} {connected} of {}\n",
+            "  {:<13} {connected} of {}",
             "connected",
             self.peers.len()
         );
+        for warning in &self.warnings {
+            let _ = writeln!(text, "  {:<13} {}", "warning", log::printable(warning));
+        }
+        text.push('\n');
         // A column for each field, as wide as its widest cell.
         let rows: Vec<Vec<Field>> = self.peers.iter().map(Peer::fields).collect();
         let mut lines = vec![String::new(); rows.len() + 1];
@@ -554,6 +561,7 @@ mod tests {
             device: Some("fern0"),
             listen: vec![],
             addresses: &[],
+            warnings: vec!["two\nlines".into()],
             handshakes,
             unrouted: 3,
             peers: vec![peer(EVIL), peer("bob")],

@@ -155,7 +155,9 @@ impl Server {
             step: client.step(),
             link: client.connection().map(|connected| Link::of(&connected)),
         };
+        let overlaps = current.settings.overlaps();
         let report = Report {
+            warnings: overlaps.iter().map(ToString::to_string).collect(),
             name: &current.settings.name,
             role: "server",
             started: shared.started,
