@@ -281,7 +281,7 @@ revert fern0
 TEXT
 ok 'set and reverted'
 if ! command -v resolvectl >/dev/null; then
-    client; grep -q 'resolvers are not in use.*resolvectl' "$dir/client.log" || die 'not a word'
+    client; grep -q 'resolvers are not in use.*apt install systemd-resolved' "$dir/client.log" || die 'not a word'
     down; ok 'said so'
 fi
 

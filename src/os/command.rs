@@ -4,7 +4,8 @@
 //! Each command line is printed before it runs, in a form that can be typed. No shell is involved:
 //! the words go to the program as they are. What the program says on stderr becomes the error.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("resolvectl", "systemd-resolved"),
+    ("resolvconf", "openresolv"),
     ("sysctl", "procps"),
     ("modprobe", "kmod"),
     ("mount", "mount"),
@@ -33,12 +35,30 @@ pub fn run(argv: &[&str]) -> io::Result<()> {
     run_prepared(&mut prepare(argv)?, "")
 }
 
+/// The same with `input` on its stdin.
+pub fn run_with_input(argv: &[&str], input: &str) -> io::Result<()> {
+    let mut command = prepare(argv)?;
+    let quoted = line(&prepare(&["printf", &input.replace('\n', r"\n")])?);
+    let shown = format!("{quoted} | {}", line(&command));
+    log::command(&shown);
+    finished(&mut command, &shown, input)
+}
+
+/// Where a program is, if it is installed.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = search_path();
+    let places = path
+        .split(':')
+        .map(|folder| PathBuf::from(folder).join(program));
+    places.into_iter().find(|place| place.is_file())
+}
+
 /// Runs `argv` where it may have nothing to do; shows it, and is true, if it did something.
 pub fn attempt(argv: &[&str]) -> bool {
     let Ok(mut command) = prepare(argv) else {
         return false;
     };
-    let did = output(&mut command).is_ok_and(|output| output.status.success());
+    let did = output(&mut command, "").is_ok_and(|output| output.status.success());
     if did {
         log::command(&line(&command));
     }
@@ -47,7 +67,7 @@ pub fn attempt(argv: &[&str]) -> bool {
 
 /// What `argv` says, if it succeeds. To look at something, which is not shown.
 pub fn said(argv: &[&str]) -> Option<String> {
-    let output = output(&mut prepare(argv).ok()?)
+    let output = output(&mut prepare(argv).ok()?, "")
         .ok()
         .filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok()
@@ -57,32 +77,39 @@ pub fn said(argv: &[&str]) -> Option<String> {
 /// speaks English.
 pub(super) fn prepare(argv: &[&str]) -> io::Result<Command> {
     let (program, arguments) = argv.split_first().ok_or(ErrorKind::InvalidInput)?;
-    // Never an empty entry: it would mean the current folder.
-    let path = std::env::var("PATH").ok().filter(|path| !path.is_empty());
-    let path = path.map_or(SYSTEM_PATH.to_owned(), |path| {
-        format!("{path}:{SYSTEM_PATH}")
-    });
     let mut command = Command::new(program);
     // Only this process speaks to systemd for the service (`notify`).
     command
         .args(arguments)
-        .env("PATH", path)
+        .env("PATH", search_path())
         .env("LC_ALL", "C")
         .env_remove("NOTIFY_SOCKET");
     Ok(command)
+}
+
+fn search_path() -> String {
+    // Never an empty entry: it would mean the current folder.
+    let path = std::env::var("PATH").ok().filter(|path| !path.is_empty());
+    path.map_or(SYSTEM_PATH.to_owned(), |path| {
+        format!("{path}:{SYSTEM_PATH}")
+    })
 }
 
 /// Shows and runs a prepared command; `place` is printed in front when it does not run on the host.
 pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()> {
     let shown = line(command);
     log::command(&format!("{place}{shown}"));
+    finished(command, &shown, "")
+}
+
+fn finished(command: &mut Command, shown: &str, input: &str) -> io::Result<()> {
     // A long one, which is nft with its rules, is not said twice.
     let named = if shown.len() > 200 {
         format!("{} ...", command.get_program().display())
     } else {
-        shown.clone()
+        shown.to_owned()
     };
-    let output = output(command).map_err(|error| {
+    let output = output(command, input).map_err(|error| {
         let program = command.get_program();
         let package = PACKAGES
             .iter()
@@ -116,13 +143,20 @@ pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()>
 }
 
 /// Runs a command to its end, but not for ever: one that hangs, or says more than a pipe holds
-/// (64 KiB), must not hold the tunnel up.
-fn output(command: &mut Command) -> io::Result<Output> {
+/// (64 KiB), must not hold the tunnel up. `input` is short: a pipe holds it.
+fn output(command: &mut Command, input: &str) -> io::Result<Output> {
+    let stdin = match input {
+        "" => Stdio::null(),
+        _ => Stdio::piped(),
+    };
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
+    if let Some(mut pipe) = child.stdin.take() {
+        let _ = pipe.write_all(input.as_bytes()); // one that does not read it says why it failed
+    }
     let begun = Instant::now();
     while child.try_wait()?.is_none() {
         if begun.elapsed() > PATIENCE {
@@ -189,5 +223,14 @@ mod tests {
         );
         let error = run(&["fernvpn-none-such"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(find("fernvpn-none-such").is_none() && find("sh").is_some());
+        run_with_input(&["grep", "-q", "b"], "a\nb\n").unwrap();
+        let error = run_with_input(&["grep", "-q", "b"], "a\n").unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with(r"printf 'a\n' | grep -q b failed"),
+            "{error}"
+        );
     }
 }

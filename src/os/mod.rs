@@ -7,6 +7,7 @@
 //! nat        a server's address translation                                  rules    what nft is given
 //! forwarding which packets the kernel passes on, and who wanted that          overlaps one network on two links
 //! namespace  a network of its own, which vanishes with the process           process  user, limits, core dumps
+//! resolver   who resolves names: systemd-resolved, resolvconf
 //! control    a running instance is asked, by a Unix socket
 //! files      secrets read, created, replaced                                 log      lines on stderr
 //! entropy    random bytes        clock  the time of day                      notify   what systemd is told
@@ -35,6 +36,7 @@ pub mod network;
 pub mod notify;
 pub mod overlaps;
 pub mod process;
+pub mod resolver;
 mod rules;
 pub mod signal;
 pub mod socket;

@@ -29,6 +29,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use super::namespace::Namespace;
+use super::resolver::{self, Resolvers};
 use super::{command, log, rules};
 use crate::packet::subnet::Subnet;
 
@@ -84,8 +85,6 @@ pub enum Change {
     /// Where strict reverse path filtering would drop the carrier's packets: judge them by their
     /// mark.
     ValidMark,
-    /// All names are asked of these resolvers, by systemd-resolved.
-    Resolvers(Vec<IpAddr>),
 }
 
 impl Change {
@@ -126,14 +125,6 @@ impl Change {
             Change::ValidMark => {
                 format!("nft add table inet fernvpn-{device}-mark && {VALID_MARK}=1")
             }
-            Change::Resolvers(list) => {
-                let list = list
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(" ");
-                format!("resolvectl dns {device} {list} && resolvectl domain {device} ~.")
-            }
         }
     }
 
@@ -143,8 +134,7 @@ impl Change {
             (Change::Route(old, _), Change::Route(new, _))
             | (Change::Steered(old, _), Change::Steered(new, _)) => old == new,
             (Change::Firewall { .. }, Change::Firewall { .. })
-            | (Change::Up { .. }, Change::Up { .. })
-            | (Change::Resolvers(_), Change::Resolvers(_)) => true,
+            | (Change::Up { .. }, Change::Up { .. }) => true,
             _ => false,
         }
     }
@@ -173,7 +163,6 @@ impl Change {
             Change::ValidMark => {
                 format!("{VALID_MARK}=0 && nft delete table inet fernvpn-{device}-mark")
             }
-            Change::Resolvers(_) => format!("resolvectl revert {device}"),
         }
     }
 }
@@ -270,13 +259,6 @@ fn filters_strictly() -> bool {
     strict && (!read(folder.join("all/src_valid_mark")) || !tables("-mark").is_empty())
 }
 
-/// Whether `/etc/resolv.conf` leads to systemd-resolved.
-fn resolv_conf_is_resolveds() -> bool {
-    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    text.lines()
-        .any(|line| line.starts_with("nameserver 127.0.0.53"))
-}
-
 /// Whether there is a device of this name, as far as can be known.
 pub fn has_device(name: &str) -> bool {
     let devices = Path::new("/sys/class/net");
@@ -289,6 +271,7 @@ pub struct Network {
     place: Place,
     device: String,
     made: Vec<Change>,
+    resolvers: Resolvers,
 }
 
 impl Network {
@@ -298,6 +281,7 @@ impl Network {
             place,
             device: device.to_owned(),
             made: Vec::new(),
+            resolvers: Resolvers::new(device),
         }
     }
 
@@ -336,6 +320,7 @@ impl Network {
         if self.private().is_some() {
             return;
         }
+        resolver::clear(&self.device);
         let table = table(&self.device).to_string();
         for family in ["-4", "-6"] {
             while command::attempt(&[
@@ -437,10 +422,9 @@ impl Network {
             wanted.push(Change::Rule { ipv6: false });
             wanted.extend((carries_ipv6 || refuse_ipv6).then_some(Change::Rule { ipv6: true }));
         }
-        if !resolvers.is_empty() {
-            wanted.push(Change::Resolvers(resolvers.to_vec()));
-        }
-        self.change_to(wanted)
+        self.change_to(wanted)?;
+        self.resolvers.change_to(resolvers);
+        Ok(())
     }
 
     /// Makes what is new, and then takes back what is no longer wanted: in between both are there,
@@ -459,24 +443,9 @@ impl Network {
                 Some(_) => self.run(&new.replace(&self.device)),
                 None => self.run(&new.set(&self.device)),
             };
-            match (done, new) {
-                (Ok(()), _) => {
-                    replaced.map(|at| self.made.remove(at));
-                    self.made.push(new.clone());
-                }
-                // A tunnel without its resolvers is better than none.
-                (Err(error), Change::Resolvers(_)) => {
-                    let text = "the tunnel's resolvers are not in use; put them into /etc/resolv.conf, or configure dns = none";
-                    log::warning("os", text, &[("reason", &error)]);
-                }
-                (Err(error), _) => return Err(explain(new, error)),
-            }
-            if matches!(self.made.last(), Some(Change::Resolvers(_))) && !resolv_conf_is_resolveds()
-            {
-                let text = "programs that read /etc/resolv.conf do not ask the tunnel's resolvers: \
-                            ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf";
-                log::warning("os", text, &[]);
-            }
+            done.map_err(|error| explain(new, error))?;
+            replaced.map(|at| self.made.remove(at));
+            self.made.push(new.clone());
         }
         let goes = |old: &&Change| !wanted.contains(old) && !matches!(old, Change::Up { .. });
         let old = self.made.iter().rev().filter(goes).cloned();
@@ -537,6 +506,7 @@ impl Drop for Network {
         if self.private().is_some() {
             return; // it all goes with the namespace
         }
+        self.resolvers.change_to(&[]);
         for change in self.made.iter().rev() {
             match self.run(&change.unset(&self.device)) {
                 Err(error) if !is_gone(&error) => {
@@ -625,11 +595,6 @@ mod tests {
                 Change::Rule { ipv6: true },
                 "ip -6 rule add not fwmark 12345 table 12345 priority 12345",
                 "ip -6 rule del table 12345 priority 12345",
-            ),
-            (
-                Change::Resolvers(vec![four.address, six.address]),
-                "resolvectl dns fern0 10.8.0.1 fd0f:e12e::1 && resolvectl domain fern0 ~.",
-                "resolvectl revert fern0",
             ),
         ] {
             assert_eq!(

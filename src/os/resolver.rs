@@ -1,0 +1,278 @@
+//! Who resolves this machine's names, and how do the tunnel's resolvers take their place?
+//!
+//! | manager | is given the tunnel's resolvers by | what programs then ask |
+//! |---|---|---|
+//! | systemd-resolved | `resolvectl dns DEVICE`, and the domain `~.` | 127.0.0.53, or its NSS module |
+//! | resolvconf, openresolv | `resolvconf -a DEVICE`, first and alone (`-m 0 -x`) | `/etc/resolv.conf` |
+//! | none | nothing: [`Resolvers`] says who still resolves names | `/etc/resolv.conf` |
+//!
+//! A resolver's setting is a state that is kept: [`Resolvers::keep`] looks whether it is still
+//! there, and makes it again. It only reads files for that, since it is called every few seconds.
+//!
+//! What outlives a crash is resolvconf's record, which [`clear`] removes. systemd-resolved forgets
+//! a device's resolvers together with the device.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use super::{command, log, network};
+
+/// What keeps the resolvers of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manager {
+    Resolved,
+    Resolvconf,
+}
+
+const MANAGERS: [Manager; 2] = [Manager::Resolved, Manager::Resolvconf];
+const PACKAGE: &str = "apt install systemd-resolved";
+
+impl Manager {
+    fn program(self) -> &'static str {
+        match self {
+            Manager::Resolved => "resolvectl",
+            Manager::Resolvconf => "resolvconf",
+        }
+    }
+
+    /// Whether its program is installed. systemd-resolved has one that is called resolvconf, too.
+    fn is_here(self) -> bool {
+        let real = |program| command::find(program).and_then(|path| fs::canonicalize(path).ok());
+        match self {
+            Manager::Resolved => command::find(self.program()).is_some(),
+            Manager::Resolvconf => real("resolvconf").is_some_and(|path| {
+                path.file_name()
+                    .is_some_and(|name| name != "resolvectl" && name != "systemd-resolve")
+            }),
+        }
+    }
+
+    fn set(self, device: &str, list: &[IpAddr]) -> io::Result<()> {
+        match self {
+            Manager::Resolved => {
+                let list: Vec<String> = list.iter().map(IpAddr::to_string).collect();
+                let words = ["resolvectl", "dns", device];
+                let words = words.into_iter().chain(list.iter().map(String::as_str));
+                command::run(&words.collect::<Vec<_>>())?;
+                command::run(&["resolvectl", "domain", device, "~."])
+            }
+            Manager::Resolvconf => {
+                let lines: String = list.iter().map(line).collect();
+                let record = record(device, Path::new("/"));
+                command::run_with_input(&["resolvconf", "-a", &record, "-m", "0", "-x"], &lines)
+            }
+        }
+    }
+
+    fn unset(self, device: &str) -> io::Result<()> {
+        match self {
+            Manager::Resolved => command::run(&["resolvectl", "revert", device]),
+            Manager::Resolvconf => {
+                let record = record(device, Path::new("/"));
+                command::run(&["resolvconf", "-d", &record, "-f"])
+            }
+        }
+    }
+
+    /// The files that show whether the setting is there. The first is what the manager has made
+    /// of it.
+    fn shown_by(self, device: &str) -> PathBuf {
+        match self {
+            Manager::Resolved => {
+                let index = format!("/sys/class/net/{device}/ifindex");
+                let index = fs::read_to_string(index).unwrap_or_default();
+                Path::new("/run/systemd/resolve/netif").join(index.trim())
+            }
+            Manager::Resolvconf => RESOLV_CONF.into(),
+        }
+    }
+}
+
+/// The resolvers of one tunnel, in use until this is dropped.
+#[derive(Debug)]
+pub struct Resolvers {
+    device: String,
+    list: Vec<IpAddr>,
+    /// Who has them now.
+    manager: Option<Manager>,
+    /// What the manager's file said when they were set.
+    shown: Option<String>,
+}
+
+impl Resolvers {
+    /// None yet. `device` is the name of the tunnel's device.
+    pub fn new(device: &str) -> Resolvers {
+        Resolvers {
+            device: device.to_owned(),
+            list: Vec::new(),
+            manager: None,
+            shown: None,
+        }
+    }
+
+    /// Puts these in place of the ones before. A tunnel without its resolvers is better than none,
+    /// so a failure is only said: who resolves names then, and what to do.
+    pub fn change_to(&mut self, list: &[IpAddr]) {
+        if self.list == list {
+            return;
+        }
+        if list.is_empty() {
+            self.unset();
+        }
+        self.list = list.to_vec();
+        if !list.is_empty() {
+            self.set();
+        }
+    }
+
+    /// Sets them again if somebody has replaced them.
+    pub fn keep(&mut self) {
+        let Some(manager) = self.manager else { return };
+        let now = fs::read_to_string(manager.shown_by(&self.device)).ok();
+        if now == self.shown {
+            return;
+        }
+        self.shown = now;
+        if manager == Manager::Resolvconf && self.resolv_conf_is_ours() {
+            return; // for example, a search domain has come
+        }
+        let text = "somebody has replaced the tunnel's resolvers; they are set again";
+        log::warning("os", text, &[]);
+        self.set();
+        if manager == Manager::Resolvconf && !self.resolv_conf_is_ours() {
+            // It does nothing for a record that it has already.
+            command::attempt(&["resolvconf", "-u"]);
+            self.shown = fs::read_to_string(RESOLV_CONF).ok();
+        }
+    }
+
+    fn set(&mut self) {
+        let mut reasons = Vec::new();
+        let here = MANAGERS.iter().filter(|manager| manager.is_here());
+        let manager = here.copied().find(|manager| {
+            let result = manager.set(&self.device, &self.list);
+            result
+                .map_err(|error| reasons.push(error.to_string()))
+                .is_ok()
+        });
+        self.manager = manager;
+        self.shown =
+            manager.and_then(|manager| fs::read_to_string(manager.shown_by(&self.device)).ok());
+        let remedy = match manager {
+            Some(Manager::Resolved) if asks_resolved(Path::new("/")) => return,
+            Some(Manager::Resolved) => {
+                "ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf"
+            }
+            Some(Manager::Resolvconf) if self.resolv_conf_is_ours() => return,
+            Some(Manager::Resolvconf) => "ln -sf /run/resolvconf/resolv.conf /etc/resolv.conf",
+            None => PACKAGE,
+        };
+        let asked = listed(&named_in(Path::new(RESOLV_CONF)));
+        let text = format!(
+            "the tunnel's resolvers are not in use: programs still ask {asked} \
+             ({RESOLV_CONF}). Try: {remedy}"
+        );
+        log::warning("os", &text, &[("reason", &reason(&reasons))]);
+    }
+
+    fn unset(&mut self) {
+        if let Some(manager) = self.manager.take()
+            && let Err(error) = manager.unset(&self.device)
+            && (manager == Manager::Resolvconf || network::has_device(&self.device))
+        {
+            log::warning("os", "not undone", &[("reason", &error)]);
+        }
+    }
+
+    /// Whether programs that read it ask the tunnel's resolvers, or one on this machine, which
+    /// resolvconf has told of them.
+    fn resolv_conf_is_ours(&self) -> bool {
+        named_in(Path::new(RESOLV_CONF))
+            .first()
+            .is_some_and(|first| first.ip().is_loopback() || self.list.contains(&first.ip()))
+    }
+}
+
+impl Drop for Resolvers {
+    fn drop(&mut self) {
+        self.unset();
+    }
+}
+
+/// Removes what a killed client with this device has left.
+pub fn clear(device: &str) {
+    let record = record(device, Path::new("/"));
+    let folders = ["interface", "interfaces"].map(|name| Path::new("/run/resolvconf").join(name));
+    if folders.iter().any(|folder| folder.join(&record).exists()) {
+        command::attempt(&["resolvconf", "-d", &record, "-f"]);
+    }
+}
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+fn line(address: &IpAddr) -> String {
+    format!("nameserver {address}\n")
+}
+
+fn reason(reasons: &[String]) -> String {
+    if reasons.is_empty() {
+        "there is neither systemd-resolved nor resolvconf".to_owned()
+    } else {
+        reasons.join("; ")
+    }
+}
+
+/// The name of resolvconf's record for a device. Debian's resolvconf has an order of interfaces in
+/// which names such as `tun*` come first.
+fn record(device: &str, root: &Path) -> String {
+    let order = fs::read_to_string(root.join("etc/resolvconf/interface-order"));
+    let order = order.unwrap_or_default();
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let prefixes = order.lines().filter_map(|line| line.strip_suffix('*'));
+    let first = prefixes
+        .into_iter()
+        .find(|prefix| !prefix.is_empty() && prefix.chars().all(plain));
+    first.map_or(device.to_owned(), |prefix| format!("{prefix}.{device}"))
+}
+
+/// Whether programs on this machine ask systemd-resolved.
+fn asks_resolved(root: &Path) -> bool {
+    let is_stub = |address: &SocketAddr| {
+        ["127.0.0.53", "127.0.0.54"].contains(&address.ip().to_string().as_str())
+    };
+    let switch = fs::read_to_string(root.join("etc/nsswitch.conf")).unwrap_or_default();
+    let mut hosts = switch.lines().filter(|line| line.starts_with("hosts:"));
+    named_in(&root.join("etc/resolv.conf")).iter().any(is_stub)
+        || hosts.any(|line| line.split_whitespace().any(|word| word == "resolve"))
+}
+
+/// The resolvers that a file in the form of resolv.conf names.
+fn named_in(file: &Path) -> Vec<SocketAddr> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let words = text.lines().map(|line| line.split_whitespace());
+    words
+        .filter_map(|mut words| match (words.next(), words.next()) {
+            (Some("nameserver"), Some(address)) => resolver(address),
+            _ => None,
+        })
+        .collect()
+}
+
+fn resolver(text: &str) -> Option<SocketAddr> {
+    // It knows zones, as in fe80::1%eth0. Without the check it would look names up.
+    let address = text.split_once('%').map_or(text, |(address, _)| address);
+    address.parse::<IpAddr>().ok()?;
+    (text, 53).to_socket_addrs().ok()?.next()
+}
+
+fn listed(resolvers: &[SocketAddr]) -> String {
+    match resolvers {
+        [] => "no resolver".to_owned(),
+        list => {
+            let list = list.iter().map(|resolver| resolver.ip().to_string());
+            list.collect::<Vec<_>>().join(", ")
+        }
+    }
+}
