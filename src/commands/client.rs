@@ -6,6 +6,7 @@ use crate::config::settings::{ClientSettings, Device};
 use crate::config::state_file::StoredRatchet;
 use crate::os::control::Control;
 use crate::os::network::{self, Network};
+use crate::os::resolver;
 use crate::os::signal::Signal;
 use crate::os::tun::Tun;
 use crate::os::{log, notify, process, signal};
@@ -75,12 +76,17 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
     };
     let has_lock = lock.is_some();
     if let Some(device) = &lock {
-        // The server's name first: afterwards only the tunnel would lead to a resolver.
-        let locked = client
-            .find_server()
-            .and_then(|()| network::lock(device).map_err(|error| error.to_string()));
-        if let Err(reason) = locked {
-            return (Err(reason), None);
+        // The kill switch lets this client ask the local network's resolvers, but not a resolver on
+        // this machine: that one is asked before.
+        if resolver::past_the_tunnel()
+            .iter()
+            .all(|resolver| resolver.ip().is_loopback())
+            && let Err(reason) = client.find_server()
+        {
+            log::warning("tunnel", &reason, &[]);
+        }
+        if let Err(error) = network::lock(device) {
+            return (Err(error.to_string()), None);
         }
     }
     let mut host = Host {

@@ -4,6 +4,7 @@
 use super::settings::{Congestion, Nat};
 use crate::packet::subnet::Subnet;
 use crate::protocol::record::Suite;
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
@@ -192,9 +193,18 @@ pub(super) fn listen_addresses(value: &str) -> Result<Vec<SocketAddr>, String> {
             format!("'{item}' is no ADDRESS:PORT such as 0.0.0.0:12345 or [::]:12345{reason}")
         };
         split_port(item, 0).map_err(|reason| wrong(&reason))?;
-        addresses.extend(item.to_socket_addrs().map_err(|_| wrong(""))?);
+        addresses.extend(resolved(item).map_err(|_| wrong(""))?);
     }
     Ok(addresses)
+}
+
+/// An address may have a zone, as in `[fe80::1%eth0]:12345`, which std reads without brackets.
+fn resolved(item: &str) -> io::Result<Vec<SocketAddr>> {
+    let zoned = item.strip_prefix('[').and_then(|it| it.split_once("]:"));
+    match zoned.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?))) {
+        Some(zoned) => zoned.to_socket_addrs().map(Iterator::collect),
+        None => item.to_socket_addrs().map(Iterator::collect),
+    }
 }
 
 /// Where the server is. Only its form is looked at: the host is looked up at every connection.

@@ -210,7 +210,76 @@ pub fn clear(device: &str) {
     }
 }
 
+/// Where resolvers listen.
+pub const PORT: u16 = 53;
+
+/// The resolvers of the networks that this machine is in, which a tunnel's socket can ask past the
+/// tunnel. Those on this machine come last: their own questions may go into the tunnel.
+pub fn past_the_tunnel() -> Vec<SocketAddr> {
+    past_the_tunnel_in(Path::new("/"))
+}
+
+fn past_the_tunnel_in(root: &Path) -> Vec<SocketAddr> {
+    let mut files: Vec<PathBuf> = KNOWN_TO.iter().map(|file| root.join(file)).collect();
+    for folder in RECORDS {
+        let entries = fs::read_dir(root.join(folder)).into_iter().flatten();
+        let mut records: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        records.sort();
+        files.extend(records);
+    }
+    let mut found = Vec::new();
+    for resolver in files.iter().flat_map(|file| named_in(file)) {
+        if !found.contains(&resolver) {
+            found.push(resolver);
+        }
+    }
+    found.sort_by_key(|resolver| resolver.ip().is_loopback());
+    found
+}
+
+/// The addresses that `/etc/hosts` has for a name.
+pub fn in_hosts_file(host: &str) -> Vec<IpAddr> {
+    let text = fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let lines = text.lines().filter_map(|line| line.split('#').next());
+    lines
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let address = words.next()?.parse().ok()?;
+            words
+                .any(|name| name.eq_ignore_ascii_case(host))
+                .then_some(address)
+        })
+        .collect()
+}
+
+/// A name as resolvers know it: one without a dot belongs to the domains that are searched.
+pub fn full_names(host: &str) -> Vec<String> {
+    if host.contains('.') {
+        return vec![host.to_owned()];
+    }
+    let text = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+    let lines = text.lines().map(|line| line.split_whitespace());
+    let domains = lines
+        .filter_map(|mut words| {
+            let first = words.next();
+            matches!(first, Some("search" | "domain")).then_some(words)
+        })
+        .flatten();
+    let full = domains.map(|domain| format!("{host}.{domain}"));
+    full.chain([host.to_owned()]).collect()
+}
+
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Files in which the local networks' resolvers are named, by whoever knows them, and folders of
+/// such files.
+const KNOWN_TO: [&str; 5] = [
+    "etc/resolv.conf",
+    "run/systemd/resolve/resolv.conf",
+    "run/NetworkManager/no-stub-resolv.conf",
+    "run/NetworkManager/resolv.conf",
+    "run/dnsmasq/resolv.conf",
+];
+const RECORDS: [&str; 2] = ["run/resolvconf/interface", "run/resolvconf/interfaces"];
 
 fn line(address: &IpAddr) -> String {
     format!("nameserver {address}\n")
@@ -264,7 +333,7 @@ fn resolver(text: &str) -> Option<SocketAddr> {
     // It knows zones, as in fe80::1%eth0. Without the check it would look names up.
     let address = text.split_once('%').map_or(text, |(address, _)| address);
     address.parse::<IpAddr>().ok()?;
-    (text, 53).to_socket_addrs().ok()?.next()
+    (text, PORT).to_socket_addrs().ok()?.next()
 }
 
 fn listed(resolvers: &[SocketAddr]) -> String {

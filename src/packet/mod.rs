@@ -6,6 +6,7 @@
 //! ip        addresses, transport protocol and where its header begins
 //! icmp      echo request and reply, for an address without a kernel behind it
 //! checksum  the Internet checksum under all of these
+//! dns       what a resolver is asked about a name, and what it answers
 //! ```
 //!
 //! A packet is untrusted, on both sides of the tunnel: whoever may send one may have made up all of
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod dns;
 pub mod icmp;
 pub mod ip;
 pub mod offload;

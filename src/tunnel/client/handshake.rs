@@ -1,8 +1,11 @@
 //! How does a client reach its server, and is it the right one? PROTOCOL.md section 4, on the
 //! client.
 
+use super::connect::connect;
+use super::lookup::{host_and_port, lookup};
 use super::{ANSWER_TIME, CONNECT_TIME, Client, NAME_LIFE};
-use crate::os::socket::{self, Tuning};
+use crate::os::log;
+use crate::os::socket::Tuning;
 use crate::protocol::handshake::{Agreed, HandshakeError, client_hello};
 use crate::protocol::key_schedule::Id;
 use crate::protocol::limits::MAX_HELLO;
@@ -12,7 +15,7 @@ use crate::tunnel::session::frame_reader::{self, FrameReader, NoFrame};
 use crate::tunnel::wire::network_config::NetworkConfig;
 use crate::tunnel::{fresh, fresh_hello, locked, offer};
 use std::io::{ErrorKind, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// What both ends agree on after their hellos.
@@ -43,41 +46,52 @@ impl Client {
     pub fn find_server(&self) -> Result<(), String> {
         let (known, at) = &mut *locked(&self.server);
         if known.is_empty() {
-            let name = &self.settings.server;
-            let advice = "is this the right name, and does this machine's resolver answer?";
-            let found = name
-                .to_socket_addrs()
-                .map_err(|error| format!("cannot find {name}: {error} ({advice})"))?;
-            (*known, *at) = (found.collect(), Instant::now());
+            (*known, *at) = (self.look_up()?, Instant::now());
         }
         Ok(())
     }
 
-    /// Connects to the first address of the server that answers. The addresses are kept, because
-    /// names may have to be asked through the tunnel which there is not now.
+    /// The machine's own resolver is asked until the tunnel, or the kill switch, comes between.
+    fn look_up(&self) -> Result<Vec<SocketAddr>, String> {
+        let name = &self.settings.server;
+        let is_between = self.settings.kill_switch || locked(&self.told).is_some();
+        match self.mark {
+            Some(_) if is_between => lookup(name, self.mark),
+            None => lookup(name, None),
+            // Another client's kill switch may be on, or that of one that was killed.
+            Some(_) => {
+                lookup(name, None).or_else(|reason| lookup(name, self.mark).map_err(|_| reason))
+            }
+        }
+    }
+
+    /// Connects to the address of the server that answers first. The addresses are kept: they are
+    /// better than none when no resolver answers.
     pub(super) fn connect(&self) -> Result<TcpStream, String> {
         self.find_server()?;
-        let (known, at) = &mut *locked(&self.server);
+        let known = locked(&self.server).0.clone();
         let tuning = Tuning {
             mark: self.mark,
             ..frame_reader::tuning()
         };
-        let mut reason = format!("{} has no address", self.settings.server);
-        for address in known.iter() {
-            match socket::connect(*address, CONNECT_TIME, &tuning) {
-                Ok(socket) => return Ok(socket),
-                Err(error) => reason = format!("{error}{}", advice(error.kind())),
-            }
+        let (host, _) = host_and_port(&self.settings.server);
+        connect(host, &known, CONNECT_TIME, &tuning).map_err(|error| {
+            self.refresh();
+            format!("{error}{}", advice(error.kind()))
+        })
+    }
+
+    /// Looks for other addresses when the known ones do not answer.
+    pub(super) fn refresh(&self) {
+        let (known, at) = &mut *locked(&self.server);
+        if at.elapsed() < NAME_LIFE {
+            return;
         }
-        if at.elapsed() >= NAME_LIFE {
-            *at = Instant::now();
-            *known = self
-                .settings
-                .server
-                .to_socket_addrs()
-                .map_or(std::mem::take(known), Iterator::collect);
+        match self.look_up() {
+            Ok(found) => *known = found,
+            Err(reason) => log::warning("tunnel", &reason, &[("still trying", &known.len())]),
         }
-        Err(reason)
+        *at = Instant::now();
     }
 
     /// ClientHello and ServerHello.

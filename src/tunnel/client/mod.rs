@@ -10,11 +10,15 @@
 //!
 //! | file | question |
 //! |---|---|
+//! | `lookup` | which addresses has the server? |
+//! | `connect` | which of them answers first? |
 //! | `handshake` | how is the server reached, and is it the right one? |
 //! | `session` | what becomes of the server's packets? |
 //! | `tasks` | what does the command line ask for once there is a connection? |
 
+mod connect;
 mod handshake;
+mod lookup;
 mod session;
 mod tasks;
 
@@ -53,7 +57,7 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long the server may take for each of its hellos.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// How long the server's addresses are tried before its name is looked up again.
-const NAME_LIFE: Duration = Duration::from_secs(30);
+const NAME_LIFE: Duration = Duration::from_secs(5);
 /// How often the client looks whether its own address is still the right one.
 const PATH_CHECK: Duration = Duration::from_secs(2);
 /// Pauses between attempts: the first, the longest in the first minute, the longest after that.
@@ -340,6 +344,7 @@ impl Client {
         *locked(&self.carrier) = ConnectionState::None;
         let server = peer(&socket);
         let session = session.map_err(|reason| {
+            self.refresh(); // the address may be somebody else's by now
             self.handshakes.refuse(RejectReason::Incomplete);
             format!("{server}: {reason}")
         })?;

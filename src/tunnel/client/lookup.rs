@@ -1,0 +1,227 @@
+//! Which addresses has the server? A name is never asked for through a tunnel that is down.
+//!
+//! As long as this client has changed nothing on the machine, the machine's own resolver is asked,
+//! with all that it knows of. Afterwards its questions would go into the tunnel, or be stopped by
+//! the kill switch, just when the tunnel is down and the server may have a new address. Then this
+//! file asks the resolvers of the local network itself, by sockets with the carrier's mark:
+//!
+//! ```text
+//! /etc/hosts ─> each resolver in turn, 500 ms apart: A and AAAA by UDP ─> if cut off, by TCP
+//! ```
+//!
+//! The first answer with an address is the right one. A wrong address is no danger: whoever is
+//! there does not have the key.
+
+use crate::os::resolver;
+use crate::os::socket::{self, Tuning};
+use crate::os::{entropy, log, reason};
+use crate::packet::dns::{self, Answer, Kind};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the next resolver is waited with.
+const STAGGER: Duration = Duration::from_millis(500);
+/// How long a resolver may take before it is asked again, and how often it is asked.
+const REPLY_TIME: Duration = Duration::from_secs(2);
+const TRIES: usize = 2;
+/// Most resolvers that are asked, and aliases that are followed.
+const MAX_RESOLVERS: usize = 6;
+const MAX_ALIASES: usize = 8;
+
+/// `HOST:PORT` in two; an IPv6 address has no brackets any more.
+pub(super) fn host_and_port(server: &str) -> (&str, u16) {
+    let (host, port) = server.rsplit_once(':').unwrap_or((server, ""));
+    let bare = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    (bare.unwrap_or(host), port.parse().unwrap_or(0))
+}
+
+/// Looks a server up: with `mark`, past the tunnel. Each lookup of a name has a line in the log.
+///
+/// # Errors
+/// A sentence.
+pub(super) fn lookup(
+    server: &str,
+    past_the_tunnel: Option<u32>,
+) -> Result<Vec<SocketAddr>, String> {
+    let (host, port) = host_and_port(server);
+    let is_name = !is_address(host);
+    let found: Result<Vec<SocketAddr>, String> = match past_the_tunnel {
+        Some(mark) if is_name => {
+            ask(host, mark).map(|found| found.into_iter().map(|ip| (ip, port).into()).collect())
+        }
+        // Of an address it only reads the zone, as in fe80::1%eth0.
+        _ => (host, port)
+            .to_socket_addrs()
+            .map(Iterator::collect)
+            .map_err(|error| reason(&error)),
+    };
+    let found = found
+        .map_err(|reason| format!("cannot look up {host}: {reason}{}", advice(past_the_tunnel)))?;
+    if is_name {
+        let addresses = found.iter().map(|address| address.ip().to_string());
+        let addresses = addresses.collect::<Vec<_>>().join(", ");
+        log::info("tunnel", &format!("looked up {host}: {addresses}"), &[]);
+    }
+    Ok(found)
+}
+
+fn is_address(host: &str) -> bool {
+    let address = host.split_once('%').map_or(host, |(address, _)| address);
+    address.parse::<IpAddr>().is_ok()
+}
+
+fn advice(past_the_tunnel: Option<u32>) -> &'static str {
+    match past_the_tunnel {
+        Some(_) => ". Try: an address in place of the name (server = ADDRESS:PORT)",
+        None => ". Is this the right name, and does this machine's resolver answer?",
+    }
+}
+
+/// The addresses of a name, asked past the tunnel.
+fn ask(host: &str, mark: u32) -> Result<Vec<IpAddr>, String> {
+    let listed = resolver::in_hosts_file(host);
+    if !listed.is_empty() {
+        return Ok(listed);
+    }
+    let resolvers = resolver::past_the_tunnel();
+    let names = resolver::full_names(host);
+    let (sender, replies) = mpsc::channel();
+    let mut reasons = Vec::new();
+    let mut waiting = 0;
+    let mut resolvers = resolvers.into_iter().take(MAX_RESOLVERS).peekable();
+    while waiting > 0 || resolvers.peek().is_some() {
+        if let Some(resolver) = resolvers.next() {
+            let (sender, names) = (sender.clone(), names.clone());
+            let asking = thread::Builder::new().name("lookup".into());
+            let started = asking.spawn(move || {
+                // Nobody listens any more if another one was faster.
+                let _ = sender.send(ask_one(&names, resolver, mark));
+            });
+            started.map_err(|error| error.to_string())?;
+            waiting += 1;
+        }
+        let patience = match resolvers.peek() {
+            Some(_) => STAGGER,
+            None => REPLY_TIME * (TRIES * (1 + MAX_ALIASES)) as u32,
+        };
+        match replies.recv_timeout(patience) {
+            Ok(Ok(addresses)) => return Ok(addresses),
+            Ok(Err(reason)) => {
+                waiting -= 1;
+                reasons.push(reason);
+            }
+            Err(_) => {}
+        }
+    }
+    match reasons.is_empty() {
+        true => Err("this machine names no resolver (/etc/resolv.conf)".into()),
+        false => Err(reasons.join("; ")),
+    }
+}
+
+/// Asks one resolver for the first of these names that it knows.
+fn ask_one(names: &[String], resolver: SocketAddr, mark: u32) -> Result<Vec<IpAddr>, String> {
+    let said = |text: &dyn std::fmt::Display| format!("the resolver {} {text}", resolver.ip());
+    let mut last = said(&"knows no such name");
+    for name in names {
+        let mut name = name.clone();
+        for _ in 0..=MAX_ALIASES {
+            let answers = exchange(&name, resolver, mark)
+                .map_err(|error| said(&format_args!("does not answer: {}", reason(&error))))?;
+            let mut alias = None;
+            let mut addresses = Vec::new();
+            for answer in answers {
+                match answer {
+                    Answer::Addresses(found) => addresses.extend(found),
+                    Answer::Alias(other) => alias = Some(other),
+                    Answer::NoSuchName => {}
+                    Answer::Failed(code) => {
+                        last = said(&format_args!("has failed (code {code})"));
+                    }
+                    Answer::Truncated => last = said(&"cuts its answers off"),
+                }
+            }
+            if !addresses.is_empty() {
+                return Ok(addresses);
+            }
+            match alias {
+                Some(other) => name = other,
+                None => break,
+            }
+        }
+    }
+    Err(last)
+}
+
+/// The answers for IPv6 and IPv4. It is enough if one of them comes, once its time has passed.
+fn exchange(name: &str, resolver: SocketAddr, mark: u32) -> io::Result<Vec<Answer>> {
+    let mut open = Vec::new();
+    for kind in [Kind::Aaaa, Kind::A] {
+        let id = u16::from_be_bytes(entropy::array());
+        open.push(dns::query(id, name, kind).ok_or(ErrorKind::InvalidInput)?);
+    }
+    let any: IpAddr = match resolver {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket::mark(&socket, mark)?;
+    socket.connect(resolver)?;
+    let mut answers = Vec::new();
+    for _ in 0..TRIES {
+        for query in &open {
+            socket.send(query)?;
+        }
+        let deadline = Instant::now() + REPLY_TIME;
+        let mut message = [0; 2048];
+        while !open.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            socket.set_read_timeout(Some(left))?;
+            let length = match socket.recv(&mut message) {
+                Ok(length) => length,
+                Err(error) if is_timeout(&error) => break,
+                Err(error) => return Err(error),
+            };
+            let answer = |query: &Vec<u8>| dns::answer(query, &message[..length]);
+            let Some(at) = open.iter().position(|query| answer(query).is_some()) else {
+                continue;
+            };
+            let query = open.swap_remove(at);
+            answers.extend(match answer(&query) {
+                Some(Answer::Truncated) => exchange_by_tcp(&query, resolver, mark)?,
+                other => other,
+            });
+        }
+        if !answers.is_empty() {
+            return Ok(answers);
+        }
+    }
+    Err(ErrorKind::TimedOut.into())
+}
+
+/// The same question by TCP, where each message has its length in front.
+fn exchange_by_tcp(query: &[u8], resolver: SocketAddr, mark: u32) -> io::Result<Option<Answer>> {
+    let tuning = Tuning {
+        mark: Some(mark),
+        ..Tuning::default()
+    };
+    let mut stream = socket::connect(resolver, REPLY_TIME, &tuning)?;
+    stream.set_read_timeout(Some(REPLY_TIME))?;
+    let length = u16::try_from(query.len()).map_err(io::Error::other)?;
+    stream.write_all(&[&length.to_be_bytes(), query].concat())?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut message = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut message)?;
+    Ok(dns::answer(query, &message))
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
