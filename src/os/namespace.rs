@@ -25,7 +25,7 @@
 //!
 //! ```text
 //! fernvpn --namespace-command USER:GROUP RESOLVERS COMMAND…        started inside, by setns
-//!   mounts of its own: resolvers over /etc/resolv.conf, nothing over the known ways around the tunnel ([`MASKED`])
+//!   mounts of its own: another resolv.conf in /etc, nothing over the known ways around the tunnel ([`MASKED`])
 //!   a user namespace in which the user is the user, without any capability; then exec COMMAND
 //! ```
 //!
@@ -51,11 +51,12 @@ mod system {
     use crate::os::tun::Tun;
     use crate::os::{command, log, reason, signal, sys, tried};
     use std::ffi::{CString, OsString};
-    use std::fs::{self, File};
+    use std::fs::{self, File, Permissions};
     use std::io::{ErrorKind, Read, Write};
     use std::net::IpAddr;
     use std::os::fd::{AsFd, OwnedFd};
     use std::os::unix::ffi::OsStringExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
     use std::os::unix::net::UnixStream;
     use std::os::unix::process::CommandExt;
     use std::path::Path;
@@ -358,8 +359,6 @@ mod system {
             .and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
         let user = ids.map_or(0, |(user, _)| user).to_string();
         sys::leave_namespaces(sys::CLONE_NEWNS)?;
-        // Where the link leads must be asked before it is masked.
-        let target = fs::canonicalize("/etc/resolv.conf");
         for path in MASKED.iter().map(|path| path.replace("USER", &user)) {
             match fs::metadata(&path) {
                 Ok(what) if what.is_dir() => {
@@ -370,23 +369,8 @@ mod system {
             }
         }
         if !resolvers.is_empty() {
-            let target = target
-                .map_err(|error| tried("no /etc/resolv.conf to lay the tunnel's over", &error))?;
-            if target.exists() {
-                // A bind mount needs a file to begin with; it keeps it when that file's folder is
-                // covered no more.
-                command::run(&["mount", "-t", "tmpfs", "fernvpn", "/tmp"])?;
-                fs::write("/tmp/resolv.conf", resolvers)?;
-                command::run(&[
-                    "mount",
-                    "--bind",
-                    "/tmp/resolv.conf",
-                    &target.to_string_lossy(),
-                ])?;
-                command::run(&["umount", "/tmp"])?;
-            } else {
-                fs::write(target, resolvers)?;
-            }
+            lay_over_etc(resolvers)
+                .map_err(|error| tried("cannot lay the tunnel's resolv.conf over /etc", &error))?;
         }
         // ping(8) without the right to raw sockets; nobody else's matter in this network.
         let _ = fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0");
@@ -395,6 +379,34 @@ mod system {
             .map_err(|error| blame("unshare", &error))
             .and_then(|()| map_ids(ids, (0, 0)))
             .map_err(io::Error::other)
+    }
+
+    /// Covers /etc with a folder that has the same entries and another resolv.conf. A file that is
+    /// mounted over the host's own would go when the host replaces that by a rename.
+    fn lay_over_etc(resolvers: &str) -> io::Result<()> {
+        let (etc, new) = (Path::new("/etc"), Path::new("/tmp"));
+        command::run(&["mount", "-t", "tmpfs", "-o", "mode=755", "fernvpn", "/tmp"])?;
+        for entry in fs::read_dir(etc)? {
+            let entry = entry?;
+            let place = new.join(entry.file_name());
+            let kind = entry.file_type()?;
+            if entry.file_name() == "resolv.conf" {
+                continue;
+            }
+            if kind.is_symlink() {
+                symlink(fs::read_link(entry.path())?, place)?;
+            } else if kind.is_dir() {
+                fs::create_dir(&place)?;
+                sys::bind_mount(&entry.path(), &place).or_else(|_| fs::remove_dir(place))?;
+            } else {
+                File::create(&place)?;
+                sys::bind_mount(&entry.path(), &place).or_else(|_| fs::remove_file(place))?;
+            }
+        }
+        let file = new.join("resolv.conf");
+        fs::write(&file, resolvers)?;
+        fs::set_permissions(file, Permissions::from_mode(0o644))?;
+        sys::move_mount(new, etc)
     }
 
     /// Why a step failed, and which setting is to blame, if one is known to be.

@@ -18,8 +18,10 @@ use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulong, c_void};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -68,6 +70,8 @@ const SCM_RIGHTS: c_int = 1;
 const SHUT_RDWR: c_int = 2;
 const F_GETFL: c_int = 3;
 const F_SETFL: c_int = 4;
+const MS_BIND: c_ulong = 1 << 12;
+const MS_MOVE: c_ulong = 1 << 13;
 const MS_REC: c_ulong = 1 << 14;
 const MS_PRIVATE: c_ulong = 1 << 18;
 const PR_SET_DUMPABLE: c_int = 4;
@@ -498,19 +502,28 @@ pub(super) fn enter_namespace(namespace: BorrowedFd<'_>, kind: c_int) -> io::Res
 
 /// Makes every mount private to the mount namespace this process is in.
 pub(super) fn make_mounts_private() -> io::Result<()> {
-    let (none, root) = (c"none".as_ptr(), c"/".as_ptr());
-    // SAFETY: two constant strings that end in zero; for a change of propagation kind and data are
-    // not looked at.
-    check(unsafe {
-        mount(
-            none,
-            root,
-            std::ptr::null(),
-            MS_REC | MS_PRIVATE,
-            std::ptr::null(),
-        )
-    })
-    .map(drop)
+    change_mount(c"none", c"/", MS_REC | MS_PRIVATE)
+}
+
+/// Shows `source`, with what is mounted below it, at `target` as well.
+pub(super) fn bind_mount(source: &Path, target: &Path) -> io::Result<()> {
+    change_mount(&c_path(source)?, &c_path(target)?, MS_REC | MS_BIND)
+}
+
+/// Mounts at `target`, and no longer at `source`, what is mounted there.
+pub(super) fn move_mount(source: &Path, target: &Path) -> io::Result<()> {
+    change_mount(&c_path(source)?, &c_path(target)?, MS_MOVE)
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+fn change_mount(source: &CStr, target: &CStr, flags: c_ulong) -> io::Result<()> {
+    let (source, target, none) = (source.as_ptr(), target.as_ptr(), std::ptr::null());
+    // SAFETY: two strings that end in zero and live as long as the call; with these flags the kind
+    // is not looked at, and there is no data.
+    check(unsafe { mount(source, target, std::ptr::null(), flags, none) }).map(drop)
 }
 
 /// Has `command` enter `namespaces` (descriptor and kind, in this order), go back to the folder
