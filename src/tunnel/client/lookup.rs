@@ -27,6 +27,8 @@ const STAGGER: Duration = Duration::from_millis(500);
 /// How long a resolver may take before it is asked again, and how often it is asked.
 const REPLY_TIME: Duration = Duration::from_secs(2);
 const TRIES: usize = 2;
+/// How long a lookup may take in all.
+const LOOKUP_TIME: Duration = Duration::from_secs(8);
 /// Most resolvers that are asked, and aliases that are followed.
 const MAX_RESOLVERS: usize = 6;
 const MAX_ALIASES: usize = 8;
@@ -91,6 +93,7 @@ fn ask(host: &str, mark: u32) -> Result<Vec<IpAddr>, String> {
     let (sender, replies) = mpsc::channel();
     let mut reasons = Vec::new();
     let mut waiting = 0;
+    let deadline = Instant::now() + LOOKUP_TIME;
     let mut resolvers = resolvers.into_iter().take(MAX_RESOLVERS).peekable();
     while waiting > 0 || resolvers.peek().is_some() {
         if let Some(resolver) = resolvers.next() {
@@ -103,15 +106,20 @@ fn ask(host: &str, mark: u32) -> Result<Vec<IpAddr>, String> {
             started.map_err(|error| error.to_string())?;
             waiting += 1;
         }
+        let left = deadline.saturating_duration_since(Instant::now());
         let patience = match resolvers.peek() {
-            Some(_) => STAGGER,
-            None => REPLY_TIME * (TRIES * (1 + MAX_ALIASES)) as u32,
+            Some(_) => STAGGER.min(left),
+            None => left,
         };
         match replies.recv_timeout(patience) {
             Ok(Ok(addresses)) => return Ok(addresses),
             Ok(Err(reason)) => {
                 waiting -= 1;
                 reasons.push(reason);
+            }
+            Err(_) if left.is_zero() => {
+                reasons.push(format!("no answer within {} s", LOOKUP_TIME.as_secs()));
+                break;
             }
             Err(_) => {}
         }
