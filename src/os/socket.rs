@@ -16,7 +16,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 pub use system::{
-    mark, path, receive_now, send_now, stop_listening, wait_readable, wait_to_accept, wait_writable,
+    mark, path, receive_now, reset_at_close, send_now, send_segments_now, stop_listening,
+    wait_readable, wait_to_accept, wait_writable,
 };
 
 /// What a carrier connection is tuned to. `TCP_NODELAY` is always on: without it small records wait
@@ -55,6 +56,14 @@ pub struct Path {
     pub rate: u64,
     /// Bytes that wait to be sent.
     pub unsent: u32,
+    /// How often in a row the time for an acknowledgement has passed; it doubles each time.
+    pub backoff: u8,
+    /// That time now.
+    pub retransmit_after: Duration,
+    /// Segments sent and not acknowledged in order.
+    pub unacked: u32,
+    /// Those of them that the peer has nevertheless.
+    pub sacked: u32,
 }
 
 /// Sets the options on a socket that exists already, such as an accepted one.
@@ -108,10 +117,30 @@ mod system {
 
     /// How many of the bytes the socket took: 0 if it is full.
     pub fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-        match sys::send_now(stream.as_fd(), bytes) {
+        match sys::send_now(stream.as_fd(), bytes, false) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
             other => other,
         }
+    }
+
+    /// The same in segments of at most so many bytes.
+    pub fn send_segments_now(stream: &TcpStream, bytes: &[u8], most: usize) -> io::Result<usize> {
+        let mut sent = 0;
+        for segment in bytes.chunks(most) {
+            match sys::send_now(stream.as_fd(), segment, true) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+                Ok(taken) => sent += taken,
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Has the connection end with a reset: what waits to be sent is given up.
+    pub fn reset_at_close(stream: &TcpStream) -> io::Result<()> {
+        // struct linger: on, for 0 seconds.
+        let linger = [1_u32.to_ne_bytes(), 0_u32.to_ne_bytes()].concat();
+        sys::set_option_bytes(stream.as_fd(), sys::SOL_SOCKET, sys::SO_LINGER, &linger)
     }
 
     /// Wakes whoever is blocked in `accept`, with an error; so does every later call.
@@ -125,7 +154,8 @@ mod system {
         let info = info.first_chunk::<152>().ok_or(ErrorKind::Unsupported)?;
         let field =
             |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-        // `struct tcp_info`: tcpi_last_data_recv in milliseconds, tcpi_rtt and tcpi_min_rtt in
+        // `struct tcp_info`: tcpi_backoff, tcpi_rto in microseconds, tcpi_unacked, tcpi_sacked,
+        // tcpi_last_data_recv in milliseconds, tcpi_rtt and tcpi_min_rtt in
         // microseconds, tcpi_total_retrans, tcpi_pacing_rate (two words), tcpi_notsent_bytes.
         Ok(Path {
             round_trip: Duration::from_micros(field(68).into()),
@@ -134,6 +164,10 @@ mod system {
             retransmitted: field(100),
             rate: u64::from(field(104)) | u64::from(field(108)) << 32,
             unsent: field(144),
+            backoff: info[4],
+            retransmit_after: Duration::from_micros(field(8).into()),
+            unacked: field(24),
+            sacked: field(28),
         })
     }
 
@@ -298,6 +332,16 @@ mod system {
             Err(error) if timed_out(&error) => Ok(0),
             other => other,
         }
+    }
+
+    /// The size of segments is the system's here.
+    pub fn send_segments_now(stream: &TcpStream, bytes: &[u8], _most: usize) -> io::Result<usize> {
+        send_now(stream, bytes)
+    }
+
+    /// std cannot; the peer finds out later.
+    pub fn reset_at_close(_stream: &TcpStream) -> io::Result<()> {
+        Ok(())
     }
 
     /// Wakes whoever is blocked in `accept` by one connection from ourselves; the caller sets its

@@ -45,6 +45,7 @@ pub(super) const POLLOUT: i16 = 0x4;
 
 pub(super) const SOL_SOCKET: c_int = 1;
 pub(super) const SO_MARK: c_int = 36;
+pub(super) const SO_LINGER: c_int = 13;
 pub(super) const SO_NETNS_COOKIE: c_int = 71;
 pub(super) const SO_RCVBUF: c_int = 8;
 pub(super) const IPPROTO_TCP: c_int = 6;
@@ -64,6 +65,7 @@ const AF_INET6: u16 = 10;
 const SOCK_STREAM: c_int = 1;
 const SOCK_CLOEXEC: c_int = 0o2_000_000;
 const MSG_DONTWAIT: c_int = 0x40;
+const MSG_EOR: c_int = 0x80;
 const MSG_NOSIGNAL: c_int = 0x4000;
 const MSG_CMSG_CLOEXEC: c_int = 0x4000_0000;
 const SCM_RIGHTS: c_int = 1;
@@ -360,14 +362,15 @@ pub(super) fn receive_now(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<u
 }
 
 /// As much as the socket takes without waiting; no SIGPIPE.
-pub(super) fn send_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+pub(super) fn send_now(fd: BorrowedFd<'_>, bytes: &[u8], alone: bool) -> io::Result<usize> {
+    let end = if alone { MSG_EOR } else { 0 };
     // SAFETY: descriptor, slice.
     count(unsafe {
         send(
             fd.as_raw_fd(),
             bytes.as_ptr().cast(),
             bytes.len(),
-            MSG_DONTWAIT | MSG_NOSIGNAL,
+            MSG_DONTWAIT | MSG_NOSIGNAL | end,
         )
     })
 }

@@ -15,6 +15,7 @@ use crate::os::socket::{self, Tuning};
 use crate::protocol::frame::{self, BadLength};
 use crate::protocol::limits::{MAX_BODY, MAX_HELLO};
 use crate::tunnel::locked;
+use crate::tunnel::session::path_size::loses_large_segments;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
@@ -28,6 +29,10 @@ const READ: usize = 256 * 1024;
 pub const LONG_PATH: Duration = Duration::from_millis(5);
 /// How often a long path is looked at.
 const LOOK: Duration = Duration::from_millis(5);
+/// How often a path is looked at while there is traffic, to find out whether large segments pass.
+const SIZE_LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked at after the last traffic, so that an idle connection sleeps.
+const SIZE_LOOKS: u8 = 2;
 /// How long after a queue a loss may still come from it.
 const QUEUE_GONE: Duration = Duration::from_millis(500);
 /// The congestion controls of a long path after its first, after how many losses, and whether those
@@ -187,6 +192,8 @@ pub enum Filled {
     Data,
     /// Nothing came in time.
     TimedOut,
+    /// Nothing came, and what this end has sent does not arrive, but for small segments.
+    Stuck,
     /// The peer has ended its direction.
     End,
 }
@@ -226,6 +233,9 @@ pub struct FrameReader {
     end: usize,
     established: bool,
     supervisor: Option<CongestionSupervisor>,
+    /// When the path was last looked at for its size, and how often it still is.
+    looked: Instant,
+    looks_left: u8,
 }
 
 impl FrameReader {
@@ -238,6 +248,8 @@ impl FrameReader {
             end: 0,
             established: false,
             supervisor: None,
+            looked: Instant::now(),
+            looks_left: 0,
         }
     }
 
@@ -337,7 +349,7 @@ impl FrameReader {
         {
             Filled::Data => Ok(()),
             Filled::End => Err(NoFrame::End),
-            Filled::TimedOut => Err(NoFrame::TimedOut),
+            Filled::TimedOut | Filled::Stuck => Err(NoFrame::TimedOut),
         }
     }
 
@@ -355,8 +367,8 @@ impl FrameReader {
             control(&self.socket, "cubic", false); // bbr begins anew only if it comes after another one
             control(&self.socket, name, false);
         }
-        if !socket::wait_readable(&self.socket, timeout)? {
-            return Ok(Filled::TimedOut);
+        if let Some(nothing) = self.wait(timeout)? {
+            return Ok(nothing);
         }
         if self.buffer.is_empty() {
             self.buffer = READS.take();
@@ -369,6 +381,37 @@ impl FrameReader {
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Filled::TimedOut),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until there is something to read, or says why there is not. While something that was
+    /// sent is not acknowledged, and a moment after something came, it wakes up to look after that.
+    fn wait(&mut self, timeout: Duration) -> io::Result<Option<Filled>> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if self.looks_left > 0 && self.looked.elapsed() >= SIZE_LOOK {
+                self.looked = Instant::now();
+                let path = socket::path(&self.socket).ok();
+                if self.established && path.as_ref().is_some_and(loses_large_segments) {
+                    return Ok(Some(Filled::Stuck));
+                }
+                self.looks_left = match path.is_some_and(|path| path.unacked > 0) {
+                    true => SIZE_LOOKS,
+                    false => self.looks_left - 1,
+                };
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let slice = match self.looks_left {
+                0 => left,
+                _ => left.min(SIZE_LOOK),
+            };
+            if socket::wait_readable(&self.socket, slice)? {
+                self.looks_left = SIZE_LOOKS;
+                return Ok(None);
+            }
+            if slice == left {
+                return Ok(Some(Filled::TimedOut));
+            }
         }
     }
 

@@ -5,11 +5,13 @@
 //! | [`dispatch`] | in which form does a packet leave, and in whose turn? |
 //! | [`fair_queue`] | who is next, and who is dropped? |
 //! | [`sender`] | how do records leave, and who waits? |
+//! | [`path_size`] | which packets does the path take? |
 //! | [`frame_reader`] | which frames arrive? |
 //! | [`receiver`] | what happens between the handshake and the end? |
 
 pub mod dispatch;
 pub mod fair_queue;
 pub mod frame_reader;
+pub mod path_size;
 pub mod receiver;
 pub mod sender;

@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 
 /// How long an answer to a Ping may take.
 pub const DEAD_AFTER: Duration = Duration::from_secs(5);
+/// Why a connection ends on which only small segments arrive.
+const LARGE_VANISH: &str = "the path loses large packets and does not say so; the next connection \
+                            sends small ones";
 /// Most bytes of a Ping.
 const MAX_PING: usize = 64;
 /// Most bytes of text in a Close.
@@ -150,6 +153,11 @@ pub fn run(
             return ended.map_or_else(End::Failed, |()| End::Left);
         }
         match filled {
+            Ok(Filled::Stuck) if sender.traffic.path_size.suspect() => {
+                let _ = socket::reset_at_close(&sender.socket); // or the peer waits for its keepalive
+                return End::Failed(io::Error::other(LARGE_VANISH));
+            }
+            Ok(Filled::Stuck) => {}
             Ok(Filled::Data) => (heard, pinged) = (Instant::now(), false),
             Ok(Filled::End) => return End::Truncated,
             Ok(Filled::TimedOut) if heard.elapsed() < until_due => {

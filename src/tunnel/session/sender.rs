@@ -20,6 +20,7 @@ use crate::protocol::limits::{MAX_BODY, REKEY_AFTER_SECONDS};
 use crate::protocol::record::{RecordType, SealError, Sealer, Suite};
 use crate::tunnel::session::fair_queue::{FairQueue, LONG_ROOM, Queued, SHORT_ROOM};
 use crate::tunnel::session::frame_reader::{BufferPool, LONG_PATH};
+use crate::tunnel::session::path_size::PathSize;
 use crate::tunnel::{fresh, locked};
 use std::collections::VecDeque;
 use std::io;
@@ -62,6 +63,8 @@ pub struct TrafficCounters {
     pub dropped_source: AtomicU64,
     /// Packets of the peer not passed on: nobody, or nobody allowed, has their destination.
     pub dropped_destination: AtomicU64,
+    /// Which packets the path to the peer takes.
+    pub path_size: PathSize,
 }
 
 /// Adds one.
@@ -112,6 +115,8 @@ struct Sending {
 /// What seals and sends: a nonce counter has one owner at a time.
 struct Wire {
     sealer: Sealer,
+    /// Most bytes of a segment, if the path demands it.
+    segment: Option<usize>,
     stepped: Instant,
     /// Sealed frames that the socket has not taken whole. Nothing else may be sent before the rest
     /// of them.
@@ -146,6 +151,7 @@ impl SessionSender {
             queue: FairQueue::new(if short { SHORT_ROOM } else { LONG_ROOM }),
             wire: Some(Box::new(Wire {
                 sealer,
+                segment: traffic.path_size.segment(),
                 stepped: Instant::now(),
                 frames,
             })),
@@ -374,7 +380,11 @@ impl Wire {
             });
         }
         while let Some(frame) = self.frames.front_mut() {
-            frame.taken += socket::send_now(socket, &frame.bytes[frame.taken..frame.end])?;
+            let rest = &frame.bytes[frame.taken..frame.end];
+            frame.taken += match self.segment {
+                None => socket::send_now(socket, rest)?,
+                Some(most) => socket::send_segments_now(socket, rest, most)?,
+            };
             if frame.taken < frame.end {
                 return Ok(false);
             }

@@ -1,0 +1,143 @@
+//! Which packets does the path take? Some paths drop large ones and do not say so (RFC 2923).
+//!
+//! TCP then sends its first full segment again and again, while small ones arrive. Linux knows a
+//! remedy (net.ipv4.tcp_mtu_probing), which is off by default and belongs to the machine. So each
+//! end watches its own direction, needs no setting, and tells its peer nothing:
+//!
+//! ```text
+//!  one segment sent five times, most others not there, but the peer is ─> suspicion: reset the connection
+//!  the peer is back within 5 s                                         ─> it is true: small segments for an hour
+//!  it is not                                                           ─> the path was down: as before
+//! ```
+//!
+//! The size is kept by what is handed to the socket: Linux never joins pieces that were sent with
+//! `MSG_EOR`.
+
+use crate::os::socket::Path;
+use crate::tunnel::locked;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Bytes of a segment, the first and the last resort. With headers and options they are below the
+/// least that IPv6 and IPv4 paths carry: 1280 and 576 bytes.
+const SEGMENTS: [usize; 2] = [1200, 500];
+/// A segment has been sent one time more than this. Where 10 % are lost at random, one in a hundred
+/// thousand is.
+const BACKOFF: u8 = 4;
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
+const REMEMBERED: Duration = Duration::from_secs(3600);
+
+/// Whether large segments vanish on the way to the peer, as far as TCP can tell.
+pub fn loses_large_segments(path: &Path) -> bool {
+    let peer_is_there = path.sacked > 0 || path.silence < path.retransmit_after / 2;
+    path.backoff >= BACKOFF && path.unacked > 0 && path.sacked * 2 <= path.unacked && peer_is_there
+}
+
+/// What earlier connections to a peer have found out.
+#[derive(Debug, Default)]
+pub struct PathSize(Mutex<Found>);
+
+#[derive(Debug, Default)]
+struct Found {
+    /// How many of [`SEGMENTS`] have been tried.
+    steps: usize,
+    since: Option<Instant>,
+    suspected: Option<Instant>,
+}
+
+impl PathSize {
+    /// The most bytes of a segment of a connection that begins now, if there is a limit.
+    pub fn segment(&self) -> Option<usize> {
+        let mut found = locked(&self.0);
+        let is_young = |at: Instant, life| at.elapsed() < life;
+        if found
+            .suspected
+            .take()
+            .is_some_and(|at| is_young(at, CONFIRMED_WITHIN))
+        {
+            found.steps += 1;
+            found.since = Some(Instant::now());
+        }
+        if found.since.is_none_or(|at| !is_young(at, REMEMBERED)) {
+            found.steps = 0;
+        }
+        found.steps.checked_sub(1).map(|step| SEGMENTS[step])
+    }
+
+    /// Large segments seem to vanish. False if there are no smaller ones to try.
+    pub fn suspect(&self) -> bool {
+        let mut found = locked(&self.0);
+        let has_smaller = found.steps < SEGMENTS.len();
+        found.suspected = has_smaller.then(Instant::now);
+        has_smaller
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STUCK: Path = Path {
+        round_trip: Duration::from_millis(30),
+        silence: Duration::from_secs(3),
+        shortest: Duration::from_millis(20),
+        retransmitted: 9,
+        rate: 100_000,
+        unsent: 7000,
+        backoff: 4,
+        retransmit_after: Duration::from_secs(4),
+        unacked: 9,
+        sacked: 2,
+    };
+
+    #[test]
+    fn a_path_is_suspected_only_while_the_peer_is_there() {
+        assert!(loses_large_segments(&STUCK));
+        let heard = Path {
+            sacked: 0,
+            silence: Duration::from_millis(500),
+            ..STUCK
+        };
+        assert!(loses_large_segments(&heard));
+        for other in [
+            Path {
+                backoff: 3,
+                ..STUCK
+            }, // ordinary losses
+            Path {
+                unacked: 0,
+                sacked: 0,
+                ..heard
+            }, // nothing waits
+            Path {
+                unacked: 3,
+                ..STUCK
+            }, // most of it arrives
+            Path { sacked: 0, ..STUCK }, // nobody is there
+        ] {
+            assert!(!loses_large_segments(&other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_suspicion_is_confirmed_by_a_peer_who_comes_back() {
+        let size = PathSize::default();
+        assert_eq!(size.segment(), None);
+        for segment in SEGMENTS {
+            assert!(size.suspect());
+            assert_eq!(size.segment(), Some(segment));
+            assert_eq!(size.segment(), Some(segment));
+        }
+        assert!(!size.suspect());
+        assert_eq!(size.segment(), Some(SEGMENTS[1]));
+        let long_ago = |time| {
+            Instant::now()
+                .checked_sub(time)
+                .unwrap_or_else(Instant::now)
+        };
+        locked(&size.0).since = Some(long_ago(REMEMBERED));
+        assert_eq!(size.segment(), None);
+        locked(&size.0).suspected = Some(long_ago(CONFIRMED_WITHIN));
+        assert_eq!(size.segment(), None);
+    }
+}
