@@ -64,6 +64,14 @@ pub struct Path {
     pub unacked: u32,
     /// Those of them that the peer has nevertheless.
     pub sacked: u32,
+    /// Bytes of a full segment.
+    pub segment: u32,
+    /// Bytes sent and not acknowledged in order; 0 where the kernel does not tell (before 4.19).
+    pub in_flight: u64,
+    /// Bytes acknowledged.
+    pub acked: u64,
+    /// Segments that have arrived.
+    pub delivered: u32,
 }
 
 /// Sets the options on a socket that exists already, such as an accepted one.
@@ -150,24 +158,33 @@ mod system {
 
     /// What the kernel has seen of the path.
     pub fn path(stream: &TcpStream) -> io::Result<Path> {
-        let info = sys::option_bytes::<152>(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_INFO)?;
-        let info = info.first_chunk::<152>().ok_or(ErrorKind::Unsupported)?;
+        let mut info = sys::option_bytes::<216>(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_INFO)?;
+        if info.len() < 152 {
+            return Err(ErrorKind::Unsupported.into());
+        }
+        info.resize(216, 0); // an older kernel tells less
         let field =
             |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+        let double = |at: usize| u64::from(field(at)) | u64::from(field(at + 4)) << 32;
         // `struct tcp_info`: tcpi_backoff, tcpi_rto in microseconds, tcpi_unacked, tcpi_sacked,
         // tcpi_last_data_recv in milliseconds, tcpi_rtt and tcpi_min_rtt in
-        // microseconds, tcpi_total_retrans, tcpi_pacing_rate (two words), tcpi_notsent_bytes.
+        // microseconds, tcpi_total_retrans, tcpi_pacing_rate, tcpi_notsent_bytes, tcpi_snd_mss,
+        // tcpi_bytes_sent, tcpi_bytes_retrans, tcpi_bytes_acked, tcpi_delivered.
         Ok(Path {
             round_trip: Duration::from_micros(field(68).into()),
             silence: Duration::from_millis(field(52).into()),
             shortest: Duration::from_micros(field(148).into()),
             retransmitted: field(100),
-            rate: u64::from(field(104)) | u64::from(field(108)) << 32,
+            rate: double(104),
             unsent: field(144),
             backoff: info[4],
             retransmit_after: Duration::from_micros(field(8).into()),
             unacked: field(24),
             sacked: field(28),
+            segment: field(16),
+            in_flight: double(200).saturating_sub(double(208).saturating_add(double(120))),
+            acked: double(120),
+            delivered: field(192),
         })
     }
 

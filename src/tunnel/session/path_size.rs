@@ -5,9 +5,9 @@
 //! end watches its own direction, needs no setting, and tells its peer nothing:
 //!
 //! ```text
-//!  one segment sent five times, most others not there, but the peer is ─> suspicion: reset the connection
-//!  the peer is back within 5 s                                         ─> it is true: small segments for an hour
-//!  it is not                                                           ─> the path was down: as before
+//!  a large segment sent five times, and small ones arrive, or no large one ever has ─> suspicion: reset
+//!  the peer is back within 5 s ─> it is true: small segments for an hour
+//!  it is not                   ─> the path was down: as before
 //! ```
 //!
 //! The size is kept by what is handed to the socket: Linux never joins pieces that were sent with
@@ -29,8 +29,15 @@ const REMEMBERED: Duration = Duration::from_secs(3600);
 
 /// Whether large segments vanish on the way to the peer, as far as TCP can tell.
 pub fn loses_large_segments(path: &Path) -> bool {
+    let half = u64::from(path.segment / 2);
+    let are_large = |bytes: u64, segments: u32| bytes > u64::from(segments).saturating_mul(half);
+    let is_stuck = path.backoff >= BACKOFF
+        && are_large(path.in_flight, path.unacked)
+        && path.sacked.saturating_mul(2) <= path.unacked;
+    // A path that is down loses all. There nothing comes from the peer, and mostly large segments
+    // have passed before.
     let peer_is_there = path.sacked > 0 || path.silence < path.retransmit_after / 2;
-    path.backoff >= BACKOFF && path.unacked > 0 && path.sacked * 2 <= path.unacked && peer_is_there
+    is_stuck && (peer_is_there || !are_large(path.acked, path.delivered))
 }
 
 /// What earlier connections to a peer have found out.
@@ -88,6 +95,10 @@ mod tests {
         retransmit_after: Duration::from_secs(4),
         unacked: 9,
         sacked: 2,
+        segment: 1448,
+        in_flight: 11_000,
+        acked: 1_000_000,
+        delivered: 800,
     };
 
     #[test]
@@ -99,20 +110,31 @@ mod tests {
             ..STUCK
         };
         assert!(loses_large_segments(&heard));
+        let fresh = Path {
+            sacked: 0,
+            acked: 1000,
+            delivered: 8,
+            ..STUCK
+        };
+        assert!(loses_large_segments(&fresh));
         for other in [
             Path {
                 backoff: 3,
                 ..STUCK
             }, // ordinary losses
             Path {
+                in_flight: 0,
                 unacked: 0,
-                sacked: 0,
                 ..heard
             }, // nothing waits
             Path {
                 unacked: 3,
                 ..STUCK
             }, // most of it arrives
+            Path {
+                in_flight: 5000,
+                ..STUCK
+            }, // small ones do not arrive either
             Path { sacked: 0, ..STUCK }, // nobody is there
         ] {
             assert!(!loses_large_segments(&other), "{other:?}");
