@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn one_that_listens_is_found_among_others() {
-        let closed = TcpListener::bind("127.0.0.1:0").unwrap();
+        // An address of its own: on 127.0.0.1 another test may have the port by then.
+        let closed = TcpListener::bind("127.0.0.3:0").unwrap();
         let closed = closed.local_addr().unwrap();
         let open = TcpListener::bind("127.0.0.2:0").unwrap();
         let open = open.local_addr().unwrap();
