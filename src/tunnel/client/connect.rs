@@ -108,10 +108,10 @@ mod tests {
     #[test]
     fn one_that_listens_is_found_among_others() {
         // An address of its own: on 127.0.0.1 another test may have the port by then.
-        let closed = TcpListener::bind("127.0.0.3:0").unwrap();
-        let closed = closed.local_addr().unwrap();
-        let open = TcpListener::bind("127.0.0.2:0").unwrap();
-        let open = open.local_addr().unwrap();
+        let listener = |ip| TcpListener::bind((ip, 0)).unwrap();
+        let closed = listener("127.0.0.3").local_addr().unwrap();
+        let listening = listener("127.0.0.2");
+        let open = listening.local_addr().unwrap();
         let patience = Duration::from_secs(5);
         let try_all = |list: &[SocketAddr]| connect("x", list, patience, &Tuning::default());
         let stream = try_all(&[closed, closed, open]).unwrap();
