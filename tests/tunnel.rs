@@ -17,13 +17,13 @@ use fernvpn::packet::offload::{LENGTH, Offload};
 use fernvpn::protocol::record::{Opener, RecordType, Suite};
 use fernvpn::tunnel::device;
 use fernvpn::tunnel::server::Server;
-use fernvpn::tunnel::session::dispatch::Batch;
+use fernvpn::tunnel::session::dispatch::{Batch, Router};
 use fernvpn::tunnel::session::receiver::close;
 use fernvpn::tunnel::session::sender::{Sent, SessionSender};
 use loopback::*;
 use std::io::{Read, Write};
 use std::iter::from_fn;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -402,8 +402,8 @@ fn a_stalled_client_stalls_nobody() {
     });
 }
 
-/// The way to a peer without a server around it, the far end of its socket, and what opens there.
-fn outbound_alone() -> (Arc<SessionSender>, TcpStream, Opener) {
+/// The sender to a peer without a server around it, the far end of its socket, and what opens there.
+fn sender_alone() -> (Arc<SessionSender>, TcpStream, Opener) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (session, near) = (
@@ -422,14 +422,14 @@ fn outbound_alone() -> (Arc<SessionSender>, TcpStream, Opener) {
 
 #[test]
 fn who_answers_sends_the_answer_and_not_what_others_have_queued() {
-    let (sender, mut socket, mut opener) = outbound_alone();
+    let (sender, mut socket, mut opener) = sender_alone();
     let mut receive = || {
         let body = read_frame(&mut socket)?;
         Some(common::open(&mut opener, &body).unwrap())
     };
     let queued = packet(address("10.8.0.1"), v4(0), b"of somebody");
     for round in 0..3 {
-        sender.put(|queue| queue.push_packet(&queued));
+        sender.queue_packet(&queued);
         sender.send(RecordType::Pong, b"an answer");
         assert_eq!(
             Arc::strong_count(&sender),
@@ -440,7 +440,7 @@ fn who_answers_sends_the_answer_and_not_what_others_have_queued() {
         assert_eq!(receive(), Some((RecordType::Packets, listed(&[&queued]))));
         eventually("nothing is left", || sender.send_next() == Sent::All);
     }
-    sender.put(|queue| queue.push_packet(&queued));
+    sender.queue_packet(&queued);
     sender.close(close::LEAVING, "bye");
     assert_eq!(
         receive(),
@@ -450,9 +450,18 @@ fn who_answers_sends_the_answer_and_not_what_others_have_queued() {
     assert_eq!(receive(), None);
 }
 
+/// Every address is this peer's.
+struct OnePeer(Arc<SessionSender>);
+
+impl Router for OnePeer {
+    fn sender_for(&self, _: IpAddr) -> Option<Arc<SessionSender>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
 #[test]
 fn a_reader_takes_along_what_the_kernel_answers_and_then_reads_on() {
-    let (sender, mut socket, mut opener) = outbound_alone();
+    let (sender, mut socket, mut opener) = sender_alone();
     let mut receive = || common::open(&mut opener, &read_frame(&mut socket).unwrap()).unwrap();
     let (tun, kernel) = device(false);
     let reader = device::LocalStack::new(Some(&tun), &sender);
@@ -461,37 +470,34 @@ fn a_reader_takes_along_what_the_kernel_answers_and_then_reads_on() {
         packet(address("10.8.0.1"), v4(0), b"another"),
     );
     let mut batch = Batch::default();
-    let route = |_| Some(Arc::clone(&sender));
+    let router = OnePeer(Arc::clone(&sender));
     kernel.send(&one);
     kernel.send(&other);
-    let turn = tun.read_lock().lock().unwrap();
-    reader.poll_local_replies(&mut batch, &route);
+    let turn = tun.read_lock().lock();
+    reader.poll_local_replies(&mut batch, &router);
     assert_eq!(
         Arc::strong_count(&sender),
-        1,
+        2,
         "while another thread reads, it does not"
     );
     drop(turn);
-    reader.poll_local_replies(&mut batch, &route);
+    reader.poll_local_replies(&mut batch, &router);
     batch.send_some();
     assert_eq!(receive(), (RecordType::Packets, listed(&[&one, &other])));
     assert_eq!(
         Arc::strong_count(&sender),
-        1,
+        2,
         "that was all, and nobody waits for more"
     );
     // Others queue up more than it sends between two looks at its socket.
     let pongs: Vec<_> = (0..100u8).map(|n| (RecordType::Pong, vec![n])).collect();
-    sender.put(|queue| {
-        pongs
-            .iter()
-            .map(|(kind, content)| queue.push(*kind, content))
-            .sum()
-    });
+    for (kind, content) in &pongs {
+        sender.queue_record(*kind, content);
+    }
     kernel.send(&one);
-    reader.poll_local_replies(&mut batch, &route);
+    reader.poll_local_replies(&mut batch, &router);
     batch.send_some();
-    assert_eq!(Arc::strong_count(&sender), 2, "a flusher has the rest");
+    assert_eq!(Arc::strong_count(&sender), 3, "a flusher has the rest");
     pongs
         .into_iter()
         .for_each(|pong| assert_eq!(receive(), pong));

@@ -3,13 +3,49 @@
 //! Nothing secure rests on it (machines without a clock can connect), so it never fails: before
 //! 1970 is 0.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Seconds since 1970-01-01T00:00:00Z.
 pub fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+/// A moment: how long ago it was, and its name in Unix time.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    at: Instant,
+    unix_seconds: u64,
+}
+
+impl Moment {
+    /// This moment.
+    pub fn now() -> Moment {
+        Moment {
+            at: Instant::now(),
+            unix_seconds: unix_seconds(),
+        }
+    }
+
+    /// The moment that was so long ago.
+    pub fn ago(time: Duration) -> Moment {
+        let now = Moment::now();
+        Moment {
+            at: now.at.checked_sub(time).unwrap_or(now.at),
+            unix_seconds: now.unix_seconds.saturating_sub(time.as_secs()),
+        }
+    }
+
+    /// How long ago it was.
+    pub fn elapsed(&self) -> Duration {
+        self.at.elapsed()
+    }
+
+    /// Seconds since 1970-01-01T00:00:00Z.
+    pub fn unix_seconds(&self) -> u64 {
+        self.unix_seconds
+    }
 }
 
 /// `2026-11-23T22:04:47Z`. Any u64 is fine; the year then has more digits.

@@ -74,6 +74,7 @@ pub fn write_secret(path: &Path, at_end: bool) -> io::Result<File> {
 /// there is the old file or the new one, whole. When this returns, the new one is on disk. One
 /// writer per path at a time.
 pub fn replace_atomically(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    super::lock::about_to_wait("the disk");
     let cannot =
         |error: io::Error| tried(format_args!("cannot replace {}", path.display()), &error);
     // A symbolic link stays one: the file it points to is replaced.

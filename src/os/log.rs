@@ -14,11 +14,12 @@
 
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::clock;
+use super::lock::{Lock, Rank, about_to_wait};
 
 /// Names and values, printed as `name=value`.
 pub type Fields<'a> = &'a [(&'a str, &'a dyn Display)];
@@ -87,7 +88,7 @@ pub fn say(text: impl Display) {
 pub struct RateLimitedLog {
     limit: u32,
     interval: Duration,
-    state: Mutex<RateLimitState>,
+    state: Lock<RateLimitState>,
 }
 
 #[derive(Debug)]
@@ -103,11 +104,14 @@ impl RateLimitedLog {
         RateLimitedLog {
             limit,
             interval,
-            state: Mutex::new(RateLimitState {
-                begin: None,
-                written: 0,
-                suppressed: 0,
-            }),
+            state: Lock::new(
+                Rank::LogRate,
+                RateLimitState {
+                    begin: None,
+                    written: 0,
+                    suppressed: 0,
+                },
+            ),
         }
     }
 
@@ -137,13 +141,13 @@ impl RateLimitedLog {
 
     /// Whether a line may be written now, and if so how many were kept back before it.
     pub fn permit(&self, now: Instant) -> Option<u64> {
-        // A thread that panicked in here left counters, which are all valid.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if state
             .begin
             .is_none_or(|begin| now.saturating_duration_since(begin) >= self.interval)
         {
-            (state.begin, state.written) = (Some(now), 0);
+            state.begin = Some(now);
+            state.written = 0;
         }
         if state.written >= self.limit {
             state.suppressed = state.suppressed.saturating_add(1);
@@ -173,6 +177,7 @@ fn write(level: Level, room: &str, text: &str, fields: Fields<'_>) {
 /// One write for the whole line, so that lines of several threads do not mix. Nobody to tell if
 /// stderr is gone.
 fn write_line(line: &str) {
+    about_to_wait("the log");
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 

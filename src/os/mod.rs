@@ -28,6 +28,7 @@ pub mod entropy;
 pub mod files;
 #[cfg(target_os = "linux")]
 mod forwarding;
+pub mod lock;
 pub mod log;
 pub mod namespace;
 #[cfg(target_os = "linux")]

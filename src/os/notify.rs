@@ -19,16 +19,17 @@
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
+use super::lock::{Lock, Rank, about_to_wait};
 use super::log;
 
 /// How long a watched thread that has nothing to do may wait.
 pub const MAX_IDLE_WAIT: Duration = Duration::from_secs(10);
 
-static HEARTBEATS: Mutex<Vec<Weak<Watched>>> = Mutex::new(Vec::new());
+static HEARTBEATS: Lock<Vec<Weak<Watched>>> = Lock::new(Rank::Heartbeats, Vec::new());
 
 struct Watched {
     turned: AtomicBool,
@@ -45,7 +46,7 @@ impl Heartbeat {
             turned: AtomicBool::new(true),
             name,
         });
-        heartbeats().push(Arc::downgrade(&beat));
+        HEARTBEATS.lock().push(Arc::downgrade(&beat));
         Heartbeat(beat)
     }
 
@@ -55,14 +56,10 @@ impl Heartbeat {
     }
 }
 
-fn heartbeats() -> std::sync::MutexGuard<'static, Vec<Weak<Watched>>> {
-    HEARTBEATS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Who has not turned since this was asked the last time.
 fn still() -> Vec<&'static str> {
     let mut still = Vec::new();
-    heartbeats().retain(|heartbeat| {
+    HEARTBEATS.lock().retain(|heartbeat| {
         let Some(beat) = heartbeat.upgrade() else {
             return false;
         };
@@ -119,6 +116,7 @@ pub fn status(text: impl Display) {
 
 /// Tells systemd, if it wants to know.
 pub fn tell(state: &str) {
+    about_to_wait("systemd");
     if let Some(socket) = std::env::var_os("NOTIFY_SOCKET")
         && let Err(error) = send(&socket, state)
     {

@@ -99,22 +99,26 @@ pub fn connect(address: SocketAddr, timeout: Duration, tuning: &Tuning) -> io::R
 #[cfg(target_os = "linux")]
 mod system {
     use super::*;
+    use crate::os::lock::about_to_wait;
     use crate::os::sys;
     use std::os::fd::AsFd;
 
     /// Whether there is something to read, or the end, or an error to fetch; false after `timeout`.
     pub fn wait_readable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
+        about_to_wait("a socket");
         sys::wait_for([(stream.as_fd(), sys::POLLIN)], Some(timeout)).map(|[ready]| ready)
     }
 
     /// Whether the socket takes data, or has an error to fetch; false after `timeout`.
     pub fn wait_writable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
+        about_to_wait("a socket");
         sys::wait_for([(stream.as_fd(), sys::POLLOUT)], Some(timeout)).map(|[ready]| ready)
     }
 
     /// Whether `accept` has something to tell; false after `timeout`. For the one thread that
     /// accepts.
     pub fn wait_to_accept(listener: &TcpListener, timeout: Duration) -> io::Result<bool> {
+        about_to_wait("a socket");
         sys::wait_for([(listener.as_fd(), sys::POLLIN)], Some(timeout)).map(|[ready]| ready)
     }
 
@@ -198,6 +202,7 @@ mod system {
         timeout: Duration,
         tuning: &Tuning,
     ) -> io::Result<TcpStream> {
+        about_to_wait("a connection");
         let stream = TcpStream::from(sys::tcp_socket(&address)?);
         prepare(&stream, tuning)?;
         // socket(7): the send timeout bounds connect too, which then fails with EINPROGRESS.

@@ -34,13 +34,13 @@ pub enum Tun {}
 #[cfg(target_os = "linux")]
 mod system {
     use super::Woken;
+    use crate::os::lock::{Lock, Rank, about_to_wait};
     use crate::os::{reason, sys};
     use std::fs::{File, OpenOptions};
     use std::io::{self, ErrorKind, IoSlice, Read, Write};
     use std::net::TcpStream;
     use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
     use std::os::unix::fs::OpenOptionsExt;
-    use std::sync::Mutex;
     use std::time::Duration;
 
     const DEVICE: &str = "/dev/net/tun";
@@ -52,7 +52,7 @@ mod system {
         file: File,
         name: String,
         offload: bool,
-        read_lock: Mutex<()>,
+        read_lock: Lock<()>,
     }
 
     impl Tun {
@@ -83,7 +83,7 @@ mod system {
                 file,
                 name,
                 offload,
-                read_lock: Mutex::default(),
+                read_lock: Lock::new(Rank::DeviceRead, ()),
             })
         }
 
@@ -94,7 +94,7 @@ mod system {
                 file: File::from(fd),
                 name: name.to_owned(),
                 offload,
-                read_lock: Mutex::default(),
+                read_lock: Lock::new(Rank::DeviceRead, ()),
             })
         }
 
@@ -109,7 +109,7 @@ mod system {
         }
 
         /// Held by whoever reads, since packets that two threads read might change places.
-        pub fn read_lock(&self) -> &Mutex<()> {
+        pub fn read_lock(&self) -> &Lock<()> {
             &self.read_lock
         }
 
@@ -132,6 +132,7 @@ mod system {
             full: Option<&TcpStream>,
             timeout: Option<Duration>,
         ) -> io::Result<Woken> {
+            about_to_wait("the device");
             // Without a socket the device is there twice, the second time for nothing.
             let full = full.map_or((self.file.as_fd(), 0), |socket| {
                 (socket.as_fd(), sys::POLLOUT)
@@ -223,7 +224,7 @@ impl Tun {
     }
 
     /// Never called.
-    pub fn read_lock(&self) -> &std::sync::Mutex<()> {
+    pub fn read_lock(&self) -> &super::lock::Lock<()> {
         match *self {}
     }
 

@@ -1,12 +1,12 @@
 //! Do packets go where they should?
 //!
 //! ```text
-//!  TUN ─> packet::offload ─> router.owner(destination) ─> Batch ─> Queue ─> SessionSender (seal, send) ─> socket
-//!  socket ─> FrameReader ─> Opener ─> packet::offload ─> client.owns(source)? ─> TUN, or another client
+//!  TUN ─> device ─> Router::sender_for ─> Batch ─> FairQueue ─> SessionSender (seal) ─> socket
+//!  socket ─> FrameReader ─> receiver (open) ─> SessionHandler ─> TUN, or another client's queue
 //! ```
 //!
-//! One thread per connection reads and opens; whoever has a packet for a client seals and sends it.
-//! Nobody waits for anybody else's socket.
+//! One thread per connection reads and opens. Whoever has a packet for a client seals and sends it.
+//! Nobody waits for anybody else's socket. `docs/ARCHITECTURE.md` has every step, thread and lock.
 //!
 //! | group | question |
 //! |---|---|

@@ -44,7 +44,7 @@ SPECIFIED = [
     ("protocol/mod.rs", "REKEY_AFTER_SECONDS", "2^31 records or {} seconds"),
     ("protocol/mod.rs", "MAX_BYTES", "then Rekey; {} GiB hard", lambda n: n >> 30),
     ("protocol/mod.rs", "MAX_RECORDS", "| records under one key | 2^{} hard", lambda n: n.bit_length() - 1),
-    ("tunnel/server/mod.rs", "HANDSHAKE_TIME", "| handshake, from accept to Finished | {} s in all"),
+    ("tunnel/server/handshake.rs", "HANDSHAKE_TIME", "| handshake, from accept to Finished | {} s in all"),
     ("tunnel/peers/admission.rs", "PLACES", "| unauthenticated connections | {:,} |"),
     ("tunnel/peers/registry.rs", "REMEMBERED", "| remembered nonces per client | the last {} |"),
     ("tunnel/session/receiver.rs", "DEAD_AFTER", "dead if nothing at all has arrived {} s later"),

@@ -3,7 +3,8 @@
 
 use super::connect::connect;
 use super::lookup::{host_and_port, lookup};
-use super::{ANSWER_TIME, CONNECT_TIME, Client, NAME_LIFE};
+use super::state::{Client, ServerAddresses};
+use crate::os::lock::about_to_wait;
 use crate::os::log;
 use crate::os::socket::Tuning;
 use crate::protocol::handshake::{Agreed, HandshakeError, client_hello};
@@ -11,12 +12,20 @@ use crate::protocol::key_schedule::Id;
 use crate::protocol::limits::MAX_HELLO;
 use crate::protocol::ratchet::ClientState;
 use crate::protocol::record::{Opener, Sealer};
-use crate::tunnel::session::frame_reader::{self, FrameReader, NoFrame};
+use crate::tunnel::session::congestion;
+use crate::tunnel::session::frame_reader::{FrameError, FrameReader};
 use crate::tunnel::wire::network_config::NetworkConfig;
-use crate::tunnel::{fresh, fresh_hello, locked, offer};
+use crate::tunnel::{fresh, fresh_hello, offer};
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+/// How long a connection may take to be made.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// How long the server may take for each of its hellos.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// How long the server's addresses are tried before its name is looked up again.
+const NAME_LIFE: Duration = Duration::from_secs(5);
 
 /// What both ends agree on after their hellos.
 pub(super) struct Greeting {
@@ -44,17 +53,21 @@ impl Client {
     /// # Errors
     /// A sentence.
     pub fn find_server(&self) -> Result<(), String> {
-        let (known, at) = &mut *locked(&self.server);
-        if known.is_empty() {
-            (*known, *at) = (self.look_up()?, Instant::now());
+        if !self.server.lock().known.is_empty() {
+            return Ok(());
         }
+        let known = self.look_up()?;
+        *self.server.lock() = ServerAddresses {
+            known,
+            since: Instant::now(),
+        };
         Ok(())
     }
 
     /// The machine's own resolver is asked until the tunnel, or the kill switch, comes between.
     fn look_up(&self) -> Result<Vec<SocketAddr>, String> {
         let name = &self.settings.server;
-        let is_between = self.settings.kill_switch || locked(&self.told).is_some();
+        let is_between = self.settings.kill_switch || self.network.lock().is_some();
         match self.mark {
             Some(_) if is_between => lookup(name, self.mark),
             None => lookup(name, None),
@@ -69,29 +82,34 @@ impl Client {
     /// better than none when no resolver answers.
     pub(super) fn connect(&self) -> Result<TcpStream, String> {
         self.find_server()?;
-        let known = locked(&self.server).0.clone();
+        let known = self.server.lock().known.clone();
         let tuning = Tuning {
             mark: self.mark,
-            ..frame_reader::tuning()
+            ..congestion::tuning()
         };
         let (host, _) = host_and_port(&self.settings.server);
         connect(host, &known, CONNECT_TIME, &tuning).map_err(|error| {
-            self.refresh();
+            self.refresh_server();
             format!("{error}{}", advice(error.kind()))
         })
     }
 
     /// Looks for other addresses when the known ones do not answer.
-    pub(super) fn refresh(&self) {
-        let (known, at) = &mut *locked(&self.server);
-        if at.elapsed() < NAME_LIFE {
+    pub(super) fn refresh_server(&self) {
+        if self.server.lock().since.elapsed() < NAME_LIFE {
             return;
         }
-        match self.look_up() {
-            Ok(found) => *known = found,
-            Err(reason) => log::warning("tunnel", &reason, &[("still trying", &known.len())]),
+        let found = self.look_up();
+        let mut server = self.server.lock();
+        server.since = Instant::now();
+        match found {
+            Ok(found) => server.known = found,
+            Err(reason) => {
+                let known = server.known.len();
+                drop(server);
+                log::warning("tunnel", &reason, &[("still trying", &known)]);
+            }
         }
-        *at = Instant::now();
     }
 
     /// ClientHello and ServerHello.
@@ -100,7 +118,7 @@ impl Client {
         socket: &TcpStream,
         reader: &mut FrameReader,
     ) -> Result<Greeting, String> {
-        let (root, step) = locked(&self.key).current();
+        let (root, step) = self.key.lock().current();
         let (frame, await_server_hello) =
             client_hello(&root, step, offer(&self.settings.suites), fresh_hello());
         let asked = Instant::now();
@@ -139,7 +157,7 @@ impl Client {
         let (suite, software) = (agreed.suite, agreed.software.clone());
         let super_packets = agreed.capabilities.super_packets;
         // Finished, Config.
-        let keep = |next: &ClientState| locked(&self.key).keep(next);
+        let keep = |next: &ClientState| self.key.lock().keep(next);
         let advice =
             "a ratcheted key that cannot take its step is not used: make room, allow writing";
         let finished = agreed
@@ -147,7 +165,7 @@ impl Client {
             .map_err(|reason| format!("{reason} ({advice})"));
         let (frame, await_config) = finished?;
         send(socket, &frame)?;
-        reader.suit(&self.settings.congestion, round_trip);
+        reader.tune_for_path(&self.settings.congestion, round_trip);
         reader.establish();
         let body = reader
             .frame_until(suite.max_body(), Instant::now() + ANSWER_TIME)
@@ -180,6 +198,7 @@ pub(super) fn peer(socket: &TcpStream) -> String {
 }
 
 fn send(mut socket: &TcpStream, frame: &[u8]) -> Result<(), String> {
+    about_to_wait("a hello");
     socket
         .write_all(frame)
         .map_err(|error| format!("cannot send: {error}"))
@@ -202,16 +221,16 @@ fn advice(kind: ErrorKind) -> &'static str {
 }
 
 /// What can be known when there was a connection and no answer.
-fn unanswered(reason: &NoFrame) -> String {
+fn unanswered(reason: &FrameError) -> String {
     const MEANS: &str = "a server says nothing to a key that it does not know (removed, another server's, or an earlier \
                          step of a ratcheted one) nor, with hello-max-age, to a wrong clock; or this is no fernvpn \
                          server. The server's log says which";
     match reason {
-        NoFrame::TimedOut => format!(
+        FrameError::TimedOut => format!(
             "connected, but no answer for {} s: {MEANS}",
             ANSWER_TIME.as_secs()
         ),
-        NoFrame::BadLength(_) | NoFrame::BadPreface(_) => {
+        FrameError::BadLength(_) | FrameError::BadPreface(_) => {
             format!("this is not a fernvpn server ({reason})")
         }
         _ => format!("connected, but closed without an answer ({reason}): {MEANS}"),

@@ -12,6 +12,7 @@
 //! The first answer with an address is the right one. A wrong address is no danger: whoever is
 //! there does not have the key.
 
+use crate::os::lock::about_to_wait;
 use crate::os::resolver;
 use crate::os::socket::{self, Tuning};
 use crate::os::{entropy, log, reason};
@@ -48,6 +49,7 @@ pub(super) fn lookup(
     server: &str,
     past_the_tunnel: Option<u32>,
 ) -> Result<Vec<SocketAddr>, String> {
+    about_to_wait("a resolver");
     let (host, port) = host_and_port(server);
     let is_name = !is_address(host);
     let found: Result<Vec<SocketAddr>, String> = match past_the_tunnel {

@@ -1,15 +1,14 @@
 //! What becomes of the server's packets?
 
-use super::Client;
-use super::tasks::Reply;
+use super::state::{Client, Reply};
 use crate::os::socket;
 use crate::packet::offload::Checked;
 use crate::packet::{icmp, ip};
 use crate::tunnel::device::LocalStack;
-use crate::tunnel::locked;
-use crate::tunnel::session::dispatch::Batch;
+use crate::tunnel::observe::counters::count;
+use crate::tunnel::session::dispatch::{Batch, Router};
 use crate::tunnel::session::receiver::SessionHandler;
-use crate::tunnel::session::sender::{SessionSender, count};
+use crate::tunnel::session::sender::SessionSender;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,18 +41,16 @@ impl SessionHandler for FromServer<'_> {
             return count(&traffic.dropped_source);
         }
         // Never to what listens for many, or for this machine alone.
-        if !if self.stack.has_device() {
+        let may_arrive = if self.stack.has_device() {
             ip::one_host(destination)
         } else {
             self.own.contains(&destination)
-        } {
+        };
+        if !may_arrive {
             return count(&traffic.dropped_destination);
         }
         self.stack.deliver(packet, &mut self.batch);
-        count(&traffic.packets_in);
-        traffic
-            .bytes_in
-            .fetch_add(packet.packet().len() as u64, Ordering::Relaxed);
+        traffic.packet_in(packet.packet().len());
     }
 
     fn on_message(&mut self, text: &str) {
@@ -62,8 +59,8 @@ impl SessionHandler for FromServer<'_> {
 
     fn on_batch_end(&mut self) {
         self.client.heartbeat.beat();
-        self.stack
-            .poll_local_replies(&mut self.batch, &|_| self.client.sender());
+        let router: &dyn Router = self.client;
+        self.stack.poll_local_replies(&mut self.batch, router);
         self.batch.send_some();
     }
 
@@ -88,8 +85,8 @@ impl SessionHandler for FromServer<'_> {
 
 impl FromServer<'_> {
     fn reply(&self, reply: Reply) {
-        if let Some(sender) = &*locked(&self.client.replies) {
-            let _ = sender.try_send(reply);
+        if let Some(replies) = &*self.client.replies.lock() {
+            let _ = replies.try_send(reply);
         }
     }
 }

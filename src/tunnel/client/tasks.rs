@@ -1,14 +1,14 @@
 //! What does the command line ask for once there is a connection? A message, and pings through the
 //! tunnel.
 
-use super::{Client, print};
+use super::state::{Client, Reply};
 use crate::os::log::{self, printable};
 use crate::packet::icmp;
 use crate::protocol::record::RecordType;
-use crate::tunnel::locked;
 use crate::tunnel::session::sender::SessionSender;
 use crate::tunnel::wire::network_config::NetworkConfig;
-use std::io;
+use std::io::{self, Write};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
@@ -18,11 +18,10 @@ use std::time::{Duration, Instant};
 /// How long an answer to a Message or a ping through the tunnel may take.
 const REPLY_TIME: Duration = Duration::from_secs(5);
 
-/// What is waited for.
-pub(super) enum Reply {
-    Message(String),
-    Echo { sequence: u16 },
-}
+/// How long after a ping the next one follows.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// Replies that wait at most. A server that sends more than was asked for is not listened to.
+const MAX_REPLIES: usize = 16;
 
 impl Client {
     /// Starts the thread that does what the command line asks for.
@@ -34,28 +33,37 @@ impl Client {
         if self.settings.send.is_none() && self.settings.pings.is_none() {
             return Ok(());
         }
-        let (client, sender, config) = (Arc::clone(self), Arc::clone(sender), config.clone());
-        let (answers, replies) = mpsc::sync_channel(16); // a server that sends more than was asked for is not listened to
-        *locked(&self.replies) = Some(answers);
-        let thread = thread::Builder::new().name("tasks".into());
-        let started = thread.spawn(move || {
-            let done = client
-                .send_message(&sender, &replies)
-                .and_then(|()| client.ping(&sender, &config, &replies));
-            client.expects_reply.store(false, Ordering::Relaxed);
-            if let Err(reason) = &done {
-                log::error("tunnel", reason, &[]);
-            }
-            match done {
-                _ if !client.settings.once && client.is_stopped() => {}
-                _ if !client.settings.once => {
-                    log::info("tunnel", "staying connected until Ctrl-C", &[])
-                }
-                Ok(()) => client.stop(),
-                Err(_) => client.fail("not all replies came".into()),
-            }
-        });
-        started.map(drop)
+        let client = Arc::clone(self);
+        let sender = Arc::clone(sender);
+        let config = config.clone();
+        let (answers, replies) = mpsc::sync_channel(MAX_REPLIES);
+        *self.replies.lock() = Some(answers);
+        thread::Builder::new()
+            .name("tasks".into())
+            .spawn(move || client.run_tasks(&sender, &config, &replies))
+            .map(drop)
+    }
+
+    /// The life of that thread.
+    fn run_tasks(
+        &self,
+        sender: &Arc<SessionSender>,
+        config: &NetworkConfig,
+        replies: &Receiver<Reply>,
+    ) {
+        let done = self
+            .send_message(sender, replies)
+            .and_then(|()| self.ping(sender, config, replies));
+        self.expects_reply.store(false, Ordering::Relaxed);
+        if let Err(reason) = &done {
+            log::error("tunnel", reason, &[]);
+        }
+        match done {
+            _ if !self.settings.once && self.is_stopped() => {}
+            _ if !self.settings.once => log::info("tunnel", "staying connected until Ctrl-C", &[]),
+            Ok(()) => self.stop(),
+            Err(_) => self.fail("not all replies came".into()),
+        }
     }
 
     fn send_message(
@@ -87,18 +95,11 @@ impl Client {
         let Some(count) = self.settings.pings else {
             return Ok(());
         };
-        let pairs = config
-            .addresses
-            .iter()
-            .flat_map(|own| config.server.iter().map(move |to| (own.address, *to)));
-        let pair = pairs
-            .into_iter()
-            .find(|(own, to)| own.is_ipv4() == to.is_ipv4());
-        let (own, to) = pair.ok_or("no tunnel address of the server to ping")?;
+        let (own, to) = ends_to_ping(config).ok_or("no tunnel address of the server to ping")?;
         self.expects_reply.store(true, Ordering::Relaxed);
         let mut times = Vec::new();
         for due in 1..=u16::try_from(count).unwrap_or(u16::MAX) {
-            if due > 1 && self.sleep(Duration::from_secs(1)) {
+            if due > 1 && self.sleep(PING_INTERVAL) {
                 break;
             }
             let mut packet = Vec::new();
@@ -111,7 +112,7 @@ impl Client {
                 &mut packet,
             );
             let sent = Instant::now();
-            sender.put(|queue| queue.push_packet(&packet));
+            sender.queue_packet(&packet);
             sender.send_all();
             let is_due =
                 |reply| matches!(reply, Reply::Echo { sequence } if sequence == due).then_some(());
@@ -123,21 +124,38 @@ impl Client {
                 print(&format!("no reply from {to}: seq={due}"));
             }
         }
-        let (sent, received) = (count, times.len());
-        let (least, most) = times.iter().fold((f64::MAX, 0.0), |(a, b), t| {
-            (f64::min(a, *t), f64::max(b, *t))
-        });
+        let received = times.len();
         if received == 0 {
             return Err(format!(
-                "{sent} pings sent through the tunnel, none answered"
+                "{count} pings sent through the tunnel, none answered"
             ));
         }
+        let least = times.iter().copied().fold(f64::MAX, f64::min);
+        let most = times.iter().copied().fold(0.0, f64::max);
         let average = times.iter().sum::<f64>() / times.len() as f64;
         print(&format!(
-            "{sent} pings, {received} replies, min/avg/max {least:.3}/{average:.3}/{most:.3} ms"
+            "{count} pings, {received} replies, min/avg/max {least:.3}/{average:.3}/{most:.3} ms"
         ));
         Ok(())
     }
+}
+
+/// This end's address and the server's, of the same family.
+fn ends_to_ping(config: &NetworkConfig) -> Option<(IpAddr, IpAddr)> {
+    for own in &config.addresses {
+        for server in &config.server {
+            if own.address.is_ipv4() == server.is_ipv4() {
+                return Some((own.address, *server));
+            }
+        }
+    }
+    None
+}
+
+/// A line on stdout. Nobody there to read it is no reason to stop.
+pub(super) fn print(line: &str) {
+    let mut stdout = io::stdout().lock();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
 
 /// What is `wanted` of the first reply that has it, if that comes in time.

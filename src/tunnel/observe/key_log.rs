@@ -14,14 +14,12 @@ use crate::protocol::fields::hex;
 use crate::protocol::handshake::VERSION;
 use crate::protocol::key_schedule::TrafficSecret;
 use crate::protocol::record::Suite;
-use crate::tunnel::locked;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Mutex;
 
 /// A key log that is being written.
-pub struct KeyLog(Mutex<File>);
+pub struct KeyLog(File);
 
 impl KeyLog {
     /// Opens the key log, if there is to be one, and warns.
@@ -45,20 +43,20 @@ impl KeyLog {
                 &[("mode", &mode)],
             );
         }
-        Ok(Some(KeyLog(Mutex::new(file))))
+        Ok(Some(KeyLog(file)))
     }
 
     /// Adds a session, before its first packet, by its secrets before any Rekey. `peer` is for the
     /// log.
     pub fn add(&self, peer: &str, suite: Suite, client: &TrafficSecret, server: &TrafficSecret) {
-        // One write, so that the lines of two threads, or programs, do not mix. Not wiped: it is in
-        // a file now.
+        // One write at the end of the file, so that the lines of two threads or programs do not mix.
+        // The line is not wiped: it is in a file now.
         let line = format!(
             "fernvpn {VERSION} {suite} {} {}\n",
             hex(client.bytes()),
             hex(server.bytes())
         );
-        match locked(&self.0).write_all(line.as_bytes()) {
+        match (&self.0).write_all(line.as_bytes()) {
             Ok(()) => log::warning(
                 "tunnel",
                 "this session's keys went to the key log",

@@ -2,8 +2,10 @@
 //!
 //! | file | question |
 //! |---|---|
+//! | [`counters`] | what is counted? |
 //! | [`status`] | what is it doing, in numbers? |
 //! | [`key_log`] | what opens a recording of this session? |
 
+pub mod counters;
 pub mod key_log;
 pub mod status;

@@ -1,90 +1,25 @@
 //! What is a server or a client doing? A report of one moment, for people, for scripts (JSON) and
 //! for Prometheus.
 //!
-//! Packets and bytes are counted as the kernel counts them on the tunnel's device (`ip -s link`,
-//! nft): a super-packet once, with the bytes of its IP packet. `sent` is what was handed over for
-//! the peer, `received` what came from it and was passed on. What was dropped on the way to the
-//! peer is in `sent` as well, as on a device with a full queue; what came and was refused is not in
-//! `received`.
+//! `sent` is what was handed over for the peer, `received` what came from it and was passed on. What
+//! was dropped on the way to the peer is in `sent` as well, as on a device with a full queue. What
+//! came and was refused is not in `received`.
 //!
 //! Names and texts of peers may hold anything, so each format escapes them in its own way. No key
 //! is in a report.
 
-use crate::os::{clock, log, socket};
+use crate::os::clock::Moment;
+use crate::os::{log, socket};
 use crate::packet::subnet::Subnet;
 use crate::protocol::record::Suite;
+use crate::tunnel::observe::counters::{HandshakeCounters, TrafficCounters};
 use crate::tunnel::peers::registry::Connected;
-use crate::tunnel::session::sender::{TrafficCounters, count};
 use crate::tunnel::wire::network_config::listed;
 use std::fmt::{Display, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-
-/// Why a handshake did not become a session. The order is that of `REFUSALS`.
-#[derive(Clone, Copy, Debug)]
-pub enum RejectReason {
-    /// What came was no hello.
-    NoHello,
-    /// No client has this key.
-    UnknownKey,
-    /// A ratcheted key has left this step behind.
-    EarlierStep,
-    /// The hello's token or fields were refused.
-    Hello,
-    /// The hello was answered before.
-    Replay,
-    /// `max-clients` are connected.
-    Full,
-    /// The ratcheted key's step could not be made durable.
-    State,
-    /// No version or suite that both sides have.
-    Agreement,
-    /// Finished was refused.
-    Finished,
-    /// A newer handshake was quicker.
-    Superseded,
-    /// It did not come to an end in time, or was cut.
-    Incomplete,
-    /// There were too many; a random one was ended.
-    Crowded,
-}
-
-/// The names of [`RejectReason`]s in reports.
-const REFUSALS: [&str; 12] = [
-    "no_hello",
-    "unknown_key",
-    "earlier_step",
-    "hello",
-    "replay",
-    "full",
-    "state",
-    "agreement",
-    "finished",
-    "superseded",
-    "incomplete",
-    "crowded",
-];
-
-/// What has come of handshakes since the start.
-#[derive(Debug, Default)]
-pub struct HandshakeCounters {
-    accepted: AtomicU64,
-    refused: [AtomicU64; REFUSALS.len()],
-}
-
-impl HandshakeCounters {
-    /// One more session.
-    pub fn accept(&self) {
-        count(&self.accepted);
-    }
-
-    /// One more that became none.
-    pub fn refuse(&self, reason: RejectReason) {
-        count(&self.refused[reason as usize]);
-    }
-}
+use std::time::Duration;
 
 /// A running server or client.
 pub struct Report<'a> {
@@ -135,42 +70,11 @@ pub struct Link {
 impl Link {
     /// Of this connection.
     pub fn of(connected: &Connected) -> Link {
-        let Connected {
-            from,
-            sender,
-            since,
-            ..
-        } = connected;
         Link {
-            from: *from,
-            suite: sender.suite,
-            since: *since,
-            path: socket::path(&sender.socket).ok(),
-        }
-    }
-}
-
-/// A moment: for how long ago it was, and for its name in Unix time.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    at: Instant,
-    unix: u64,
-}
-
-impl Moment {
-    /// This moment.
-    pub fn now() -> Moment {
-        Moment {
-            at: Instant::now(),
-            unix: clock::unix_seconds(),
-        }
-    }
-
-    fn ago(time: Duration) -> Moment {
-        let now = Moment::now();
-        Moment {
-            at: now.at.checked_sub(time).unwrap_or(now.at),
-            unix: now.unix.saturating_sub(time.as_secs()),
+            from: connected.from,
+            suite: connected.sender.suite,
+            since: connected.since,
+            path: socket::path(&connected.sender.socket).ok(),
         }
     }
 }
@@ -179,8 +83,8 @@ fn load(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-/// What is told of one thing, whatever the format. What there is not is `null` in JSON, no sample,
-/// and a dash.
+/// What is told of one thing, whatever the format. What is missing is `null` in JSON, has no
+/// sample in Prometheus, and is a dash in text.
 enum Value {
     Text(Option<String>),
     List(Vec<String>),
@@ -225,7 +129,7 @@ impl Value {
             Value::Yes(yes) => Some(f64::from(u8::from(*yes))),
             Value::Number(number) => number.map(|number| number as f64),
             Value::Bytes(bytes) => Some(*bytes as f64),
-            Value::Moment(since) => since.map(|since| since.unix as f64),
+            Value::Moment(since) => since.map(|since| since.unix_seconds() as f64),
             Value::Time(time) => time.map(|time| time.as_secs_f64()),
             Value::ByReason(list) => {
                 return list
@@ -248,7 +152,7 @@ impl Value {
             Value::Yes(yes) => Some(yes.to_string()),
             Value::Number(number) => number.map(|number| number.to_string()),
             Value::Bytes(bytes) => Some(size(*bytes)),
-            Value::Moment(since) => since.map(|since| span(since.at.elapsed())),
+            Value::Moment(since) => since.map(|since| span(since.elapsed())),
             Value::Time(time) => time.map(|time| format!("{:.2} ms", time.as_secs_f64() * 1e3)),
             Value::ByReason(list) => {
                 let some = list.iter().filter(|(_, n)| *n > 0);
@@ -333,21 +237,20 @@ impl Report<'_> {
 
     #[rustfmt::skip]
     fn fields(&self) -> Vec<Field> {
-        let HandshakeCounters { accepted, refused } = self.handshakes;
         vec![
             ("name", "", None, Value::Text(Some(self.name.into()))),
             ("role", "", None, Value::Text(Some(self.role.into()))),
             ("version", "", None, Value::Text(Some(crate::tunnel::SOFTWARE.into()))),
             ("started", "up", Some(("start_time_seconds", "When it started, in Unix time.")), Value::Moment(Some(self.started))),
-            ("uptime_seconds", "", None, Value::Number(Some(self.started.at.elapsed().as_secs()))),
+            ("uptime_seconds", "", None, Value::Number(Some(self.started.elapsed().as_secs()))),
             ("device", "device", None, Value::Text(self.device.map(str::to_owned))),
             ("listen", "listening on", None, shown(&self.listen)),
             ("addresses", "addresses", None, shown(self.addresses)),
             ("warnings", "", None, shown(&self.warnings)),
             ("handshakes_accepted", "handshakes", Some(("handshakes_accepted_total", "Handshakes that became a session.")),
-                number(accepted)),
+                number(&self.handshakes.accepted)),
             ("handshakes_refused", "refused", Some(("handshakes_refused_total", "Handshakes that did not, by reason.")),
-                Value::ByReason(REFUSALS.into_iter().zip(refused.iter().map(load)).collect())),
+                Value::ByReason(self.handshakes.rejected())),
             ("unrouted_packets", "unrouted", Some(("unrouted_packets_total", "Packets from the device without a connected peer to go to.")),
                 Value::Number(Some(self.unrouted))),
         ]
@@ -542,6 +445,7 @@ pub fn merged(reports: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tunnel::observe::counters::RejectReason;
 
     /// A client whose name is as bad as a key file's comment can be.
     const EVIL: &str = "a\"b\\c\u{1b}[2J\u{202e}é";
@@ -571,7 +475,7 @@ mod tests {
     #[test]
     fn each_format_escapes_in_its_own_way() {
         let handshakes = HandshakeCounters::default();
-        handshakes.refuse(RejectReason::Crowded);
+        handshakes.reject(RejectReason::Crowded);
         let report = report(&handshakes);
         let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
         assert_eq!(json["peers"][0]["name"], EVIL);

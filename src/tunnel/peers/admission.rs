@@ -7,9 +7,9 @@
 //! the kernel's queue.
 
 use crate::os::entropy;
-use crate::tunnel::locked;
+use crate::os::lock::{Lock, Rank};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Places for unauthenticated connections.
@@ -47,7 +47,7 @@ impl AcceptLimiter {
 /// The connections that have not authenticated yet.
 pub struct Admission {
     places: usize,
-    waiting: Mutex<Vec<Arc<TcpStream>>>,
+    waiting: Lock<Vec<Arc<TcpStream>>>,
 }
 
 impl Admission {
@@ -55,14 +55,14 @@ impl Admission {
     pub fn new(places: usize) -> Admission {
         Admission {
             places,
-            waiting: Mutex::new(Vec::new()),
+            waiting: Lock::new(Rank::Admission, Vec::new()),
         }
     }
 
     /// Gives a connection a place. True if another one lost its own: it is shut down, and its
     /// thread ends.
     pub fn enter(&self, socket: &Arc<TcpStream>) -> bool {
-        let mut waiting = locked(&self.waiting);
+        let mut waiting = self.waiting.lock();
         let full = waiting.len() >= self.places;
         if full {
             end_one(&mut waiting);
@@ -74,17 +74,19 @@ impl Admission {
     /// Ends one of them, if there is any: the system has no thread or descriptor left for a
     /// newcomer.
     pub fn make_room(&self) {
-        end_one(&mut locked(&self.waiting));
+        end_one(&mut self.waiting.lock());
     }
 
     /// Takes the place back: the connection has authenticated, or ended.
     pub fn leave(&self, socket: &Arc<TcpStream>) {
-        locked(&self.waiting).retain(|other| !Arc::ptr_eq(other, socket));
+        self.waiting
+            .lock()
+            .retain(|other| !Arc::ptr_eq(other, socket));
     }
 
     /// Ends all of them.
     pub fn end_all(&self) {
-        for socket in locked(&self.waiting).drain(..) {
+        for socket in self.waiting.lock().drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
         }
     }

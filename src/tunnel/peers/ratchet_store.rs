@@ -74,6 +74,11 @@ impl ServerRatchet {
             .chain(self.past.iter().map(|id| (*id, None)))
     }
 
+    /// The same ids alone.
+    pub fn ids(&self) -> Vec<Id> {
+        self.keys().map(|(id, _)| id).collect()
+    }
+
     /// The state that answers an authentic hello under the key with this id: of a client that is
     /// one step ahead, the next, durable by then. (A handshake that has become late meanwhile gets
     /// one that is not its own, and is refused.)
@@ -136,10 +141,12 @@ impl ClientKey {
 
     /// The key, and the step of a ratcheted one.
     pub fn current(&self) -> (Root, Option<u64>) {
-        (
-            self.state.root.clone(),
-            self.store.as_ref().map(|_| self.state.step),
-        )
+        (self.state.root.clone(), self.step())
+    }
+
+    /// The step of a ratcheted key.
+    pub fn step(&self) -> Option<u64> {
+        self.store.as_ref().map(|_| self.state.step)
     }
 
     /// Makes the next state durable and forgets this one. Finished may be sent when this has

@@ -2,30 +2,32 @@
 //! configuration.
 //!
 //! ```text
-//!  by id       ─> client, key          for a ClientHello: looked up, not tried one after the other
-//!  by address  ─> client               for a packet: exact addresses first, then networks behind clients. Whoever
-//!                                      gets what is sent to an address, and nobody else, may send from it
+//!  by id       ─> client, key    for a ClientHello: looked up, not tried one after the other
+//!  by address  ─> client         for a packet: exact addresses, then networks behind clients
 //! ```
 //!
-//! A reload makes all of this anew. What a client of the same name has lived through goes over: its
-//! connection, its traffic, the hellos it was answered. The state of a ratcheted key goes over with
-//! its file.
+//! The client that gets what is sent to an address, and nobody else, may send from it.
+//!
+//! A reload makes all of this anew. What belongs to a client of the same name goes over: its
+//! connection, its counters, the hellos that were answered. The state of a ratcheted key goes over
+//! with its file.
 
 use crate::config::settings::{Peer, ServerSettings};
 use crate::config::state_file::StateFile;
+use crate::os::clock::Moment;
+use crate::os::lock::{Lock, Rank};
 use crate::packet::ip;
 use crate::packet::subnet::Subnet;
 use crate::protocol::key_schedule::{Id, Root};
 use crate::protocol::ratchet::ServerState;
-use crate::tunnel::locked;
-use crate::tunnel::observe::status::Moment;
+use crate::tunnel::observe::counters::TrafficCounters;
 use crate::tunnel::peers::address_pool::AddressPool;
 use crate::tunnel::peers::ratchet_store::ServerRatchet;
-use crate::tunnel::session::sender::{SessionSender, TrafficCounters};
+use crate::tunnel::session::sender::SessionSender;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Answered hellos that are remembered for each client.
 const REMEMBERED: usize = 64;
@@ -44,11 +46,11 @@ pub struct Client {
     /// run.
     ratchet_file: Option<PathBuf>,
     ratchet: OnceLock<SharedRatchet>,
-    state: Arc<Mutex<State>>,
+    state: Arc<Lock<State>>,
 }
 
 /// A ratcheted key.
-type SharedRatchet = Arc<Mutex<ServerRatchet>>;
+type SharedRatchet = Arc<Lock<ServerRatchet>>;
 /// What an id of one finds: also the key, but for those that it has left behind.
 type Found = (SharedRatchet, Option<Arc<Root>>);
 
@@ -64,11 +66,15 @@ struct State {
     replaced: Weak<SessionSender>,
 }
 
+/// A handshake that began later has finished already.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooLate;
+
 /// A client's connection.
 pub struct Connected {
     /// Where it comes from.
     pub from: SocketAddr,
-    /// The way to it.
+    /// What sends to it.
     pub sender: Arc<SessionSender>,
     /// The id of the key that it was made with.
     pub key: Id,
@@ -94,16 +100,32 @@ impl Client {
             ratchet: ratcheted
                 .map(|client| client.ratchet.clone())
                 .unwrap_or_default(),
-            state: same
-                .map(|client| Arc::clone(&client.state))
-                .unwrap_or_default(),
+            state: match same {
+                Some(client) => Arc::clone(&client.state),
+                None => Arc::new(Lock::new(Rank::ClientState, State::default())),
+            },
         }
+    }
+
+    /// The ratcheted key, if it has one, from its file if that is not open yet.
+    fn open_ratchet(&self) -> Result<Option<&SharedRatchet>, String> {
+        let Some(path) = &self.ratchet_file else {
+            return Ok(None);
+        };
+        if self.ratchet.get().is_none() {
+            let (file, stored) = StateFile::open(path)?;
+            let ratchet = ServerRatchet::open(&stored, Box::new(file))?;
+            let _ = self
+                .ratchet
+                .set(Arc::new(Lock::new(Rank::ServerRatchet, ratchet)));
+        }
+        Ok(self.ratchet.get())
     }
 
     /// Numbers a handshake whose hello is about to be answered, or `None` if its nonce was answered
     /// before.
     pub fn begin(&self, nonce: &[u8; 32]) -> Option<u64> {
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         if state.answered.contains(nonce) {
             return None;
         }
@@ -115,51 +137,52 @@ impl Client {
         Some(state.begun)
     }
 
-    /// Puts a connection in place whose handshake has finished, and returns it with the one that it
-    /// replaces. `connect` makes the connection while nobody else can. Of those replaced, one at a
-    /// time may take until its peer hangs up: who connects again and again has two connections, not
-    /// hundreds. `None` if a handshake that began later has finished already.
-    pub fn finish(
+    /// Puts a connection in place whose handshake has finished. Returns the one that it replaces.
+    /// Of those replaced, one at a time may take until its peer hangs up: a client that connects
+    /// again and again has two connections, not hundreds.
+    ///
+    /// # Errors
+    /// [`TooLate`]. Nothing has changed then.
+    pub fn connect(
         &self,
         number: u64,
-        connect: impl FnOnce() -> Connected,
-    ) -> Option<(Arc<Connected>, Option<Arc<Connected>>)> {
-        let mut state = locked(&self.state);
+        connection: &Arc<Connected>,
+    ) -> Result<Option<Arc<Connected>>, TooLate> {
+        let mut state = self.state.lock();
         if number <= state.finished {
-            return None;
+            return Err(TooLate);
         }
         state.finished = number;
-        let connected = Arc::new(connect());
-        let replaced = state.connection.replace(Arc::clone(&connected));
-        if let Some(replaced) = &replaced {
-            let earlier = std::mem::replace(&mut state.replaced, Arc::downgrade(&replaced.sender));
-            if let Some(earlier) = earlier.upgrade() {
-                earlier.abort();
-            }
+        let replaced = state.connection.replace(Arc::clone(connection));
+        let Some(replaced) = replaced else {
+            return Ok(None);
+        };
+        let earlier = std::mem::replace(&mut state.replaced, Arc::downgrade(&replaced.sender));
+        drop(state);
+        if let Some(earlier) = earlier.upgrade() {
+            earlier.abort();
         }
-        Some((connected, replaced))
+        Ok(Some(replaced))
     }
 
     /// Forgets a connection that has ended, unless a newer one has taken its place.
-    pub fn end(&self, sender: &Arc<SessionSender>) {
-        let mut state = locked(&self.state);
-        if state
-            .connection
-            .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(&current.sender, sender))
-        {
+    pub fn disconnect(&self, connection: &Arc<Connected>) {
+        let mut state = self.state.lock();
+        let current = state.connection.as_ref();
+        if current.is_some_and(|current| Arc::ptr_eq(current, connection)) {
             state.connection = None;
         }
     }
 
     /// The connection, if there is one.
     pub fn connection(&self) -> Option<Arc<Connected>> {
-        locked(&self.state).connection.clone()
+        self.state.lock().connection.clone()
     }
 
-    /// The way to it, if there is one.
+    /// What sends to it, if it is connected.
     pub fn sender(&self) -> Option<Arc<SessionSender>> {
-        locked(&self.state)
+        self.state
+            .lock()
             .connection
             .as_ref()
             .map(|connected| Arc::clone(&connected.sender))
@@ -168,10 +191,8 @@ impl Client {
     /// The step of its ratcheted key, if it has one, and does not just wait for its disk to make
     /// the next.
     pub fn step(&self) -> Option<u64> {
-        self.ratchet
-            .get()
-            .and_then(|ratchet| ratchet.try_lock().ok())
-            .map(|ratchet| ratchet.step())
+        let ratchet = self.ratchet.get()?.try_lock()?;
+        Some(ratchet.step())
     }
 }
 
@@ -182,7 +203,7 @@ pub struct Clients {
     /// The same for ratcheted keys, whose ids change. Shared with the clients before a reload, by
     /// which a handshake may still be under way. The keys are here as well, so that a stranger
     /// never waits for somebody's disk.
-    ratcheted: Arc<Mutex<HashMap<Id, Found>>>,
+    ratcheted: Arc<Lock<HashMap<Id, Found>>>,
     by_address: HashMap<IpAddr, Arc<Client>>,
     networks: Vec<(Subnet, Arc<Client>)>,
     /// The tunnel's own networks.
@@ -212,9 +233,10 @@ impl Clients {
         let mut clients = Clients {
             all: Vec::new(),
             by_id: HashMap::new(),
-            ratcheted: before
-                .map(|before| Arc::clone(&before.ratcheted))
-                .unwrap_or_default(),
+            ratcheted: match before {
+                Some(before) => Arc::clone(&before.ratcheted),
+                None => Arc::new(Lock::new(Rank::RatchetIds, HashMap::new())),
+            },
             by_address: HashMap::new(),
             networks: Vec::new(),
             tunnel: settings.addresses.clone(),
@@ -256,28 +278,19 @@ impl Clients {
     pub fn open_states(&self) -> Result<(), String> {
         let mut seen: HashMap<Id, &Client> = HashMap::new();
         for client in &self.all {
-            let Some(path) = &client.ratchet_file else {
+            let Some(ratchet) = client.open_ratchet()? else {
                 continue;
             };
-            if client.ratchet.get().is_none() {
-                let (file, kept) = StateFile::open(path)?;
-                let _ = client.ratchet.set(Arc::new(Mutex::new(ServerRatchet::open(
-                    &kept,
-                    Box::new(file),
-                )?)));
-            }
-            for id in
-                client.ratchet.get().iter().flat_map(|ratchet| {
-                    locked(ratchet).keys().map(|(id, _)| id).collect::<Vec<_>>()
-                })
-            {
-                let other = seen
-                    .insert(id, client)
-                    .or(self.by_id.get(&id).map(|(other, _)| &**other));
+            let ids = ratchet.lock().ids();
+            for id in ids {
+                let other = match seen.insert(id, client) {
+                    Some(other) => Some(other),
+                    None => self.by_id.get(&id).map(|(other, _)| &**other),
+                };
                 if let Some(other) = other.filter(|other| other.name != client.name) {
-                    let (one, other) = (&other.name, &client.name);
                     return Err(format!(
-                        "{one} and {other} have the same key; each client needs its own"
+                        "{} and {} have the same key; each client needs its own",
+                        other.name, client.name
                     ));
                 }
             }
@@ -290,10 +303,12 @@ impl Clients {
         let mut own = HashSet::new();
         for ratchet in self.all.iter().filter_map(|client| client.ratchet.get()) {
             own.insert(Arc::as_ptr(ratchet));
-            let keys = keyed(ratchet, &locked(ratchet));
-            locked(&self.ratcheted).extend(keys);
+            let keys = keyed(ratchet, &ratchet.lock());
+            self.ratcheted.lock().extend(keys);
         }
-        locked(&self.ratcheted).retain(|_, (ratchet, _)| own.contains(&Arc::as_ptr(ratchet)));
+        self.ratcheted
+            .lock()
+            .retain(|_, (ratchet, _)| own.contains(&Arc::as_ptr(ratchet)));
     }
 
     fn with_ratchet(&self, ratchet: &SharedRatchet) -> Option<&Arc<Client>> {
@@ -316,7 +331,7 @@ impl Clients {
         if let Some((client, root)) = self.by_id.get(id) {
             return Some((Arc::clone(client), Some(root.clone())));
         }
-        let (ratchet, root) = locked(&self.ratcheted).get(id).cloned()?;
+        let (ratchet, root) = self.ratcheted.lock().get(id).cloned()?;
         self.with_ratchet(&ratchet)
             .map(|client| (Arc::clone(client), root.map(|root| (*root).clone())))
     }
@@ -340,7 +355,14 @@ impl Clients {
         client: &Arc<Client>,
         id: Id,
     ) -> Result<Option<ServerState>, String> {
-        self.update_ratchet(client, |ratchet| ratchet.sync(id))
+        let Some(shared) = client.ratchet.get() else {
+            return Ok(None);
+        };
+        let mut ratchet = shared.lock();
+        let before = ratchet.ids();
+        let state = ratchet.sync(id)?;
+        self.update_ids(&before, shared, &ratchet);
+        Ok(Some(state))
     }
 
     /// Moves a ratcheted key on, if it is one, since Finished at this step has verified.
@@ -348,37 +370,30 @@ impl Clients {
     /// # Errors
     /// A sentence. Config must not be sent.
     pub fn advance_ratchet(&self, client: &Arc<Client>, step: Option<u64>) -> Result<(), String> {
-        self.update_ratchet(client, |ratchet| {
-            step.map_or(Ok(()), |step| ratchet.finish(step))
-        })
-        .map(|_| ())
-    }
-
-    fn update_ratchet<T>(
-        &self,
-        client: &Arc<Client>,
-        act: impl FnOnce(&mut ServerRatchet) -> Result<T, String>,
-    ) -> Result<Option<T>, String> {
-        let Some(shared) = client.ratchet.get() else {
-            return Ok(None);
+        let (Some(shared), Some(step)) = (client.ratchet.get(), step) else {
+            return Ok(());
         };
-        let mut ratchet = locked(shared);
-        let before: Vec<Id> = ratchet.keys().map(|(id, _)| id).collect();
-        let done = act(&mut ratchet)?;
-        let mut ratcheted = locked(&self.ratcheted);
-        // Of a client that a reload has removed meanwhile there are none, and none come back.
-        if before
-            .iter()
-            .filter(|id| ratcheted.remove(*id).is_some())
-            .count()
-            > 0
-        {
-            ratcheted.extend(keyed(shared, &ratchet));
-        }
-        Ok(Some(done))
+        let mut ratchet = shared.lock();
+        let before = ratchet.ids();
+        ratchet.finish(step)?;
+        self.update_ids(&before, shared, &ratchet);
+        Ok(())
     }
 
-    /// The client whom packets for this address go to. In the tunnel's networks an address is
+    /// Puts the ids that a ratcheted key has `now` in the place of those that it had `before`. Of a
+    /// client that a reload has removed meanwhile there are none, and none come back.
+    fn update_ids(&self, before: &[Id], shared: &SharedRatchet, now: &ServerRatchet) {
+        let mut ratcheted = self.ratcheted.lock();
+        let mut known = false;
+        for id in before {
+            known |= ratcheted.remove(id).is_some();
+        }
+        if known {
+            ratcheted.extend(keyed(shared, now));
+        }
+    }
+
+    /// The client to which packets for this address go. In the tunnel's networks an address is
     /// somebody's exactly or nobody's: a network behind a client, even 0.0.0.0/0, takes neither the
     /// server's addresses nor free ones, nor any that is no host's.
     pub fn owner(&self, address: IpAddr) -> Option<&Arc<Client>> {

@@ -3,19 +3,23 @@
 //! A stranger is told nothing. Whatever is wrong, the connection stays open and silent until the
 //! deadline, so that nobody can tell from outside which step refused it.
 
-use super::session::{Authenticated, session};
-use super::{HANDSHAKE_TIME, REFUSED_HANDSHAKES, Shared};
+use super::active_config::ActiveConfig;
+use super::session::{Authenticated, run_session};
+use super::state::{REFUSED_HANDSHAKES, Shared};
 use crate::fernet::{self, Age};
+use crate::os::lock::about_to_wait;
 use crate::os::log::{self, RateLimitedLog};
 use crate::os::{clock, process, socket};
-use crate::protocol::handshake::{ClientHello, HandshakeError, client_id};
+use crate::protocol::handshake::{AwaitFinished, ClientHello, HandshakeError, client_id};
+use crate::protocol::key_schedule::{Id, Root};
 use crate::protocol::limits::MAX_HELLO;
-use crate::tunnel::observe::status::RejectReason;
+use crate::tunnel::observe::counters::RejectReason;
 use crate::tunnel::peers::registry::Client;
-use crate::tunnel::session::frame_reader::{self, FrameReader, NoFrame};
+use crate::tunnel::session::congestion;
+use crate::tunnel::session::frame_reader::{FrameError, FrameReader};
 use crate::tunnel::session::receiver::discard_until;
 use crate::tunnel::wire::proxy_header;
-use crate::tunnel::{fresh, fresh_hello, locked};
+use crate::tunnel::{fresh, fresh_hello};
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -23,17 +27,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// A client's clock that differs by more than this is worth a line in the log.
+/// From accept to Finished, in all.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// How long a hello of the server may take to fit into the socket, which is empty.
+const HELLO_WRITE_TIME: Duration = Duration::from_secs(1);
+/// A client's clock that differs by more seconds than this is worth a line in the log.
 const CLOCK_DIFFERENCE: u64 = 300;
 
 static CLOCKS: RateLimitedLog = RateLimitedLog::new(10, Duration::from_secs(10));
 
-/// How a connection ends that has not authenticated.
+/// What becomes of a connection whose handshake was refused.
 enum AfterRefusal {
-    /// It stays open until the deadline.
-    Keep,
+    /// It stays open and silent until the deadline.
+    HoldOpen,
     /// It has ended by itself, or was told a reason because it has a key.
-    End,
+    Close,
 }
 
 /// A connection that has not authenticated.
@@ -44,13 +52,33 @@ struct PendingConnection<'a> {
     deadline: Instant,
 }
 
+/// An authentic ClientHello that nobody has answered before.
+struct Greeted {
+    client: Arc<Client>,
+    id: Id,
+    number: u64,
+    hello: ClientHello,
+}
+
+/// A client whose hello was answered.
+struct Answered {
+    client: Arc<Client>,
+    id: Id,
+    number: u64,
+    await_finished: AwaitFinished,
+    /// The step of a ratcheted key.
+    step: Option<u64>,
+    at: Instant,
+}
+
 /// The life of one connection. What it leaves on the stack can be wiped behind it.
 #[inline(never)]
 pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
     let socket = Arc::new(socket);
-    let from = SocketAddr::new(from.ip().to_canonical(), from.port()); // on `[::]`, IPv4 in the form people know
+    // On `[::]`, IPv4 comes in a form that people do not know.
+    let from = SocketAddr::new(from.ip().to_canonical(), from.port());
     if shared.admission.enter(&socket) {
-        shared.handshakes.refuse(RejectReason::Crowded);
+        shared.handshakes.reject(RejectReason::Crowded);
         REFUSED_HANDSHAKES.warning(
             "tunnel",
             "too many unauthenticated connections, a random one was ended",
@@ -58,152 +86,203 @@ pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
         );
     }
     if shared.stopping.load(Ordering::Acquire) {
-        return shared.admission.leave(&socket); // it came in too late to be ended with the others
+        // It came in too late to be ended with the others.
+        return shared.admission.leave(&socket);
     }
     let mut reader = FrameReader::new(Arc::clone(&socket));
-    let mut stranger = PendingConnection {
+    let mut pending = PendingConnection {
         shared,
         socket,
         from,
         deadline: Instant::now() + HANDSHAKE_TIME,
     };
-    let outcome = stranger
-        .find_origin(&mut reader)
-        .and_then(|()| stranger.handshake(&mut reader));
-    if let Err(AfterRefusal::Keep) = outcome {
-        discard_until(&stranger.socket, stranger.deadline);
+    let outcome = pending.authenticate(&mut reader);
+    if let Err(AfterRefusal::HoldOpen) = outcome {
+        discard_until(&pending.socket, pending.deadline);
     }
-    shared.admission.leave(&stranger.socket);
+    shared.admission.leave(&pending.socket);
     if let Ok(authenticated) = outcome {
         reader.establish();
         process::wipe_stack();
-        session(
-            shared,
-            authenticated,
-            stranger.from,
-            &stranger.socket,
-            &mut reader,
-        );
+        run_session(shared, authenticated, &pending.socket, &mut reader);
     }
 }
 
 impl PendingConnection<'_> {
+    /// All of the handshake.
+    #[inline(never)] // the same
+    fn authenticate(&mut self, reader: &mut FrameReader) -> Result<Authenticated, AfterRefusal> {
+        self.find_origin(&self.shared.active(), reader)?;
+        let active = self.shared.active();
+        socket::prepare(&self.socket, &congestion::tuning()).map_err(|_| AfterRefusal::Close)?;
+        let greeted = self.receive_hello(&active, reader)?;
+        let answered = self.answer_hello(&active, greeted)?;
+        self.receive_finished(active, answered, reader)
+    }
+
     /// Where it really comes from: a load balancer says whom it speaks for, before anything else.
-    fn find_origin(&mut self, reader: &mut FrameReader) -> Result<(), AfterRefusal> {
-        if self
-            .shared
-            .current()
-            .settings
-            .balancers
-            .iter()
-            .any(|network| network.contains(self.from.ip()))
-        {
-            let told = reader.preface_until(proxy_header::header, self.deadline);
-            self.from = told
-                .map_err(|reason| self.no_frame(&reason))?
-                .unwrap_or(self.from);
+    fn find_origin(
+        &mut self,
+        active: &ActiveConfig,
+        reader: &mut FrameReader,
+    ) -> Result<(), AfterRefusal> {
+        let balancers = &active.settings.balancers;
+        if !balancers.iter().any(|own| own.contains(self.from.ip())) {
+            return Ok(());
+        }
+        match reader.preface_until(proxy_header::header, self.deadline) {
+            Ok(Some(origin)) => self.from = origin,
+            Ok(None) => {}
+            Err(reason) => return Err(self.no_frame(&reason)),
         }
         Ok(())
     }
 
-    #[inline(never)] // the same
-    fn handshake(&self, reader: &mut FrameReader) -> Result<Authenticated, AfterRefusal> {
-        let shared = self.shared;
-        let current = shared.current();
-        socket::prepare(&self.socket, &frame_reader::tuning()).map_err(|_| AfterRefusal::End)?;
-
-        // ClientHello: the id, then the token, then whether it is new.
+    /// ClientHello: the id, then the token, then whether it is new.
+    fn receive_hello(
+        &self,
+        active: &ActiveConfig,
+        reader: &mut FrameReader,
+    ) -> Result<Greeted, AfterRefusal> {
         let body = reader
             .frame_until(MAX_HELLO, self.deadline)
             .map_err(|reason| self.no_frame(&reason))?;
-        let id = client_id(body).ok_or_else(|| {
-            self.refuse(RejectReason::NoHello, &HandshakeError::Length(body.len()))
-        })?;
-        let (client, root) = current.clients.by_id(&id).ok_or_else(|| {
-            let reason =
-                "no client has this key: it was removed, or belongs to another server, or this is no fernvpn client";
-            self.refuse(RejectReason::UnknownKey, &reason)
-        })?;
-        let named = |refusal, why: &dyn Display| {
-            self.refuse(refusal, &format_args!("client {}: {why}", client.name))
+        let Some(id) = client_id(body) else {
+            return Err(self.refuse(RejectReason::NoHello, &HandshakeError::Length(body.len())));
         };
-        let root = root.ok_or_else(|| {
-            let reason =
-                "an earlier step of its ratcheted key: a recording, or a copy or backup in use (fernvpn reset-client)";
-            named(RejectReason::EarlierStep, &reason)
-        })?;
+        let (client, root) = self.find_client(active, &id)?;
         let now = clock::unix_seconds();
-        let age = current.settings.hello_max_age.map(|ttl| Age { now, ttl });
+        let age = active.settings.hello_max_age.map(|ttl| Age { now, ttl });
         let hello = ClientHello::receive(&root, body, age).map_err(|reason| {
-            let of_time = matches!(
-                reason,
-                HandshakeError::Token(fernet::TokenError::Expired | fernet::TokenError::Future)
-            );
-            let advice = if of_time {
-                " (see hello-max-age, and the clocks of both sides: timedatectl)"
-            } else {
-                ""
+            let advice = match reason {
+                HandshakeError::Token(fernet::TokenError::Expired | fernet::TokenError::Future) => {
+                    " (see hello-max-age, and the clocks of both sides: timedatectl)"
+                }
+                _ => "",
             };
-            named(RejectReason::Hello, &format_args!("{reason}{advice}"))
+            let reason = format_args!("{reason}{advice}");
+            self.refuse_client(&client, RejectReason::Hello, &reason)
         })?;
-        let number = client.begin(&hello.nonce).ok_or_else(|| {
-            named(
-                RejectReason::Replay,
-                &"this hello was answered before: a replay",
-            )
-        })?;
+        let Some(number) = client.begin(&hello.nonce) else {
+            let reason = "this hello was answered before: a replay";
+            return Err(self.refuse_client(&client, RejectReason::Replay, &reason));
+        };
         if hello.time.abs_diff(now) > CLOCK_DIFFERENCE {
-            let (client, theirs) = (&client.name, clock::utc(hello.time));
+            let theirs = clock::utc(hello.time);
             CLOCKS.warning(
                 "tunnel",
                 "clocks differ (which does no harm)",
-                &[("client", client), ("theirs", &theirs)],
+                &[("client", &client.name), ("theirs", &theirs)],
             );
         }
+        Ok(Greeted {
+            client,
+            id,
+            number,
+            hello,
+        })
+    }
 
-        // ServerHello, or a reason for one who has the key.
-        if current.is_full_for(&client, *locked(&shared.connected)) {
-            let _ = self.send(&hello.refuse("the server is full", fresh()));
-            let _ = named(RejectReason::Full, &"the server is full (max-clients)");
-            return Err(AfterRefusal::End);
+    /// The client that an id names, and the key.
+    fn find_client(
+        &self,
+        active: &ActiveConfig,
+        id: &Id,
+    ) -> Result<(Arc<Client>, Root), AfterRefusal> {
+        match active.clients.by_id(id) {
+            Some((client, Some(root))) => Ok((client, root)),
+            Some((client, None)) => {
+                let reason = "an earlier step of its ratcheted key: a recording, or a copy or \
+                              backup in use (fernvpn reset-client)";
+                Err(self.refuse_client(&client, RejectReason::EarlierStep, &reason))
+            }
+            None => {
+                let reason = "no client has this key: it was removed, or belongs to another \
+                              server, or this is no fernvpn client";
+                Err(self.refuse(RejectReason::UnknownKey, &reason))
+            }
         }
-        let ratchet = match current.clients.sync_ratchet(&client, id) {
+    }
+
+    /// ServerHello, or a reason for a client that has the key.
+    fn answer_hello(
+        &self,
+        active: &ActiveConfig,
+        greeted: Greeted,
+    ) -> Result<Answered, AfterRefusal> {
+        let Greeted {
+            client,
+            id,
+            number,
+            hello,
+        } = greeted;
+        if self.shared.is_full_for(active, &client) {
+            let _ = self.send(&hello.refuse("the server is full", fresh()));
+            let reason = "the server is full (max-clients)";
+            let _ = self.refuse_client(&client, RejectReason::Full, &reason);
+            return Err(AfterRefusal::Close);
+        }
+        let ratchet = match active.clients.sync_ratchet(&client, id) {
             Ok(ratchet) => ratchet,
             Err(reason) => {
-                let _ = self.send(
-                    &hello.refuse("the server cannot keep the ratcheted key's step", fresh()),
-                );
+                let told = "the server cannot keep the ratcheted key's step";
+                let _ = self.send(&hello.refuse(told, fresh()));
                 return Err(self.not_kept(&client, &reason));
             }
         };
-        let (frame, answer) = hello.answer(&current.offer, ratchet.as_ref(), fresh_hello());
-        let answered = Instant::now();
+        let (frame, answer) = hello.answer(&active.offer, ratchet.as_ref(), fresh_hello());
+        let at = Instant::now();
         self.send(&frame)
             .map_err(|_| self.incomplete(&"cannot answer"))?;
-        let await_finished = answer.map_err(|reason| {
-            let _ = named(RejectReason::Agreement, &reason);
-            AfterRefusal::End
-        })?;
+        match answer {
+            Ok(await_finished) => Ok(Answered {
+                client,
+                id,
+                number,
+                await_finished,
+                step: ratchet.map(|state| state.step),
+                at,
+            }),
+            Err(reason) => {
+                let _ = self.refuse_client(&client, RejectReason::Agreement, &reason);
+                Err(AfterRefusal::Close)
+            }
+        }
+    }
 
-        // Finished.
+    /// Finished: it proves that the client is there now.
+    fn receive_finished(
+        &self,
+        active: Arc<ActiveConfig>,
+        answered: Answered,
+        reader: &mut FrameReader,
+    ) -> Result<Authenticated, AfterRefusal> {
+        let Answered {
+            client,
+            id,
+            number,
+            await_finished,
+            step,
+            at,
+        } = answered;
         let limit = await_finished.suite.frame_len(0);
         let body = reader
             .frame_until(limit, self.deadline)
             .map_err(|reason| self.no_frame(&reason))?;
-        let round_trip = answered.elapsed();
+        let round_trip = at.elapsed();
         let super_packets = await_finished.capabilities.super_packets;
         let ready = await_finished
             .receive(body)
-            .map_err(|reason| named(RejectReason::Finished, &reason))?;
-        let step = ratchet.map(|state| state.step);
-        current
+            .map_err(|reason| self.refuse_client(&client, RejectReason::Finished, &reason))?;
+        active
             .clients
             .advance_ratchet(&client, step)
             .map_err(|reason| self.not_kept(&client, &reason))?;
-        reader.suit(&current.settings.congestion, round_trip);
+        reader.tune_for_path(&active.settings.congestion, round_trip);
         Ok(Authenticated {
-            current,
+            active,
             client,
+            from: self.from,
             key: id,
             number,
             ready,
@@ -213,26 +292,35 @@ impl PendingConnection<'_> {
 
     /// Sends a hello: small, into an empty socket.
     fn send(&self, frame: &[u8]) -> io::Result<()> {
-        self.socket
-            .set_write_timeout(Some(Duration::from_secs(1)))?;
+        about_to_wait("a hello");
+        self.socket.set_write_timeout(Some(HELLO_WRITE_TIME))?;
         (&*self.socket).write_all(frame)
     }
 
-    /// What a stranger sends is no handshake. It may be tried at will, so that it may not fill the
-    /// log.
+    /// What a stranger sends is no handshake. Strangers may try at will, so it may not fill the log.
     fn refuse(&self, refusal: RejectReason, reason: &dyn Display) -> AfterRefusal {
-        self.shared.handshakes.refuse(refusal);
+        self.shared.handshakes.reject(refusal);
         REFUSED_HANDSHAKES.warning(
             "tunnel",
             "handshake refused",
             &[("from", &self.from), ("reason", reason)],
         );
-        AfterRefusal::Keep
+        AfterRefusal::HoldOpen
     }
 
-    fn no_frame(&self, reason: &NoFrame) -> AfterRefusal {
+    /// The same for a hello that names a client.
+    fn refuse_client(
+        &self,
+        client: &Client,
+        refusal: RejectReason,
+        reason: &dyn Display,
+    ) -> AfterRefusal {
+        self.refuse(refusal, &format_args!("client {}: {reason}", client.name))
+    }
+
+    fn no_frame(&self, reason: &FrameError) -> AfterRefusal {
         match reason {
-            NoFrame::BadLength(_) | NoFrame::BadPreface(_) => self.refuse(
+            FrameError::BadLength(_) | FrameError::BadPreface(_) => self.refuse(
                 RejectReason::NoHello,
                 &format_args!("not a hello: {reason}"),
             ),
@@ -241,23 +329,23 @@ impl PendingConnection<'_> {
     }
 
     fn incomplete(&self, reason: &dyn Display) -> AfterRefusal {
-        self.shared.handshakes.refuse(RejectReason::Incomplete);
+        self.shared.handshakes.reject(RejectReason::Incomplete);
         log::debug(
             "tunnel",
             "no handshake",
             &[("from", &self.from), ("reason", reason)],
         );
-        AfterRefusal::End
+        AfterRefusal::Close
     }
 
     /// Without a durable step there is no session: better none than one that is not ratcheted.
     fn not_kept(&self, client: &Client, reason: &dyn Display) -> AfterRefusal {
-        self.shared.handshakes.refuse(RejectReason::State);
+        self.shared.handshakes.reject(RejectReason::State);
         log::error(
             "tunnel",
             "handshake refused",
             &[("client", &client.name), ("reason", reason)],
         );
-        AfterRefusal::End
+        AfterRefusal::Close
     }
 }

@@ -7,15 +7,17 @@
 //!
 //! | file | question |
 //! |---|---|
-//! | `current` | what does the configuration say now? |
+//! | `state` | what do all threads share? |
+//! | `thread_pool` | which thread has a connection? |
 //! | `handshake` | who is let in? |
 //! | `session` | what becomes of a client's packets? |
-//! | `threads` | which thread has a connection? |
+//! | `active_config` | what does the configuration say now? |
 
-mod current;
+mod active_config;
 mod handshake;
 mod session;
-mod threads;
+mod state;
+mod thread_pool;
 
 use crate::config::settings::ServerSettings;
 use crate::os::log::RateLimitedLog;
@@ -24,54 +26,30 @@ use crate::os::signal::{self, Signal};
 use crate::os::socket;
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
+use crate::tunnel::device;
 use crate::tunnel::observe::key_log::KeyLog;
-use crate::tunnel::observe::status::{HandshakeCounters, Link, Moment, Peer, Report};
+use crate::tunnel::observe::status::{Link, Peer, Report};
 use crate::tunnel::peers::admission::{AcceptLimiter, Admission, PLACES};
 use crate::tunnel::peers::registry::Client;
 use crate::tunnel::session::receiver::close;
-use crate::tunnel::session::sender::{SessionSender, count};
-use crate::tunnel::{device, locked};
-use current::Current;
+use active_config::ActiveConfig;
+pub use handshake::HANDSHAKE_TIME;
+use state::{STOPS, Shared};
 use std::io;
-use std::net::{IpAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
-use threads::Threads;
+use thread_pool::{Accepted, ThreadPool};
 
-/// From accept to Finished, in all.
-pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// The words of a Close when the server stops.
-const STOPS: &str = "the server stops";
+/// How long a thread that cannot accept waits before it tries again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-/// One for all handshakes that fail: a flood of strangers fills no disk, but it can hide the line
-/// that tells why a real client was refused (the next line that gets through tells how many were
-/// kept back).
-static REFUSED_HANDSHAKES: RateLimitedLog = RateLimitedLog::new(10, Duration::from_secs(10));
 static ACCEPT: RateLimitedLog = RateLimitedLog::new(3, Duration::from_secs(10));
 
 /// A running server.
 pub struct Server(Arc<Shared>);
-
-struct Shared {
-    current: RwLock<Arc<Current>>,
-    listeners: Vec<TcpListener>,
-    device: Option<Tun>,
-    wake: Wake,
-    admission: Admission,
-    threads: Arc<Threads>,
-    key_log: Option<KeyLog>,
-    connected: Mutex<usize>,
-    fewer_connected: Condvar,
-    stopping: AtomicBool,
-    failure: Mutex<Option<String>>,
-    reloading: Mutex<()>,
-    started: Moment,
-    handshakes: HandshakeCounters,
-    /// Packets from the device that had no way to go.
-    unrouted: AtomicU64,
-}
 
 impl Server {
     /// Starts to serve on `listeners`, with packets to and from `device` if there is one.
@@ -86,25 +64,17 @@ impl Server {
     ) -> Result<Server, String> {
         let key_log =
             KeyLog::open(settings.keylog.as_deref()).map_err(|error| error.to_string())?;
-        let current = Current::new(settings, None)?;
-        current.clients.publish_ids();
-        let shared = Arc::new(Shared {
-            current: RwLock::new(Arc::new(current)),
+        let active = ActiveConfig::new(settings, None)?;
+        active.clients.publish_ids();
+        let wake = Wake::new().map_err(|error| format!("cannot start: {error}"))?;
+        let shared = Arc::new(Shared::new(
+            active,
             listeners,
             device,
-            wake: Wake::new().map_err(|error| format!("cannot start: {error}"))?,
-            admission: Admission::new(PLACES),
-            threads: Arc::default(),
+            wake,
+            Admission::new(PLACES),
             key_log,
-            connected: Mutex::new(0),
-            fewer_connected: Condvar::new(),
-            stopping: AtomicBool::new(false),
-            failure: Mutex::default(),
-            reloading: Mutex::default(),
-            started: Moment::now(),
-            handshakes: HandshakeCounters::default(),
-            unrouted: AtomicU64::new(0),
-        });
+        ));
         let server = Server(shared);
         server
             .start_threads()
@@ -113,41 +83,35 @@ impl Server {
     }
 
     fn start_threads(&self) -> io::Result<()> {
+        let pool = ThreadPool::new();
         for at in 0..self.0.listeners.len() {
             let shared = Arc::clone(&self.0);
+            let pool = Arc::clone(&pool);
             thread::Builder::new()
                 .name("accept".into())
-                .spawn(move || accept(&shared, &shared.listeners[at]))?;
+                .spawn(move || run_acceptor(&shared, &pool, &shared.listeners[at]))?;
         }
         let shared = Arc::clone(&self.0);
         thread::Builder::new()
             .name("device".into())
-            .spawn(move || {
-                let Some(device) = &shared.device else { return };
-                if let Err(reason) = device::pump(device, &shared.wake, |destination| {
-                    shared.sender_for(destination)
-                }) {
-                    *locked(&shared.failure) = Some(reason);
-                    // Who started the server waits for a signal, and stops it in order.
-                    let _ = signal::send(std::process::id(), Signal::Terminate);
-                }
-            })?;
+            .spawn(move || run_device_reader(&shared))?;
         Ok(())
     }
 
     /// The clients, as they are now.
     pub fn clients(&self) -> Vec<Arc<Client>> {
-        self.0.current().clients.all().to_vec()
+        self.0.active().clients.all().to_vec()
     }
 
     /// The configuration that holds.
     pub fn settings(&self) -> ServerSettings {
-        self.0.current().settings.clone()
+        self.0.active().settings.clone()
     }
 
     /// What it is doing, as `text`, `json` or `prometheus`; nothing if it is another format.
     pub fn status(&self, format: &str) -> Option<String> {
-        let (shared, current) = (&self.0, self.0.current());
+        let shared = &self.0;
+        let active = shared.active();
         let peer = |client: &Arc<Client>| Peer {
             name: client.name.clone(),
             addresses: client.addresses.clone(),
@@ -155,10 +119,10 @@ impl Server {
             step: client.step(),
             link: client.connection().map(|connected| Link::of(&connected)),
         };
-        let overlaps = current.settings.overlaps();
+        let overlaps = active.settings.overlaps();
         let report = Report {
             warnings: overlaps.iter().map(ToString::to_string).collect(),
-            name: &current.settings.name,
+            name: &active.settings.name,
             role: "server",
             started: shared.started,
             device: shared.device.as_ref().map(Tun::name),
@@ -167,10 +131,10 @@ impl Server {
                 .iter()
                 .filter_map(|listener| listener.local_addr().ok())
                 .collect(),
-            addresses: &current.settings.addresses,
+            addresses: &active.settings.addresses,
             handshakes: &shared.handshakes,
             unrouted: shared.unrouted.load(Ordering::Relaxed),
-            peers: current.clients.all().iter().map(peer).collect(),
+            peers: active.clients.all().iter().map(peer).collect(),
         };
         report.render(format)
     }
@@ -187,18 +151,15 @@ impl Server {
         settings: ServerSettings,
         meanwhile: impl FnOnce(&ServerSettings) -> Result<(), String>,
     ) -> Result<String, String> {
-        let _alone = locked(&self.0.reloading);
-        let old = self.0.current();
-        let new = Arc::new(Current::new(settings, Some(&old.clients))?);
+        let _alone = self.0.reload.lock();
+        let old = self.0.active();
+        let new = Arc::new(ActiveConfig::new(settings, Some(&old.clients))?);
         meanwhile(&new.settings)?;
         new.clients.publish_ids();
-        *self
-            .0
-            .current
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
+        self.0.active.replace(Arc::clone(&new));
         // Whoever finishes a handshake by the old one from now on looks again afterwards.
-        let (mut removed, mut changed) = (0, 0);
+        let mut removed = 0;
+        let mut changed = 0;
         for client in old.clients.all() {
             let Some(connection) = client.connection() else {
                 continue;
@@ -217,7 +178,7 @@ impl Server {
 
     /// Why it cannot go on, if so: its device is gone.
     pub fn failure(&self) -> Option<String> {
-        locked(&self.0.failure).clone()
+        self.0.failure.lock().clone()
     }
 
     /// Stops: no new connections, Close to every client, and at most a second for them to go.
@@ -228,18 +189,12 @@ impl Server {
         }
         self.0.admission.end_all();
         for client in self.clients() {
-            if let Some(way) = client.sender() {
-                way.close(close::STOPPING, STOPS);
+            if let Some(sender) = client.sender() {
+                sender.close(close::STOPPING, STOPS);
             }
         }
         self.0.wake.ring();
-        let connected = locked(&self.0.connected);
-        let waited = self.0.fewer_connected.wait_timeout_while(
-            connected,
-            Duration::from_secs(1),
-            |connected| *connected > 0,
-        );
-        drop(waited);
+        self.0.wait_until_empty();
     }
 }
 
@@ -249,27 +204,8 @@ impl Drop for Server {
     }
 }
 
-impl Shared {
-    fn current(&self) -> Arc<Current> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The way to the client that has this address, if it is connected.
-    fn sender_for(&self, destination: IpAddr) -> Option<Arc<SessionSender>> {
-        // Not cloned: this is for one packet, and a reload can wait so long.
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        let way = current
-            .clients
-            .owner(destination)
-            .and_then(|client| client.sender());
-        if way.is_none() {
-            count(&self.unrouted);
-        }
-        way
-    }
-}
-
-fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
+/// The life of a thread that accepts.
+fn run_acceptor(shared: &Arc<Shared>, pool: &Arc<ThreadPool>, listener: &TcpListener) {
     let heartbeat = Heartbeat::new("accept");
     let mut limiter = AcceptLimiter::default();
     loop {
@@ -277,27 +213,45 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
         if let Ok(false) = socket::wait_to_accept(listener, MAX_IDLE_WAIT) {
             continue;
         }
-        let accepted = listener
-            .accept()
-            .map_err(|error| ("cannot accept a connection (see ulimit -n)", error));
-        let served = accepted.and_then(|(socket, from)| {
-            let served = shared.threads.serve((Arc::clone(shared), socket, from));
-            served.map_err(|error| {
-                (
-                    "no thread for a connection (see TasksMax, ulimit -u, vm.max_map_count)",
-                    error,
-                )
-            })
-        });
-        match served {
+        match accept(shared, pool, listener) {
             Ok(()) => thread::sleep(limiter.after(Instant::now())),
             Err(_) if shared.stopping.load(Ordering::Acquire) => return,
             Err((what, error)) => {
                 ACCEPT.warning("tunnel", what, &[("reason", &error)]);
                 // Until a descriptor is free, accept fails at once.
                 shared.admission.make_room();
-                thread::sleep(Duration::from_millis(10));
+                thread::sleep(ACCEPT_PAUSE);
             }
         }
+    }
+}
+
+/// Accepts one connection, and gives it to a thread.
+fn accept(
+    shared: &Arc<Shared>,
+    pool: &Arc<ThreadPool>,
+    listener: &TcpListener,
+) -> Result<(), (&'static str, io::Error)> {
+    let (socket, from) = listener
+        .accept()
+        .map_err(|error| ("cannot accept a connection (see ulimit -n)", error))?;
+    let accepted = Accepted {
+        shared: Arc::clone(shared),
+        socket,
+        from,
+    };
+    pool.serve(accepted).map_err(|error| {
+        let what = "no thread for a connection (see TasksMax, ulimit -u, vm.max_map_count)";
+        (what, error)
+    })
+}
+
+/// The life of the thread that reads the device, if there is one.
+fn run_device_reader(shared: &Shared) {
+    let Some(device) = &shared.device else { return };
+    if let Err(reason) = device::run_device_reader(device, &shared.wake, shared) {
+        *shared.failure.lock() = Some(reason);
+        // Who started the server waits for a signal, and stops it in order.
+        let _ = signal::send(std::process::id(), Signal::Terminate);
     }
 }

@@ -1,8 +1,8 @@
-//! In which form does a packet leave, and in whose turn?
+//! In which form does a packet leave, and whose turn is it?
 //!
-//! A super-packet leaves whole, in a record of its own, if the peer takes it, and as the packets
-//! that it stands for otherwise. Small packets that wait for the same peer share a record
-//! (`queue`): one seal, one write.
+//! A super-packet leaves whole, in a record of its own, if the peer takes it. Otherwise it leaves as
+//! the packets that it stands for. Small packets that wait for the same peer share a record
+//! (`fair_queue`): one seal, one write.
 //!
 //! ```text
 //!  Packets       | length u16 | packet | length u16 | packet | …
@@ -12,11 +12,11 @@
 use crate::packet::offload::{self, Checked, Offload};
 use crate::packet::segmentation::segment;
 use crate::protocol::record::HEADROOM;
-use crate::tunnel::session::sender::{FRAMES, Sent, SessionSender, count};
+use crate::tunnel::session::buffers::FRAMES;
+use crate::tunnel::session::sender::{Sent, SessionSender};
 use std::collections::VecDeque;
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// From this length on, a packet whose checksum is not complete crosses as a super-packet: the far
 /// kernel then need not sum it up at all. For shorter ones summing costs less than a record of
@@ -24,19 +24,27 @@ use std::sync::atomic::Ordering;
 const WORTH_ITS_OWN_RECORD: usize = 2048;
 /// Records that a reader sends at most before it reads again. It collects fewer at once, if they
 /// are large.
-const SOME: usize = 16;
+const RECORDS_A_TURN: usize = 16;
 /// Where a packet is put that may leave as a super-packet: behind the room for the record and its
 /// offload header.
 pub const PACKET_AT: usize = HEADROOM + offload::LENGTH;
 
-/// Packets on their way, and to whom.
+/// Knows which peer gets the packets for an address.
+pub trait Router {
+    /// The sender of the peer that has this address, if there is one and it is connected. If not,
+    /// the packet counts as unrouted.
+    fn sender_for(&self, destination: IpAddr) -> Option<Arc<SessionSender>>;
+}
+
+/// Packets that one thread has put into the queues of peers, and the peers whose turn to send has
+/// to come.
 #[derive(Default)]
 pub struct Batch {
     /// Whose packets wait for [`Batch::send_next`].
     peers: VecDeque<Arc<SessionSender>>,
     segments: Vec<u8>,
-    /// The thread can wait for one socket that is full, beside what it waits for anyway: a
-    /// flusher less to hand records to.
+    /// The thread can wait for one socket that is full, beside what it waits for anyway. Then no
+    /// flusher has to.
     waits: bool,
     full: Option<Arc<SessionSender>>,
 }
@@ -49,40 +57,37 @@ impl Batch {
         batch
     }
 
-    /// Adds a packet for `peer`.
-    pub fn push(&mut self, peer: &Arc<SessionSender>, parcel: &Checked) {
-        if leaves_whole(peer, parcel) {
-            let mut frame = FRAMES.take();
-            let packet = parcel.packet();
-            frame[PACKET_AT..PACKET_AT + packet.len()].copy_from_slice(packet);
-            self.push_whole(peer, &mut frame, packet.len(), parcel.offload());
-            FRAMES.give(frame);
-        } else {
-            self.note(peer, parcel.packet().len());
-            segment(parcel, &mut self.segments, |packet| {
-                peer.put(|queue| queue.push_packet(packet))
-            });
-        }
-    }
-
-    /// As [`Batch::push`], for a packet of `length` bytes that stands at [`PACKET_AT`] in a buffer
-    /// of [`FRAMES`], which can leave without being copied; another buffer is put in its place.
-    /// `header` is as the device gave it.
-    pub fn push_from(
+    /// Adds a packet of `length` bytes from the device. It stands at [`PACKET_AT`] in a buffer of
+    /// [`FRAMES`] and can leave without being copied: then another buffer takes the place of this
+    /// one. `header` is as the device gave it.
+    pub fn push_from_device(
         &mut self,
         peer: &Arc<SessionSender>,
         frame: &mut Vec<u8>,
         length: usize,
         header: Offload,
     ) {
-        let Ok(parcel) = header.check(&frame[PACKET_AT..PACKET_AT + length]) else {
+        let Ok(packet) = header.check(&frame[PACKET_AT..PACKET_AT + length]) else {
             return;
         };
-        if leaves_whole(peer, &parcel) {
-            let offload = parcel.offload();
+        if leaves_whole(peer, &packet) {
+            let offload = packet.offload();
             self.push_whole(peer, frame, length, offload);
         } else {
-            self.push(peer, &parcel);
+            self.push_segments(peer, &packet);
+        }
+    }
+
+    /// Adds a packet from another peer, or an answer of this end.
+    pub fn push(&mut self, peer: &Arc<SessionSender>, packet: &Checked) {
+        if leaves_whole(peer, packet) {
+            let mut frame = FRAMES.take();
+            let bytes = packet.packet();
+            frame[PACKET_AT..PACKET_AT + bytes.len()].copy_from_slice(bytes);
+            self.push_whole(peer, &mut frame, bytes.len(), packet.offload());
+            FRAMES.give(frame);
+        } else {
+            self.push_segments(peer, packet);
         }
     }
 
@@ -95,7 +100,22 @@ impl Batch {
     ) {
         self.note(peer, length);
         frame[HEADROOM..PACKET_AT].copy_from_slice(&offload.to_wire());
-        peer.put(|queue| queue.push_super_packet(frame, offload::LENGTH + length));
+        peer.queue_super_packet(frame, offload::LENGTH + length);
+    }
+
+    fn push_segments(&mut self, peer: &Arc<SessionSender>, packet: &Checked) {
+        self.note(peer, packet.packet().len());
+        segment(packet, &mut self.segments, |segment| {
+            peer.queue_packet(segment);
+        });
+    }
+
+    /// Counts a packet, and remembers whose turn has to come.
+    fn note(&mut self, peer: &Arc<SessionSender>, length: usize) {
+        peer.traffic.packet_out(length);
+        if !self.peers.iter().any(|known| Arc::ptr_eq(known, peer)) {
+            self.peers.push_back(Arc::clone(peer));
+        }
     }
 
     /// Sends one record to one of the peers; they take turns. False if nothing is left for this
@@ -113,6 +133,19 @@ impl Batch {
         !self.peers.is_empty()
     }
 
+    /// Sends what a reader has collected, and little of what others add meanwhile: it has to go on
+    /// reading.
+    pub fn send_some(&mut self) {
+        for _ in 0..RECORDS_A_TURN {
+            if !self.send_next() {
+                return;
+            }
+        }
+        for peer in self.peers.drain(..) {
+            peer.call_flusher();
+        }
+    }
+
     /// The socket to wait for.
     pub fn full(&self) -> Option<&TcpStream> {
         self.full.as_ref().map(|peer| &*peer.socket)
@@ -125,43 +158,20 @@ impl Batch {
             self.peers.push_back(peer);
         }
     }
-
-    /// Sends what a reader has collected, and little of what others add meanwhile: it has to go on
-    /// reading.
-    pub fn send_some(&mut self) {
-        for _ in 0..SOME {
-            if !self.send_next() {
-                return;
-            }
-        }
-        self.peers.drain(..).for_each(|peer| peer.call_flusher());
-    }
-
-    /// Counts a packet, and remembers whose turn has to come.
-    fn note(&mut self, peer: &Arc<SessionSender>, length: usize) {
-        count(&peer.traffic.packets_out);
-        peer.traffic
-            .bytes_out
-            .fetch_add(length as u64, Ordering::Relaxed);
-        if !self.peers.iter().any(|known| Arc::ptr_eq(known, peer)) {
-            self.peers.push_back(Arc::clone(peer));
-        }
-    }
 }
 
 impl Drop for Batch {
     /// Somebody has to wait for the socket.
     fn drop(&mut self) {
-        self.full
-            .take()
-            .iter()
-            .for_each(SessionSender::call_flusher);
+        if let Some(peer) = &self.full {
+            peer.call_flusher();
+        }
     }
 }
 
 /// Whether the peer should get this as a SuperPacket record.
-fn leaves_whole(peer: &SessionSender, parcel: &Checked) -> bool {
-    let offload = parcel.offload();
-    let long = parcel.packet().len() >= WORTH_ITS_OWN_RECORD;
-    peer.super_packets && offload != Offload::default() && (parcel.segments() > 1 || long)
+fn leaves_whole(peer: &SessionSender, packet: &Checked) -> bool {
+    let offload = packet.offload();
+    let is_long = packet.packet().len() >= WORTH_ITS_OWN_RECORD;
+    peer.super_packets && offload != Offload::default() && (packet.segments() > 1 || is_long)
 }

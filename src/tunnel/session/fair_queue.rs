@@ -1,23 +1,24 @@
 //! Who is next, and who is dropped? The records that wait for a peer's socket.
 //!
-//! Flows take turns, byte by byte, whoever has most waiting loses: a bulk stream delays and
+//! Flows take turns, byte by byte, and whoever has most waiting loses. So a bulk stream delays and
 //! displaces itself, not a ping or a keystroke beside it. Start-time fair queueing (Goyal, Vin,
 //! Cheng 1996) does both with one number for each record:
 //!
 //! ```text
-//!  start   where its flow has come to: max(now, finish of the flow)         finish of the flow = start + length
+//!  start   where its flow has come to: max(now, finish of the flow)
+//!  finish  of the flow: start + length
 //!  queue   | start of the record that left last = now | … sorted by start … |
-//!            leaves first                                 dropped first
+//!            leaves first                                     dropped first
 //! ```
 //!
 //! A flow that has nothing waiting starts now, before all that others have queued up. Within a flow
-//! nothing changes its place. What is not packets is small and rare, and goes before packets.
+//! nothing changes its place. Records that are not packets are small and rare. They go first.
 //!
 //! What it does not do: seal, send, lock, wait.
 
 use crate::packet::{ip, offload};
 use crate::protocol::record::{HEADROOM, RecordType, Suite};
-use crate::tunnel::session::sender::{FRAME_ROOM, FRAMES};
+use crate::tunnel::session::buffers::{FRAME_ROOM, FRAMES};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -27,19 +28,19 @@ pub const SHORT_ROOM: usize = 16 * FRAME_ROOM;
 /// The same for a long path: what a fast one takes in a round trip.
 pub const LONG_ROOM: usize = 64 * FRAME_ROOM;
 /// Records that are not packets may be so many: an answer, a Ping, a Close.
-const OTHERS: usize = 256;
+const MAX_OTHERS: usize = 256;
 /// A super-packet that is shorter is copied into a buffer of its own size. Many short ones wait
 /// where a connection is slow, and would each hold the room of the longest.
-const SHORT: usize = 40 * 1024;
+const SHORT_CONTENT: usize = 40 * 1024;
 /// Content up to which packets join one record: as much as a super-packet has.
-const JOINED: usize = 60 * 1024;
+const MAX_JOINED: usize = 60 * 1024;
 /// A packet that has waited for so long is of no use to anybody.
-const OLD: Duration = Duration::from_millis(500);
+const MAX_AGE: Duration = Duration::from_millis(500);
 /// Flows are told apart by a hash of so many values. Two with the same take one turn together.
 const FLOWS: usize = 256;
 
 /// A record not sealed yet: its content, in a buffer in which it can be sealed.
-pub struct Queued {
+pub struct QueuedRecord {
     /// Its type.
     pub kind: RecordType,
     /// [`HEADROOM`] bytes, the content, room for the suite.
@@ -52,7 +53,7 @@ pub struct Queued {
 
 /// The records that wait for one peer.
 pub struct FairQueue {
-    records: VecDeque<Queued>,
+    records: VecDeque<QueuedRecord>,
     /// Bytes of their buffers, and how many there may be.
     held: usize,
     room: usize,
@@ -94,12 +95,12 @@ impl FairQueue {
             .checked_sub(1)
             .and_then(|place| self.records.get_mut(place))
             && before.kind == RecordType::Packets
-            && before.content + 2 + packet.len() <= JOINED
+            && before.content + 2 + packet.len() <= MAX_JOINED
         {
             before.append(length, packet);
             return 0;
         }
-        let mut record = Queued {
+        let mut record = QueuedRecord {
             kind: RecordType::Packets,
             frame: FRAMES.take(),
             content: 0,
@@ -115,14 +116,14 @@ impl FairQueue {
     pub fn push_super_packet(&mut self, frame: &mut Vec<u8>, content: usize) -> u64 {
         debug_assert_eq!(frame.len(), FRAME_ROOM, "room for any frame");
         let (start, place) = self.place(&frame[HEADROOM + offload::LENGTH..HEADROOM + content]);
-        let frame = if content < SHORT {
+        let frame = if content < SHORT_CONTENT {
             exact(frame, content)
         } else {
             std::mem::replace(frame, FRAMES.take())
         };
         self.insert(
             place,
-            Queued {
+            QueuedRecord {
                 kind: RecordType::SuperPacket,
                 frame,
                 content,
@@ -135,13 +136,13 @@ impl FairQueue {
     /// Adds a record that is not packets.
     pub fn push(&mut self, kind: RecordType, content: &[u8]) -> u64 {
         let place = self.records.partition_point(|queued| !queued.is_packets());
-        if place >= OTHERS {
+        if place >= MAX_OTHERS {
             return 1;
         }
         let frame = exact(&[&[0; HEADROOM], content].concat(), content.len());
         self.insert(
             place,
-            Queued {
+            QueuedRecord {
                 kind,
                 frame,
                 content: content.len(),
@@ -153,10 +154,10 @@ impl FairQueue {
 
     /// Takes the record that is next, and says how many were dropped because they have waited for
     /// too long.
-    pub fn pop(&mut self) -> (Option<Queued>, u64) {
+    pub fn pop(&mut self) -> (Option<QueuedRecord>, u64) {
         let mut dropped = 0;
         while let Some(queued) = self.records.pop_front() {
-            // Who had the queue for himself is not late for it.
+            // A flow that was alone in the queue is not late for its next record.
             let alone = if self.records.is_empty() {
                 queued.content as u64
             } else {
@@ -164,7 +165,7 @@ impl FairQueue {
             };
             self.now = self.now.max(queued.start + alone);
             self.held -= queued.frame.len();
-            if !queued.is_packets() || queued.since.elapsed() <= OLD {
+            if !queued.is_packets() || queued.since.elapsed() <= MAX_AGE {
                 return (Some(queued), dropped);
             }
             FRAMES.give(queued.frame);
@@ -188,7 +189,7 @@ impl FairQueue {
 
     /// Puts a record in its place. If all is too much then, the last go: packets of the flow with
     /// most waiting.
-    fn insert(&mut self, place: usize, record: Queued) -> u64 {
+    fn insert(&mut self, place: usize, record: QueuedRecord) -> u64 {
         self.held += record.frame.len();
         self.records.insert(place, record);
         let mut dropped = 0;
@@ -210,7 +211,7 @@ fn exact(frame: &[u8], content: usize) -> Vec<u8> {
     own
 }
 
-impl Queued {
+impl QueuedRecord {
     fn is_packets(&self) -> bool {
         matches!(self.kind, RecordType::Packets | RecordType::SuperPacket)
     }
@@ -249,7 +250,7 @@ mod tests {
     fn drain(queue: &mut FairQueue) -> Vec<(u8, u16)> {
         let mut all = Vec::new();
         while let (
-            Some(Queued {
+            Some(QueuedRecord {
                 kind,
                 frame,
                 content,
@@ -353,7 +354,7 @@ mod tests {
         let mut queue = FairQueue::new(SHORT_ROOM);
         push_bulk(&mut queue, 1, 0);
         let pongs = (0..1000u16).map(|number| queue.push(RecordType::Pong, &number.to_be_bytes()));
-        assert_eq!(pongs.sum::<u64>() as usize, 1000 - OTHERS);
+        assert_eq!(pongs.sum::<u64>() as usize, 1000 - MAX_OTHERS);
         let (first, _) = queue.pop();
         assert!(
             first.is_some_and(|first| first.kind == RecordType::Pong

@@ -13,9 +13,8 @@
 //! The size is kept by what is handed to the socket: Linux never joins pieces that were sent with
 //! `MSG_EOR`.
 
+use crate::os::lock::{Lock, Rank};
 use crate::os::socket::Path;
-use crate::tunnel::locked;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Bytes of a segment, the first and the last resort. With headers and options they are below the
@@ -41,8 +40,14 @@ pub fn loses_large_segments(path: &Path) -> bool {
 }
 
 /// What earlier connections to a peer have found out.
-#[derive(Debug, Default)]
-pub struct PathSize(Mutex<Found>);
+#[derive(Debug)]
+pub struct PathSize(Lock<Found>);
+
+impl Default for PathSize {
+    fn default() -> PathSize {
+        PathSize(Lock::new(Rank::PathSize, Found::default()))
+    }
+}
 
 #[derive(Debug, Default)]
 struct Found {
@@ -55,7 +60,7 @@ struct Found {
 impl PathSize {
     /// The most bytes of a segment of a connection that begins now, if there is a limit.
     pub fn segment(&self) -> Option<usize> {
-        let mut found = locked(&self.0);
+        let mut found = self.0.lock();
         let is_young = |at: Instant, life| at.elapsed() < life;
         if found
             .suspected
@@ -73,7 +78,7 @@ impl PathSize {
 
     /// Large segments seem to vanish. False if there are no smaller ones to try.
     pub fn suspect(&self) -> bool {
-        let mut found = locked(&self.0);
+        let mut found = self.0.lock();
         let has_smaller = found.steps < SEGMENTS.len();
         found.suspected = has_smaller.then(Instant::now);
         has_smaller
@@ -157,9 +162,9 @@ mod tests {
                 .checked_sub(time)
                 .unwrap_or_else(Instant::now)
         };
-        locked(&size.0).since = Some(long_ago(REMEMBERED));
+        size.0.lock().since = Some(long_ago(REMEMBERED));
         assert_eq!(size.segment(), None);
-        locked(&size.0).suspected = Some(long_ago(CONFIRMED_WITHIN));
+        size.0.lock().suspected = Some(long_ago(CONFIRMED_WITHIN));
         assert_eq!(size.segment(), None);
     }
 }

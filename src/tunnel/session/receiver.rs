@@ -1,17 +1,21 @@
 //! What happens between the handshake and the end? The receiving half of a session.
 //!
 //! ```text
-//!  record       Packets, SuperPacket ─> SessionHandler::on_packet      Message ─> SessionHandler::on_message
-//!               Ping ─> Pong at once       Pong, Rekey: nothing more to do       Close ─> the end
-//!  silence      for `keepalive`: Ping      for 5 s after a Ping: the peer is dead
+//!  Packets, SuperPacket   SessionHandler::on_packet
+//!  Message                SessionHandler::on_message
+//!  Ping                   Pong at once
+//!  Pong, Rekey            nothing more to do
+//!  Close                  the end
+//!  silence                for `keepalive`: Ping      for 5 s after a Ping: the peer is dead
 //! ```
 
 use crate::os::{log, reason, socket};
 use crate::packet::offload::{self, Checked, Offload};
 use crate::protocol::frame::BadLength;
 use crate::protocol::record::{Opener, RecordError, RecordType};
+use crate::tunnel::observe::counters::{TrafficCounters, count};
 use crate::tunnel::session::frame_reader::{Filled, FrameReader};
-use crate::tunnel::session::sender::{SessionSender, TrafficCounters, count};
+use crate::tunnel::session::sender::SessionSender;
 use std::fmt;
 use std::io;
 use std::net::TcpStream;
@@ -20,6 +24,8 @@ use std::time::{Duration, Instant};
 
 /// How long an answer to a Ping may take.
 pub const DEAD_AFTER: Duration = Duration::from_secs(5);
+/// How long this side reads on after a Close of its own.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// Why a connection ends on which only small segments arrive.
 const LARGE_VANISH: &str = "the path loses large packets and does not say so; the next connection \
                             sends small ones";
@@ -46,13 +52,13 @@ pub mod close {
 
 /// What is behind this end of the tunnel.
 pub trait SessionHandler {
-    /// A packet from the peer. Its form was checked; where it comes from and goes to was not.
-    fn on_packet(&mut self, parcel: &Checked);
+    /// A packet from the peer. Its form was checked; its source and destination were not.
+    fn on_packet(&mut self, packet: &Checked);
     /// A text from the peer.
     fn on_message(&mut self, text: &str);
     /// Everything that had arrived was passed on.
     fn on_batch_end(&mut self);
-    /// Called when nothing has come for `tick`. A reason ends the connection.
+    /// Nothing has come for `tick`. A reason ends the connection.
     fn on_tick(&mut self) -> Result<(), String> {
         Ok(())
     }
@@ -117,8 +123,8 @@ pub struct Timeouts {
     pub tick: Duration,
 }
 
-/// Receives until the end.
-pub fn run(
+/// Receives until the session ends.
+pub fn receive_until_end(
     reader: &mut FrameReader,
     opener: &mut Opener,
     sender: &Arc<SessionSender>,
@@ -127,18 +133,9 @@ pub fn run(
 ) -> End {
     let mut heard = Instant::now();
     let mut pinged = false;
-    let limit = opener.suite().max_body();
     loop {
-        loop {
-            match reader.frame(limit) {
-                Err(reason) => return End::BadLength(reason),
-                Ok(None) => break,
-                Ok(Some(body)) => {
-                    if let Some(end) = record(body, opener, sender, handler) {
-                        return end;
-                    }
-                }
-            }
+        if let Err(end) = handle_frames(reader, opener, sender, handler) {
+            return end;
         }
         handler.on_batch_end();
         let until_due = if pinged {
@@ -149,8 +146,10 @@ pub fn run(
         let due = (heard + until_due).saturating_duration_since(Instant::now());
         let filled = reader.fill(due.min(timeouts.tick));
         // After our own Close nothing is of interest any more.
-        if let Some(ended) = sender.ended() {
-            return ended.map_or_else(End::Failed, |()| End::Left);
+        match sender.ended() {
+            None => {}
+            Some(Ok(())) => return End::Left,
+            Some(Err(error)) => return End::Failed(error),
         }
         match filled {
             Ok(Filled::Stuck) if sender.traffic.path_size.suspect() => {
@@ -158,7 +157,10 @@ pub fn run(
                 return End::Failed(io::Error::other(LARGE_VANISH));
             }
             Ok(Filled::Stuck) => {}
-            Ok(Filled::Data) => (heard, pinged) = (Instant::now(), false),
+            Ok(Filled::Data) => {
+                heard = Instant::now();
+                pinged = false;
+            }
             Ok(Filled::End) => return End::Truncated,
             Ok(Filled::TimedOut) if heard.elapsed() < until_due => {
                 if let Err(reason) = handler.on_tick() {
@@ -168,109 +170,122 @@ pub fn run(
             Ok(Filled::TimedOut) if pinged => return End::Dead,
             Ok(Filled::TimedOut) => {
                 sender.send(RecordType::Ping, b"are you there?");
-                (heard, pinged) = (Instant::now(), true);
+                heard = Instant::now();
+                pinged = true;
             }
             Err(error) => return End::Failed(error),
         }
     }
 }
 
-/// One record. A reason to end, or none.
-fn record(
+/// Handles the frames that have arrived whole.
+fn handle_frames(
+    reader: &mut FrameReader,
+    opener: &mut Opener,
+    sender: &Arc<SessionSender>,
+    handler: &mut dyn SessionHandler,
+) -> Result<(), End> {
+    let limit = opener.suite().max_body();
+    while let Some(body) = reader.next_frame(limit).map_err(End::BadLength)? {
+        handle_record(body, opener, sender, handler)?;
+    }
+    Ok(())
+}
+
+/// Opens one record, and does what it asks for. An error ends the session.
+fn handle_record(
     body: &mut [u8],
     opener: &mut Opener,
     sender: &Arc<SessionSender>,
     handler: &mut dyn SessionHandler,
-) -> Option<End> {
-    let (kind, content) = match opener.open(body) {
-        Ok(opened) => opened,
-        Err(reason) => return Some(End::Refused(reason)),
-    };
+) -> Result<(), End> {
+    let (kind, content) = opener.open(body).map_err(End::Refused)?;
     match kind {
         // The handshake is over: the opener refuses them before they come here.
         RecordType::Finished | RecordType::Config => {
-            return Some(End::Refused(RecordError::Type(kind.to_byte())));
+            Err(End::Refused(RecordError::Type(kind.to_byte())))
         }
         // The opener has stepped to the next key.
-        RecordType::Rekey => {}
-        RecordType::Packets => {
-            return packets(content, &sender.traffic, handler)
-                .err()
-                .map(End::Content);
-        }
+        RecordType::Rekey => Ok(()),
+        RecordType::Packets => unpack_packets(content, &sender.traffic, handler),
         RecordType::SuperPacket => match content.split_first_chunk::<{ offload::LENGTH }>() {
             Some((header, packet)) if sender.super_packets => {
-                deliver(Offload::from_wire(header), packet, &sender.traffic, handler);
+                check_and_pass_on(Offload::from_wire(header), packet, &sender.traffic, handler);
+                Ok(())
             }
-            _ => {
-                return Some(End::Content(
-                    "a SuperPacket that was not agreed on, or without its header",
-                ));
-            }
+            _ => Err(End::Content(
+                "a SuperPacket that was not agreed on, or without its header",
+            )),
         },
-        RecordType::Ping if content.len() <= MAX_PING => sender.send(RecordType::Pong, content),
-        RecordType::Ping => return Some(End::Content("a Ping of more than 64 bytes")),
-        RecordType::Pong if content.len() <= MAX_PING => {}
-        RecordType::Pong => return Some(End::Content("a Pong of more than 64 bytes")),
-        RecordType::Message => match str::from_utf8(content) {
-            Ok(text) if content.len() <= MAX_MESSAGE => handler.on_message(text),
-            _ => {
-                return Some(End::Content(
-                    "a Message that is not UTF-8 of at most 4096 bytes",
-                ));
-            }
-        },
-        RecordType::Close => {
-            return Some(match content.split_first() {
-                Some((code, text)) if text.len() <= MAX_CLOSE => End::Closed {
-                    code: *code,
-                    text: log::printable(&String::from_utf8_lossy(text)),
-                },
-                _ => End::Content("a Close without a code, or of more than 256 bytes"),
-            });
+        RecordType::Ping if content.len() <= MAX_PING => {
+            sender.send(RecordType::Pong, content);
+            Ok(())
         }
+        RecordType::Ping => Err(End::Content("a Ping of more than 64 bytes")),
+        RecordType::Pong if content.len() <= MAX_PING => Ok(()),
+        RecordType::Pong => Err(End::Content("a Pong of more than 64 bytes")),
+        RecordType::Message => match str::from_utf8(content) {
+            Ok(text) if content.len() <= MAX_MESSAGE => {
+                handler.on_message(text);
+                Ok(())
+            }
+            _ => Err(End::Content(
+                "a Message that is not UTF-8 of at most 4096 bytes",
+            )),
+        },
+        RecordType::Close => Err(read_close(content)),
     }
-    None
 }
 
-/// Takes a Packets record apart.
-fn packets(
+/// Passes on the packets of a Packets record.
+fn unpack_packets(
     mut content: &[u8],
     traffic: &TrafficCounters,
     handler: &mut dyn SessionHandler,
-) -> Result<(), &'static str> {
+) -> Result<(), End> {
     if content.is_empty() {
-        return Err("a Packets record without a packet");
+        return Err(End::Content("a Packets record without a packet"));
     }
     while let Some((length, rest)) = content.split_first_chunk::<2>() {
         let length = usize::from(u16::from_be_bytes(*length));
-        let (packet, rest) = rest
-            .split_at_checked(length)
-            .ok_or("a Packets record whose lengths do not add up")?;
-        deliver(Offload::default(), packet, traffic, handler);
+        let Some((packet, rest)) = rest.split_at_checked(length) else {
+            return Err(End::Content("a Packets record whose lengths do not add up"));
+        };
+        check_and_pass_on(Offload::default(), packet, traffic, handler);
         content = rest;
     }
     if content.is_empty() {
         Ok(())
     } else {
-        Err("a Packets record with a byte left over")
+        Err(End::Content("a Packets record with a byte left over"))
     }
 }
 
-fn deliver(
+fn check_and_pass_on(
     offload: Offload,
     packet: &[u8],
     traffic: &TrafficCounters,
     handler: &mut dyn SessionHandler,
 ) {
     match offload.check(packet) {
-        Ok(parcel) => handler.on_packet(&parcel),
+        Ok(packet) => handler.on_packet(&packet),
         Err(_) => count(&traffic.dropped_malformed),
     }
 }
 
-/// Reads and forgets what a stranger sends, until the deadline, however fast it comes in.
-pub(in crate::tunnel) fn discard_until(socket: &TcpStream, deadline: Instant) {
+/// The end of a session by the peer's Close.
+fn read_close(content: &[u8]) -> End {
+    match content.split_first() {
+        Some((code, text)) if text.len() <= MAX_CLOSE => End::Closed {
+            code: *code,
+            text: log::printable(&String::from_utf8_lossy(text)),
+        },
+        _ => End::Content("a Close without a code, or of more than 256 bytes"),
+    }
+}
+
+/// Reads and forgets what a peer sends, until the deadline, however fast it comes in.
+pub fn discard_until(socket: &TcpStream, deadline: Instant) {
     let mut forgotten = [0; 1024];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -287,6 +302,6 @@ pub(in crate::tunnel) fn discard_until(socket: &TcpStream, deadline: Instant) {
 
 /// After a Close of ours: reads on for a moment, because closing a socket with unread data resets
 /// the connection, and the reset can overtake the Close.
-pub(in crate::tunnel) fn drain(socket: &TcpStream) {
-    discard_until(socket, Instant::now() + Duration::from_secs(1));
+pub fn drain(socket: &TcpStream) {
+    discard_until(socket, Instant::now() + DRAIN_TIME);
 }

@@ -1,76 +1,45 @@
 //! How do records leave, and who waits? The sending half of a session.
 //!
-//! Whoever has something for a peer puts it into the peer's queue, and then sends from it, as long
-//! as the socket takes data. When it does not, a flusher thread is called: it waits for the
-//! socket and goes on, while everybody else only queues. So a stalled peer costs nobody a wait, and
-//! an idle one costs no thread. The flusher also goes on for a reader whose answer has left, and
-//! who would otherwise send what others queue meanwhile instead of reading.
+//! Whoever has something for a peer puts it into the peer's queue, and then sends from it as long
+//! as the socket takes data. When the socket is full, a flusher thread waits for it and goes on,
+//! while everybody else only queues. So a stalled peer costs nobody a wait, and an idle one costs
+//! no thread. A reader whose answer has left also leaves the rest to the flusher: it has to read.
 //!
 //! ```text
-//!  put ─> FairQueue (locked for a moment)
-//!  send_next ─ the wire is there and the socket not full ─> takes the wire: next of the queue ─> seal ─> socket
-//!            └ somebody else has the wire: he looks into the queue again before he puts it down
-//!                                     socket full: flusher ─> waits ─> send_next …
+//!  queue_packet ─> FairQueue                               the state is locked for a moment
+//!  send_next ─ the writer is there, the socket not full ─> takes the writer, and the next record
+//!            │      FrameWriter: seal ─> socket            nothing is locked
+//!            │      puts the writer back
+//!            ├─ somebody else has the writer               they look into the queue again
+//!            └─ the socket is full                         flusher: waits ─> send_next …
 //! ```
 
+use crate::os::lock::{Lock, Locked, Rank};
 use crate::os::log::RateLimitedLog;
 use crate::os::socket;
-use crate::protocol::frame;
-use crate::protocol::limits::{MAX_BODY, REKEY_AFTER_SECONDS};
+use crate::protocol::limits::REKEY_AFTER_SECONDS;
 use crate::protocol::record::{RecordType, SealError, Sealer, Suite};
-use crate::tunnel::session::fair_queue::{FairQueue, LONG_ROOM, Queued, SHORT_ROOM};
-use crate::tunnel::session::frame_reader::{BufferPool, LONG_PATH};
-use crate::tunnel::session::path_size::PathSize;
-use crate::tunnel::{fresh, locked};
+use crate::tunnel::fresh;
+use crate::tunnel::observe::counters::TrafficCounters;
+use crate::tunnel::session::buffers::FRAMES;
+use crate::tunnel::session::congestion;
+use crate::tunnel::session::fair_queue::{FairQueue, LONG_ROOM, QueuedRecord, SHORT_ROOM};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar};
 use std::thread;
 use std::time::{Duration, Instant};
 
 static NO_FLUSHER: RateLimitedLog = RateLimitedLog::new(3, Duration::from_secs(10));
 
-/// How long the flusher stays after its work is done, before it is let go.
+/// How long the flusher stays after its work is done.
 const FLUSHER_IDLE_TIME: Duration = Duration::from_secs(2);
+/// How long the flusher waits for a full socket before it looks whether the session has ended.
+const FLUSHER_POLL: Duration = Duration::from_secs(1);
 /// A flusher's stack: it only seals and sends.
-pub(in crate::tunnel) const SMALL_STACK: usize = 128 * 1024;
-
-/// Room for any frame, of any suite.
-pub const FRAME_ROOM: usize = frame::HEADER + MAX_BODY;
-
-/// Frame buffers, shared.
-pub static FRAMES: BufferPool = BufferPool::new(FRAME_ROOM, 64);
-
-/// What a connection has carried. Packets are IP packets, a super-packet counts once; bytes are
-/// those of packets.
-#[derive(Debug, Default)]
-pub struct TrafficCounters {
-    /// Packets sent to the peer.
-    pub packets_out: AtomicU64,
-    /// Their bytes.
-    pub bytes_out: AtomicU64,
-    /// Packets received from the peer and passed on.
-    pub packets_in: AtomicU64,
-    /// Their bytes.
-    pub bytes_in: AtomicU64,
-    /// Records not sent because the queue was full or too old.
-    pub dropped_queue: AtomicU64,
-    /// Packets of the peer not passed on: malformed, or with an offload header that does not fit.
-    pub dropped_malformed: AtomicU64,
-    /// Packets of the peer not passed on: their source is not the peer's.
-    pub dropped_source: AtomicU64,
-    /// Packets of the peer not passed on: nobody, or nobody allowed, has their destination.
-    pub dropped_destination: AtomicU64,
-    /// Which packets the path to the peer takes.
-    pub path_size: PathSize,
-}
-
-/// Adds one.
-pub fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
+const FLUSHER_STACK: usize = 128 * 1024;
 
 /// What has come of sending a record.
 #[derive(Debug, PartialEq, Eq)]
@@ -79,8 +48,8 @@ pub enum Sent {
     All,
     /// More waits, and the caller has to send it.
     More,
-    /// The socket is full. The caller has to wait for it and [`SessionSender::resume`], or to call a
-    /// flusher who does.
+    /// The socket is full. The caller has to wait for it and [`SessionSender::resume`], or to call
+    /// a flusher who does.
     Full,
 }
 
@@ -94,45 +63,45 @@ pub struct SessionSender {
     pub super_packets: bool,
     /// What this peer has received and sent.
     pub traffic: Arc<TrafficCounters>,
-    sending: Mutex<Sending>,
+    state: Lock<SendState>,
     work: Condvar,
 }
 
 /// The state behind the lock, which nobody holds while sealing or sending.
-struct Sending {
+struct SendState {
     queue: FairQueue,
     /// Not here while somebody seals and sends with it.
-    wire: Option<Box<Wire>>,
+    writer: Option<Box<FrameWriter>>,
     /// The socket takes nothing now. To go on is the flusher's.
-    full: bool,
-    flusher: bool,
+    socket_full: bool,
+    has_flusher: bool,
     /// Nothing new is taken; after what is there the direction ends.
     closed: bool,
     /// Why, if not on purpose.
     failure: Option<io::Error>,
 }
 
-/// What seals and sends: a nonce counter has one owner at a time.
-struct Wire {
+/// The sealer, and the sealed frames that the socket has not taken whole. A nonce counter has one
+/// owner at a time.
+struct FrameWriter {
     sealer: Sealer,
     /// Most bytes of a segment, if the path demands it.
     segment: Option<usize>,
-    stepped: Instant,
-    /// Sealed frames that the socket has not taken whole. Nothing else may be sent before the rest
-    /// of them.
-    frames: VecDeque<Sealed>,
+    rekeyed: Instant,
+    /// Nothing else may be sent before the rest of them.
+    pending: VecDeque<PendingFrame>,
 }
 
 /// The rest of a frame: `bytes[taken..end]`.
-struct Sealed {
+struct PendingFrame {
     bytes: Vec<u8>,
     taken: usize,
     end: usize,
 }
 
 impl SessionSender {
-    /// Takes over the socket's sending half. `first` is a frame sealed by `sealer` already (Config)
-    /// and goes first.
+    /// Takes over the socket's sending half. `first` is a frame sealed by `sealer` already
+    /// (Config), or empty. It goes first, with the first call that sends.
     pub fn new(
         socket: Arc<TcpStream>,
         sealer: Sealer,
@@ -140,93 +109,115 @@ impl SessionSender {
         traffic: Arc<TrafficCounters>,
         first: Vec<u8>,
     ) -> Arc<SessionSender> {
-        let (suite, end) = (sealer.suite(), first.len());
-        let short = socket::path(&socket).is_ok_and(|path| path.shortest < LONG_PATH);
-        let frames = VecDeque::from([Sealed {
-            taken: 0,
-            end,
-            bytes: first,
-        }]);
-        let sending = Sending {
-            queue: FairQueue::new(if short { SHORT_ROOM } else { LONG_ROOM }),
-            wire: Some(Box::new(Wire {
-                sealer,
-                segment: traffic.path_size.segment(),
-                stepped: Instant::now(),
-                frames,
-            })),
-            full: false,
-            flusher: false,
+        let suite = sealer.suite();
+        let room = if congestion::is_short(&socket) {
+            SHORT_ROOM
+        } else {
+            LONG_ROOM
+        };
+        let writer = FrameWriter {
+            sealer,
+            segment: traffic.path_size.segment(),
+            rekeyed: Instant::now(),
+            pending: VecDeque::from([PendingFrame::all_of(first)]),
+        };
+        let state = SendState {
+            queue: FairQueue::new(room),
+            writer: Some(Box::new(writer)),
+            socket_full: false,
+            has_flusher: false,
             closed: false,
             failure: None,
         };
-        let (sending, work) = (Mutex::new(sending), Condvar::new());
-        let sender = Arc::new(SessionSender {
+        Arc::new(SessionSender {
             socket,
             suite,
             super_packets,
             traffic,
-            sending,
-            work,
-        });
-        sender.send_all();
-        sender
+            state: Lock::new(Rank::SendQueue, state),
+            work: Condvar::new(),
+        })
+    }
+
+    /// Puts a packet into the queue, from which [`SessionSender::send_next`] sends it.
+    pub fn queue_packet(&self, packet: &[u8]) {
+        if let Some(mut state) = self.open() {
+            let dropped = state.queue.push_packet(packet);
+            self.count_dropped(dropped);
+        }
+    }
+
+    /// The same for the SuperPacket record that stands in `frame`, a buffer of [`FRAMES`].
+    pub fn queue_super_packet(&self, frame: &mut Vec<u8>, content: usize) {
+        if let Some(mut state) = self.open() {
+            let dropped = state.queue.push_super_packet(frame, content);
+            self.count_dropped(dropped);
+        }
+    }
+
+    /// The same for a record that is no packets.
+    pub fn queue_record(&self, kind: RecordType, content: &[u8]) {
+        if let Some(mut state) = self.open() {
+            let dropped = state.queue.push(kind, content);
+            self.count_dropped(dropped);
+        }
     }
 
     /// Sends what is no packets, now or as soon as the socket takes it. Only that: whoever calls
     /// this has to go on reading, and does not send for others whose packets come meanwhile.
     pub fn send(self: &Arc<SessionSender>, kind: RecordType, content: &[u8]) {
-        self.put(|queue| queue.push(kind, content));
+        self.queue_record(kind, content);
         if self.send_next() != Sent::All {
             self.call_flusher();
         }
     }
 
-    /// Puts packets into the queue, from which [`SessionSender::send_next`] sends them. `put` says how
-    /// many records that has displaced.
-    pub fn put(&self, put: impl FnOnce(&mut FairQueue) -> u64) {
-        let mut sending = locked(&self.sending);
-        if !sending.closed {
-            let dropped = put(&mut sending.queue);
+    /// The state, unless this direction has ended.
+    fn open(&self) -> Option<Locked<'_, SendState>> {
+        let state = self.state.lock();
+        (!state.closed).then_some(state)
+    }
+
+    /// Counts records that the queue has dropped.
+    fn count_dropped(&self, records: u64) {
+        if records > 0 {
             self.traffic
                 .dropped_queue
-                .fetch_add(dropped, Ordering::Relaxed);
+                .fetch_add(records, Ordering::Relaxed);
         }
     }
 
     /// Sends one record, and never waits for the socket.
     pub fn send_next(&self) -> Sent {
-        let mut sending = locked(&self.sending);
-        if sending.full {
+        let mut state = self.state.lock();
+        if state.socket_full {
             return Sent::All;
         }
-        let Some(mut wire) = sending.wire.take() else {
+        let Some(mut writer) = state.writer.take() else {
             return Sent::All;
         };
-        let (next, dropped) = if wire.frames.is_empty() {
-            sending.queue.pop()
+        let (next, dropped) = if writer.pending.is_empty() {
+            state.queue.pop()
         } else {
             (None, 0)
         };
-        drop(sending);
-        self.traffic
-            .dropped_queue
-            .fetch_add(dropped, Ordering::Relaxed);
-        let sent = wire.send(&self.socket, next);
-        let mut sending = locked(&self.sending);
-        sending.wire = Some(wire);
+        drop(state);
+        self.count_dropped(dropped);
+        let sent = writer.seal_and_send(&self.socket, next);
+        let mut state = self.state.lock();
+        state.writer = Some(writer);
         match sent {
             Ok(true) => {}
             Ok(false) => {
-                sending.full = true;
+                state.socket_full = true;
                 return Sent::Full;
             }
-            Err(error) => self.fail(&mut sending, Some(error)),
+            Err(error) => self.fail(&mut state, Some(error)),
         }
-        if !sending.queue.is_empty() {
+        if !state.queue.is_empty() {
             return Sent::More;
         }
-        if sending.closed {
+        if state.closed {
             let _ = self.socket.shutdown(Shutdown::Write);
         }
         Sent::All
@@ -245,141 +236,135 @@ impl SessionSender {
 
     /// The socket takes data again. Whoever has waited for it has to send.
     pub fn resume(&self) {
-        locked(&self.sending).full = false;
-    }
-
-    /// Ends this direction with Close, which goes before anything that has queued up, as soon as
-    /// the socket takes it.
-    pub fn close(self: &Arc<SessionSender>, code: u8, text: &str) {
-        let mut sending = locked(&self.sending);
-        if sending.closed {
-            return;
-        }
-        sending.closed = true;
-        sending.queue.clear();
-        sending
-            .queue
-            .push(RecordType::Close, &[&[code], text.as_bytes()].concat());
-        drop(sending);
-        self.send_all();
-    }
-
-    /// Ends the connection at once, both ways. Its reader wakes up.
-    pub fn abort(&self) {
-        self.fail(&mut locked(&self.sending), None);
-    }
-
-    /// How this direction has ended, if it has: on purpose, or by an error.
-    pub fn ended(&self) -> Option<io::Result<()>> {
-        let mut sending = locked(&self.sending);
-        sending
-            .closed
-            .then(|| sending.failure.take().map_or(Ok(()), Err))
-    }
-
-    fn fail(&self, sending: &mut Sending, reason: Option<io::Error>) {
-        if !sending.closed {
-            (sending.closed, sending.failure) = (true, reason);
-        }
-        sending.full = false;
-        sending.queue.clear();
-        self.work.notify_all();
-        let _ = self.socket.shutdown(Shutdown::Both);
+        self.state.lock().socket_full = false;
     }
 
     /// Leaves the rest to a flusher that waits for the socket, which is full.
     pub fn call_flusher(self: &Arc<SessionSender>) {
-        let mut sending = locked(&self.sending);
+        let mut state = self.state.lock();
         self.work.notify_all();
-        if !sending.flusher {
-            let sender = Arc::clone(self);
-            let flusher = thread::Builder::new()
-                .name("flusher".into())
-                .stack_size(SMALL_STACK);
-            match flusher.spawn(move || sender.flush_until_idle()) {
-                Ok(_) => sending.flusher = true,
-                Err(error) if sending.closed => self.fail(&mut sending, Some(error)),
-                Err(error) => {
-                    NO_FLUSHER.warning(
-                        "tunnel",
-                        "no thread for a full socket",
-                        &[("reason", &error)],
-                    );
-                    sending.full = false; // whoever comes with the next record tries again, the keepalive if nobody else
-                }
-            }
+        if state.has_flusher {
+            return;
         }
+        state.has_flusher = true;
+        drop(state);
+        let sender = Arc::clone(self);
+        let started = thread::Builder::new()
+            .name("flusher".into())
+            .stack_size(FLUSHER_STACK)
+            .spawn(move || sender.flush_until_idle());
+        if let Err(error) = started {
+            self.do_without_flusher(error);
+        }
+    }
+
+    /// There is no thread for a flusher.
+    fn do_without_flusher(&self, error: io::Error) {
+        let mut state = self.state.lock();
+        state.has_flusher = false;
+        if state.closed {
+            return self.fail(&mut state, Some(error));
+        }
+        // Whoever comes with the next record tries again, the keepalive if nobody else.
+        state.socket_full = false;
+        drop(state);
+        NO_FLUSHER.warning(
+            "tunnel",
+            "no thread for a full socket",
+            &[("reason", &error)],
+        );
     }
 
     /// The flusher's life: wait for the socket, send what is left, stay a little while in case
     /// there is more.
     fn flush_until_idle(self: Arc<SessionSender>) {
-        let mut sending = locked(&self.sending);
+        let mut state = self.state.lock();
         loop {
-            let mut ready = sending.wire.is_some() && !sending.queue.is_empty();
-            if sending.full {
-                drop(sending);
-                let waited = socket::wait_writable(&self.socket, Duration::from_secs(1));
-                sending = locked(&self.sending);
+            let is_ready = if state.socket_full {
+                drop(state);
+                let waited = socket::wait_writable(&self.socket, FLUSHER_POLL);
+                state = self.state.lock();
                 match waited {
-                    Ok(writable) => sending.full &= !writable,
-                    Err(error) => self.fail(&mut sending, Some(error)),
+                    Ok(writable) => state.socket_full &= !writable,
+                    Err(error) => self.fail(&mut state, Some(error)),
                 }
-                ready = !sending.full;
-            } else if !ready && sending.closed {
+                !state.socket_full
+            } else {
+                state.writer.is_some() && !state.queue.is_empty()
+            };
+            if is_ready {
+                drop(state);
+                self.send_all();
+                state = self.state.lock();
+            } else if state.socket_full {
+                // It waits again.
+            } else if state.closed {
                 break;
-            } else if !ready {
-                let waited = self
-                    .work
-                    .wait_timeout(sending, FLUSHER_IDLE_TIME)
-                    .unwrap_or_else(PoisonError::into_inner);
-                sending = waited.0;
-                if waited.1.timed_out() && !sending.full && sending.queue.is_empty() {
+            } else {
+                let (again, timed_out) = state.wait(&self.work, FLUSHER_IDLE_TIME);
+                state = again;
+                if timed_out && !state.socket_full && state.queue.is_empty() {
                     break;
                 }
             }
-            if ready {
-                drop(sending);
-                self.send_all();
-                sending = locked(&self.sending);
-            }
         }
-        sending.flusher = false;
+        state.has_flusher = false;
+    }
+
+    /// Ends this direction with Close, which goes before anything that has queued up, as soon as
+    /// the socket takes it.
+    pub fn close(self: &Arc<SessionSender>, code: u8, text: &str) {
+        let Some(mut state) = self.open() else { return };
+        state.closed = true;
+        state.queue.clear();
+        let content = [&[code], text.as_bytes()].concat();
+        state.queue.push(RecordType::Close, &content);
+        drop(state);
+        self.send_all();
+    }
+
+    /// Ends the connection at once, both ways. Its reader wakes up.
+    pub fn abort(&self) {
+        self.fail(&mut self.state.lock(), None);
+    }
+
+    /// How this direction has ended, if it has: on purpose, or by an error.
+    pub fn ended(&self) -> Option<io::Result<()>> {
+        let mut state = self.state.lock();
+        if !state.closed {
+            return None;
+        }
+        match state.failure.take() {
+            None => Some(Ok(())),
+            Some(error) => Some(Err(error)),
+        }
+    }
+
+    fn fail(&self, state: &mut SendState, reason: Option<io::Error>) {
+        if !state.closed {
+            state.closed = true;
+            state.failure = reason;
+        }
+        state.socket_full = false;
+        state.queue.clear();
+        self.work.notify_all();
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 
-impl Wire {
+impl FrameWriter {
     /// Seals the next record, if there is one, and sends it, after what is still there. False if
     /// the socket is full.
-    fn send(&mut self, socket: &TcpStream, next: Option<Queued>) -> io::Result<bool> {
-        if let Some(Queued {
-            kind,
-            frame: mut bytes,
-            content,
-            ..
-        }) = next
-        {
-            if self.sealer.rekey_is_due() || self.stepped.elapsed().as_secs() >= REKEY_AFTER_SECONDS
-            {
-                self.stepped = Instant::now();
-                let rekey = self.sealer.rekey(&mut fresh).map_err(used_up)?;
-                self.frames.push_back(Sealed {
-                    taken: 0,
-                    end: rekey.len(),
-                    bytes: rekey,
-                });
-            }
-            let end = self
-                .sealer
-                .seal(kind, &mut bytes, content, &mut fresh)
-                .map_err(used_up)?;
-            self.frames.push_back(Sealed {
-                bytes,
-                taken: 0,
-                end,
-            });
+    fn seal_and_send(
+        &mut self,
+        socket: &TcpStream,
+        next: Option<QueuedRecord>,
+    ) -> io::Result<bool> {
+        if let Some(record) = next {
+            self.rekey_if_due()?;
+            self.seal(record)?;
         }
-        while let Some(frame) = self.frames.front_mut() {
+        while let Some(frame) = self.pending.front_mut() {
             let rest = &frame.bytes[frame.taken..frame.end];
             frame.taken += match self.segment {
                 None => socket::send_now(socket, rest)?,
@@ -388,13 +373,46 @@ impl Wire {
             if frame.taken < frame.end {
                 return Ok(false);
             }
-            FRAMES.give(
-                self.frames
-                    .pop_front()
-                    .map_or(Vec::new(), |sent| sent.bytes),
-            );
+            if let Some(sent) = self.pending.pop_front() {
+                FRAMES.give(sent.bytes);
+            }
         }
         Ok(true)
+    }
+
+    fn rekey_if_due(&mut self) -> io::Result<()> {
+        let is_old = self.rekeyed.elapsed().as_secs() >= REKEY_AFTER_SECONDS;
+        if self.sealer.rekey_is_due() || is_old {
+            self.rekeyed = Instant::now();
+            let rekey = self.sealer.rekey(&mut fresh).map_err(used_up)?;
+            self.pending.push_back(PendingFrame::all_of(rekey));
+        }
+        Ok(())
+    }
+
+    /// Makes a frame of a record, in the buffer in which it stands.
+    fn seal(&mut self, record: QueuedRecord) -> io::Result<()> {
+        let mut bytes = record.frame;
+        let end = self
+            .sealer
+            .seal(record.kind, &mut bytes, record.content, &mut fresh)
+            .map_err(used_up)?;
+        self.pending.push_back(PendingFrame {
+            bytes,
+            taken: 0,
+            end,
+        });
+        Ok(())
+    }
+}
+
+impl PendingFrame {
+    fn all_of(bytes: Vec<u8>) -> PendingFrame {
+        PendingFrame {
+            end: bytes.len(),
+            taken: 0,
+            bytes,
+        }
     }
 }
 

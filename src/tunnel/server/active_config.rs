@@ -13,26 +13,26 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// What a server works by.
-pub(super) struct Current {
+pub(super) struct ActiveConfig {
     pub(super) settings: ServerSettings,
     pub(super) clients: Clients,
     pub(super) offer: Offer,
 }
 
-impl Current {
+impl ActiveConfig {
     pub(super) fn new(
         settings: ServerSettings,
         before: Option<&Clients>,
-    ) -> Result<Current, String> {
+    ) -> Result<ActiveConfig, String> {
         let clients = Clients::new(before, &settings)?;
-        let current = Current {
+        let active = ActiveConfig {
             offer: offer(&settings.suites),
             settings,
             clients,
         };
-        for client in current.clients.all() {
+        for client in active.clients.all() {
             // Otherwise every client would refuse it, each time it connects.
-            let config = current.config_for(client).encode();
+            let config = active.config_for(client).encode();
             if config.len() > MAX_CONTENT || NetworkConfig::decode(&config).is_err() {
                 return Err(
                     "too many routes or resolvers to push: at most 1000 of each, and 64 KiB in all"
@@ -40,8 +40,8 @@ impl Current {
                 );
             }
         }
-        current.clients.open_states()?;
-        Ok(current)
+        active.clients.open_states()?;
+        Ok(active)
     }
 
     pub(super) fn config_for(&self, client: &Client) -> NetworkConfig {
@@ -68,7 +68,7 @@ impl Current {
     /// The code of the Close.
     pub(super) fn revalidate(
         &self,
-        then: &Current,
+        then: &ActiveConfig,
         client: &Client,
         connection: &Connected,
     ) -> Result<(), u8> {
@@ -90,11 +90,7 @@ impl Current {
         Err(code)
     }
 
-    /// Whether one more is too many. Who is connected already only changes its connection.
-    pub(super) fn is_full_for(&self, client: &Client, connected: usize) -> bool {
-        connected >= self.settings.max_clients && client.connection().is_none()
-    }
-
+    /// Whether an address is one of the server's own tunnel addresses.
     pub(super) fn is_own(&self, address: IpAddr) -> bool {
         self.settings
             .addresses

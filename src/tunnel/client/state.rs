@@ -1,0 +1,251 @@
+//! What do all threads of a client share?
+
+use crate::config::settings::{ClientSettings, Device};
+use crate::config::state_file::{StateFile, Store, StoredRatchet};
+use crate::os::clock::Moment;
+use crate::os::entropy;
+use crate::os::lock::{Lock, Rank};
+use crate::os::network::MARK;
+use crate::os::notify::Heartbeat;
+use crate::os::wake::Wake;
+use crate::packet::subnet::Subnet;
+use crate::tunnel::observe::counters::{HandshakeCounters, TrafficCounters, count};
+use crate::tunnel::observe::key_log::KeyLog;
+use crate::tunnel::observe::status::{Link, Peer, Report};
+use crate::tunnel::peers::ratchet_store::ClientKey;
+use crate::tunnel::peers::registry::Connected;
+use crate::tunnel::session::dispatch::Router;
+use crate::tunnel::session::receiver::close;
+use crate::tunnel::session::sender::SessionSender;
+use crate::tunnel::wire::network_config::NetworkConfig;
+use std::io;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Condvar};
+use std::time::{Duration, Instant};
+
+/// The words of its Close.
+pub(super) const LEAVES: &str = "the client leaves";
+
+/// A client. Shared by the thread that runs it and those that stop it.
+pub struct Client {
+    pub(super) settings: ClientSettings,
+    /// Of sockets that go around the tunnel, where this machine's packets go through it.
+    pub(super) mark: Option<u32>,
+    pub(super) server: Lock<ServerAddresses>,
+    pub(super) key: Lock<ClientKey>,
+    pub(super) key_log: Option<KeyLog>,
+    connection: Lock<ConnectionState>,
+    stopped: Lock<bool>,
+    stopping: Condvar,
+    pub(super) wake: Wake,
+    pub(super) replies: Lock<Option<SyncSender<Reply>>>,
+    pub(super) expects_reply: AtomicBool,
+    pub(super) identifier: u16,
+    /// Why it ends, if it was not asked to.
+    failure: Lock<Option<String>>,
+    started: Moment,
+    pub(super) traffic: Arc<TrafficCounters>,
+    pub(super) handshakes: HandshakeCounters,
+    /// Packets from the device while there was no connection.
+    unrouted: AtomicU64,
+    /// Of the thread that runs it.
+    pub(super) heartbeat: Heartbeat,
+    pub(super) network: Lock<Option<ServerNetwork>>,
+}
+
+/// The server's addresses.
+pub(super) struct ServerAddresses {
+    pub(super) known: Vec<SocketAddr>,
+    /// When they were looked up.
+    pub(super) since: Instant,
+}
+
+/// The connection to the server, as far as it has come.
+#[derive(Clone)]
+pub(super) enum ConnectionState {
+    None,
+    /// An attempt, which can be cut short.
+    Attempt(Arc<TcpStream>),
+    /// A session, which ends with a Close.
+    Session(Arc<Connected>),
+}
+
+/// The network that the server has described last.
+#[derive(Clone)]
+pub(super) struct ServerNetwork {
+    /// The device on which it is set up, if there is one.
+    pub(super) device: Option<String>,
+    pub(super) config: NetworkConfig,
+}
+
+/// What the tasks of the command line wait for.
+pub(super) enum Reply {
+    Message(String),
+    Echo { sequence: u16 },
+}
+
+impl Client {
+    /// A client that has not connected yet.
+    ///
+    /// # Errors
+    /// If there are no descriptors left, or the state of a ratcheted key cannot be had.
+    pub fn new(settings: ClientSettings) -> io::Result<Arc<Client>> {
+        let key = match &settings.ratchet {
+            None => static_key(&settings),
+            Some(path) => {
+                let (file, stored) = StateFile::open(path).map_err(io::Error::other)?;
+                ClientKey::new(stored, Some(Box::new(file) as Box<dyn Store>))
+            }
+        };
+        Client::with_key(settings, key)
+    }
+
+    /// A client that changes no state: it does not finish a handshake.
+    pub(super) fn that_only_asks(settings: ClientSettings) -> Result<Arc<Client>, String> {
+        let key = match &settings.ratchet {
+            None => static_key(&settings),
+            Some(path) => ClientKey::new(StoredRatchet::read(path)?, Some(Box::new(ReadOnly))),
+        };
+        Client::with_key(settings, key).map_err(|error| error.to_string())
+    }
+
+    fn with_key(settings: ClientSettings, key: ClientKey) -> io::Result<Arc<Client>> {
+        let nowhere = ServerAddresses {
+            known: Vec::new(),
+            since: Instant::now(),
+        };
+        Ok(Arc::new(Client {
+            mark: matches!(settings.device, Device::Tun(_)).then_some(MARK),
+            server: Lock::new(Rank::ServerAddresses, nowhere),
+            key: Lock::new(Rank::ClientKey, key),
+            key_log: KeyLog::open(settings.keylog.as_deref())?,
+            settings,
+            connection: Lock::new(Rank::ConnectionState, ConnectionState::None),
+            stopped: Lock::new(Rank::Stopped, false),
+            stopping: Condvar::new(),
+            wake: Wake::new()?,
+            replies: Lock::new(Rank::Replies, None),
+            expects_reply: AtomicBool::new(false),
+            identifier: u16::from_be_bytes(entropy::array()),
+            failure: Lock::new(Rank::Failure, None),
+            started: Moment::now(),
+            traffic: Arc::default(),
+            handshakes: HandshakeCounters::default(),
+            unrouted: AtomicU64::new(0),
+            network: Lock::new(Rank::ServerNetwork, None),
+            heartbeat: Heartbeat::new("client"),
+        }))
+    }
+
+    /// Ends the session with a Close, and `Client::run` with it.
+    pub fn stop(&self) {
+        *self.stopped.lock() = true;
+        self.stopping.notify_all();
+        self.wake.ring();
+        match self.connection() {
+            ConnectionState::None => {}
+            ConnectionState::Attempt(socket) => drop(socket.shutdown(Shutdown::Both)),
+            ConnectionState::Session(connected) => connected.sender.close(close::LEAVING, LEAVES),
+        }
+    }
+
+    /// What it is doing, as `text`, `json` or `prometheus`; nothing if it is another format.
+    pub fn status(&self, format: &str) -> Option<String> {
+        let (device, config) = match self.network.lock().clone() {
+            Some(network) => (network.device, Some(network.config)),
+            None => (None, None),
+        };
+        let server = config.as_ref().map_or(&[][..], |config| &config.server);
+        let peer = Peer {
+            name: self.settings.server.clone(),
+            addresses: server.iter().map(|own| Subnet::alone(*own)).collect(),
+            traffic: Arc::clone(&self.traffic),
+            // None while the key waits for its disk to make a step.
+            step: self.key.try_lock().and_then(|key| key.step()),
+            link: match self.connection() {
+                ConnectionState::Session(connected) => Some(Link::of(&connected)),
+                _ => None,
+            },
+        };
+        let overlaps = config.as_ref().map_or(Vec::new(), |config| {
+            self.settings.overlaps(&config.addresses, &config.routes)
+        });
+        let report = Report {
+            warnings: overlaps.iter().map(ToString::to_string).collect(),
+            name: &self.settings.name,
+            role: "client",
+            started: self.started,
+            device: device.as_deref(),
+            listen: Vec::new(),
+            addresses: config.as_ref().map_or(&[], |config| &config.addresses),
+            handshakes: &self.handshakes,
+            unrouted: self.unrouted.load(Ordering::Relaxed),
+            peers: vec![peer],
+        };
+        report.render(format)
+    }
+
+    /// Stops because something is wrong that another connection would not help.
+    pub(super) fn fail(&self, reason: String) {
+        *self.failure.lock() = Some(reason); // before `run` can end
+        self.stop();
+    }
+
+    /// How it has ended, once it has stopped.
+    pub(super) fn outcome(&self) -> Result<(), String> {
+        match self.failure.lock().take() {
+            None => Ok(()),
+            Some(reason) => Err(reason),
+        }
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        *self.stopped.lock()
+    }
+
+    /// Waits, and says whether it was stopped.
+    pub(super) fn sleep(&self, time: Duration) -> bool {
+        let stopped = self.stopped.lock();
+        *stopped.wait_while(&self.stopping, time, |stopped| !*stopped)
+    }
+
+    pub(super) fn connection(&self) -> ConnectionState {
+        self.connection.lock().clone()
+    }
+
+    pub(super) fn set_connection(&self, state: ConnectionState) {
+        let before = std::mem::replace(&mut *self.connection.lock(), state);
+        drop(before); // without the lock
+    }
+}
+
+impl Router for Client {
+    /// All packets go to the server, while there is a session.
+    fn sender_for(&self, _destination: IpAddr) -> Option<Arc<SessionSender>> {
+        if let ConnectionState::Session(connected) = &*self.connection.lock() {
+            return Some(Arc::clone(&connected.sender));
+        }
+        count(&self.unrouted);
+        None
+    }
+}
+
+fn static_key(settings: &ClientSettings) -> ClientKey {
+    let stored = StoredRatchet {
+        key: settings.key.clone(),
+        step: 0,
+        secret: None,
+    };
+    ClientKey::new(stored, None)
+}
+
+/// The state of a ratcheted key that is only looked at.
+struct ReadOnly;
+
+impl Store for ReadOnly {
+    fn save(&mut self, _: &StoredRatchet) -> Result<(), String> {
+        Err("this state is not to be changed".into())
+    }
+}

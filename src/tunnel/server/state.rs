@@ -1,0 +1,133 @@
+//! What do all threads of a server share?
+
+use super::active_config::ActiveConfig;
+use crate::os::clock::Moment;
+use crate::os::lock::{Lock, Rank, SharedLock};
+use crate::os::log::RateLimitedLog;
+use crate::os::notify;
+use crate::os::tun::Tun;
+use crate::os::wake::Wake;
+use crate::tunnel::observe::counters::{HandshakeCounters, count};
+use crate::tunnel::observe::key_log::KeyLog;
+use crate::tunnel::peers::admission::Admission;
+use crate::tunnel::peers::registry::Client;
+use crate::tunnel::session::dispatch::Router;
+use crate::tunnel::session::sender::SessionSender;
+use std::net::{IpAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Condvar};
+use std::time::Duration;
+
+/// The words of a Close when the server stops.
+pub(super) const STOPS: &str = "the server stops";
+/// How long a server that stops waits for its clients to go.
+const STOP_TIME: Duration = Duration::from_secs(1);
+
+/// One for all handshakes that fail: a flood of strangers fills no disk. But it can hide the line
+/// that tells why a real client was refused (the next line that gets through tells how many were
+/// kept back).
+pub(super) static REFUSED_HANDSHAKES: RateLimitedLog =
+    RateLimitedLog::new(10, Duration::from_secs(10));
+
+/// What all threads share.
+pub(super) struct Shared {
+    pub(super) active: SharedLock<Arc<ActiveConfig>>,
+    pub(super) listeners: Vec<TcpListener>,
+    pub(super) device: Option<Tun>,
+    pub(super) wake: Wake,
+    pub(super) admission: Admission,
+    pub(super) key_log: Option<KeyLog>,
+    connected: Lock<usize>,
+    fewer_connected: Condvar,
+    pub(super) stopping: AtomicBool,
+    pub(super) failure: Lock<Option<String>>,
+    pub(super) reload: Lock<()>,
+    pub(super) started: Moment,
+    pub(super) handshakes: HandshakeCounters,
+    /// Packets from the device for which there was no connected peer.
+    pub(super) unrouted: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(
+        active: ActiveConfig,
+        listeners: Vec<TcpListener>,
+        device: Option<Tun>,
+        wake: Wake,
+        admission: Admission,
+        key_log: Option<KeyLog>,
+    ) -> Shared {
+        Shared {
+            active: SharedLock::new(Rank::ActiveConfig, Arc::new(active)),
+            listeners,
+            device,
+            wake,
+            admission,
+            key_log,
+            connected: Lock::new(Rank::ConnectedCount, 0),
+            fewer_connected: Condvar::new(),
+            stopping: AtomicBool::new(false),
+            failure: Lock::new(Rank::Failure, None),
+            reload: Lock::new(Rank::Reload, ()),
+            started: Moment::now(),
+            handshakes: HandshakeCounters::default(),
+            unrouted: AtomicU64::new(0),
+        }
+    }
+
+    /// The configuration that holds now.
+    pub(super) fn active(&self) -> Arc<ActiveConfig> {
+        Arc::clone(&self.active.read())
+    }
+
+    /// Whether one more client is too many. A client that is connected already only changes its
+    /// connection.
+    pub(super) fn is_full_for(&self, active: &ActiveConfig, client: &Client) -> bool {
+        client.connection().is_none() && *self.connected.lock() >= active.settings.max_clients
+    }
+
+    /// Takes a place for one more connection, unless the server is full for this client. Two
+    /// handshakes that finish at once do not both get the last place.
+    pub(super) fn take_place(&self, active: &ActiveConfig, client: &Client) -> bool {
+        let is_known = client.connection().is_some();
+        let mut connected = self.connected.lock();
+        if !is_known && *connected >= active.settings.max_clients {
+            return false;
+        }
+        *connected += 1;
+        true
+    }
+
+    /// Gives a place back.
+    pub(super) fn leave_place(&self) {
+        *self.connected.lock() -= 1;
+        self.fewer_connected.notify_all();
+    }
+
+    /// Tells systemd how many clients are connected.
+    pub(super) fn tell_connected(&self) {
+        let connected = *self.connected.lock();
+        notify::status(format_args!("{connected} clients connected"));
+    }
+
+    /// Waits until no client is connected any more, at most for a moment.
+    pub(super) fn wait_until_empty(&self) {
+        let connected = self.connected.lock();
+        connected.wait_while(&self.fewer_connected, STOP_TIME, |connected| *connected > 0);
+    }
+}
+
+impl Router for Shared {
+    fn sender_for(&self, destination: IpAddr) -> Option<Arc<SessionSender>> {
+        // Not cloned: this is for one packet, and a reload can wait so long.
+        let active = self.active.read();
+        let sender = match active.clients.owner(destination) {
+            Some(client) => client.sender(),
+            None => None,
+        };
+        if sender.is_none() {
+            count(&self.unrouted);
+        }
+        sender
+    }
+}

@@ -1,0 +1,108 @@
+//! Which thread has a connection? One of its own, for as long as it lasts. Then the thread waits a
+//! moment for the next: to start one and to end it costs more than all else that a stranger costs.
+
+use super::handshake;
+use super::state::Shared;
+use crate::os::lock::{Lock, Rank};
+use crate::os::process;
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Condvar};
+use std::thread;
+use std::time::Duration;
+
+/// A connection thread's stack.
+const STACK: usize = 256 * 1024;
+/// So much memory must be free before a thread is started: what is in use already has to go on, and
+/// std ends the process where an allocation fails. More than 32 MiB, so that the C library asks the
+/// kernel for it, and gives it back.
+const RESERVE: usize = 33 << 20;
+/// So many threads wait at most for another connection.
+const MAX_IDLE: usize = 64;
+/// And each for so long.
+const IDLE_TIME: Duration = Duration::from_secs(1);
+
+/// A connection that was accepted, and where it comes from.
+pub(super) struct Accepted {
+    pub(super) shared: Arc<Shared>,
+    pub(super) socket: TcpStream,
+    pub(super) from: SocketAddr,
+}
+
+/// Threads, each with a connection or waiting for one.
+pub(super) struct ThreadPool {
+    idle: Lock<Idle>,
+    given: Condvar,
+}
+
+#[derive(Default)]
+struct Idle {
+    /// How many threads wait.
+    threads: usize,
+    /// The connections given to them, which are never more.
+    given: VecDeque<Accepted>,
+}
+
+impl ThreadPool {
+    /// A pool without threads.
+    pub(super) fn new() -> Arc<ThreadPool> {
+        Arc::new(ThreadPool {
+            idle: Lock::new(Rank::IdleThreads, Idle::default()),
+            given: Condvar::new(),
+        })
+    }
+
+    /// Has a thread serve a connection: one that waits, or a new one.
+    ///
+    /// # Errors
+    /// There is no thread or no memory for it, so that it has ended.
+    pub(super) fn serve(self: &Arc<ThreadPool>, accepted: Accepted) -> io::Result<()> {
+        let mut idle = self.idle.lock();
+        if idle.threads > idle.given.len() {
+            idle.given.push_back(accepted);
+            self.given.notify_one();
+            return Ok(());
+        }
+        drop(idle);
+        let mut reserve = Vec::<u8>::new();
+        reserve
+            .try_reserve_exact(RESERVE)
+            .map_err(|_| io::ErrorKind::OutOfMemory)?;
+        drop(std::hint::black_box(reserve));
+        let pool = Arc::clone(self);
+        thread::Builder::new()
+            .name("connection".into())
+            .stack_size(STACK)
+            .spawn(move || pool.run_connection_thread(accepted))
+            .map(drop)
+    }
+
+    /// The life of a thread: one connection after the other.
+    fn run_connection_thread(&self, first: Accepted) {
+        let mut next = Some(first);
+        while let Some(Accepted {
+            shared,
+            socket,
+            from,
+        }) = next
+        {
+            handshake::serve(&shared, socket, from);
+            drop(shared);
+            process::wipe_stack();
+            next = self.next();
+        }
+    }
+
+    /// What this thread serves next, if there is anything soon.
+    fn next(&self) -> Option<Accepted> {
+        let mut idle = self.idle.lock();
+        if idle.threads == MAX_IDLE {
+            return None;
+        }
+        idle.threads += 1;
+        let mut idle = idle.wait_while(&self.given, IDLE_TIME, |idle| idle.given.is_empty());
+        idle.threads -= 1;
+        idle.given.pop_front()
+    }
+}
