@@ -6,8 +6,7 @@
 #                                                            └─ 10.0.0.2 vpn2 (tunnel 10.8.2.0/24)
 . "$(dirname "$0")/common/network.sh"
 cd "$tests/.."
-needs ip ping
-wants haproxy
+needs haproxy ip ping
 
 c=$id-c b=$id-b s1=$id-1 s2=$id-2
 namespaces $c $b $s1 $s2

@@ -5,8 +5,7 @@
 #   alice 10.0.1.2 ── a  box  s ── 10.0.0.1 server         box: a bridge of this script's own, that drops one frame in a
 #   bob   10.0.1.3 ── b                                    hundred and holds one in fifty back behind the next ones
 . "$(dirname "$0")/common/network.sh"
-needs ip ping sysctl
-wants tcpdump tshark editcap python3 curl
+needs curl editcap ip ping python3 sysctl tcpdump tshark
 chmod 755 "$dir" # tcpdump writes as another user
 
 cat >"$dir/box.py" <<'PYTHON'

@@ -7,8 +7,7 @@
 #   client 192.0.2.2 ──┴─ server ── 198.51.100.2, 203.0.113.2 web
 #          2001:db8:a::2            2001:db8:b::2
 . "$(dirname "$0")/common/network.sh"
-needs ip curl python3 ping ss
-wants nft
+needs curl ip nft ping python3 ss
 
 c=$id-c s=$id-s w=$id-w k=$id-k
 namespaces $c $s $w $k

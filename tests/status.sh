@@ -4,8 +4,7 @@
 #
 #   client 192.0.2.2 ── 192.0.2.1 server          tunnel 10.8.0.2 ── 10.8.0.1
 . "$(dirname "$0")/common/network.sh"
-needs ip ping
-wants nft iperf3 promtool python3
+needs ip iperf3 nft ping promtool python3
 
 c=$id-c s=$id-s
 namespaces $c $s

@@ -64,7 +64,6 @@ die() { echo "!! line ${BASH_LINENO[-2]}: $*"; exit 1; }
 skip() { printf '\nSKIPPED: %s.sh: %s\n' "$script" "$*"; skipped=yes; exit $((${FERNVPN_REQUIRE_INTEROP:+1} + 0)); }
 # needs TOOL...: without these the script is skipped.
 needs() { local tool; for tool; do command -v "$tool" >/dev/null || skip "there is no $tool. Try: tests/needs.sh test"; done; }
-wants() { needs "$@"; }
 
 [ "$(id -u)" = 0 ] || skip 'it needs root'
 [ -c /dev/net/tun ] || skip 'there is no /dev/net/tun'
@@ -191,6 +190,6 @@ settings() { in_ns "$1" sysctl --all --pattern '^net\.ipv[46]\.(conf|ip_forward)
 state() {
     settings "$1"
     in_ns "$1" sh -c 'ip -4 rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all; ip -o link; ip -o address
-        nft list ruleset; findmnt --list --noheadings --output TARGET; ls -l /run/systemd' 2>/dev/null |
+        nft list ruleset; findmnt --list --noheadings --output TARGET; ls -l /run/systemd || true' 2>/dev/null |
         sed 's/ *valid_lft.*//' | grep -v " ff00::/8 \| expires \|fe80:\|^/run/netns\|^${TMPDIR:-/tmp}/" # mounts of others
 }
