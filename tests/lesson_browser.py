@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Can people read the lesson? Opens it in headless Chromium at three widths, dark and light, with a mouse, with a finger,
+"""Can people read the lesson? Opens it in headless Chromium at four widths, dark and light, with a mouse, with a finger,
 with the keyboard alone, without scripts, and printed.
 
     python3 tests/lesson_browser.py docs/lesson/index.html [FOLDER FOR SCREENSHOTS]
@@ -18,7 +18,7 @@ import sys
 import tempfile
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe", "about:blank"]
-WIDTHS = [(360, 740), (800, 1100), (1400, 1000)]
+WIDTHS = [(360, 740), (400, 800), (800, 1100), (1400, 1000)]
 
 
 class Browser:
@@ -129,7 +129,8 @@ def check(what, holds, seen=""):
         sys.exit(f"NOT SO: {what}  {seen}")
 
 
-# The worst contrast of text with what is behind it, by WCAG 2, and the smallest text.
+# The worst contrast of text with what is behind it, by WCAG 2, and the smallest text. Text of a drawing may be on one of
+# its boxes.
 READABLE = """(() => {
     const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
     const mix = (colours) => {
@@ -146,19 +147,37 @@ READABLE = """(() => {
     const seen = new Set();
     for (const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT); walker.nextNode();) {
         const element = walker.currentNode.parentElement;
-        if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest("script, style, svg")) continue;
-        const style = getComputedStyle(element), chain = [];
+        if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest("script, style")) continue;
+        const style = getComputedStyle(element), chain = [], drawing = element.closest("svg");
         for (let e = element; e; e = e.parentElement) chain.unshift(getComputedStyle(e).backgroundColor);
-        const key = style.color + style.fontSize + chain;
+        const colour = drawing ? style.fill : style.color;
+        const key = colour + style.fontSize + chain;
         if (seen.has(key)) continue;
         seen.add(key);
         const name = element.outerHTML.slice(0, 90);
-        const [a, b] = [light(mix([...chain, style.color])), light(mix(chain))];
-        const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-        if (contrast < worst[0]) worst = [contrast, name];
-        if (parseFloat(style.fontSize) < smallest[0]) smallest = [parseFloat(style.fontSize), name];
+        const boxes = [...(drawing?.querySelectorAll("rect") ?? [])].map((box) => [...chain, getComputedStyle(box).fill]);
+        for (const behind of [chain, ...boxes]) {
+            const [a, b] = [light(mix([...behind, colour])), light(mix(behind))];
+            const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+            if (contrast < worst[0]) worst = [contrast, name];
+        }
+        if (!drawing && parseFloat(style.fontSize) < smallest[0]) smallest = [parseFloat(style.fontSize), name];
     }
     return {worst, smallest, kinds: seen.size};
+})()"""
+
+# Lights them as if one pointed at all pairs of bytes and field at once.
+LIGHT_ALL = "document.querySelectorAll('.bytes a, .fields li').forEach((element) => element.classList.add('on'));"
+
+# Finds what the message covers: elements that do not hold it, at points all over it.
+COVERED = """(() => {
+    const now = document.getElementById("now"), box = now.getBoundingClientRect(), covered = new Set();
+    for (const x of [0.02, 0.25, 0.5, 0.75, 0.98]) for (const y of [0.05, 0.5, 0.95]) {
+        for (const element of document.elementsFromPoint(box.x + x * box.width, box.y + y * box.height)) {
+            if (!element.contains(now)) covered.add(element.outerHTML.slice(0, 90));
+        }
+    }
+    return {shown: !now.hidden && box.height > 0, inside: box.top >= 0 && box.bottom <= innerHeight, covered: [...covered]};
 })()"""
 
 # Finds everything that is wider than its place and does not scroll by itself.
@@ -193,6 +212,9 @@ def looks(browser, address, shots):
             check("there is text to look at", readable["kinds"] > 20, readable)
             check(f"contrast at {width}, {scheme}", readable["worst"][0] >= 4.5, readable)
             check(f"size of text at {width}", readable["smallest"][0] >= 11, readable)
+            lit = browser.js(LIGHT_ALL + READABLE)
+            check(f"contrast where one points, at {width}, {scheme}", lit["worst"][0] >= 4.5, lit)
+            browser.js("document.querySelectorAll('.on').forEach((element) => element.classList.remove('on'))")
             if shots:
                 browser.js("document.querySelector('details.step:nth-of-type(2)').scrollIntoView()")
                 shot = base64.b64decode(browser.call("Page.captureScreenshot")["data"])
@@ -224,6 +246,8 @@ def points(browser, address):
     }).length""")
     check("bytes and fields name each other", wrong == 0, wrong)
 
+    for width in [360, 400]:
+        covers_nothing(browser, address, width)
     browser.open(address, 360, 740)
     browser.call("Emulation.setTouchEmulationEnabled", enabled=True)
     browser.tap(STEP + " > summary")
@@ -247,6 +271,28 @@ def points(browser, address):
     browser.open(address + "#c3s3l0f1", 1400, 1000)
     check("a link opens its step", browser.js("document.querySelector('#c3s3').open"))
     quiet(browser, address + "#c3s3l0f1")
+
+
+def covers_nothing(browser, address, width):
+    """In a narrow window the message is between the bytes, and not in front of anything."""
+    browser.open(address, width, 800)
+    browser.mouse("[data-open=true]", press=True)
+    for layer in browser.js("[...document.querySelectorAll('.layer')].slice(0, 12).map((layer) => layer.querySelector('.bytes a').id)"):
+        for way in ["mouse", "finger"]:
+            browser.call("Emulation.setTouchEmulationEnabled", enabled=way == "finger")
+            browser.key("Escape", 27)  # the message that is still shown would move what is behind it
+            if way == "mouse":
+                browser.mouse("#" + layer, press=False)
+            else:
+                browser.tap("#" + layer)
+            seen = browser.js(COVERED)
+            check(f"a {way} shows the message at {width}", seen["shown"], (layer, seen))
+            check(f"it covers nothing at {width}", seen["covered"] == [], (layer, seen))
+            check(f"the bytes stay lit at {width}", layer in browser.js(LIT), layer)
+            check(f"no wider than {width}", browser.js("document.documentElement.scrollWidth") <= width, layer)
+    browser.call("Emulation.setTouchEmulationEnabled", enabled=False)
+    browser.mouse("h1", press=False)
+    check("and it goes", browser.js("document.querySelector('#now').hidden"))
 
 
 def copies(browser, address):

@@ -5,11 +5,14 @@ const steps = [...document.querySelectorAll("details.step")];
 
 // A pair: some bytes, and the row of their field. Their ids differ in the letter before the last number.
 const pairOf = (target) => {
+  if (target === now) return lit;
   const one = target.closest?.(".bytes a, .fields li");
   if (!one) return [];
   const other = one.id.replace(/[bf](\d+)$/, (all, n) => (one.matches("li") ? "b" : "f") + n);
   return [one, document.getElementById(other)];
 };
+// In a narrow window the message stands between the bytes, where it covers nothing.
+const narrow = matchMedia("(max-width: 40rem)");
 const short = (text) => (text.length > 60 ? text.slice(0, 60) + "…" : text);
 let lit = [];
 const point = (pair) => {
@@ -21,6 +24,8 @@ const point = (pair) => {
   const field = pair.find((element) => element.matches("li"));
   now.hidden = !field || pair[0] === field;
   if (!now.hidden) {
+    if (narrow.matches) pair[0].after(now);
+    else document.body.append(now);
     const [name, place, value, meaning] = [...field.children].map((child) => child.firstChild?.textContent.trim() ?? "");
     now.textContent = `${name}, ${place.includes("–") ? "bytes" : "byte"} ${place}: ${value ? short(value) + ", " : ""}${meaning}`;
   }
