@@ -96,7 +96,7 @@ fuzz: toolchain ## fuzzes every property of fuzz/ for FUZZ_SECONDS each; needs c
 .PHONY: lesson
 lesson: build ## makes docs/lesson/index.html, where the program explains every byte of a session
 	$(PROGRAM) explain --html docs/lesson/index.html
-	@echo 'Open docs/lesson/index.html in a browser.'
+	@echo 'Open it in a browser: file://$(CURDIR)/docs/lesson/index.html'
 
 # The number of clients at once, and the seconds of each flood of strangers.
 SCALE ?= 10000

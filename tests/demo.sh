@@ -77,8 +77,8 @@ in_background() {
     started+=($!)
 }
 
-# fernvpn prints a command that enters its private network. This is the command without the example after it.
-entrance() { sed -n 's/^ *\(nsenter .* -n -m\) .*/\1/p' "$dir/$1.log"; }
+# fernvpn prints commands that enter its private network. This is the first without the example after it.
+entrance() { sed -n '/^ *nsenter .* -n -m /{s/^ *\(nsenter .* -n -m\) .*/\1/p;q}' "$dir/$1.log"; }
 address() { sed -n 's/^connected: \([0-9.]*\)\/.*/\1/p' "$dir/$1.log"; }
 
 cd "$dir"

@@ -268,7 +268,9 @@ impl Machine for Host {
             log::warning("os", &overlap.to_string(), &[]);
         }
         if let (true, true, Some(server)) = (first, command.is_empty(), config.server.first()) {
-            device::invite(network, &format!("ping {server}"));
+            let ping = format!("ping {server}");
+            let page = format!("curl http://{server}:8000/");
+            device::invite(network, tun.name(), &[&ping, &page]);
         }
         if let (true, false, Some(private)) = (first, command.is_empty(), network.private()) {
             let failed = |error: io::Error| format!("cannot start the command: {error}");

@@ -62,12 +62,21 @@ pub fn open(device: &Device) -> io::Result<Option<(Network, Tun)>> {
     Ok(Some((network, tun)))
 }
 
-/// Where the device is in a private network: tells how to look around in there, by a command to
+/// Where the device is in a private network: tells how to look around in there, by commands to
 /// paste.
-pub fn invite(network: &Network, command: &str) {
-    if let Some(namespace) = network.private() {
-        let text = "the device is in a private network; to look into it from another terminal:";
-        log::info("os", text, &[]);
+pub fn invite(network: &Network, device: &str, commands: &[&str]) {
+    let Some(namespace) = network.private() else {
+        return;
+    };
+    let text = "the device is in a private network; to look into it from another terminal:";
+    log::info("os", text, &[]);
+    // Where one user only is known, tcpdump ends: it cannot become the user that it runs as.
+    let record = if namespace.of_one_user() {
+        format!("tshark -l -i {device}")
+    } else {
+        format!("tcpdump -n -i {device}")
+    };
+    for command in commands.iter().chain([&record.as_str()]) {
         log::to_paste(&format!("{} {command}", namespace.enter_command()));
     }
 }

@@ -43,8 +43,10 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
         overlaps::claim(device).map_err(|error| error.to_string())?;
     }
     machine.set_up(&settings)?;
-    if let Some(network) = &machine.network {
-        device::invite(network, "ip -brief address");
+    if let (Some(network), Some(device)) = (&machine.network, &machine.device) {
+        // Something for the clients to fetch, of which nothing is secret.
+        let page = "python3 -m http.server --directory /usr/share/doc 8000";
+        device::invite(network, device, &["ip -brief address", page]);
     }
     let addresses: Vec<_> = listeners
         .iter()

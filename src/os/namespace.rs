@@ -209,6 +209,11 @@ mod system {
             self.holder.id()
         }
 
+        /// Whether no other user than the one who has started it exists inside.
+        pub fn of_one_user(&self) -> bool {
+            self.of_user
+        }
+
         /// What a person types to look around inside.
         pub fn enter_command(&self) -> String {
             let pid = self.pid();
@@ -470,6 +475,11 @@ impl Namespace {
 
     /// Never called.
     pub fn pid(&self) -> u32 {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn of_one_user(&self) -> bool {
         match *self {}
     }
 

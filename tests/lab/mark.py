@@ -136,12 +136,31 @@ def sheet(session, seed):
         print(f"{name:<13} =      # {question}")
 
 
+def read_answers(path):
+    """Question and answer, of each line that has both. The other lines are named."""
+    answers, asked = {}, {name for name, *_ in QUESTIONS}
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
+        try:
+            text = line.decode("utf-8-sig").split("#")[0].strip()
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}, line {number}: this is not UTF-8 text") from None
+        name, equals, answer = (part.strip() for part in text.partition("="))
+        if not text:
+            continue
+        if not equals or not name:
+            print(f"?      line {number}: this is not 'question = answer': {text}")
+        elif name not in asked:
+            print(f"?      line {number}: there is no such question: {name}")
+        elif name in answers:
+            print(f"?      line {number}: {name} has an answer already, in line {answers[name][1]}")
+        else:
+            answers[name] = (answer, number)
+    return {name: answer for name, (answer, _) in answers.items()}
+
+
 def mark(session, path):
     """Prints a verdict for each question; how many are right."""
-    lines = [line.split("#")[0].split("=", 1) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    answers = {parts[0].strip(): parts[1].strip() for parts in lines if len(parts) == 2}
-    for name in answers.keys() - {name for name, *_ in QUESTIONS}:
-        print(f"?      {name}: there is no such question")
+    answers = read_answers(path)
     right = 0
     for name, _, form, solve, hint, mistakes in QUESTIONS:
         due = solve(session)
@@ -175,7 +194,7 @@ def main():
         return sheet(session, options.seed)
     try:
         return mark(session, options.answers) != len(QUESTIONS)
-    except OSError as reason:
+    except (OSError, ValueError) as reason:
         parser.error(str(reason))
 
 

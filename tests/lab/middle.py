@@ -15,7 +15,16 @@ import sys
 import threading
 from pathlib import Path
 
-from cryptography.fernet import Fernet, InvalidToken
+try:
+    from cryptography.fernet import Fernet, InvalidToken
+except ImportError as reason:
+    sys.exit(f"""The lab needs Python's cryptography, and cannot load it: {reason}.
+Try, on Debian and Ubuntu:
+    sudo apt-get install -y python3-cryptography
+or, on any system, in a folder of your own:
+    python3 -m venv lab-python
+    . lab-python/bin/activate
+    pip install cryptography""")
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "interop"))
 import fernvpn_peer as peer  # noqa: E402

@@ -16,8 +16,8 @@ from pathlib import Path
 
 try:
     from lab import EXERCISES, PEERS, REFUSED, SUCCEEDED
-except ImportError as reason:
-    print(f"\nSKIPPED: the attack lab needs Python's cryptography (pip install cryptography): {reason}\n")
+except SystemExit as reason:
+    print(f"\nSKIPPED: {reason}\n")
     print("lab: 0 passed, 0 failed, 1 skipped")
     sys.exit("FERNVPN_REQUIRE_INTEROP" in os.environ)
 
@@ -156,6 +156,34 @@ def marking(folder):
     return status == 1 and "cannot be read as hexadecimal" in said and "no such question" in said, said
 
 
+def malformed_answers(folder):
+    """A line that is no answer is named, with its number, and the others count."""
+    answers = folder / "malformed.txt"
+    answers.write_text("\ufeff# mine\n\nstep = 3\ntime: 12\nid\n= 7\nstep = 3\n", encoding="utf-8")
+    status, said = mark("--seed", "anna", str(answers))
+    due = ["line 4: this is not 'question = answer': time: 12", "line 5: this is not 'question = answer': id",
+           "line 6: this is not", "line 7: step has an answer already, in line 3", "right  step", "1 of 10"]
+    if status != 1 or any(part not in said for part in due):
+        return False, said
+    answers.write_bytes(b"step = 3\nid = \xff\n")
+    status, said = mark("--seed", "anna", str(answers))
+    return status == 2 and "line 2" in said and "UTF-8" in said and "Traceback" not in said, said
+
+
+def without_cryptography(folder):
+    """What is missing is named, with the command that installs it."""
+    missing = folder / "missing"
+    missing.mkdir()
+    (missing / "cryptography.py").write_text("raise ImportError('No module named cryptography')\n")
+    for name in ("lab.py", "mark.py"):
+        done = subprocess.run([sys.executable, f"tests/lab/{name}", "--seed", "anna"], cwd=ROOT, encoding="utf-8", stdin=subprocess.DEVNULL,
+                              env=os.environ | {"PYTHONPATH": str(missing)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        status, said = done.returncode, done.stdout
+        if status != 1 or "Traceback" in said or "apt-get install -y python3-cryptography" not in said:
+            return False, said
+    return True, ""
+
+
 def outside(_):
     """Nothing of the lab is in fernvpn."""
     sources = [path for path in (ROOT / "src").rglob("*") if path.is_file()] + [ROOT / "Cargo.toml"]
@@ -182,7 +210,7 @@ def cases(folder):
             assert runs(command, mine)[0], command          # before those that use it
         elif any(word in command for word in ("mine", " run ")) or command.endswith("lab.py"):
             yield command, lambda command=command: runs(command, mine)
-    for case in (prompt, role, wrong_words, marking, outside):
+    for case in (prompt, role, wrong_words, marking, malformed_answers, without_cryptography, outside):
         yield case.__name__.replace("_", " "), lambda case=case: case(folder)
 
 
