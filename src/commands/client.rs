@@ -29,7 +29,7 @@ const STOP_TIME: Duration = Duration::from_secs(3);
 pub(super) fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
     signal::block()?;
     process::forbid_core_dumps()?;
-    log::set_verbose(arguments.has("--verbose"));
+    super::set_log_level(arguments)?;
     let settings = settings(arguments)?;
     let has_command = !settings.command.is_empty();
     if has_command && !arguments.has("--verbose") {

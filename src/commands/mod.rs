@@ -240,6 +240,23 @@ pub fn print(parts: &[&[u8]]) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How much `server` and `client` log: `--verbose`, `--quiet`.
+fn set_log_level(arguments: &Arguments) -> Result<(), UsageError> {
+    match (arguments.has("--verbose"), arguments.has("--quiet")) {
+        (true, true) => Err(UsageError(
+            "--verbose and --quiet exclude each other".into(),
+        )),
+        (verbose, false) => {
+            log::set_verbose(verbose);
+            Ok(())
+        }
+        (false, true) => {
+            log::set_quiet();
+            Ok(())
+        }
+    }
+}
+
 /// The configuration in `file`, with its warnings logged.
 fn configuration(file: &Path) -> Result<Configuration, Failure> {
     let (configuration, warnings) = file::read(file).map_err(|mistakes| mistakes.to_string())?;

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex};
 pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     signal::block()?;
     process::forbid_core_dumps()?;
-    log::set_verbose(arguments.has("--verbose"));
+    super::set_log_level(arguments)?;
     let settings = on_this_machine(settings(arguments)?)?;
     device::raise_limits(settings.max_clients);
     let listeners = listen(&settings)?;

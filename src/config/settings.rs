@@ -6,6 +6,10 @@ use crate::protocol::record::Suite;
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long an answer to a Ping may take.
+pub const DEAD_AFTER: Duration = Duration::from_secs(5);
 
 /// Where the tunnel's packets go on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +50,27 @@ pub enum Nat {
     No,
     /// By this device only.
     By(String),
+}
+
+/// How an end measures the silence of its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Silence after which a Ping is sent.
+    pub keepalive: Duration,
+    /// Silence after a Ping until the peer counts as dead.
+    pub answer: Duration,
+    /// How often an end looks after other things while the peer is silent.
+    pub tick: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            keepalive: Duration::from_secs(15),
+            answer: DEAD_AFTER,
+            tick: Duration::from_secs(3600),
+        }
+    }
 }
 
 /// A client, as the server knows it.
@@ -92,6 +117,8 @@ pub struct ServerSettings {
     pub suites: Vec<Suite>,
     /// Seconds of silence before a Ping.
     pub keepalive: u16,
+    /// What else is known about a silent peer; the option for keepalive is above.
+    pub timeouts: Timeouts,
     /// Most clients connected at once.
     pub max_clients: usize,
     /// Oldest hello, in seconds, or none: no clock is needed then.
@@ -125,6 +152,8 @@ pub struct ClientSettings {
     pub kill_switch: bool,
     /// Suites offered, the preferred one first.
     pub suites: Vec<Suite>,
+    /// How the server's silence is measured; the server says after how much of it to ask.
+    pub timeouts: Timeouts,
     /// A command line to run in the private network; empty for none.
     pub command: Vec<OsString>,
     /// A message to send once connected.
@@ -164,6 +193,7 @@ impl Default for ServerSettings {
             client_to_client: false,
             suites: Suite::ALL.to_vec(),
             keepalive: 15,
+            timeouts: Timeouts::default(),
             max_clients: 4096,
             hello_max_age: None,
             peers: Vec::new(),
@@ -186,6 +216,7 @@ impl ClientSettings {
             dns: None,
             kill_switch: false,
             suites: Suite::ALL.to_vec(),
+            timeouts: Timeouts::default(),
             command: Vec::new(),
             send: None,
             pings: None,

@@ -3,7 +3,7 @@
 //! ```text
 //! 2026-11-23T22:04:47Z info tunnel: client connected client=alice from=192.0.2.7:50122
 //! <6>tunnel: client connected client=alice from=192.0.2.7:50122              the same, when systemd's journal reads
-//! + ip link set dev fern0 up                                                 a command that changes the machine
+//! + ip link set dev fern0 up                                                 with --verbose, a command
 //!     nsenter -t 4711 -n -m ping 10.8.0.1                                    a command for the reader to copy
 //! ```
 //!
@@ -64,9 +64,9 @@ pub fn debug(room: &str, text: &str, fields: Fields<'_>) {
     write(Level::Debug, room, text, fields);
 }
 
-/// A command about to be run, in the form in which a person could type it.
+/// With `--verbose`: a command about to be run, in the form in which a person could type it.
 pub fn command(line: &str) {
-    if is_written(Level::Info) {
+    if is_written(Level::Debug) {
         write_line(&format!("+ {}\n", without_controls(line)));
     }
 }

@@ -47,7 +47,7 @@ SPECIFIED = [
     ("tunnel/server/handshake.rs", "HANDSHAKE_TIME", "| handshake, from accept to Finished | {} s in all"),
     ("tunnel/peers/admission.rs", "PLACES", "| unauthenticated connections | {:,} |"),
     ("tunnel/peers/registry.rs", "REMEMBERED", "| remembered nonces per client | the last {} |"),
-    ("tunnel/session/receiver.rs", "DEAD_AFTER", "dead if nothing at all has arrived {} s later"),
+    ("config/settings.rs", "DEAD_AFTER", "dead if nothing at all has arrived {} s later"),
     ("tunnel/session/receiver.rs", "MAX_PING", "0 to {} bytes of the sender's choice"),
     ("tunnel/session/receiver.rs", "MAX_MESSAGE", "UTF-8 text, at most {:,} bytes"),
     ("tunnel/session/receiver.rs", "MAX_CLOSE", "at most {} bytes of text"),

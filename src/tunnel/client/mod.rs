@@ -24,7 +24,7 @@ mod session;
 mod state;
 mod tasks;
 
-use crate::config::settings::ClientSettings;
+use crate::config::settings::{ClientSettings, Timeouts};
 use crate::os::clock::Moment;
 use crate::os::tun::Tun;
 use crate::os::{clock, entropy, log, notify, process};
@@ -33,7 +33,7 @@ use crate::tunnel::observe::counters::RejectReason;
 use crate::tunnel::peers::registry::Connected;
 use crate::tunnel::session::dispatch::Batch;
 use crate::tunnel::session::frame_reader::FrameReader;
-use crate::tunnel::session::receiver::{self, End, Timeouts, close, drain};
+use crate::tunnel::session::receiver::{self, End, close, drain};
 use crate::tunnel::session::sender::SessionSender;
 use crate::tunnel::wire::network_config::{NetworkConfig, listed};
 use handshake::{Session, peer};
@@ -232,6 +232,7 @@ impl Client {
         let timeouts = Timeouts {
             keepalive: config.keepalive,
             tick: PATH_CHECK,
+            ..self.settings.timeouts
         };
         let end =
             receiver::receive_until_end(&mut reader, &mut opener, &sender, timeouts, &mut handler);

@@ -20,7 +20,7 @@ mod state;
 mod thread_pool;
 
 use crate::config::settings::ServerSettings;
-use crate::os::log::RateLimitedLog;
+use crate::os::log::{self, RateLimitedLog};
 use crate::os::notify::{Heartbeat, MAX_IDLE_WAIT};
 use crate::os::signal::{self, Signal};
 use crate::os::socket;
@@ -161,6 +161,10 @@ impl Server {
         let mut removed = 0;
         let mut changed = 0;
         for client in old.clients.all() {
+            let is_removed = |now: &Arc<Client>| now.name != client.name;
+            if new.clients.all().iter().all(is_removed) {
+                log::info("tunnel", "client removed", &[("client", &client.name)]);
+            }
             let Some(connection) = client.connection() else {
                 continue;
             };

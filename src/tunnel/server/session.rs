@@ -2,6 +2,7 @@
 
 use super::active_config::ActiveConfig;
 use super::state::{REFUSED_HANDSHAKES, STOPS, Shared};
+use crate::config::settings::Timeouts;
 use crate::os::clock::Moment;
 use crate::os::log::{self, RateLimitedLog};
 use crate::packet::ip;
@@ -15,9 +16,7 @@ use crate::tunnel::observe::counters::{RejectReason, count};
 use crate::tunnel::peers::registry::{Client, Connected};
 use crate::tunnel::session::dispatch::{Batch, Router};
 use crate::tunnel::session::frame_reader::FrameReader;
-use crate::tunnel::session::receiver::{
-    self, End, MAX_MESSAGE, SessionHandler, Timeouts, close, drain,
-};
+use crate::tunnel::session::receiver::{self, End, MAX_MESSAGE, SessionHandler, close, drain};
 use crate::tunnel::session::sender::SessionSender;
 use crate::tunnel::wire::network_config::listed;
 use std::net::{SocketAddr, TcpStream};
@@ -111,6 +110,7 @@ pub(super) fn run_session(
     // So may a reload, in vain.
     let _ = shared.active().revalidate(&active, &client, &connection);
     let keepalive = Duration::from_secs(active.settings.keepalive.into());
+    let timeouts = active.settings.timeouts;
     drop(active);
     let mut handler = FromClient {
         shared,
@@ -122,7 +122,7 @@ pub(super) fn run_session(
     };
     let timeouts = Timeouts {
         keepalive,
-        tick: keepalive,
+        ..timeouts
     };
     let end = receiver::receive_until_end(reader, &mut opener, sender, timeouts, &mut handler);
     client.disconnect(&connection);
@@ -132,7 +132,12 @@ pub(super) fn run_session(
     sender.abort();
     shared.leave_place();
     shared.tell_connected();
-    log_end(&client, from, &end);
+    let is_removed = shared
+        .active()
+        .clients
+        .holder(&client, &connection.key)
+        .is_none();
+    log_end(&client, from, &end, is_removed);
 }
 
 /// Puts the connection in its place. Returns the one that it replaces, or `None` if there can be no
@@ -179,8 +184,17 @@ fn log_keys(shared: &Shared, client: &Client, sealer: &Sealer, opener: &Opener) 
     }
 }
 
-fn log_end(client: &Client, from: SocketAddr, end: &End) {
-    let fields: log::Fields = &[("client", &client.name), ("from", &from), ("reason", end)];
+fn log_end(client: &Client, from: SocketAddr, end: &End, is_removed: bool) {
+    let reason = if is_removed {
+        "removed".to_owned()
+    } else {
+        end.to_string()
+    };
+    let fields: log::Fields = &[
+        ("client", &client.name),
+        ("from", &from),
+        ("reason", &reason),
+    ];
     match end {
         End::Closed { .. } | End::Left => log::info("tunnel", "client disconnected", fields),
         _ => log::warning("tunnel", "client lost", fields),

@@ -9,6 +9,7 @@
 //!  silence                for `keepalive`: Ping      for 5 s after a Ping: the peer is dead
 //! ```
 
+use crate::config::settings::Timeouts;
 use crate::os::{log, reason, socket};
 use crate::packet::offload::{self, Checked, Offload};
 use crate::protocol::frame::BadLength;
@@ -22,8 +23,6 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long an answer to a Ping may take.
-pub const DEAD_AFTER: Duration = Duration::from_secs(5);
 /// How long this side reads on after a Close of its own.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// Why a connection ends on which only small segments arrive.
@@ -78,8 +77,8 @@ pub enum End {
     Left,
     /// The stream ended without a Close: somebody cut it, or the peer died.
     Truncated,
-    /// No answer to a Ping.
-    Dead,
+    /// No answer to a Ping for so long.
+    Dead(Duration),
     /// A record was refused.
     Refused(RecordError),
     /// A frame's length was out of range.
@@ -98,7 +97,7 @@ impl fmt::Display for End {
             End::Closed { text, .. } => write!(f, "the peer closed: {text}"),
             End::Left => write!(f, "left"),
             End::Truncated => write!(f, "truncated: the connection ended without a Close"),
-            End::Dead => write!(f, "no answer to a Ping for {} s", DEAD_AFTER.as_secs()),
+            End::Dead(time) => write!(f, "no answer to a Ping for {} s", time.as_secs()),
             End::Refused(reason) => write!(f, "{reason}"),
             End::BadLength(reason) => write!(f, "{reason}"),
             End::Content(reason) => write!(f, "{reason}"),
@@ -112,15 +111,6 @@ impl fmt::Display for End {
             }
         }
     }
-}
-
-/// How the peer's silence is measured.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// AfterRefusal after which a Ping is sent.
-    pub keepalive: Duration,
-    /// AfterRefusal after which [`SessionHandler::on_tick`] is called.
-    pub tick: Duration,
 }
 
 /// Receives until the session ends.
@@ -139,7 +129,7 @@ pub fn receive_until_end(
         }
         handler.on_batch_end();
         let until_due = if pinged {
-            DEAD_AFTER
+            timeouts.answer
         } else {
             timeouts.keepalive
         };
@@ -167,7 +157,7 @@ pub fn receive_until_end(
                     return End::GivenUp(reason);
                 }
             }
-            Ok(Filled::TimedOut) if pinged => return End::Dead,
+            Ok(Filled::TimedOut) if pinged => return End::Dead(timeouts.answer),
             Ok(Filled::TimedOut) => {
                 sender.send(RecordType::Ping, b"are you there?");
                 heard = Instant::now();
