@@ -391,7 +391,7 @@ fn warnings_stand_in_nobodys_way() {
     let (status, stdout, stderr) = run(&["check", "-c", &folder.file("f.conf", text)], "");
     assert!(status == 0 && stdout.contains("1 client"), "{stderr}");
     assert!(
-        stderr.contains("others can read the secret in") && stderr.contains("chmod 600"),
+        stderr.contains("others can read the secret in") && stderr.contains("Try: chmod 600"),
         "{stderr}"
     );
     assert!(
@@ -399,6 +399,54 @@ fn warnings_stand_in_nobodys_way() {
             || stderr.contains("f.conf:2: nat: this machine has no device none-such"),
         "{stderr}"
     );
+}
+
+/// Whoever checks a configuration is often not who runs it.
+#[cfg(target_os = "linux")]
+#[test]
+fn check_asks_for_the_user_who_will_run_it() {
+    use std::os::unix::fs::chown;
+    let folder = Folder::new("users");
+    mode(&folder.0, 0o755);
+    let file = folder.file(
+        "f.conf",
+        "[server]\n[peer]\nname = a\nkey-file = a.key\n\
+         [peer]\nname = b\nkey-file = b.key\nratchet = yes\n",
+    );
+    let key = folder.file("a.key", A);
+    let state = folder.file("b.key", B);
+    let check = || run(&["check", "-c", &file, "--user", "nobody"], "");
+    let (status, stdout, stderr) = run(&["check", "-c", &file, "--user", "no-such-user"], "");
+    assert_eq!((status, stdout.as_str()), (1, ""));
+    assert!(
+        stderr.contains("this machine has no user 'no-such-user'"),
+        "{stderr}"
+    );
+    // All of it belongs to who made it, with mode 0600.
+    let (status, stdout, stderr) = check();
+    assert_eq!((status, stdout.as_str()), (1, ""), "{stderr}");
+    for says in [
+        format!("{file}: the user nobody, who will run fernvpn, cannot read it. Try: chown nobody"),
+        format!("{key}: the user nobody, who will run fernvpn, cannot read it. Try: chown nobody"),
+        format!("{state}: the user nobody, who will run fernvpn, cannot write it"),
+    ] {
+        assert!(stderr.contains(&says), "{says}: {stderr}");
+    }
+    if [&file, &key, &state]
+        .iter()
+        .any(|file| chown(file, Some(65534), None).is_err())
+    {
+        return; // that takes root
+    }
+    let (status, _, stderr) = check();
+    assert!(
+        status == 1 && stderr.contains("cannot write to the folder"),
+        "{stderr}"
+    );
+    chown(&folder.0, Some(65534), None).expect("root may");
+    let (status, stdout, stderr) = check();
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    assert!(stdout.contains("no mistakes"), "{stdout}");
 }
 
 /// What a file is: its text and all that belongs to it.

@@ -169,6 +169,12 @@ if in_machine $s test -e /usr/share/doc/fernvpn/examples/low-port.conf; then
     on $s systemctl restart fernvpn-server@vpn
     ok 'a port below 1024'
 fi
+in_machine $s chmod 600 /etc/fernvpn/vpn.conf
+! said=$(in_machine $s fernvpn check -c /etc/fernvpn/vpn.conf 2>&1) || die 'check finds nothing wrong with what the service cannot read'
+on $s sh -c "${said##*Try: }" # the advice, as it stands
+on $s fernvpn check -c /etc/fernvpn/vpn.conf
+[ "$(in_machine $s stat --format='%U:%G %a' /etc/fernvpn/vpn.conf)" = 'root:fernvpn 640' ] || die "the advice is wrong: $said"
+ok 'check asks for the service, and its advice fits'
 on $s bash -euc "cd ~root; $(row 'add bob')"
 by_the_book $s 'Ratcheted keys' 1
 ok 'clients are added while it runs'

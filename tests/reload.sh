@@ -48,6 +48,8 @@ grep -q '50 clients; cut off, since their key is gone: 1; told to connect again:
 pinging new
 logged new 'icmp_seq=10 '
 logged c7 'no tunnel any more.*removed'
+logged vpn 'client removed client=c7$'
+logged vpn 'client disconnected client=c7 .*reason=removed$'
 logged c9 'connected: 10.8.0.200/24'
 await connected 50
 diff <(of_others <<<"$before") <(connections | of_others) || die 'somebody else was disturbed'

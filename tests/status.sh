@@ -90,6 +90,35 @@ done
 [ "$(stat -c %a "/run/fernvpn/$id-server.sock")" = 600 ] || die 'others may ask'
 ok
 
+expect 'a start fills no screen: at most 15 short lines on each side, and with --quiet none but the one on stdout'
+for role in server client; do
+    ! grep -q '^+ ' "$dir/$role.log" || die "$role shows commands"
+    [ "$(wc -l <"$dir/$role.log")" -le 15 ] || die "$role: $(wc -l <"$dir/$role.log") lines"
+    awk 'length > 180 { exit 1 }' "$dir/$role.log" || die "$role: a long line"
+done
+fern quiet $s server -k "$dir/server.key" --no-tun --listen 127.0.0.1:0 --quiet
+[ "$(wc -l <"$dir/quiet.log")" = 1 ] || die "$(cat "$dir/quiet.log")"
+stop quiet
+fern loud $s server -k "$dir/server.key" --tun fern7 --address 10.77.0.1/24 --listen 127.0.0.1:0 --verbose
+grep -q '^+ ip ' "$dir/loud.log" || die 'no commands with --verbose'
+stop loud
+ok
+
+expect 'an instance of a user without XDG_RUNTIME_DIR is found, by the user and by root'
+as_nobody() { in_ns $s setpriv --reuid=nobody --regid=nogroup --clear-groups env -u XDG_RUNTIME_DIR "$@"; }
+install -m 755 "$fernvpn" "$dir/program"; chmod 755 "$dir"
+install -m 600 -o nobody "$dir/server.key" "$dir/nobodys.key"
+start theirs $s setpriv --reuid=nobody --regid=nogroup --clear-groups env -u XDG_RUNTIME_DIR \
+    "$dir/program" server -k "$dir/nobodys.key" --no-tun --listen 127.0.0.1:0 --name $id-theirs
+logged theirs 'listening on'
+as_nobody "$dir/program" status | grep -q "^$id-theirs (server" || die 'the user does not find it'
+"$fernvpn" status $id-theirs | grep -q "^$id-theirs (server" || die 'root does not find it'
+said=$(as_nobody "$dir/program" reload) || die 'without a name, the only one is meant'
+grep -q '^reloaded: 1 clients' <<<"$said" || die "$said"
+stop theirs
+! said=$(as_nobody "$dir/program" reload 2>&1) && grep -q 'no fernvpn is running here' <<<"$said" || die "$said"
+ok
+
 expect 'a client says that it takes a restart, and goes on'
 ! said=$("$fernvpn" reload $id-client 2>&1) && grep -q 'started again' <<<"$said" || die "$said"
 kill -HUP "${pids[client]}"

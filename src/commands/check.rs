@@ -2,19 +2,33 @@
 
 use super::{Failure, server};
 use crate::config::arguments::{Arguments, UsageError};
-use crate::config::file::Configuration;
+use crate::config::file::{self, Configuration};
 use crate::config::settings::Device;
 use crate::os::overlaps::Overlap;
-use crate::os::{log, process};
+use crate::os::users::{READ, User, WRITE};
+use crate::os::{files, log, process};
 use crate::tunnel::client::Client;
 use crate::tunnel::peers::registry::Clients;
+use std::path::Path;
 use std::process::ExitCode;
 
 pub(super) fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let file = arguments
         .path("-c")
         .ok_or_else(|| UsageError("which file? -c FILE names it".into()))?;
-    let found = match super::configuration(&file)? {
+    let configuration = super::configuration(&file)?;
+    let user = match (arguments.text("--user")?, files::reader(&file)) {
+        (Some(name), _) => Some(User::find(name).ok_or_else(|| no_user(name))?),
+        (None, Some(name)) => User::find(name),
+        (None, None) => None,
+    };
+    if let Some(user) = &user {
+        let missing = missing_rights(&file, user)?;
+        if !missing.is_empty() {
+            return Err(Failure::Reason(missing.join("\n")));
+        }
+    }
+    let found = match configuration {
         Configuration::Server(_) if arguments.has("--connect") => {
             return Err(UsageError("--connect is for a client's configuration".into()).into());
         }
@@ -22,13 +36,11 @@ pub(super) fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {
             let clients = Clients::new(None, &settings)
                 .map_err(|reason| format!("{}: {reason}", file.display()))?;
             let count = clients.all().len();
+            let s = if count == 1 { "" } else { "s" };
             let overlaps = settings.overlaps();
             server::on_this_machine(settings)?;
-            format!(
-                "a server with {count} client{}, no mistakes{}",
-                if count == 1 { "" } else { "s" },
-                but_see(&overlaps)
-            )
+            let but = but_see(&overlaps);
+            format!("a server with {count} client{s}, no mistakes{but}")
         }
         Configuration::Client(mut settings) => {
             let overlaps = settings.overlaps(&[], &[]);
@@ -43,9 +55,10 @@ pub(super) fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {
             if !process::is_root() {
                 settings.device = Device::None; // the way around the tunnel is root's
             }
-            match arguments.has("--connect") {
-                true => format!("{found}\n{}", Client::ask(settings)?),
-                false => found,
+            if arguments.has("--connect") {
+                format!("{found}\n{}", Client::ask(settings)?)
+            } else {
+                found
             }
         }
     };
@@ -59,4 +72,48 @@ fn but_see(overlaps: &[Overlap]) -> &'static str {
     } else {
         " in the file, but on this machine it will not work as it is: see the warnings"
     }
+}
+
+fn no_user(name: &str) -> String {
+    format!("this machine has no user '{name}'")
+}
+
+/// What a user cannot do with a configuration and the key files in it, though they are to run it.
+pub(super) fn missing_rights(file: &Path, user: &User) -> Result<Vec<String>, String> {
+    let (text, _) = file::read_text(file).map_err(|mistakes| mistakes.to_string())?;
+    let name = &user.name;
+    let mut missing = Vec::new();
+    let mut key_files = file::key_files(&text, file);
+    key_files.insert(0, (file.to_owned(), false));
+    for (file, is_state) in key_files {
+        let shown = file.display();
+        let folder = file.parent().unwrap_or(Path::new("."));
+        if !is_state && !user.may(&file, READ) {
+            let command = command_to_open(&file, name);
+            missing.push(format!(
+                "{shown}: the user {name}, who will run fernvpn, cannot read it. Try: {command}"
+            ));
+        } else if is_state && !user.may(&file, READ | WRITE) {
+            missing.push(format!(
+                "{shown}: the user {name}, who will run fernvpn, cannot write it, and a ratcheted \
+                 key changes. Try: chown {name}: {shown} && chmod 600 {shown}"
+            ));
+        } else if is_state && !user.may(folder, WRITE) {
+            let folder = folder.display();
+            missing.push(format!(
+                "{shown}: the user {name}, who will run fernvpn, cannot write to the folder \
+                 {folder}. Move the file to /var/lib/fernvpn, and change key-file"
+            ));
+        }
+    }
+    Ok(missing)
+}
+
+/// The command that lets a user read a file with a secret, and nobody else.
+fn command_to_open(file: &Path, user: &str) -> String {
+    if files::reader(file) == Some(user) {
+        return files::command_to_close(file);
+    }
+    let shown = file.display();
+    format!("chown {user} {shown} && chmod 600 {shown}")
 }

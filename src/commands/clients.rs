@@ -2,6 +2,7 @@
 //! reset-client`
 
 use super::Failure;
+use super::check::missing_rights;
 use crate::config::arguments::{Arguments, UsageError};
 use crate::config::edit;
 use crate::config::file::{self, Configuration};
@@ -10,6 +11,7 @@ use crate::config::options;
 use crate::config::settings::{ClientSettings, Peer, ServerSettings};
 use crate::config::state_file::{StateFile, Store, StoredRatchet};
 use crate::fernet::Key;
+use crate::os::users::User;
 use crate::os::{entropy, files, log};
 use crate::tunnel::peers::registry::Clients;
 use crate::tunnel::wire::network_config::listed;
@@ -71,7 +73,18 @@ impl Change {
             self.file.display(),
             self.instance()
         ));
+        self.warn_of_missing_rights();
         Ok(())
+    }
+
+    /// The service could not read what it is told to reload.
+    fn warn_of_missing_rights(&self) {
+        let Some(user) = files::reader(&self.file).and_then(User::find) else {
+            return;
+        };
+        for reason in missing_rights(&self.file, &user).unwrap_or_default() {
+            log::warning("config", &reason, &[]);
+        }
     }
 
     /// The instance's name: with the Debian layout, that of the file.
@@ -83,7 +96,7 @@ impl Change {
     }
 
     fn is_installed(&self) -> bool {
-        self.file.parent() == Some(Path::new("/etc/fernvpn"))
+        files::reader(&self.file).is_some()
     }
 
     /// Where the state of a ratcheted key goes: a service may not write beside its configuration.
@@ -216,7 +229,8 @@ fn configuration(
         ),
     };
     let head = format!(
-        "# {name}, {addresses}. For the client's user alone (mode 0600).\n\
+        "# {name}, {addresses}. As a service, this is /etc/fernvpn/NAME.conf, root:fernvpn, mode\n\
+         # 0640. Otherwise it is a file of the user who runs the client, mode 0600.\n\
          [client]\nserver = {server}\n"
     );
     let folder = if change.is_installed() {

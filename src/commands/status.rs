@@ -24,7 +24,7 @@ pub(super) fn status(arguments: &Arguments) -> Result<ExitCode, Failure> {
             for name in control::names() {
                 match control::ask(&name, &question) {
                     Ok(report) => reports.push(report),
-                    Err(error) if error.kind() == ErrorKind::NotFound => {} // what a crash has left
+                    Err(error) if error.kind() == ErrorKind::NotFound => {} // A crash has left it.
                     Err(error) => log::say(format_args!(
                         "fernvpn: {}",
                         log::printable(&error.to_string())
@@ -32,17 +32,14 @@ pub(super) fn status(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 }
             }
             match format {
-                "json" => format!(
-                    "[{}]\n",
-                    reports
-                        .iter()
-                        .map(|one| one.trim_end())
-                        .collect::<Vec<_>>()
-                        .join(",")
-                ),
+                "json" => {
+                    let reports: Vec<&str> = reports.iter().map(|one| one.trim_end()).collect();
+                    format!("[{}]\n", reports.join(","))
+                }
                 "prometheus" => merged(&reports),
                 _ if reports.is_empty() => {
-                    return Err("no fernvpn is running here".to_owned().into());
+                    let none = "no fernvpn is running here, or it belongs to another user";
+                    return Err(none.to_owned().into());
                 }
                 _ => reports.join("\n"),
             }
@@ -52,8 +49,29 @@ pub(super) fn status(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 pub(super) fn reload(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let done = control::ask(name(arguments)?.unwrap_or("server"), "reload")?;
+    let name = match name(arguments)? {
+        Some(name) => name.to_owned(),
+        None => the_only_one()?,
+    };
+    let done = control::ask(&name, "reload")?;
     super::print(&[format!("reloaded: {done}\n").as_bytes()])
+}
+
+/// The instance that is meant where no name is given: the only one that runs here, or the one that
+/// has the name that a server has by default.
+fn the_only_one() -> Result<String, String> {
+    let names = control::running();
+    match names.as_slice() {
+        [] => Err("no fernvpn is running here, or it belongs to another user".into()),
+        [only] => Ok(only.clone()),
+        several if several.iter().any(|name| name == "server") => Ok("server".into()),
+        several => {
+            let names = several.join(", ");
+            Err(format!(
+                "which instance? These run here: {names}. Try: fernvpn reload NAME"
+            ))
+        }
+    }
 }
 
 /// What a running server or client answers: the other end of both commands.

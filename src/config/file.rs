@@ -103,6 +103,21 @@ pub fn read_text(path: &Path) -> Result<(Wiped, Option<String>), Mistakes> {
     Ok((Wiped(text), warning))
 }
 
+/// The key files that a configuration names, each with whether it is the state of a ratcheted key.
+pub fn key_files(text: &str, path: &Path) -> Vec<(PathBuf, bool)> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut files = Vec::new();
+    for section in sections(text) {
+        let is_ratcheted = KeyOptions::new(&section, folder).ratcheted;
+        let named = section
+            .options
+            .iter()
+            .filter(|option| option.name == "key-file");
+        files.extend(named.map(|option| (folder.join(&*option.value), is_ratcheted)));
+    }
+    files
+}
+
 /// Reads the text of the configuration file `path`, in whose folder the names of key files begin.
 ///
 /// # Errors

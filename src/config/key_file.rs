@@ -158,9 +158,11 @@ pub(super) fn parse_key(text: &str) -> Result<Key, String> {
 /// A warning if the group or others can read the file. Pipes and devices have modes that mean
 /// something else.
 fn too_open(file: &Path, open: &File) -> Option<String> {
-    let (mode, name) = (files::readable_by_others(open)?, file.display());
+    let mode = files::readable_by_others(open)?;
+    let name = file.display();
+    let command = files::command_to_close(file);
     Some(format!(
-        "others can read the secret in {name} (mode {mode:04o}): chmod 600 {name}"
+        "others can read the secret in {name} (mode {mode:04o}). Try: {command}"
     ))
 }
 

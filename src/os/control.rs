@@ -4,7 +4,8 @@
 //!
 //! ```text
 //!  /run/fernvpn/NAME.sock              root's, and a service's
-//!  $XDG_RUNTIME_DIR/fernvpn/NAME.sock  of those who may not write there
+//!  $XDG_RUNTIME_DIR/fernvpn/NAME.sock  of those who may not write there; /run/user/UID without it
+//!  /tmp/fernvpn-UID/NAME.sock          of those who have no such folder either
 //!
 //!  asks     status json\n
 //!  answer   ok\n text …      or, if it was refused, no\n and the reason
@@ -16,7 +17,7 @@
 use std::io;
 
 #[cfg(unix)]
-pub use system::{Control, ask, clear, names, share_folder};
+pub use system::{Control, ask, clear, names, running, share_folder};
 
 #[cfg(unix)]
 mod system {
@@ -25,7 +26,7 @@ mod system {
     use std::fs::{self, Permissions};
     use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
     use std::net::Shutdown;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
@@ -61,21 +62,17 @@ mod system {
             answer: impl Fn(&str) -> Result<String, String> + Send + Sync + 'static,
         ) -> io::Result<Control> {
             let mut reasons = Vec::new();
-            for folder in folders() {
+            for folder in own_folders() {
                 match open_in(&folder, name) {
-                    Err(error) if error.kind() != ErrorKind::AddrInUse => {
-                        reasons.push(error.to_string())
+                    Ok(control) => {
+                        control.serve(answer)?;
+                        return Ok(control);
                     }
-                    control => {
-                        return control.and_then(|control| control.serve(answer).map(|()| control));
-                    }
+                    Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(error),
+                    Err(error) => reasons.push(error.to_string()),
                 }
             }
-            let advice = "it takes root, or a $XDG_RUNTIME_DIR";
-            Err(io::Error::other(format!(
-                "{} ({advice})",
-                reasons.join("; ")
-            )))
+            Err(io::Error::other(reasons.join("; ")))
         }
 
         pub(super) fn serve(
@@ -121,14 +118,65 @@ mod system {
         }
     }
 
-    fn folders() -> impl Iterator<Item = PathBuf> {
-        let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
-        [
-            Some(PathBuf::from("/run/fernvpn")),
-            own.map(|own| Path::new(&own).join("fernvpn")),
-        ]
-        .into_iter()
-        .flatten()
+    /// Where this user's instances have their sockets, the best place first.
+    fn own_folders() -> Vec<PathBuf> {
+        let user = process::user();
+        let run = match std::env::var_os("XDG_RUNTIME_DIR") {
+            Some(folder) if !folder.is_empty() => PathBuf::from(folder),
+            _ => PathBuf::from(format!("/run/user/{user}")),
+        };
+        let last = std::env::temp_dir().join(format!("fernvpn-{user}"));
+        vec![PathBuf::from("/run/fernvpn"), run.join("fernvpn"), last]
+    }
+
+    /// Where to look for instances: root also finds those of other users.
+    fn folders() -> Vec<PathBuf> {
+        let mut folders = own_folders();
+        folders.retain(|folder| !is_open_to_all(folder) || is_own(folder));
+        if process::is_root() {
+            let inside = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+            let users = inside(Path::new("/run/user"));
+            folders.extend(users.map(|user| user.path().join("fernvpn")));
+            let others = inside(&std::env::temp_dir())
+                .filter(|entry| {
+                    entry
+                        .file_name()
+                        .as_encoded_bytes()
+                        .starts_with(b"fernvpn-")
+                })
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            folders.extend(others.map(|entry| entry.path()));
+        }
+        folders.sort();
+        folders.dedup();
+        folders
+    }
+
+    /// Whether everybody may make a folder of this name, with sockets in it.
+    fn is_open_to_all(folder: &Path) -> bool {
+        folder.parent() == Some(&std::env::temp_dir())
+    }
+
+    /// Whether this user made the folder, and nobody else may write there.
+    fn is_own(folder: &Path) -> bool {
+        fs::symlink_metadata(folder).is_ok_and(|data| {
+            data.is_dir() && data.uid() == process::user() && data.mode() & 0o077 == 0
+        })
+    }
+
+    /// Makes a folder for sockets, if there is none.
+    fn make_folder(folder: &Path) -> io::Result<()> {
+        if !is_open_to_all(folder) {
+            return fs::create_dir_all(folder);
+        }
+        match fs::DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+            _ if is_own(folder) => Ok(()),
+            _ => Err(io::Error::new(
+                ErrorKind::PermissionDenied,
+                "the folder belongs to another user, or others may use it",
+            )),
+        }
     }
 
     pub(super) fn socket(folder: &Path, name: &str) -> PathBuf {
@@ -144,7 +192,7 @@ mod system {
                 reason(&error)
             ))
         };
-        fs::create_dir_all(folder).map_err(cannot)?;
+        make_folder(folder).map_err(cannot)?;
         // Two that start at once look one after the other.
         let _alone = files::lock_folder(&path)?;
         match UnixStream::connect(&path) {
@@ -207,7 +255,7 @@ mod system {
             "no fernvpn called {name} is running here, or it belongs to another user (fernvpn status)"
         );
         let mut failed = io::Error::new(ErrorKind::NotFound, none);
-        for path in folders().map(|folder| socket(&folder, name)) {
+        for path in folders().iter().map(|folder| socket(folder, name)) {
             let mut instance = match UnixStream::connect(&path) {
                 Ok(instance) => instance,
                 Err(error)
@@ -258,8 +306,9 @@ mod system {
         Err(failed)
     }
 
-    fn sockets() -> impl Iterator<Item = PathBuf> {
-        let files = folders()
+    fn sockets(folders: Vec<PathBuf>) -> impl Iterator<Item = PathBuf> {
+        let files = folders
+            .into_iter()
             .filter_map(|folder| fs::read_dir(folder).ok())
             .flatten()
             .flatten();
@@ -270,7 +319,8 @@ mod system {
 
     /// Removes the sockets at which nobody listens any more, as far as this user may.
     pub fn clear() {
-        for path in sockets() {
+        // Those of other users are theirs: root must not be led by a link.
+        for path in sockets(own_folders()) {
             let alone = files::lock_folder(&path);
             let dead = UnixStream::connect(&path)
                 .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
@@ -278,9 +328,19 @@ mod system {
         }
     }
 
+    /// The names of the instances that run here, sorted, as far as this user may ask them.
+    pub fn running() -> Vec<String> {
+        let is_alive = |path: &PathBuf| UnixStream::connect(path).is_ok();
+        named(sockets(folders()).filter(is_alive))
+    }
+
     /// The names for which there is a socket, sorted.
     pub fn names() -> Vec<String> {
-        let mut names: Vec<String> = sockets()
+        named(sockets(folders()))
+    }
+
+    fn named(sockets: impl Iterator<Item = PathBuf>) -> Vec<String> {
+        let mut names: Vec<String> = sockets
             .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
             .collect();
         names.sort();
@@ -290,7 +350,7 @@ mod system {
 }
 
 #[cfg(not(unix))]
-pub use elsewhere::{Control, ask, clear, names, share_folder};
+pub use elsewhere::{Control, ask, clear, names, running, share_folder};
 
 #[cfg(not(unix))]
 mod elsewhere {
@@ -326,6 +386,11 @@ mod elsewhere {
             io::ErrorKind::Unsupported,
             "there are no Unix sockets here",
         ))
+    }
+
+    /// None.
+    pub fn running() -> Vec<String> {
+        Vec::new()
     }
 
     /// None.

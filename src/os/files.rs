@@ -34,6 +34,26 @@ pub fn readable_by_others(file: &File) -> Option<u32> {
     Some(mode_of(&metadata) & 0o777).filter(|mode| mode & others != 0)
 }
 
+/// Where the configurations of services are, which belong to root.
+const SERVICES: &str = "/etc/fernvpn";
+/// The user and the group of services.
+pub const SERVICE: &str = "fernvpn";
+
+/// The user who will read this file, if one knows: the services' in their folder.
+pub fn reader(path: &Path) -> Option<&'static str> {
+    let path = std::path::absolute(path).ok()?;
+    path.starts_with(SERVICES).then_some(SERVICE)
+}
+
+/// The command that gives a file with a secret to those who need it, and to nobody else.
+pub fn command_to_close(path: &Path) -> String {
+    let shown = path.display();
+    match reader(path) {
+        Some(group) => format!("chown root:{group} {shown} && chmod 640 {shown}"),
+        None => format!("chmod 600 {shown}"),
+    }
+}
+
 /// Creates a file with a secret in it that only its owner can read. An existing file is left alone:
 /// it may hold the only copy of a key.
 pub fn create_secret(path: &Path, text: &str) -> io::Result<()> {

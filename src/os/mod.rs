@@ -10,6 +10,7 @@
 //! resolver   who resolves names: systemd-resolved, resolvconf
 //! control    a running instance is asked, by a Unix socket
 //! files      secrets read, created, replaced                                 log      lines on stderr
+//! users      may another user read a file?
 //! entropy    random bytes        clock  the time of day                      notify   what systemd is told
 //! sys        the only `unsafe`
 //! ```
@@ -44,6 +45,7 @@ pub mod socket;
 #[cfg(target_os = "linux")]
 mod sys;
 pub mod tun;
+pub mod users;
 pub mod wake;
 
 use std::fmt::Display;

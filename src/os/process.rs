@@ -6,7 +6,13 @@ use std::io;
 /// taken some.
 #[cfg(target_os = "linux")]
 pub fn is_root() -> bool {
-    super::sys::effective_ids().0 == 0
+    user() == 0
+}
+
+/// The number of the effective user.
+#[cfg(target_os = "linux")]
+pub fn user() -> u32 {
+    super::sys::effective_ids().0
 }
 
 /// Raises the limit on open files towards `wanted`, as far as the hard limit allows, and returns
@@ -131,6 +137,12 @@ pub fn shell_status(status: std::process::ExitStatus) -> Option<u8> {
 #[cfg(not(target_os = "linux"))]
 pub fn shell_status(status: std::process::ExitStatus) -> Option<u8> {
     status.code().and_then(|number| u8::try_from(number).ok())
+}
+
+/// Not known here.
+#[cfg(not(target_os = "linux"))]
+pub fn user() -> u32 {
+    u32::MAX
 }
 
 /// Not known here.
