@@ -91,6 +91,7 @@ expect 'through all of it, 48 of them have lost no packet'
 clients=0
 for who in "${!pids[@]}"; do
     case $who in vpn | c7 | c9 | new) continue ;; esac
+    logged "$who" 'icmp_seq=51 '
     stop $who INT >/dev/null
     [ "$ended" = 0 ] || die "$who ended with $ended"
     # The last one may have been on its way when ping was stopped.

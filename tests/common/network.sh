@@ -23,6 +23,7 @@ dir=$(mktemp -d -t "$script.XXXXXX") # all files; NAME.log is the output of NAME
 id=$script${dir##*.}                 # the names of namespaces and instances begin with it, so that they are unique
 declare -A pids=()                   # by name: what was started and has not ended
 passed=0 skipped=''
+exec {output}>&1 # where the summary goes, even if a command with an output of its own fails
 export FERNVPN_TEST=$id # marks every process that comes from here
 
 # ---- beginning and end
@@ -32,6 +33,7 @@ clean_up() {
     trap '' INT TERM HUP
     trap - ERR
     set +e
+    exec >&"$output"
     exec 2>/dev/null # the shell's messages about processes that it kills
     if [ $status != 0 ] || [ -n "${KEEP_LOGS:-}" ]; then
         for log in "$dir"/*.log; do [ ! -s "$log" ] || { printf -- '--- %s\n' "${log##*/}"; tail -n 40 "$log"; }; done
