@@ -62,7 +62,7 @@ demo-needs:
 	@tests/needs.sh demo || true
 
 # Two scripts run at a time, and mostly wait. The longest ones come first.
-SCRIPTS := $(addprefix tests/, faults.sh package.sh netns.sh lab/test.py audit/planted.sh routing.sh crash.sh nat.sh neighbours.sh capture.sh \
+SCRIPTS := $(addprefix tests/, faults.sh package.sh netns.sh lab/test.py audit/planted.sh routing.sh crash.sh nat.sh neighbours.sh inside.sh capture.sh \
     reload.sh status.sh balancer.sh sites.sh privileges.sh demo.sh)
 
 .PHONY: test

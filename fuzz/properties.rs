@@ -13,7 +13,7 @@
 //! | `client_hello`, `server_hello` | what is accepted was sealed, in its role, and says what its text says |
 //! | `record` | a record opens once, in its place, unchanged; a refused one changes nothing |
 //! | `config` | what is read is what is written again |
-//! | `offload` | segments are what a reference makes of the packet; every checksum in them verifies |
+//! | `offload` | segments are what a reference makes of the packet; every checksum in them verifies; an inner one changes one field |
 //! | `icmp` | an answer is the request with its ends exchanged; what is not answered is left as it was |
 //! | `configuration` | comments, blanks and line ends change nothing; a mistake names a line that is there |
 //! | `capture` | what waits is bounded by the file; a file is read as written; of a session comes out what went in |
@@ -527,6 +527,21 @@ pub fn offload(data: &[u8]) {
     assert_eq!(&header.to_wire(), &data[..LENGTH]);
     assert_eq!(Offload::from_device(&header.to_device()), header);
     let Ok(checked) = header.check(packet) else {
+        // The checksum of a packet inside: one field behind the IP header changes, or nothing does.
+        let mut made = packet.to_vec();
+        if header.complete_inner(&mut made) {
+            let behind = ip::parse(packet).expect("it was read").transport;
+            let start = usize::from(header.csum_start);
+            let field = start + usize::from(header.csum_offset);
+            assert!(start >= behind);
+            let sum = naive_sum(&packet[start..]);
+            let sum = if sum == 0xffff { sum } else { !sum };
+            let expected = [&packet[..field], &sum.to_be_bytes(), &packet[field + 2..]].concat();
+            assert_eq!(made, expected);
+            assert!(Offload::default().check(&made).is_ok());
+        } else {
+            assert_eq!(made, packet);
+        }
         return;
     };
     // What goes on to a kernel passes every check again, unchanged.

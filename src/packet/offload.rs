@@ -19,7 +19,7 @@
 
 use std::fmt;
 
-use super::{ip, protocol};
+use super::{checksum, ip, protocol};
 
 /// Length of the header in bytes, in the tunnel and at the device.
 pub const LENGTH: usize = 10;
@@ -176,6 +176,23 @@ impl Offload {
             offload,
             work: Work::Segments { ip, payload },
         })
+    }
+
+    /// For a packet of this machine's kernel that [`Offload::check`] refuses: completes the checksum
+    /// of a packet inside it (VXLAN, GENEVE, GRE, IP in IP), which the kernel leaves open at an inner
+    /// place. Returns whether it did. The packet then needs nothing more, so that no peer has to
+    /// trust that place.
+    ///
+    /// The outer IP header stays as it is, whatever the place: a router has judged its addresses.
+    pub fn complete_inner(&self, packet: &mut [u8]) -> bool {
+        let is_plain = self.gso_type == GSO_NONE && self.flags & !DATA_VALID == NEEDS_CSUM;
+        let Ok(ip) = ip::parse(packet) else {
+            return false;
+        };
+        is_plain
+            && !ip.fragment
+            && usize::from(self.csum_start) >= ip.transport
+            && checksum::complete(packet, self.csum_start, self.csum_offset).is_ok()
     }
 
     /// Holds type and size of the segments against the packet.
@@ -548,6 +565,70 @@ mod tests {
         packet[4..6].copy_from_slice(&length.to_be_bytes());
         packet[6] = 60;
         (header(GSO_UDP_L4, 8, 40 + extensions as u16, 6), packet)
+    }
+
+    /// A TCP segment inside `outer`: the segment's checksum holds its pseudo-header's sum only.
+    fn inside(outer: &str) -> (Offload, Vec<u8>, Vec<u8>) {
+        let whole = bytes(TCP4);
+        let mut open = whole.clone();
+        let sum = checksum::pseudo_header([10, 7, 0, 2].into(), [10, 7, 0, 1].into(), 6, 53);
+        open[36..38].copy_from_slice(&sum.to_be_bytes());
+        let mut outer = bytes(outer);
+        let length = outer.len() + whole.len();
+        match outer[0] >> 4 {
+            4 => outer[2..4].copy_from_slice(&(length as u16).to_be_bytes()),
+            _ => outer[4..6].copy_from_slice(&(length as u16 - 40).to_be_bytes()),
+        }
+        let header = header(GSO_NONE, 0, outer.len() as u16 + 20, 16);
+        (
+            header,
+            [outer.clone(), open].concat(),
+            [outer, whole].concat(),
+        )
+    }
+
+    #[test]
+    fn the_checksum_of_a_packet_inside_is_completed_where_the_kernel_says() {
+        for outer in [
+            // IP in IP, GRE, and VXLAN in UDP over IPv6.
+            "4500000000000000400400000a0800020a080001",
+            "45000000000000004 02f00000a0800020a080001 00000800",
+            "6000000000001140fd080000000000000000000000000002fd080000000000000000000000000001 \
+             c00012b500000000 0800000000000700 0200000000010200000000020800",
+        ] {
+            let (header, open, whole) = inside(outer);
+            assert!(header.check(&open).is_err(), "no peer may say so: {outer}");
+            let mut packet = open.clone();
+            assert!(header.complete_inner(&mut packet), "{outer}");
+            assert_eq!(packet, whole, "{outer}");
+            let before = |wrong: Offload| {
+                let mut packet = open.clone();
+                assert!(!wrong.complete_inner(&mut packet), "{wrong:?}");
+                assert_eq!(packet, open, "{wrong:?}");
+            };
+            let outer = open.len() - bytes(TCP4).len();
+            let ip_header = if open[0] >> 4 == 4 { 20 } else { 40 };
+            for csum_start in [0, 8, ip_header - 1, open.len() as u16, u16::MAX] {
+                before(Offload {
+                    csum_start,
+                    ..header
+                });
+            }
+            for csum_offset in [(open.len() - outer - 21) as u16, u16::MAX] {
+                before(Offload {
+                    csum_offset,
+                    ..header
+                });
+            }
+            for flags in [0, DATA_VALID, NEEDS_CSUM | 4] {
+                before(Offload { flags, ..header });
+            }
+            before(Offload {
+                gso_type: GSO_TCPV4,
+                gso_size: 20,
+                ..header
+            });
+        }
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct TrafficCounters {
     pub dropped_source: AtomicU64,
     /// Packets of the peer not passed on: nobody, or nobody allowed, has their destination.
     pub dropped_destination: AtomicU64,
+    /// Packets for the peer with an offload header of this machine's kernel that nobody can follow.
+    pub dropped_offload: AtomicU64,
     /// Which packets the path to the peer takes.
     pub path_size: PathSize,
 }

@@ -199,6 +199,7 @@ impl Peer {
             ("malformed", load(&traffic.dropped_malformed)),
             ("source", load(&traffic.dropped_source)),
             ("destination", load(&traffic.dropped_destination)),
+            ("offload", load(&traffic.dropped_offload)),
         ];
         vec![
             ("name", "NAME", None, Value::Text(Some(self.name.clone()))),

@@ -12,6 +12,7 @@
 use crate::packet::offload::{self, Checked, Offload};
 use crate::packet::segmentation::segment;
 use crate::protocol::record::HEADROOM;
+use crate::tunnel::observe::counters::count;
 use crate::tunnel::session::buffers::FRAMES;
 use crate::tunnel::session::sender::{Sent, SessionSender};
 use std::collections::VecDeque;
@@ -67,14 +68,19 @@ impl Batch {
         length: usize,
         header: Offload,
     ) {
-        let Ok(packet) = header.check(&frame[PACKET_AT..PACKET_AT + length]) else {
-            return;
-        };
-        if leaves_whole(peer, &packet) {
-            let offload = packet.offload();
-            self.push_whole(peer, frame, length, offload);
-        } else {
-            self.push_segments(peer, &packet);
+        match header.check(&frame[PACKET_AT..PACKET_AT + length]) {
+            Ok(packet) if leaves_whole(peer, &packet) => {
+                let offload = packet.offload();
+                self.push_whole(peer, frame, length, offload);
+            }
+            Ok(packet) => self.push_segments(peer, &packet),
+            Err(_) => {
+                if header.complete_inner(&mut frame[PACKET_AT..PACKET_AT + length]) {
+                    self.push_from_device(peer, frame, length, Offload::default());
+                } else {
+                    count(&peer.traffic.dropped_offload);
+                }
+            }
         }
     }
 
