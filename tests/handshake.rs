@@ -437,6 +437,8 @@ fn a_client_hello_needs_its_fields_once_and_in_form() {
         "0x1",
         "one",
         "18446744073709551616",
+        "01",
+        "00",
     ] {
         let text = format!("{text}step={step}\n");
         assert_eq!(
@@ -469,13 +471,20 @@ fn a_client_hello_needs_its_fields_once_and_in_form() {
 fn what_is_unknown_is_left_alone() {
     let text = "future=a=b, c\n".to_owned()
         + &client_text()
-        + "capabilities=wings,super-packets\nstep=18446744073709551615\nempty=\n";
+        + "capabilities=wings,super-packets\nstep=18446744073709551614\nempty=\n";
     let text = text
         .replace("versions=1", "versions=9,1")
         .replace("suites=fernet", "suites=rot13,fernet,");
     let hello = taken(&client_body(&text));
-    assert_eq!((hello.step, hello.software.as_str()), (Some(u64::MAX), ""));
-    let (answer, next) = hello.answer(&offer(&Suite::ALL), Some(&state(u64::MAX)), fresh_hello(2));
+    assert_eq!(
+        (hello.step, hello.software.as_str()),
+        (Some(u64::MAX - 1), "")
+    );
+    let (answer, next) = hello.answer(
+        &offer(&Suite::ALL),
+        Some(&state(u64::MAX - 1)),
+        fresh_hello(2),
+    );
     let next = next.unwrap();
     assert_eq!(
         (next.suite, next.capabilities),
@@ -614,6 +623,35 @@ fn where_nothing_fits_the_client_hears_why() {
         heard,
         HandshakeError::ByServer("full?role=client".to_owned())
     );
+}
+
+#[test]
+fn a_refusal_without_a_version_is_not_believed() {
+    let text = server_text() + "refused=go away\n";
+    let says = |text: &str| client_says(None, text).map(|_| ()).unwrap_err();
+    assert_eq!(says(&text), HandshakeError::ByServer("go away".to_owned()));
+    let missing = HandshakeError::Field(FieldError::Missing("version"));
+    assert_eq!(says(&without(&text, "version")), missing);
+    // The version of a refusal is one that the server speaks, whichever it is.
+    let other = text.replace("version=1", "version=2");
+    assert_eq!(says(&other), HandshakeError::ByServer("go away".to_owned()));
+}
+
+#[test]
+fn a_key_at_its_last_step_makes_no_session() {
+    let last = u64::MAX;
+    let (hello, client) = begin(Some(last), offer(&Suite::ALL), 1);
+    let state = state(last);
+    let (answer, refusal) = taken(&hello).answer(&offer(&Suite::ALL), Some(&state), fresh_hello(2));
+    let reason = "the ratcheted key is at its last step";
+    assert_eq!(refusal.map(|_| ()).unwrap_err(), reason);
+    assert!(!fields_of(&body(&answer)).contains("ratchet="));
+    let heard = client.receive(&body(&answer)).map(|_| ()).unwrap_err();
+    assert_eq!(heard, HandshakeError::ByServer(reason.to_owned()));
+    // A server that answers all the same meets a client that has no next key.
+    let text = format!("{}step={last}\nratchet={NONCE}\n", server_text());
+    let heard = client_says(Some(last), &text).map(|_| ()).unwrap_err();
+    assert_eq!(heard, HandshakeError::Ratchet);
 }
 
 #[test]

@@ -55,12 +55,14 @@ pub fn encode_in_place(text: &mut [u8], bytes: usize) {
         encoded_len(bytes),
         "the text must fill the buffer"
     );
-    let (mut from, mut to) = (text.len() - bytes, 0);
+    let mut from = text.len() - bytes;
+    let mut to = 0;
     // Sixteen whole groups at a time.
     while let Some(group) = text[from..].first_chunk() {
         let digits = encode_groups(group);
         text[to..to + 64].copy_from_slice(&digits);
-        (from, to) = (from + 48, to + 64);
+        from += 48;
+        to += 64;
     }
     // The rest as if zeros followed; then the padding takes the place of the digits that hold no
     // byte.
@@ -88,10 +90,12 @@ pub fn decode_in_place(text: &mut [u8]) -> Result<usize, Base64Error> {
     if digits % 4 == 1 {
         return Err(Base64Error::Length);
     }
-    let (mut from, mut to) = (0, 0);
+    let mut from = 0;
+    let mut to = 0;
     while let Some(group) = text[from..digits].first_chunk().copied() {
         decode_groups(&group, &mut text[to..]).map_err(|at| Base64Error::Character(from + at))?;
-        (from, to) = (from + 64, to + 48);
+        from += 64;
+        to += 48;
     }
     // The rest as if zeros followed, which is what the bits behind the last byte must be.
     let rest = digits - from;
@@ -117,9 +121,12 @@ fn encode_groups(bytes: &[u8; 49]) -> [u8; 64] {
         let mut group = [0; 4];
         group.copy_from_slice(&bytes[3 * i..3 * i + 4]);
         let a = u32::from_le_bytes(group);
-        let (b, c) = (a >> 8, a >> 16);
-        let (first, second) = (a >> 2 & 0x3f, (a & 3) << 4 | b >> 4 & 15);
-        let (third, fourth) = ((b & 15) << 2 | c >> 6 & 3, c & 0x3f);
+        let b = a >> 8;
+        let c = a >> 16;
+        let first = a >> 2 & 0x3f;
+        let second = (a & 3) << 4 | b >> 4 & 15;
+        let third = (b & 15) << 2 | c >> 6 & 3;
+        let fourth = c & 0x3f;
         *digits = (first | second << 8 | third << 16 | fourth << 24).to_le_bytes();
     }
     for digit in &mut text {

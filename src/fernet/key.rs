@@ -56,11 +56,13 @@ impl Key {
     /// [`KeyError`] if it is anything else.
     pub fn parse(text: &str) -> Result<Key, KeyError> {
         let mut buffer = text.as_bytes().to_vec();
-        let decoded = base64url::decode_in_place(&mut buffer).map_err(KeyError::Text);
-        let key = decoded.and_then(|n| {
-            let bytes: &[u8; LENGTH] = buffer[..n].try_into().map_err(|_| KeyError::Length(n))?;
-            Ok(Key::from_bytes(bytes))
-        });
+        let key = match base64url::decode_in_place(&mut buffer) {
+            Err(reason) => Err(KeyError::Text(reason)),
+            Ok(n) => match buffer[..n].try_into() {
+                Ok(bytes) => Ok(Key::from_bytes(bytes)),
+                Err(_) => Err(KeyError::Length(n)),
+            },
+        };
         buffer.as_mut_slice().zeroize();
         key
     }

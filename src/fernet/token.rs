@@ -166,14 +166,8 @@ impl Fernet {
         cbc::encrypt(&self.aes, iv, ciphertext, n);
         // 4. MAC over version, timestamp, IV and ciphertext. 5. Concatenate: it stands there
         //    already.
-        mac.copy_from_slice(
-            &self
-                .mac
-                .clone()
-                .chain_update(signed)
-                .finalize()
-                .into_bytes(),
-        );
+        let computed = self.mac.clone().chain_update(signed).finalize();
+        mac.copy_from_slice(&computed.into_bytes());
         // 6. Encode.
         base64url::encode_in_place(text, raw_len);
     }
@@ -264,7 +258,8 @@ impl<'a> Token<'a> {
         if ciphertext.is_empty() || !ciphertext.len().is_multiple_of(BLOCK) {
             return Err(TokenError::Length(length));
         }
-        let (mut time, mut iv) = ([0; 8], [0; BLOCK]);
+        let mut time = [0; 8];
+        let mut iv = [0; BLOCK];
         time.copy_from_slice(&header[1..9]);
         iv.copy_from_slice(&header[9..]);
         Ok(Token {

@@ -108,27 +108,48 @@ impl<'a> Fields<'a> {
             .filter(|item| !item.is_empty())
     }
 
+    /// The number that `name` holds in decimal digits, if it is there. One number has one spelling:
+    /// no sign, and no zero before other digits.
+    ///
+    /// # Errors
+    /// [`FieldError::Value`].
+    pub fn number(&self, name: &'static str) -> Result<Option<u64>, FieldError> {
+        let Some(text) = self.value(name) else {
+            return Ok(None);
+        };
+        let is_digits = text.bytes().all(|c| c.is_ascii_digit());
+        let is_shortest = text == "0" || !text.starts_with('0');
+        match text.parse() {
+            Ok(number) if is_digits && is_shortest => Ok(Some(number)),
+            _ => Err(FieldError::Value(name)),
+        }
+    }
+
     /// The 32 bytes that `name` holds as 64 lower-case hexadecimal digits.
     ///
     /// # Errors
     /// [`FieldError::Missing`] or [`FieldError::Value`].
     pub fn hex32(&self, name: &'static str) -> Result<[u8; 32], FieldError> {
         let text = self.required(name)?.as_bytes();
-        let (pairs, []) = text.as_chunks::<2>() else {
+        if text.len() != 64 {
             return Err(FieldError::Value(name));
-        };
-        let digit = |c: u8| match c {
-            b'0'..=b'9' => Some(c - b'0'),
-            b'a'..=b'f' => Some(c - b'a' + 10),
-            _ => None,
-        };
-        let bytes: Option<Vec<u8>> = pairs
-            .iter()
-            .map(|[h, l]| Some(digit(*h)? << 4 | digit(*l)?))
-            .collect();
-        bytes
-            .and_then(|bytes| bytes.try_into().ok())
-            .ok_or(FieldError::Value(name))
+        }
+        let mut bytes = [0; 32];
+        for (byte, [high, low]) in bytes.iter_mut().zip(text.as_chunks().0) {
+            let high = hex_digit(*high).ok_or(FieldError::Value(name))?;
+            let low = hex_digit(*low).ok_or(FieldError::Value(name))?;
+            *byte = high << 4 | low;
+        }
+        Ok(bytes)
+    }
+}
+
+/// The value of a lower-case hexadecimal digit.
+fn hex_digit(character: u8) -> Option<u8> {
+    match character {
+        b'0'..=b'9' => Some(character - b'0'),
+        b'a'..=b'f' => Some(character - b'a' + 10),
+        _ => None,
     }
 }
 
@@ -174,6 +195,41 @@ mod tests {
             Fields::parse(b"a=1\nb=2\na=1\n").err(),
             Some(FieldError::Twice("a".into()))
         );
+    }
+
+    #[test]
+    fn a_number_has_one_spelling() {
+        let of = |value: &str| {
+            let text = format!("step={value}\n");
+            Fields::parse(text.as_bytes()).unwrap().number("step")
+        };
+        for (text, number) in [("0", 0), ("7", 7), ("18446744073709551615", u64::MAX)] {
+            assert_eq!(of(text), Ok(Some(number)));
+        }
+        for bad in [
+            "",
+            "00",
+            "07",
+            "+7",
+            "-7",
+            " 7",
+            "7 ",
+            "0x7",
+            "18446744073709551616",
+        ] {
+            assert_eq!(of(bad), Err(FieldError::Value("step")), "{bad:?}");
+        }
+        assert_eq!(Fields::parse(b"").unwrap().number("step"), Ok(None));
+    }
+
+    #[test]
+    fn empty_items_of_a_list_do_not_count() {
+        let items = |text: &'static [u8]| -> Vec<&str> {
+            let fields = Fields::parse(text).unwrap();
+            fields.list("x").collect()
+        };
+        assert_eq!(items(b"x=,a,,b,\n"), ["a", "b"]);
+        assert!(items(b"x=,\n").is_empty() && items(b"x=\n").is_empty() && items(b"").is_empty());
     }
 
     #[test]

@@ -71,11 +71,10 @@ pub fn whole(bytes: &[u8], limit: usize) -> Result<Option<usize>, BadLength> {
         return Ok(None);
     };
     let length = length(*header, limit)?;
-    Ok(if body.len() < length {
-        None
-    } else {
-        Some(HEADER + length)
-    })
+    if body.len() < length {
+        return Ok(None);
+    }
+    Ok(Some(HEADER + length))
 }
 
 #[cfg(test)]

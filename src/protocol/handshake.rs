@@ -18,7 +18,7 @@ use super::fields::{self, FieldError, Fields};
 use super::frame;
 use super::key_schedule::{Id, Root};
 use super::limits::MAX_HELLO;
-use super::ratchet::{ClientState, ServerState};
+use super::ratchet::{self, ClientState, ServerState};
 use super::record::{Draw, Fresh, Opener, RecordError, RecordType, SealError, Sealer, Suite};
 use crate::fernet::{self, Age};
 use sha2::{Digest, Sha256};
@@ -231,7 +231,7 @@ impl ClientHello {
             root: root.clone(),
             speaks: fields.list("versions").any(|version| version == VERSION),
             nonce: fields.hex32("nonce")?,
-            step: step(&fields)?,
+            step: fields.number("step")?,
             software: fields.value("software").unwrap_or_default().to_owned(),
             suites: fields.list("suites").filter_map(Suite::parse).collect(),
             capabilities: Capabilities::from_fields(&fields),
@@ -272,16 +272,13 @@ impl ClientHello {
         ));
         let transcript = self.transcript.chain_update(&frame).finalize();
         let [client, server] = self.root.traffic_secrets(&transcript.into());
-        let (sealer, opener) = (Sealer::new(suite, server), Opener::new(suite, client));
-        (
-            frame,
-            Ok(AwaitFinished {
-                suite,
-                capabilities,
-                sealer,
-                opener,
-            }),
-        )
+        let awaiting = AwaitFinished {
+            suite,
+            capabilities,
+            sealer: Sealer::new(suite, server),
+            opener: Opener::new(suite, client),
+        };
+        (frame, Ok(awaiting))
     }
 
     /// Answers with a reason instead: the frame to send, after which the connection ends.
@@ -302,6 +299,9 @@ impl ClientHello {
         if !self.speaks {
             return Err("no common version (this is version 1)");
         }
+        if self.step == Some(ratchet::LAST_STEP) {
+            return Err("the ratcheted key is at its last step");
+        }
         let theirs = self.step.map(|step| (self.root.id(), step));
         if theirs != ratchet.map(|state| (state.root.id(), state.step)) {
             return Err("not the same step of the ratcheted key");
@@ -314,6 +314,7 @@ impl ClientHello {
             .ok_or("no common suite")
     }
 
+    /// The fields that a ServerHello begins with, a refusal too.
     fn begin_answer(&self) -> String {
         let mut hello = String::new();
         fields::write(&mut hello, "version", VERSION);
@@ -344,50 +345,46 @@ impl AwaitServerHello {
         if fields.hex32("client-nonce")? != self.nonce {
             return Err(HandshakeError::Echo);
         }
+        let version = fields.required("version")?;
         if let Some(reason) = fields.value("refused") {
             return Err(HandshakeError::ByServer(reason.to_owned()));
         }
-        if fields.required("version")? != VERSION {
-            return Err(HandshakeError::Version(
-                fields.required("version")?.to_owned(),
-            ));
+        if version != VERSION {
+            return Err(HandshakeError::Version(version.to_owned()));
         }
         fields.hex32("nonce")?;
         let name = fields.required("suite")?;
-        let suite = Suite::parse(name).filter(|suite| self.offer.suites.contains(suite));
-        let suite = suite.ok_or_else(|| HandshakeError::NotOffered(name.to_owned()))?;
+        let suite = match Suite::parse(name) {
+            Some(suite) if self.offer.suites.contains(&suite) => suite,
+            _ => return Err(HandshakeError::NotOffered(name.to_owned())),
+        };
         let offered = self.offer.capabilities.to_text();
         if let Some(name) = fields.list("capabilities").find(|name| *name != offered) {
             return Err(HandshakeError::NotOffered(name.to_owned()));
         }
         let capabilities = Capabilities::from_fields(&fields);
-        if step(&fields)? != self.step {
+        if fields.number("step")? != self.step {
             return Err(HandshakeError::Ratchet);
         }
-        let state = self.step.map(|step| ClientState {
-            step,
-            root: self.root.clone(),
-        });
-        let next = match state {
-            Some(state) => Some(
-                state
-                    .advance(&fields.hex32("ratchet")?)
-                    .ok_or(HandshakeError::Ratchet)?,
-            ),
+        let next = match self.step {
             None => None,
+            Some(step) => {
+                let root = self.root.clone();
+                let secret = fields.hex32("ratchet")?;
+                let next = ClientState { step, root }.advance(&secret);
+                Some(next.ok_or(HandshakeError::Ratchet)?)
+            }
         };
         let transcript = self.transcript.chain_update(frame::frame(body)).finalize();
         let [client, server] = self.root.traffic_secrets(&transcript.into());
-        let software = fields.value("software").unwrap_or_default().to_owned();
-        let (sealer, opener) = (Sealer::new(suite, client), Opener::new(suite, server));
         Ok(Agreed {
             time,
             suite,
             capabilities,
-            software,
+            software: fields.value("software").unwrap_or_default().to_owned(),
             next,
-            sealer,
-            opener,
+            sealer: Sealer::new(suite, client),
+            opener: Opener::new(suite, server),
         })
     }
 }
@@ -421,7 +418,9 @@ impl Agreed {
         keep: impl FnOnce(&ClientState) -> Result<(), E>,
         fresh: Draw,
     ) -> Result<(Vec<u8>, AwaitConfig), E> {
-        self.next.as_ref().map_or(Ok(()), keep)?;
+        if let Some(next) = &self.next {
+            keep(next)?;
+        }
         let frame = self
             .sealer
             .frame(RecordType::Finished, &[], fresh)
@@ -517,19 +516,9 @@ fn open_hello<'a>(
 ) -> Result<(u64, Fields<'a>), HandshakeError> {
     let opened = super::open_token(root.hello(), text, age).map_err(HandshakeError::Token)?;
     let fields = Fields::parse(opened.message)?;
-    match fields.required("role")? {
-        role if role == due => Ok((opened.time, fields)),
-        role => Err(HandshakeError::Role(role.to_owned())),
+    let role = fields.required("role")?;
+    if role != due {
+        return Err(HandshakeError::Role(role.to_owned()));
     }
-}
-
-/// The step of a ratcheted key; a static one names none.
-fn step(fields: &Fields) -> Result<Option<u64>, FieldError> {
-    let Some(text) = fields.value("step") else {
-        return Ok(None);
-    };
-    match text.parse() {
-        Ok(step) if text.bytes().all(|c| c.is_ascii_digit()) => Ok(Some(step)),
-        _ => Err(FieldError::Value("step")),
-    }
+    Ok((opened.time, fields))
 }

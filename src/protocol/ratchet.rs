@@ -15,6 +15,9 @@
 use super::key_schedule::{Id, Root};
 use hmac::digest::zeroize::Zeroizing;
 
+/// The last step: a key that has come so far makes no more sessions.
+pub const LAST_STEP: u64 = u64::MAX;
+
 /// The server's state of one ratcheted client.
 #[derive(Clone)]
 pub struct ServerState {
