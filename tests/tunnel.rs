@@ -971,7 +971,7 @@ fn a_record_that_may_not_be_ends_the_connection_and_nothing_else() {
     let (server, at) = serve(settings(2), None);
     let mut other = raw_client(at, 1, PLAIN);
     let long = vec![b'x'; 4097];
-    let ended: [(&str, RecordType, &[u8]); 12] = [
+    let ended: [(&str, RecordType, &[u8]); 13] = [
         ("no packet", RecordType::Packets, b""),
         ("half a length", RecordType::Packets, b"\0"),
         ("a byte left over", RecordType::Packets, b"\0\x01xy"),
@@ -984,6 +984,7 @@ fn a_record_that_may_not_be_ends_the_connection_and_nothing_else() {
         ("a long Message", RecordType::Message, &long),
         ("a Close without a code", RecordType::Close, b""),
         ("a long Close", RecordType::Close, &long),
+        ("a Close that is not UTF-8", RecordType::Close, b"\0\xff"),
     ];
     for (what, kind, content) in ended {
         let mut peer = raw_client(at, 0, PLAIN);

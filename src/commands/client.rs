@@ -24,7 +24,7 @@ use std::time::Duration;
 const RESTART: &str = "a client takes up a changed configuration when it is started again";
 
 /// How long an orderly end may take.
-const STOP_TIME: Duration = Duration::from_secs(3);
+const STOP_TIME: Duration = Duration::from_secs(13);
 
 pub(super) fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
     signal::block()?;

@@ -74,6 +74,16 @@ impl Subnet {
         ip::one_host(self.address) && self.prefix >= if self.address.is_ipv4() { 8 } else { 32 }
     }
 
+    /// Whether a host can have this address: it is neither the network's own nor, in IPv4, its
+    /// broadcast address. In a network of one or two addresses every one is a host's.
+    pub fn is_host(&self) -> bool {
+        match self.address {
+            IpAddr::V4(_) if self.prefix >= 31 => true,
+            IpAddr::V4(_) => self.address != self.network() && self.address != self.host(u64::MAX),
+            IpAddr::V6(_) => self.prefix >= 127 || self.address != self.network(),
+        }
+    }
+
     /// How many addresses a client can have here: without the network's own, and without IPv4's
     /// broadcast address. At most 2^32.
     pub fn hosts(&self) -> u64 {
@@ -121,6 +131,29 @@ mod tests {
 
     fn subnet(text: &str) -> Subnet {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn networks_and_broadcast_addresses_are_no_hosts() {
+        for host in [
+            "10.8.0.1/24",
+            "10.8.0.0/31",
+            "10.8.0.1/31",
+            "10.8.0.0/32",
+            "fd0f::1/64",
+            "fd0f::/127",
+        ] {
+            assert!(subnet(host).is_host(), "{host}");
+        }
+        for none in [
+            "10.8.0.0/24",
+            "10.8.0.255/24",
+            "10.8.0.3/30",
+            "fd0f::/64",
+            "fd0f::/126",
+        ] {
+            assert!(!subnet(none).is_host(), "{none}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::fernet::{self, Age};
 use crate::os::lock::about_to_wait;
 use crate::os::log::{self, RateLimitedLog};
 use crate::os::{clock, process, socket};
+use crate::protocol::frame;
 use crate::protocol::handshake::{AwaitFinished, ClientHello, HandshakeError, client_id};
 use crate::protocol::key_schedule::{Id, Root};
 use crate::protocol::limits::MAX_HELLO;
@@ -265,7 +266,7 @@ impl PendingConnection<'_> {
             step,
             at,
         } = answered;
-        let limit = await_finished.suite.frame_len(0);
+        let limit = await_finished.suite.frame_len(0) - frame::HEADER;
         let body = reader
             .frame_until(limit, self.deadline)
             .map_err(|reason| self.no_frame(&reason))?;

@@ -192,13 +192,16 @@ impl Server {
             let _ = socket::stop_listening(listener);
         }
         self.0.admission.end_all();
-        for client in self.clients() {
-            if let Some(sender) = client.sender() {
-                sender.close(close::STOPPING, STOPS);
-            }
+        let clients = self.clients();
+        let senders: Vec<_> = clients
+            .iter()
+            .filter_map(|client| client.sender())
+            .collect();
+        for sender in &senders {
+            sender.close(close::STOPPING, STOPS);
         }
         self.0.wake.ring();
-        self.0.wait_until_empty();
+        self.0.wait_until_empty(&senders);
     }
 }
 

@@ -12,16 +12,15 @@ use crate::tunnel::observe::key_log::KeyLog;
 use crate::tunnel::peers::admission::Admission;
 use crate::tunnel::peers::registry::Client;
 use crate::tunnel::session::dispatch::Router;
+use crate::tunnel::session::receiver::{CLOSE_PAUSE, CLOSE_TIME, taken_by_peer};
 use crate::tunnel::session::sender::SessionSender;
 use std::net::{IpAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The words of a Close when the server stops.
 pub(super) const STOPS: &str = "the server stops";
-/// How long a server that stops waits for its clients to go.
-const STOP_TIME: Duration = Duration::from_secs(1);
 
 /// One for all handshakes that fail: a flood of strangers fills no disk. But it can hide the line
 /// that tells why a real client was refused (the next line that gets through tells how many were
@@ -110,10 +109,30 @@ impl Shared {
         notify::status(format_args!("{connected} clients connected"));
     }
 
-    /// Waits until no client is connected any more, at most for a moment.
-    pub(super) fn wait_until_empty(&self) {
-        let connected = self.connected.lock();
-        connected.wait_while(&self.fewer_connected, STOP_TIME, |connected| *connected > 0);
+    /// Waits until no client is connected any more, while any of these takes what was sent to it:
+    /// its Close is the last of that.
+    pub(super) fn wait_until_empty(&self, senders: &[Arc<SessionSender>]) {
+        let taken = || -> u64 {
+            let each = senders.iter().map(|sender| taken_by_peer(&sender.socket));
+            each.fold(0, u64::wrapping_add)
+        };
+        let latest = Instant::now() + CLOSE_TIME;
+        let mut before = taken();
+        loop {
+            let connected = self.connected.lock();
+            let connected = connected.wait_while(&self.fewer_connected, CLOSE_PAUSE, |connected| {
+                *connected > 0
+            });
+            if *connected == 0 || Instant::now() >= latest {
+                return;
+            }
+            drop(connected);
+            let now = taken();
+            if now == before {
+                return;
+            }
+            before = now;
+        }
     }
 }
 

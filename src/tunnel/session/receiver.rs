@@ -23,8 +23,10 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long this side reads on after a Close of its own.
-const DRAIN_TIME: Duration = Duration::from_secs(1);
+/// How long the peer may take no data after a Close, before the connection ends all the same.
+pub const CLOSE_PAUSE: Duration = Duration::from_secs(1);
+/// How long the end of a connection may take after a Close, in all.
+pub const CLOSE_TIME: Duration = Duration::from_secs(10);
 /// Why a connection ends on which only small segments arrive.
 const LARGE_VANISH: &str = "the path loses large packets and does not say so; the next connection \
                             sends small ones";
@@ -266,32 +268,101 @@ fn check_and_pass_on(
 /// The end of a session by the peer's Close.
 fn read_close(content: &[u8]) -> End {
     match content.split_first() {
-        Some((code, text)) if text.len() <= MAX_CLOSE => End::Closed {
-            code: *code,
-            text: log::printable(&String::from_utf8_lossy(text)),
+        Some((code, text)) if text.len() <= MAX_CLOSE => match str::from_utf8(text) {
+            Ok(text) => End::Closed {
+                code: *code,
+                text: log::printable(text),
+            },
+            Err(_) => End::Content("a Close whose text is not UTF-8"),
         },
         _ => End::Content("a Close without a code, or of more than 256 bytes"),
     }
 }
 
-/// Reads and forgets what a peer sends, until the deadline, however fast it comes in.
-pub fn discard_until(socket: &TcpStream, deadline: Instant) {
+/// Reads and forgets what a peer sends, until the deadline, however fast it comes in. True if
+/// the connection ended before.
+pub fn discard_until(socket: &TcpStream, deadline: Instant) -> bool {
     let mut forgotten = [0; 1024];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || !matches!(socket::wait_readable(socket, left), Ok(true)) {
-            return;
+        if left.is_zero() {
+            return false;
+        }
+        match socket::wait_readable(socket, left) {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(_) => return true,
         }
         match socket::receive_now(socket, &mut forgotten) {
-            Ok(0) => return,
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+            Ok(0) => return true,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return true,
             _ => {}
         }
     }
 }
 
-/// After a Close of ours: reads on for a moment, because closing a socket with unread data resets
-/// the connection, and the reset can overtake the Close.
+/// After a Close of ours: reads on until the peer ends its half as well. An end with bytes unread
+/// resets the connection, and the reset can overtake the Close. The peer may still have much to
+/// take before the Close, so the wait goes on while it takes something.
 pub fn drain(socket: &TcpStream) {
-    discard_until(socket, Instant::now() + DRAIN_TIME);
+    let latest = Instant::now() + CLOSE_TIME;
+    let mut taken = taken_by_peer(socket);
+    while !discard_until(socket, latest.min(Instant::now() + CLOSE_PAUSE)) {
+        let before = taken;
+        taken = taken_by_peer(socket);
+        if taken == before || Instant::now() >= latest {
+            return;
+        }
+    }
+}
+
+/// Bytes that the peer has acknowledged; 0 where the system does not tell.
+pub fn taken_by_peer(socket: &TcpStream) -> u64 {
+    socket::path(socket).map_or(0, |path| path.acked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener};
+    use std::thread;
+
+    /// A connection whose sending half is full of data, and then ended.
+    fn stalled() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        near.set_nonblocking(true).unwrap();
+        while (&near).write(&[7; 65536]).is_ok() {}
+        near.set_nonblocking(false).unwrap();
+        near.shutdown(Shutdown::Write).unwrap();
+        (near, far)
+    }
+
+    #[test]
+    fn a_close_is_waited_for_while_the_peer_takes_data() {
+        let (near, mut far) = stalled();
+        let slow = thread::spawn(move || {
+            let began = Instant::now();
+            let mut piece = vec![0; 1 << 18];
+            // A slow path: it is the pace that is tested.
+            while began.elapsed() < CLOSE_PAUSE * 2 {
+                far.read_exact(&mut piece).unwrap();
+                thread::sleep(CLOSE_PAUSE / 4);
+            }
+            far.read_to_end(&mut piece).expect("all of it, and the end")
+        });
+        drain(&near);
+        drop(near);
+        assert!(slow.join().unwrap() > 0, "there was more to take");
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_is_not_waited_for() {
+        let (near, _far) = stalled();
+        let began = Instant::now();
+        drain(&near);
+        assert!(began.elapsed() < CLOSE_PAUSE * 3);
+    }
 }

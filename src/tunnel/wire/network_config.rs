@@ -60,22 +60,29 @@ impl NetworkConfig {
     pub fn decode(content: &[u8]) -> Result<NetworkConfig, FieldError> {
         let fields = Fields::parse(content)?;
         let number = |name| {
-            let text = fields.required(name)?;
-            let digits = text.bytes().all(|c| c.is_ascii_digit()); // `parse` would take a sign
-            text.parse::<u16>()
-                .ok()
-                .filter(|_| digits)
-                .ok_or(FieldError::Value(name))
+            let number = fields.number(name)?.ok_or(FieldError::Missing(name))?;
+            u16::try_from(number).map_err(|_| FieldError::Value(name))
         };
         let config = NetworkConfig {
-            addresses: list(&fields, "addresses")?,
+            addresses: networks(&fields, "addresses")?,
             server: list(&fields, "server")?,
             mtu: number("mtu")?,
-            routes: list(&fields, "routes")?,
+            routes: networks(&fields, "routes")?,
             dns: list(&fields, "dns")?,
             keepalive: Duration::from_secs(number("keepalive")?.into()),
         };
-        if !config.addresses.iter().all(Subnet::is_tunnels) {
+        let (v4, v6): (Vec<&Subnet>, Vec<&Subnet>) = config
+            .addresses
+            .iter()
+            .partition(|own| own.address.is_ipv4());
+        if config.addresses.is_empty() || v4.len() > 1 || v6.len() > 1 {
+            return Err(FieldError::Value("addresses"));
+        }
+        if !config
+            .addresses
+            .iter()
+            .all(|own| own.is_tunnels() && own.is_host())
+        {
             return Err(FieldError::Value("addresses"));
         }
         if config.mtu < MIN_MTU {
@@ -99,6 +106,14 @@ fn join(items: &[impl Display]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(",")
+}
+
+/// Addresses or networks, each with its prefix length.
+fn networks(fields: &Fields, name: &'static str) -> Result<Vec<Subnet>, FieldError> {
+    if fields.list(name).any(|item| !item.contains('/')) {
+        return Err(FieldError::Value(name));
+    }
+    list(fields, name)
 }
 
 fn list<T: FromStr>(fields: &Fields, name: &'static str) -> Result<Vec<T>, FieldError> {
@@ -155,6 +170,24 @@ mod tests {
             ("10.8.0.2/24", "10.8.0.2/7", FieldError::Value("addresses")),
             ("fd0f::2/64", "::1/64", FieldError::Value("addresses")),
             ("addresses=", "other=", FieldError::Missing("addresses")),
+            ("mtu=1500", "mtu=01500", FieldError::Value("mtu")),
+            ("10.8.0.2/24,fd0f::2/64", "", FieldError::Value("addresses")),
+            ("10.8.0.2/24", "10.8.0.2", FieldError::Value("addresses")),
+            ("10.8.0.2/24", "10.8.0.0/24", FieldError::Value("addresses")),
+            (
+                "10.8.0.2/24",
+                "10.8.0.255/24",
+                FieldError::Value("addresses"),
+            ),
+            ("fd0f::2/64", "fd0f::/64", FieldError::Value("addresses")),
+            ("fd0f::2/64", "10.8.0.3/24", FieldError::Value("addresses")),
+            (
+                "10.8.0.2/24,",
+                "10.8.0.2/24, ",
+                FieldError::Value("addresses"),
+            ),
+            ("0.0.0.0/0", "192.168.7.1", FieldError::Value("routes")),
+            ("dns=", "dns=10.8.0.1/32", FieldError::Value("dns")),
             ("dns=", "mtu=", FieldError::Twice("mtu".into())),
         ] {
             assert_eq!(
