@@ -3,10 +3,10 @@
 use super::{Failure, server};
 use crate::config::arguments::{Arguments, UsageError};
 use crate::config::file::{self, Configuration};
-use crate::config::settings::Device;
+use crate::config::settings::{ClientSettings, Device};
 use crate::os::overlaps::Overlap;
 use crate::os::users::{READ, User, WRITE};
-use crate::os::{files, log, process};
+use crate::os::{files, log, network, process, resolver};
 use crate::tunnel::client::Client;
 use crate::tunnel::peers::registry::Clients;
 use std::path::Path;
@@ -43,6 +43,7 @@ pub(super) fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {
             format!("a server with {count} client{s}, no mistakes{but}")
         }
         Configuration::Client(mut settings) => {
+            resolvers(&settings, &file)?;
             let overlaps = settings.overlaps(&[], &[]);
             for overlap in &overlaps {
                 log::warning("config", &overlap.to_string(), &[]);
@@ -116,4 +117,24 @@ fn command_to_open(file: &Path, user: &str) -> String {
     }
     let shown = file.display();
     format!("chown {user} {shown} && chmod 600 {shown}")
+}
+
+/// Whether names can be resolved with a client's tunnel. What the server pushes is not known yet.
+/// So a file that leaves the routes to the server has a mistake only where the units look for it,
+/// and elsewhere, perhaps on the way to another machine, gets a warning.
+fn resolvers(settings: &ClientSettings, file: &Path) -> Result<(), String> {
+    let takes_all = settings.routes.as_ref().map(|it| network::are_full(it));
+    if takes_all == Some(false) || !matches!(settings.device, Device::Tun(_)) {
+        return Ok(());
+    }
+    let has_own = settings.dns.as_ref().is_none_or(|it| !it.is_empty());
+    let Err(reason) = resolver::check_for_full_tunnel(has_own) else {
+        return Ok(());
+    };
+    let reason = format!("{}: {reason}", file.display());
+    if takes_all == Some(true) || file.starts_with("/etc/fernvpn") {
+        return Err(reason);
+    }
+    log::warning("config", &reason, &[]);
+    Ok(())
 }

@@ -259,6 +259,12 @@ fn filters_strictly() -> bool {
     strict && (!read(folder.join("all/src_valid_mark")) || !tables("-mark").is_empty())
 }
 
+/// Whether these routes take most of IPv4.
+pub fn are_full(routes: &[Subnet]) -> bool {
+    let size = |route: &Subnet| (route.address.is_ipv4()).then(|| 1_u64 << (32 - route.prefix));
+    routes.iter().filter_map(size).sum::<u64>() >= 1 << 31
+}
+
 /// Whether there is a device of this name, as far as can be known.
 pub fn has_device(name: &str) -> bool {
     let devices = Path::new("/sys/class/net");
@@ -382,8 +388,7 @@ impl Network {
         }
         let carries_ipv6 = addresses.iter().any(|own| own.address.is_ipv6());
         // Most of IPv4 by a tunnel without IPv6: then no IPv6 at all, rather than past the tunnel.
-        let size = |route: &Subnet| (route.address.is_ipv4()).then(|| 1_u64 << (32 - route.prefix));
-        let is_full = routes.iter().filter_map(size).sum::<u64>() >= 1 << 31;
+        let is_full = are_full(routes);
         let refuse_ipv6 = is_full && !carries_ipv6 && has_ipv6;
         if is_full && !has_ipv6 && self.others_have_ipv6() {
             let text = "IPv6 goes past the tunnel, whose device cannot have it (its mtu is below 1280, or \

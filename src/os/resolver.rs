@@ -27,7 +27,7 @@ enum Manager {
 }
 
 const MANAGERS: [Manager; 2] = [Manager::Resolved, Manager::Resolvconf];
-const PACKAGE: &str = "apt install systemd-resolved";
+const PACKAGE: &str = "apt install systemd-resolved polkitd";
 
 impl Manager {
     fn program(self) -> &'static str {
@@ -210,6 +210,45 @@ pub fn clear(device: &str) {
     }
 }
 
+/// Looks, before a tunnel that takes everything is there, whether programs could resolve names with
+/// it. `has_own` says that the tunnel brings resolvers.
+///
+/// # Errors
+/// A sentence: who would be asked in vain, and what to do.
+pub fn check_for_full_tunnel(has_own: bool) -> Result<(), String> {
+    let runs = |manager: &Manager| match manager {
+        // It only looks.
+        Manager::Resolved => command::said(&["resolvectl", "dns"]).is_some(),
+        Manager::Resolvconf => true,
+    };
+    if has_own && MANAGERS.iter().any(|it| it.is_here() && runs(it)) {
+        return Ok(());
+    }
+    let asked = named_in(Path::new(RESOLV_CONF));
+    if asked.iter().any(|resolver| !stays_behind(resolver.ip())) {
+        return Ok(());
+    }
+    let remedy = match has_own {
+        true => format!("Try: {PACKAGE}"),
+        false => "Try: dns = pushed".to_owned(),
+    };
+    Err(format!(
+        "if everything goes into the tunnel, programs on this machine resolve no names: they ask \
+         {} ({RESOLV_CONF}), to which no way leads then. {remedy}",
+        listed(&asked)
+    ))
+}
+
+/// Whether a resolver is one of the local network's, to which no way leads through a tunnel.
+fn stays_behind(address: IpAddr) -> bool {
+    let is_private = match address {
+        IpAddr::V4(it) => it.is_private() || it.is_link_local() || it.octets()[0] == 0,
+        IpAddr::V6(it) => it.is_unique_local() || it.is_unicast_link_local(),
+    };
+    let way = || command::said(&["ip", "route", "get", &address.to_string()]);
+    is_private || !address.is_loopback() && way().is_some_and(|way| !way.contains(" via "))
+}
+
 /// Where resolvers listen.
 pub const PORT: u16 = 53;
 
@@ -342,6 +381,76 @@ fn listed(resolvers: &[SocketAddr]) -> String {
         list => {
             let list = list.iter().map(|resolver| resolver.ip().to_string());
             list.collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str, files: &[(&str, &str)]) -> PathBuf {
+        let root = std::env::temp_dir().join(format!("fernvpn-{name}-{}", std::process::id()));
+        for (file, text) in files {
+            let file = root.join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn resolvers_are_known_from_whoever_knows_them() {
+        let root = folder(
+            "resolvers",
+            &[
+                (
+                    "etc/resolv.conf",
+                    "# x\nnameserver 127.0.0.53\n nameserver\t192.0.2.1 \nnameserver x.example\n",
+                ),
+                (
+                    "run/systemd/resolve/resolv.conf",
+                    "nameserver 192.0.2.1\nnameserver 2001:db8::1\n",
+                ),
+                ("run/resolvconf/interface/eth0", "nameserver fe80::1%lo\n"),
+            ],
+        );
+        let found = past_the_tunnel_in(&root);
+        let found: Vec<String> = found.iter().map(SocketAddr::to_string).collect();
+        let right = [
+            "192.0.2.1:53",
+            "[2001:db8::1]:53",
+            "[fe80::1%1]:53",
+            "127.0.0.53:53",
+        ];
+        assert_eq!(found, right);
+        assert!(asks_resolved(&root));
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!(past_the_tunnel_in(&root), []);
+        assert!(!asks_resolved(&root));
+    }
+
+    #[test]
+    fn a_record_comes_first_where_resolvconf_has_an_order() {
+        let order = "# x\nlo.inet6\nlo.!(pdns)\n*tap\ntun*\ntap*\n";
+        let root = folder("order", &[("etc/resolvconf/interface-order", order)]);
+        assert_eq!(record("fern0", &root), "tun.fern0");
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!(record("fern0", &root), "fern0");
+    }
+
+    #[test]
+    fn local_resolvers_stay_behind() {
+        for (address, local) in [
+            ("192.168.1.1", true),
+            ("10.0.0.53", true),
+            ("169.254.1.1", true),
+            ("fd00::53", true),
+            ("fe80::1", true),
+            ("127.0.0.1", false),
+            ("::1", false),
+        ] {
+            assert_eq!(stays_behind(address.parse().unwrap()), local, "{address}");
         }
     }
 }

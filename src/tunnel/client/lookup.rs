@@ -62,8 +62,12 @@ pub(super) fn lookup(
             .map(Iterator::collect)
             .map_err(|error| reason(&error)),
     };
-    let found = found
-        .map_err(|reason| format!("cannot look up {host}: {reason}{}", advice(past_the_tunnel)))?;
+    let found = found.map_err(|reason| {
+        format!(
+            "cannot find {server}: {reason} ({})",
+            advice(past_the_tunnel)
+        )
+    })?;
     if is_name {
         let addresses = found.iter().map(|address| address.ip().to_string());
         let addresses = addresses.collect::<Vec<_>>().join(", ");
@@ -79,8 +83,8 @@ fn is_address(host: &str) -> bool {
 
 fn advice(past_the_tunnel: Option<u32>) -> &'static str {
     match past_the_tunnel {
-        Some(_) => ". Try: an address in place of the name (server = ADDRESS:PORT)",
-        None => ". Is this the right name, and does this machine's resolver answer?",
+        Some(_) => "try an address in place of the name: server = ADDRESS:PORT",
+        None => "is this the right name, and does this machine's resolver answer?",
     }
 }
 
