@@ -40,7 +40,7 @@ const TOKENS_A_LINE: usize = 98;
 /// that needs more raises it, and its message says what for.
 const CEILINGS: &[(&str, usize, usize)] = &[
     ("packet", 806, 926),
-    ("os", 3815, 4387),
+    ("os", 5214, 5996),
     ("config", 2120, 2438),
     ("tunnel", 4026, 4629),
     ("audit", 3879, 4460),

@@ -5,11 +5,11 @@ use crate::config::arguments::{Arguments, UsageError};
 use crate::config::settings::{ClientSettings, Device};
 use crate::config::state_file::StoredRatchet;
 use crate::os::control::Control;
-use crate::os::network::{self, Network};
+use crate::os::network::{self, KillSwitch, Network};
 use crate::os::resolver;
 use crate::os::signal::Signal;
 use crate::os::tun::Tun;
-use crate::os::{log, notify, process, signal};
+use crate::os::{log, network_state, notify, process, signal};
 use crate::tunnel::client::{Client, Machine};
 use crate::tunnel::locked;
 use crate::tunnel::session::receiver::MAX_MESSAGE;
@@ -75,6 +75,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         _ => None,
     };
     let has_lock = lock.is_some();
+    let changed = Shared::default();
     if let Some(device) = &lock {
         // The kill switch lets this client ask the local network's resolvers, but not a resolver on
         // this machine: that one is asked before.
@@ -85,24 +86,31 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         {
             log::warning("tunnel", &reason, &[]);
         }
-        if let Err(error) = network::lock(device) {
-            return (Err(error.to_string()), None);
+        match KillSwitch::begin(device) {
+            Ok(switch) => locked(&changed).kill_switch = Some(switch),
+            Err(error) => return (Err(error.to_string()), None),
         }
+    }
+    if let Err(error) = keep(&settings, &changed) {
+        let text = "what others change in this machine's network is not put back";
+        log::warning("os", text, &[("reason", &error)]);
     }
     let mut host = Host {
         settings,
-        opened: Arc::default(),
+        changed: Arc::clone(&changed),
         client: Arc::clone(&client),
         command: None,
         running: Arc::default(),
     };
-    let (stopped, running, opened) = (
-        Arc::clone(&client),
-        Arc::clone(&host.running),
-        Arc::clone(&host.opened),
-    );
+    let (stopped, running) = (Arc::clone(&client), Arc::clone(&host.running));
+    let end_changes = move || {
+        let mut changed = locked(&changed);
+        changed.is_over = true;
+        drop(changed.opened.take());
+    };
+    let over = end_changes.clone();
     let clean_up = move || {
-        drop(locked(&opened).take());
+        over();
         if lock.is_some()
             && let Err(error) = network::unlock(lock.as_deref())
         {
@@ -165,7 +173,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
             "the kill switch stays on; fernvpn unlock ends it",
             &[],
         );
-        drop(locked(&host.opened).take());
+        end_changes();
     } else {
         clean_up();
     }
@@ -223,13 +231,44 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
     Ok(settings)
 }
 
-/// The device, once there is one; shared with whoever undoes what was changed for it.
-type Opened = Arc<Mutex<Option<(Network, Arc<Tun>)>>>;
+/// What a client changes on this machine.
+#[derive(Default)]
+struct Changed {
+    kill_switch: Option<KillSwitch>,
+    /// The device, once there is one.
+    opened: Option<(Network, Arc<Tun>)>,
+    /// It is undone, and nothing is to be put back any more.
+    is_over: bool,
+}
+
+/// Shared by those who make it, put it back, and undo it.
+type Shared = Arc<Mutex<Changed>>;
+
+/// Has what is changed on this machine put back when others undo it.
+fn keep(settings: &ClientSettings, changed: &Shared) -> io::Result<()> {
+    if !matches!(settings.device, Device::Tun(_)) {
+        return Ok(());
+    }
+    let changed = Arc::clone(changed);
+    network_state::keep(move || {
+        let mut changed = locked(&changed);
+        if changed.is_over {
+            return false;
+        }
+        if let Some(switch) = &mut changed.kill_switch {
+            switch.check();
+        }
+        if let Some((network, _)) = &mut changed.opened {
+            network.check();
+        }
+        true
+    })
+}
 
 /// This machine: the device is opened when the server has said what it should look like.
 struct Host {
     settings: ClientSettings,
-    opened: Opened,
+    changed: Shared,
     client: Arc<Client>,
     /// Waits for the end of the command, stops the client, and has the command's exit status.
     command: Option<JoinHandle<u8>>,
@@ -240,7 +279,8 @@ struct Host {
 impl Machine for Host {
     fn set_up(&mut self, config: &NetworkConfig) -> Result<Option<Arc<Tun>>, String> {
         let text = |error: io::Error| error.to_string();
-        let mut opened = locked(&self.opened);
+        let mut changed = locked(&self.changed);
+        let opened = &mut changed.opened;
         let first = opened.is_none();
         if first {
             *opened = device::open(&self.settings.device)
@@ -250,7 +290,7 @@ impl Machine for Host {
                 self.settings.device = Device::None;
             }
         }
-        let Some((network, tun)) = &mut *opened else {
+        let Some((network, tun)) = opened else {
             return Ok(None);
         };
         let ClientSettings {

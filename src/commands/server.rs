@@ -10,7 +10,7 @@ use crate::os::control::{self, Control};
 use crate::os::nat::Nat;
 use crate::os::network::Network;
 use crate::os::signal::Signal;
-use crate::os::{log, notify, overlaps, process, signal};
+use crate::os::{log, network_state, notify, overlaps, process, signal};
 use crate::packet::subnet::Subnet;
 use crate::tunnel::locked;
 use crate::tunnel::server::Server;
@@ -39,9 +39,6 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
         device,
         nat: None,
     };
-    if let (Some(device), Device::Tun(_)) = (&machine.device, &settings.device) {
-        overlaps::claim(device).map_err(|error| error.to_string())?;
-    }
     machine.set_up(&settings)?;
     if let (Some(network), Some(device)) = (&machine.network, &machine.device) {
         // Something for the clients to fetch, of which nothing is secret.
@@ -60,6 +57,15 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
         server,
         machine: Mutex::new(Some(machine)),
     });
+    let kept = Arc::downgrade(&running);
+    let checked = network_state::keep(move || match kept.upgrade() {
+        Some(running) => running.check_machine(),
+        None => false,
+    });
+    if let Err(error) = checked {
+        let text = "what others change in this machine's network is not put back";
+        log::warning("os", text, &[("reason", &error)]);
+    }
     let asked = Arc::clone(&running);
     let answer = move |question: &str| {
         status::answer(
@@ -116,6 +122,15 @@ struct Running {
 }
 
 impl Running {
+    /// Puts back what others have changed. False once the server stops.
+    fn check_machine(&self) -> bool {
+        let mut machine = locked(&self.machine);
+        if let Some(machine) = machine.as_mut() {
+            machine.check();
+        }
+        machine.is_some()
+    }
+
     /// Reads the configuration anew and takes it up, or says why not; then nothing has changed.
     fn reload(&self) -> Result<String, String> {
         notify::tell("RELOADING=1");
@@ -169,6 +184,12 @@ struct Machine {
 }
 
 impl Machine {
+    fn check(&mut self) {
+        if let Some(network) = &mut self.network {
+            network.check();
+        }
+    }
+
     /// Makes it what the settings ask for.
     fn set_up(&mut self, settings: &ServerSettings) -> Result<(), String> {
         let text = |error: io::Error| error.to_string();

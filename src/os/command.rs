@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::log;
+use super::log::{self, RateLimitedLog};
 
 /// Longest that a command may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -65,6 +65,19 @@ pub fn attempt(argv: &[&str]) -> bool {
     did
 }
 
+/// Whoever undoes repairs as fast as they are made fills no disk.
+static REPAIRS: RateLimitedLog = RateLimitedLog::new(300, Duration::from_secs(60));
+
+/// Runs `argv` and shows it when it has worked: a repair that fails is tried again and again.
+pub(super) fn run_and_show(argv: &[&str]) -> io::Result<()> {
+    let mut command = prepare(argv)?;
+    finish(&mut command)?;
+    if REPAIRS.permit(Instant::now()).is_some() {
+        log::command(&line(&command));
+    }
+    Ok(())
+}
+
 /// What `argv` says, if it succeeds. To look at something, which is not shown.
 pub fn said(argv: &[&str]) -> Option<String> {
     let output = output(&mut prepare(argv).ok()?, "")
@@ -97,8 +110,13 @@ fn search_path() -> String {
 
 /// Shows and runs a prepared command; `place` is printed in front when it does not run on the host.
 pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()> {
+    log::command(&format!("{place}{}", line(command)));
+    finish(command)
+}
+
+/// Runs a prepared command, and reports a failure in its own words.
+fn finish(command: &mut Command) -> io::Result<()> {
     let shown = line(command);
-    log::command(&format!("{place}{shown}"));
     finished(command, &shown, "")
 }
 

@@ -34,7 +34,10 @@ pub mod log;
 pub mod namespace;
 #[cfg(target_os = "linux")]
 pub mod nat;
+#[cfg(target_os = "linux")]
+mod netlink;
 pub mod network;
+pub mod network_state;
 pub mod notify;
 pub mod overlaps;
 pub mod process;

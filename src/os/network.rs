@@ -27,8 +27,12 @@
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use super::log::RateLimitedLog;
 use super::namespace::Namespace;
+use super::network_state::{Address, Link, MAIN, NetworkState, Route, Rule};
+use super::overlaps::GROUP;
 use super::resolver::{self, Resolvers};
 use super::{command, log, rules};
 use crate::packet::subnet::Subnet;
@@ -63,12 +67,24 @@ pub enum Change {
         /// At least 1280 for IPv6 to work.
         mtu: u16,
     },
+    /// The device is one of the servers on this machine, which know each other by their group.
+    Group,
     /// The device has this address.
     Address(Subnet),
     /// Packets to these addresses, of at most so many bytes each, go into the device.
     Route(Subnet, u16),
     /// The same by the client's own table.
     Steered(Subnet, u16),
+    /// Packets to a network of containers or virtual machines on this machine go there, by the same
+    /// table.
+    Inner {
+        /// Which network.
+        network: Subnet,
+        /// The bridge to it.
+        bridge: String,
+        /// This machine's address in it.
+        source: IpAddr,
+    },
     /// That table is asked before the main one, for IPv6 (or IPv4).
     Rule {
         /// Which of the two.
@@ -88,42 +104,38 @@ pub enum Change {
 }
 
 impl Change {
-    /// The command that makes the change.
-    fn set(&self, device: &str) -> String {
+    /// The commands that make the change.
+    fn set(&self, device: &str) -> Vec<Vec<String>> {
         match self {
-            Change::Up { mtu } => format!("ip link set dev {device} mtu {mtu} up"),
+            Change::Up { mtu } => words(format_args!("ip link set dev {device} mtu {mtu} up")),
+            Change::Group => words(format_args!("ip link set dev {device} group {GROUP}")),
             // nodad: nobody else is on this link, and waiting for a duplicate would hold up the
             // first packets.
             Change::Address(prefix) if prefix.address.is_ipv6() => {
-                format!("ip address add {prefix} dev {device} nodad")
+                words(format_args!("ip address add {prefix} dev {device} nodad"))
             }
-            Change::Address(prefix) => format!("ip address add {prefix} dev {device}"),
+            Change::Address(prefix) => words(format_args!("ip address add {prefix} dev {device}")),
             // add, not replace: a route that is there already is somebody else's, and could not be
             // put back.
-            Change::Route(prefix, mtu) => format!("ip route add {prefix} dev {device} mtu {mtu}"),
-            Change::Steered(prefix, mtu) => {
-                format!(
-                    "ip route add {prefix} dev {device} mtu {mtu} table {}",
-                    table(device)
-                )
+            Change::Route(..) | Change::Steered(..) | Change::Inner { .. } => {
+                words(format_args!("ip route add {}", self.route(device)))
             }
-            Change::Rule { ipv6 } => {
-                format!(
-                    "ip {} rule add not fwmark {MARK} {}",
-                    family(*ipv6),
-                    rule(device)
-                )
-            }
+            Change::Rule { ipv6 } => words(format_args!(
+                "ip {} rule add not fwmark {MARK} {}",
+                family(*ipv6),
+                rule(device)
+            )),
             Change::Firewall { own, refuse_ipv6 } => {
-                format!(
-                    "nft '{}",
-                    filled(CLIENT_RULES, device, "", own, *refuse_ipv6)
-                )
+                let text = filled(CLIENT_RULES, device, "", own, *refuse_ipv6, &[]);
+                vec![vec!["nft".into(), text]]
             }
             // A table without rules remembers that it was 0, as long as the kernel does: see
             // `clear`.
             Change::ValidMark => {
-                format!("nft add table inet fernvpn-{device}-mark && {VALID_MARK}=1")
+                let table = rules::table_name(device, "-mark");
+                let mut both = words(format_args!("nft add table inet {table}"));
+                both.extend(words(format_args!("{VALID_MARK}=1")));
+                both
             }
         }
     }
@@ -132,39 +144,164 @@ impl Change {
     fn is_replaced_by(&self, new: &Change) -> bool {
         match (self, new) {
             (Change::Route(old, _), Change::Route(new, _))
-            | (Change::Steered(old, _), Change::Steered(new, _)) => old == new,
+            | (Change::Steered(old, _), Change::Steered(new, _))
+            | (Change::Inner { network: old, .. }, Change::Inner { network: new, .. }) => {
+                old == new
+            }
             (Change::Firewall { .. }, Change::Firewall { .. })
             | (Change::Up { .. }, Change::Up { .. }) => true,
             _ => false,
         }
     }
 
-    /// The command that makes the change where an older one of ours is replaced by it.
-    fn replace(&self, device: &str) -> String {
-        self.set(device)
-            .replacen("ip route add ", "ip route replace ", 1)
+    /// The commands that make the change in place of what is there of the same kind.
+    fn replace(&self, device: &str) -> Vec<Vec<String>> {
+        match self {
+            Change::Route(..) | Change::Steered(..) | Change::Inner { .. } => {
+                words(format_args!("ip route replace {}", self.route(device)))
+            }
+            _ => self.set(device),
+        }
     }
 
-    /// The command that takes it back.
-    fn unset(&self, device: &str) -> String {
+    /// The commands that take it back.
+    fn unset(&self, device: &str) -> Vec<Vec<String>> {
         match self {
-            Change::Up { .. } => format!("ip link set dev {device} down"),
-            Change::Address(prefix) => format!("ip address del {prefix} dev {device}"),
-            Change::Route(prefix, _) => format!("ip route del {prefix} dev {device}"),
-            Change::Steered(prefix, _) => {
-                format!("ip route del {prefix} dev {device} table {}", table(device))
-            }
-            Change::Rule { ipv6 } => format!("ip {} rule del {}", family(*ipv6), rule(device)),
-            Change::Firewall { .. } => format!("nft delete table inet fernvpn-{device}"),
+            Change::Up { .. } => words(format_args!("ip link set dev {device} down")),
+            Change::Group => words(format_args!("ip link set dev {device} group default")),
+            Change::Address(prefix) => words(format_args!("ip address del {prefix} dev {device}")),
+            Change::Route(prefix, _) => words(format_args!("ip route del {prefix} dev {device}")),
+            Change::Steered(prefix, _) => words(format_args!(
+                "ip route del {prefix} dev {device} table {}",
+                table(device)
+            )),
+            Change::Inner {
+                network, bridge, ..
+            } => words(format_args!(
+                "ip route del {network} dev {bridge} table {}",
+                table(device)
+            )),
+            Change::Rule { ipv6 } => words(format_args!(
+                "ip {} rule del {}",
+                family(*ipv6),
+                rule(device)
+            )),
+            Change::Firewall { .. } => delete_table(device, ""),
             // The last of several clients sets it back.
-            Change::ValidMark if tables("-mark").len() > 1 => {
-                format!("nft delete table inet fernvpn-{device}-mark")
-            }
+            Change::ValidMark if tables("-mark").len() > 1 => delete_table(device, "-mark"),
             Change::ValidMark => {
-                format!("{VALID_MARK}=0 && nft delete table inet fernvpn-{device}-mark")
+                let mut both = words(format_args!("{VALID_MARK}=0"));
+                both.extend(delete_table(device, "-mark"));
+                both
             }
         }
     }
+
+    /// What `ip route` is told of it.
+    fn route(&self, device: &str) -> String {
+        match self {
+            Change::Route(prefix, mtu) => format!("{prefix} dev {device} mtu {mtu}"),
+            Change::Steered(prefix, mtu) => {
+                format!("{prefix} dev {device} mtu {mtu} table {}", table(device))
+            }
+            Change::Inner {
+                network,
+                bridge,
+                source,
+            } => format!(
+                "{network} dev {bridge} src {source} table {}",
+                table(device)
+            ),
+            _ => String::new(),
+        }
+    }
+
+    /// What it is called in the log.
+    fn name(&self) -> String {
+        match self {
+            Change::Up { mtu } => format!("device up with mtu {mtu}"),
+            Change::Group => format!("group {GROUP}"),
+            Change::Address(prefix) => format!("address {prefix}"),
+            Change::Route(prefix, _) | Change::Steered(prefix, _) => format!("route {prefix}"),
+            Change::Inner {
+                network, bridge, ..
+            } => format!("route {network} to {bridge}"),
+            Change::Rule { ipv6 } => format!("rule for {}", if *ipv6 { "IPv6" } else { "IPv4" }),
+            Change::Firewall { .. } => "nft table".into(),
+            Change::ValidMark => "src_valid_mark".into(),
+        }
+    }
+
+    /// The table of nft's that it is.
+    fn table(&self, device: &str) -> Option<String> {
+        match self {
+            Change::Firewall { .. } => Some(rules::table_name(device, "")),
+            Change::ValidMark => Some(rules::table_name(device, "-mark")),
+            _ => None,
+        }
+    }
+
+    /// Whether the kernel has it. nft's tables are looked at elsewhere.
+    fn is_in(&self, state: &NetworkState, device: &Link) -> bool {
+        let has_route = |wanted: &dyn Fn(&Route) -> bool| state.routes.iter().any(wanted);
+        match self {
+            Change::Up { mtu } => device.is_up && device.mtu == u32::from(*mtu),
+            Change::Group => device.group == GROUP,
+            Change::Address(own) => {
+                let is_it = |it: &Address| it.device == device.index && it.address == *own;
+                state.addresses.iter().any(is_it)
+            }
+            Change::Route(..) => {
+                has_route(&|it| it.table == MAIN && self.is_route(it, state, device))
+            }
+            Change::Steered(..) | Change::Inner { .. } => {
+                let table = table(&device.name);
+                has_route(&|it| it.table == table && self.is_route(it, state, device))
+            }
+            Change::Rule { ipv6 } => {
+                let number = table(&device.name);
+                let own = Rule {
+                    is_ipv6: *ipv6,
+                    priority: priority(&device.name),
+                    table: number,
+                    unless_marked: Some(MARK),
+                };
+                state.rules.contains(&own)
+            }
+            Change::ValidMark => marks_are_valid(),
+            Change::Firewall { .. } => true,
+        }
+    }
+
+    /// Whether this is the kernel's route, in whatever table.
+    fn is_route(&self, there: &Route, state: &NetworkState, device: &Link) -> bool {
+        let (to, by, mtu, source) = match self {
+            Change::Route(to, mtu) | Change::Steered(to, mtu) => {
+                (to, Some(device), Some(u32::from(*mtu)), None)
+            }
+            Change::Inner {
+                network,
+                bridge,
+                source,
+            } => (network, state.link(bridge), None, Some(*source)),
+            _ => return false,
+        };
+        there.is_unicast
+            && there.routers.is_empty()
+            && (there.to.network(), there.to.prefix) == (to.network(), to.prefix)
+            && by.is_some_and(|by| there.device == Some(by.index))
+            && (mtu, source) == (there.mtu, there.source)
+    }
+}
+
+/// A command, in words. No name, address or number in our commands has a blank.
+fn words(line: std::fmt::Arguments<'_>) -> Vec<Vec<String>> {
+    vec![line.to_string().split(' ').map(str::to_owned).collect()]
+}
+
+fn delete_table(device: &str, kind: &str) -> Vec<Vec<String>> {
+    let name = rules::table_name(device, kind);
+    words(format_args!("nft delete table inet {name}"))
 }
 
 /// Largest packet to where the tunnel's own network ends: the links there are Ethernet, mostly. The
@@ -182,44 +319,125 @@ fn family(ipv6: bool) -> &'static str {
     if ipv6 { "-6" } else { "-4" }
 }
 
-/// fern1 has the table after fern0's. A device without a number has fern0's too.
+/// fern1 has the table after fern0's. Any other name has one of its own, far from the small numbers
+/// that people choose: the name's FNV-1a hash, with its highest bit set.
 fn table(device: &str) -> u32 {
-    let digits = device.trim_start_matches(|c: char| !c.is_ascii_digit());
-    MARK + digits.parse::<u16>().map_or(0, u32::from)
+    let number = device
+        .strip_prefix("fern")
+        .and_then(|it| it.parse::<u16>().ok());
+    number.map_or_else(
+        || {
+            let hash = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+            device.bytes().fold(0x811c_9dc5, hash) | 1 << 31
+        },
+        |number| MARK + u32::from(number),
+    )
+}
+
+/// A rule comes before the main table's, which is number 32766. Rules of one priority can be for
+/// several tables.
+fn priority(device: &str) -> u32 {
+    let table = table(device);
+    if table < 32766 { table } else { MARK }
 }
 
 fn rule(device: &str) -> String {
-    format!("table {0} priority {0}", table(device))
+    format!("table {} priority {}", table(device), priority(device))
 }
 
-/// A text for nft, filled in, for the table `fernvpn-DEVICE` and `kind`.
-fn filled(file: &str, device: &str, kind: &str, own: &[IpAddr], refuse_ipv6: bool) -> String {
-    let (mark, ports) = (MARK.to_string(), rules::local_ports().0.to_string());
+/// A text for nft, filled in, for the table of `device` and `kind`.
+fn filled(
+    file: &str,
+    device: &str,
+    kind: &str,
+    own: &[IpAddr],
+    refuse_ipv6: bool,
+    bridges: &[String],
+) -> String {
+    let first = rules::local_ports().0;
+    let listed = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
+    let connected = listed(&mut (rules::connected_ports(first).iter()).map(ToString::to_string));
+    let bridges = listed(&mut (bridges.iter()).map(|it| format!("\"{}\"", rules::device_name(it))));
     let own: Vec<Subnet> = own.iter().map(|address| Subnet::alone(*address)).collect();
     let refuse = if refuse_ipv6 { &[ALL_IPV6][..] } else { &[] };
     rules::filled(
         file,
         &[
-            ("TABLE", &format!("fernvpn-{device}{kind}")),
-            ("DEVICE", device),
-            ("MARK", &mark),
-            ("PORTS", &ports),
+            ("TABLE", &rules::table_name(device, kind)),
+            ("DEVICE", &rules::device_name(device)),
+            ("MARK", &MARK.to_string()),
+            ("PORTS", &first.to_string()),
+            ("CONNECTED", &connected),
+            ("BRIDGES", &bridges),
         ],
         &[("OWN", &own), ("REFUSE-IPV6", refuse)],
     )
 }
 
-/// Begins the kill switch of a client with this device. It lasts until [`unlock`].
-pub fn lock(device: &str) -> io::Result<()> {
+/// The kill switch of a client. It lasts until [`unlock`], and longer than this.
+#[derive(Debug)]
+pub struct KillSwitch {
+    device: String,
+    bridges: Vec<String>,
+    table: rules::Table,
+    trouble: Trouble,
+}
+
+impl KillSwitch {
+    /// Begins it, for a client with this device.
+    ///
+    /// # Errors
+    /// What does not work. Then there is none.
+    pub fn begin(device: &str) -> io::Result<KillSwitch> {
+        let state = NetworkState::look(&[MAIN]).unwrap_or_default();
+        let bridges: Vec<String> = (state.inner_devices().into_iter())
+            .map(str::to_owned)
+            .collect();
+        Ok(KillSwitch {
+            table: lock(device, &bridges, command::run)?,
+            device: device.to_owned(),
+            bridges,
+            trouble: Trouble::default(),
+        })
+    }
+
+    /// Puts it in again if somebody has taken it away, and lets this machine's packets to new
+    /// containers and virtual machines pass.
+    pub fn check(&mut self) {
+        let repaired = self.repair();
+        self.trouble.tell(repaired);
+    }
+
+    fn repair(&mut self) -> io::Result<Vec<String>> {
+        let state = NetworkState::look(&[MAIN])?;
+        let bridges = state.inner_devices();
+        if bridges.iter().ne(self.bridges.iter()) {
+            let bridges: Vec<String> = bridges.into_iter().map(str::to_owned).collect();
+            self.table = lock(&self.device, &bridges, command::run_and_show)?;
+            self.bridges = bridges;
+        } else if !self.table.is_there(state.nft) {
+            self.table.put_back(command::run_and_show)?;
+            return Ok(vec!["kill switch".into()]);
+        }
+        Ok(Vec::new())
+    }
+}
+
+fn lock(
+    device: &str,
+    bridges: &[String],
+    run: impl FnOnce(&[&str]) -> io::Result<()>,
+) -> io::Result<rules::Table> {
     let text = concat!(include_str!("client.nft"), include_str!("lock.nft"));
-    command::run(&["nft", &filled(text, device, "-lock", &[], false)])
+    let text = filled(text, device, "-lock", &[], false, bridges);
+    rules::Table::put_in(&rules::table_name(device, "-lock"), text, run)
 }
 
 /// Ends the kill switch of a client with this device, or each that there is.
 pub fn unlock(device: Option<&str>) -> io::Result<()> {
     let locks = device.map_or_else(
         || tables("-lock"),
-        |device| vec![format!("fernvpn-{device}-lock")],
+        |device| vec![rules::table_name(device, "-lock")],
     );
     if locks.is_empty() {
         return Err(io::Error::other(
@@ -243,20 +461,57 @@ fn tables(kind: &str) -> Vec<String> {
         .collect()
 }
 
+/// What is said of repairs, and of those that do not work: of each reason once, and again after ten
+/// minutes.
+#[derive(Debug, Default)]
+struct Trouble(Option<(String, Instant)>);
+
+impl Trouble {
+    fn tell(&mut self, repaired: io::Result<Vec<String>>) {
+        match repaired {
+            Ok(repaired) => {
+                if !repaired.is_empty() {
+                    let text = "something else changed the tunnel's network, which is put back";
+                    REPAIRS.warning("os", text, &[("what", &repaired.join(", "))]);
+                }
+                if self.0.take().is_some() {
+                    log::info("os", "the tunnel's network is right again", &[]);
+                }
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                let is_new = self.0.as_ref().is_none_or(|(last, since)| {
+                    *last != reason || since.elapsed() > Duration::from_secs(600)
+                });
+                if is_new {
+                    let text = "the tunnel's network cannot be put back; packets may go past the tunnel; \
+                                trying again";
+                    log::error("os", text, &[("reason", &reason)]);
+                    self.0 = Some((reason, Instant::now()));
+                }
+            }
+        }
+    }
+}
+
+/// Somebody who changes it again and again fills no disk.
+static REPAIRS: RateLimitedLog = RateLimitedLog::new(60, Duration::from_secs(60));
+
 /// Whether packets of marked sockets could be dropped on arrival: the kernel asks its tables
 /// without the mark whether they come by the interface by which it would answer.
 fn filters_strictly() -> bool {
-    let read = |path: std::path::PathBuf| {
-        std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1")
-    };
-    let folder = Path::new("/proc/sys/net/ipv4/conf");
-    let strict = std::fs::read_dir(folder).is_ok_and(|entries| {
-        entries
-            .flatten()
-            .any(|interface| read(interface.path().join("rp_filter")))
-    });
-    // Another client may have set it, and will set it back.
-    strict && (!read(folder.join("all/src_valid_mark")) || !tables("-mark").is_empty())
+    let folder = std::fs::read_dir("/proc/sys/net/ipv4/conf").into_iter();
+    let mut devices = folder.flatten().flatten();
+    devices.any(|device| says_one(&device.path().join("rp_filter")))
+}
+
+/// Whether it judges them by their mark instead.
+fn marks_are_valid() -> bool {
+    says_one(Path::new("/proc/sys/net/ipv4/conf/all/src_valid_mark"))
+}
+
+fn says_one(setting: &Path) -> bool {
+    std::fs::read_to_string(setting).is_ok_and(|value| value.trim() == "1")
 }
 
 /// Whether these routes take most of IPv4.
@@ -276,8 +531,12 @@ pub fn has_device(name: &str) -> bool {
 pub struct Network {
     place: Place,
     device: String,
+    /// What must be there.
     made: Vec<Change>,
     resolvers: Resolvers,
+    /// Those of nft's tables among them.
+    tables: Vec<rules::Table>,
+    trouble: Trouble,
 }
 
 impl Network {
@@ -288,6 +547,8 @@ impl Network {
             device: device.to_owned(),
             made: Vec::new(),
             resolvers: Resolvers::new(device),
+            tables: Vec::new(),
+            trouble: Trouble::default(),
         }
     }
 
@@ -327,20 +588,14 @@ impl Network {
             return;
         }
         resolver::clear(&self.device);
-        let table = table(&self.device).to_string();
+        let rule = rule(&self.device);
         for family in ["-4", "-6"] {
-            while command::attempt(&[
-                "ip", family, "rule", "del", "priority", &table, "table", &table,
-            ]) {}
+            let line = format!("ip {family} rule del {rule}");
+            while command::attempt(&line.split(' ').collect::<Vec<_>>()) {}
         }
-        command::attempt(&[
-            "nft",
-            "delete",
-            "table",
-            "inet",
-            &format!("fernvpn-{}", self.device),
-        ]);
-        if tables("-mark").contains(&format!("fernvpn-{}-mark", self.device))
+        let table = rules::table_name(&self.device, "");
+        command::attempt(&["nft", "delete", "table", "inet", &table]);
+        if tables("-mark").contains(&rules::table_name(&self.device, "-mark"))
             && let Err(error) = self.run(&Change::ValidMark.unset(&self.device))
         {
             log::warning("os", "not undone", &[("reason", &error)]);
@@ -353,13 +608,16 @@ impl Network {
     /// A sentence that names the command that failed.
     pub fn set_up(&mut self, mtu: u16, addresses: &[Subnet], routes: &[Subnet]) -> io::Result<()> {
         let mut wanted = vec![Change::Up { mtu }];
+        wanted.extend(self.private().is_none().then_some(Change::Group));
         wanted.extend(addresses.iter().map(|address| Change::Address(*address)));
         wanted.extend(
             routes
                 .iter()
                 .map(|route| Change::Route(*route, mtu.min(BEYOND))),
         );
-        self.change_to(wanted)
+        self.change_to(wanted)?;
+        self.check();
+        Ok(())
     }
 
     /// The same for a client, with its resolvers. On the host it steers by a table of its own.
@@ -422,13 +680,21 @@ impl Network {
                     wanted.push(steered);
                 }
             }
-            let strict = self.made.contains(&Change::ValidMark) || filters_strictly();
+            // Another client may have set it, and will set it back.
+            let strict = self.made.contains(&Change::ValidMark)
+                || filters_strictly() && (!marks_are_valid() || !tables("-mark").is_empty());
             wanted.extend(strict.then_some(Change::ValidMark));
+            let inner = self
+                .made
+                .iter()
+                .filter(|it| matches!(it, Change::Inner { .. }));
+            wanted.extend(inner.cloned());
             wanted.push(Change::Rule { ipv6: false });
             wanted.extend((carries_ipv6 || refuse_ipv6).then_some(Change::Rule { ipv6: true }));
         }
         self.change_to(wanted)?;
         self.resolvers.change_to(resolvers);
+        self.check();
         Ok(())
     }
 
@@ -444,11 +710,8 @@ impl Network {
                 self.make_room_for(address)?;
             }
             let replaced = self.made.iter().position(|old| old.is_replaced_by(new));
-            let done = match replaced {
-                Some(_) => self.run(&new.replace(&self.device)),
-                None => self.run(&new.set(&self.device)),
-            };
-            done.map_err(|error| explain(new, error))?;
+            self.make(new, replaced.is_some())
+                .map_err(|error| explain(new, error))?;
             replaced.map(|at| self.made.remove(at));
             self.made.push(new.clone());
         }
@@ -459,6 +722,8 @@ impl Network {
                 Err(error) if !is_gone(&error) => return Err(error),
                 _ => self.made.retain(|made| *made != old),
             }
+            let table = old.table(&self.device);
+            self.tables.retain(|it| Some(&it.name) != table.as_ref());
         }
         wanted.retain(|wanted| self.made.contains(wanted));
         self.made = wanted;
@@ -481,7 +746,7 @@ impl Network {
             .any(|old| matches!(old, Change::Address(old) if old.address.is_ipv4()))
         {
             let setting = format!("net/ipv4/conf/{}/promote_secondaries=1", self.device);
-            if let Err(error) = self.run(&format!("sysctl -q -w {setting}")) {
+            if let Err(error) = self.run(&words(format_args!("sysctl -q -w {setting}"))) {
                 let text = "the tunnel may stand still for a moment while its address changes";
                 log::warning("os", text, &[("reason", &error)]);
             }
@@ -489,20 +754,176 @@ impl Network {
         Ok(())
     }
 
-    /// No name, address or number in our commands has a blank; only nft's rules do, one quoted word
-    /// at the end.
-    fn run(&self, line: &str) -> io::Result<()> {
-        line.split(" && ").try_for_each(|line| {
-            let (plain, quoted) = line.split_once(" '").unzip();
-            self.place.run(
-                &plain
-                    .unwrap_or(line)
-                    .split(' ')
-                    .chain(quoted)
-                    .collect::<Vec<_>>(),
-            )
+    /// Makes one change, in place of an older one if it `replaces` that.
+    fn make(&mut self, change: &Change, replaces: bool) -> io::Result<()> {
+        let commands = if replaces {
+            change.replace(&self.device)
+        } else {
+            change.set(&self.device)
+        };
+        let Some(name) = change.table(&self.device) else {
+            return self.run(&commands);
+        };
+        let mut commands = commands.into_iter();
+        let table = commands.next().unwrap_or_default().split_off(1).join(" ");
+        let table = rules::Table::put_in(&name, table, |argv| self.place.run(argv))?;
+        self.tables.retain(|old| old.name != name);
+        self.tables.push(table);
+        self.run(&commands.collect::<Vec<_>>())
+    }
+
+    /// Compares what must be there with what is there, repairs the difference, and logs it. A
+    /// private network is nobody else's.
+    pub fn check(&mut self) {
+        if self.private().is_none() && !self.made.is_empty() {
+            let repaired = self.repair();
+            self.trouble.tell(repaired);
+            self.resolvers.keep();
+        }
+    }
+
+    fn repair(&mut self) -> io::Result<Vec<String>> {
+        let mut state = NetworkState::look(&[MAIN, table(&self.device)])?;
+        if self.follow_bridges(&state)? {
+            state = NetworkState::look(&[MAIN, table(&self.device)])?;
+        }
+        self.follow_filtering()?;
+        let Some(device) = state.link(&self.device) else {
+            let text = format!("there is no device {} any more", self.device);
+            return Err(io::Error::other(text));
+        };
+        let (mut repaired, mut failed) = (Vec::new(), None);
+        let mut note = |what: String, done: io::Result<()>| match done {
+            Ok(()) => repaired.push(what),
+            Err(error) => failed = failed.take().or(Some(error)),
+        };
+        for table in &mut self.tables {
+            if !table.is_there(state.nft) {
+                note(
+                    format!("nft table {}", table.name),
+                    table.put_back(command::run_and_show),
+                );
+            }
+        }
+        for change in &self.made {
+            if !change.is_in(&state, device) {
+                note(change.name(), put_back(change, &state, device));
+            }
+        }
+        // Its own table is nobody else's. (Without it, a longer route there would win.)
+        for route in state
+            .routes
+            .iter()
+            .filter(|it| it.table == table(&device.name))
+        {
+            let is_wanted = |change: &Change| match change {
+                Change::Steered(to, _) | Change::Inner { network: to, .. } => {
+                    change.is_route(route, &state, device)
+                        || is_replaceable(route, to) && !change.is_in(&state, device)
+                }
+                _ => false,
+            };
+            if !self.made.iter().any(is_wanted) {
+                note(format!("no route {}", route.to), delete(route, &state));
+            }
+        }
+        failed.map_or(Ok(repaired), Err)
+    }
+
+    /// Strict filtering may have begun since the tunnel did.
+    fn follow_filtering(&mut self) -> io::Result<()> {
+        let steers = self.made.iter().any(|it| matches!(it, Change::Rule { .. }));
+        if steers
+            && !self.made.contains(&Change::ValidMark)
+            && filters_strictly()
+            && !marks_are_valid()
+        {
+            self.make(&Change::ValidMark, false)?;
+            self.made.push(Change::ValidMark);
+        }
+        Ok(())
+    }
+
+    /// Routes to the networks of containers and virtual machines, where a client's own table would
+    /// lead their packets into the tunnel. True if one has come or gone.
+    fn follow_bridges(&mut self, state: &NetworkState) -> io::Result<bool> {
+        let is_inner = |it: &&Change| matches!(it, Change::Inner { .. });
+        let Some(at) = (self.made.iter()).position(|it| matches!(it, Change::Rule { .. })) else {
+            return Ok(false);
+        };
+        let is_tunnels = |network: &Subnet| {
+            self.made.iter().any(|it| match it {
+                Change::Address(own) => network.contains(own.address),
+                Change::Steered(to, _) => to == network,
+                _ => false,
+            })
+        };
+        let inner = state.inner_networks().into_iter();
+        let inner: Vec<Change> = inner
+            .filter(|(network, ..)| !is_tunnels(network))
+            .map(|(network, bridge, source)| Change::Inner {
+                network,
+                bridge: bridge.to_owned(),
+                source,
+            })
+            .collect();
+        if self.made.iter().filter(is_inner).eq(inner.iter()) {
+            return Ok(false);
+        }
+        let mut wanted = self.made.clone();
+        wanted.splice(at..at, inner.clone());
+        wanted.retain(|it| !is_inner(&it) || inner.contains(it));
+        let mut once = Vec::new();
+        for change in wanted {
+            if !once.contains(&change) {
+                once.push(change);
+            }
+        }
+        self.change_to(once).map(|()| true)
+    }
+
+    fn run(&self, commands: &[Vec<String>]) -> io::Result<()> {
+        commands.iter().try_for_each(|argv| {
+            let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+            self.place.run(&argv)
         })
     }
+}
+
+/// Makes a change again that somebody has undone.
+fn put_back(change: &Change, state: &NetworkState, device: &Link) -> io::Result<()> {
+    match change {
+        // Another route to there is somebody else's; one by our device is ours.
+        Change::Route(to, _)
+            if !(state.routes.iter())
+                .any(|it| it.table == MAIN && it.to == *to && it.device == Some(device.index)) =>
+        {
+            run_and_show(&change.set(&device.name))
+        }
+        _ => run_and_show(&change.replace(&device.name)),
+    }
+}
+
+/// Whether `ip route replace` of a route to there takes this one away: it is of the same metric.
+fn is_replaceable(there: &Route, to: &Subnet) -> bool {
+    let metric = if to.address.is_ipv4() { 0 } else { 1024 };
+    there.metric == metric && there.to == *to
+}
+
+/// Takes a route out of our own table that is not ours.
+fn delete(route: &Route, state: &NetworkState) -> io::Result<()> {
+    let device = state.links.iter().find(|it| Some(it.index) == route.device);
+    let by = device.map_or(String::new(), |it| format!(" dev {}", it.name));
+    let (to, table, metric) = (route.to, route.table, route.metric);
+    run_and_show(&words(format_args!(
+        "ip route del {to}{by} table {table} metric {metric}"
+    )))
+}
+
+fn run_and_show(commands: &[Vec<String>]) -> io::Result<()> {
+    commands.iter().try_for_each(|argv| {
+        command::run_and_show(&argv.iter().map(String::as_str).collect::<Vec<_>>())
+    })
 }
 
 /// Takes everything back, last change first, and goes on after a failure, which is logged.
@@ -602,8 +1023,12 @@ mod tests {
                 "ip -6 rule del table 12345 priority 12345",
             ),
         ] {
+            let line = |commands: Vec<Vec<String>>| {
+                let lines = commands.iter().map(|argv| argv.join(" "));
+                lines.collect::<Vec<_>>().join(" && ")
+            };
             assert_eq!(
-                (change.set("fern0"), change.unset("fern0")),
+                (line(change.set("fern0")), line(change.unset("fern0"))),
                 (set.to_owned(), unset.to_owned())
             );
         }
@@ -612,11 +1037,13 @@ mod tests {
     #[test]
     fn tables_are_told_apart_and_rules_filled_in() {
         assert_eq!(
-            ["fern0", "fern7", "office", "a99999999"].map(table),
-            [12345, 12352, 12345, 12345]
+            ["fern0", "fern7", "fern30000"].map(|name| (table(name), priority(name))),
+            [(12345, 12345), (12352, 12352), (42345, MARK)]
         );
+        assert!(table("office") >= 1 << 31 && table("office") != table("fern99999999"));
+        assert_eq!(priority("office"), MARK);
         let own: [IpAddr; 2] = ["10.8.0.2".parse().unwrap(), "fd0f::2".parse().unwrap()];
-        let text = filled(CLIENT_RULES, "fern7", "", &own, true);
+        let text = filled(CLIENT_RULES, "fern7", "", &own, true, &[]);
         for part in [
             "table inet fernvpn-fern7",
             "ip daddr 10.8.0.2/32 drop;",
@@ -633,7 +1060,7 @@ mod tests {
             .any(|left| text.contains(left)),
             "{text}"
         );
-        assert!(!filled(CLIENT_RULES, "fern7", "", &own, false).contains("nfproto"));
+        assert!(!filled(CLIENT_RULES, "fern7", "", &own, false, &[]).contains("nfproto"));
     }
 
     #[test]

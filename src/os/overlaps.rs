@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
 
 use super::command;
 use crate::packet::subnet::Subnet;
@@ -67,22 +66,6 @@ const OTHERS: [&str; 5] = [
     "fd0f:e12e:1::1/64",
     "fd0f:e12e:2::1/64",
 ];
-
-/// Marks a device as a server's.
-///
-/// # Errors
-/// The command that failed.
-pub fn claim(device: &str) -> io::Result<()> {
-    command::run(&[
-        "ip",
-        "link",
-        "set",
-        "dev",
-        device,
-        "group",
-        &GROUP.to_string(),
-    ])
-}
 
 /// All overlaps of the tunnel's networks, whose own device is left out.
 pub fn overlaps(networks: &[Subnet], own: &str) -> Vec<Overlap> {

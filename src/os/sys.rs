@@ -56,12 +56,17 @@ pub(super) const TCP_NOTSENT_LOWAT: c_int = 25;
 pub(super) const TCP_RTO_MIN_US: c_int = 45;
 pub(super) const TCP_DELACK_MAX_US: c_int = 46;
 
+pub(super) const SOL_NETLINK: c_int = 270;
+pub(super) const NETLINK_GET_STRICT_CHK: c_int = 12;
+
 pub(super) const CLONE_NEWNS: c_int = 0x0002_0000;
 pub(super) const CLONE_NEWUSER: c_int = 0x1000_0000;
 pub(super) const CLONE_NEWNET: c_int = 0x4000_0000;
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
+const AF_NETLINK: u16 = 16;
+const SOCK_RAW: c_int = 3;
 const SOCK_STREAM: c_int = 1;
 const SOCK_CLOEXEC: c_int = 0o2_000_000;
 const MSG_DONTWAIT: c_int = 0x40;
@@ -186,6 +191,8 @@ unsafe extern "C" {
     fn fcntl(fd: c_int, command: c_int, ...) -> c_int;
     fn poll(fds: *mut PollFd, count: c_ulong, timeout_ms: c_int) -> c_int;
     fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
+    fn bind(fd: c_int, address: *const c_void, length: c_uint) -> c_int;
+    fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int;
     fn connect(fd: c_int, address: *const c_void, length: c_uint) -> c_int;
     fn shutdown(fd: c_int, how: c_int) -> c_int;
     fn recv(fd: c_int, buffer: *mut c_void, length: usize, flags: c_int) -> isize;
@@ -339,6 +346,29 @@ pub(super) fn connect_to(fd: BorrowedFd<'_>, address: &SocketAddr) -> io::Result
     debug_assert_eq!(bytes.len(), length as usize);
     // SAFETY: descriptor, slice; the kernel copies `length` bytes and asks for no alignment.
     check(unsafe { connect(fd.as_raw_fd(), bytes.as_ptr().cast(), length) }).map(drop)
+}
+
+/// A netlink socket of this protocol that hears what the kernel tells these groups (a bit each).
+pub(super) fn netlink_socket(protocol: c_int, groups: u32) -> io::Result<OwnedFd> {
+    // SAFETY: plain.
+    let fd = check(unsafe { socket(c_int::from(AF_NETLINK), SOCK_RAW | SOCK_CLOEXEC, protocol) })?;
+    // SAFETY: the kernel has just given us `fd`, and nobody else knows of it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // struct sockaddr_nl: family u16 | zero u16 | port u32 (0: the kernel chooses) | groups u32
+    let mut address = [0u8; 12];
+    address[..2].copy_from_slice(&AF_NETLINK.to_ne_bytes());
+    address[8..].copy_from_slice(&groups.to_ne_bytes());
+    // SAFETY: descriptor, slice; the kernel copies 12 bytes and asks for no alignment.
+    check(unsafe { bind(socket.as_raw_fd(), address.as_ptr().cast(), 12) })?;
+    Ok(socket)
+}
+
+/// Has the descriptor `fd` stand for what `new` stands for, from one moment to the next. Whoever
+/// waits for `fd` just now goes on with what it was.
+pub(super) fn put_in_place_of(fd: BorrowedFd<'_>, new: OwnedFd) -> io::Result<()> {
+    const O_CLOEXEC: c_int = SOCK_CLOEXEC;
+    // SAFETY: descriptor, plain. `fd` stays open, and its owner's.
+    check(unsafe { dup3(new.as_raw_fd(), fd.as_raw_fd(), O_CLOEXEC) }).map(drop)
 }
 
 /// shutdown(2) of both directions. On a listening socket it wakes whoever is blocked in accept, for

@@ -53,6 +53,7 @@ mod system {
         name: String,
         offload: bool,
         read_lock: Lock<()>,
+        is_created: bool,
     }
 
     impl Tun {
@@ -61,30 +62,28 @@ mod system {
         /// switched on too.
         pub fn create(name: &str, offload: bool) -> io::Result<Tun> {
             check_name(name)?;
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .custom_flags(sys::O_NONBLOCK)
-                .open(DEVICE);
-            let file = file.map_err(|error| cannot_create(name, &error, open_remedy(&error)))?;
-            let header = if offload { sys::IFF_VNET_HDR } else { 0 };
-            let name =
-                sys::tun_set_interface(file.as_fd(), name, sys::IFF_TUN | sys::IFF_NO_PI | header)
-                    .map_err(|error| cannot_create(name, &error, create_remedy(&error)))?;
-            if offload {
-                let tcp = sys::TUN_F_CSUM | sys::TUN_F_TSO4 | sys::TUN_F_TSO6;
-                sys::tun_set_offload(file.as_fd(), tcp | sys::TUN_F_USO4 | sys::TUN_F_USO6)
-                    .or_else(|_| sys::tun_set_offload(file.as_fd(), tcp))
-                    .map_err(|error| {
-                        cannot_create(&name, &error, "it refuses segmentation offload")
-                    })?;
-            }
+            let (file, name) = open(name, offload)?;
             Ok(Tun {
                 file,
                 name,
                 offload,
                 read_lock: Lock::new(Rank::DeviceRead, ()),
+                is_created: true,
             })
+        }
+
+        /// Creates the device anew, which somebody has removed. Its addresses and routes are for
+        /// others to put back.
+        pub fn create_again(&self) -> io::Result<()> {
+            if !self.is_created {
+                return Err(ErrorKind::Unsupported.into());
+            }
+            let (file, name) = open(&self.name, self.offload)?;
+            if name != self.name {
+                return Err(io::Error::other(format!("it is now called {name}")));
+            }
+            // Other threads use the descriptor just now, so it stays, and leads to the new device.
+            sys::put_in_place_of(self.file.as_fd(), file.into())
         }
 
         /// A device that somebody else has opened: a `Namespace`, or a test with a datagram socket.
@@ -95,6 +94,7 @@ mod system {
                 name: name.to_owned(),
                 offload,
                 read_lock: Lock::new(Rank::DeviceRead, ()),
+                is_created: false,
             })
         }
 
@@ -156,14 +156,35 @@ mod system {
         }
     }
 
-    /// The kernel's rules (`dev_valid_name`), and only what can be printed.
+    fn open(name: &str, offload: bool) -> io::Result<(File, String)> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(sys::O_NONBLOCK)
+            .open(DEVICE);
+        let file = file.map_err(|error| cannot_create(name, &error, open_remedy(&error)))?;
+        let header = if offload { sys::IFF_VNET_HDR } else { 0 };
+        let flags = sys::IFF_TUN | sys::IFF_NO_PI | header;
+        let name = sys::tun_set_interface(file.as_fd(), name, flags)
+            .map_err(|error| cannot_create(name, &error, create_remedy(&error)))?;
+        if offload {
+            let tcp = sys::TUN_F_CSUM | sys::TUN_F_TSO4 | sys::TUN_F_TSO6;
+            sys::tun_set_offload(file.as_fd(), tcp | sys::TUN_F_USO4 | sys::TUN_F_USO6)
+                .or_else(|_| sys::tun_set_offload(file.as_fd(), tcp))
+                .map_err(|error| cannot_create(&name, &error, "it refuses segmentation offload"))?;
+        }
+        Ok((file, name))
+    }
+
+    /// The kernel's rules (`dev_valid_name`), and only what can be printed. No rule of nft's can name
+    /// a device with a quotation mark.
     pub(super) fn check_name(name: &str) -> io::Result<()> {
-        let fine = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
+        let fine = |byte: u8| byte.is_ascii_graphic() && !b"/:\"".contains(&byte);
         if (1..=15).contains(&name.len()) && name.bytes().all(fine) && name != "." && name != ".." {
             return Ok(());
         }
         let text = format!(
-            "{name:?} cannot name a network device: 1 to 15 letters or digits, no blank, `/` or `:`"
+            "{name:?} cannot name a network device: 1 to 15 letters or digits, no blank, `/`, `:` or `\"`"
         );
         Err(io::Error::new(ErrorKind::InvalidInput, text))
     }
@@ -211,6 +232,11 @@ impl Tun {
     /// Not here.
     pub fn create(_name: &str, _offload: bool) -> std::io::Result<Tun> {
         Err(super::unsupported("a TUN device"))
+    }
+
+    /// Never called.
+    pub fn create_again(&self) -> std::io::Result<()> {
+        match *self {}
     }
 
     /// Never called.
@@ -335,6 +361,7 @@ mod tests {
             "a\0",
             "f\u{e9}r",
             "a\n",
+            "a\"b",
         ] {
             assert_eq!(
                 Tun::create(name, false).unwrap_err().kind(),

@@ -7,6 +7,7 @@
 //! ```
 
 use crate::os::lock::Locked;
+use crate::os::log;
 use crate::os::notify::{Heartbeat, MAX_IDLE_WAIT};
 use crate::os::tun::{Tun, Woken};
 use crate::os::wake::Wake;
@@ -48,7 +49,20 @@ pub fn run_device_reader(device: &Tun, wake: &Wake, router: &dyn Router) -> Resu
     loop {
         heartbeat.beat();
         let turn = device.read_lock().lock();
-        let (bytes, more) = read_packets(device, &mut batch, router, turn).map_err(failed)?;
+        let (bytes, more) = match read_packets(device, &mut batch, router, turn) {
+            Ok(read) => read,
+            Err(error) => {
+                // Somebody has removed it. What it needs is put back as soon as it is there.
+                device.create_again().map_err(|_| failed(error))?;
+                let name = device.name();
+                log::warning(
+                    "os",
+                    "the device was removed, and is made again",
+                    &[("name", &name)],
+                );
+                continue;
+            }
+        };
         found |= bytes > 0;
         if batch.send_next() {
             continue;

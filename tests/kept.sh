@@ -1,0 +1,147 @@
+#!/bin/bash
+# Others change a machine's network, too: a firewall is loaded anew, a network service removes what it does not know, somebody
+# sets the device down. Is what the tunnel needs there again at once, and does anything go past the tunnel meanwhile?
+#
+#   $c: client, eth0 192.0.2.2 ──── $r: router, web server 203.0.113.9 ──── $s: server, eth0 198.51.100.2
+#   inner0 172.30.0.1 (bridge) ─ $k: container 172.30.0.2
+. "$(dirname "$0")/common/network.sh"
+needs ip nft ping curl python3
+
+c=$id-c r=$id-r s=$id-s k=$id-k
+namespaces $c $r $s $k
+uplink $c $r c 192.0.2 2001:db8:c
+uplink $s $r s 198.51.100 2001:db8:5
+address $r lo 203.0.113.9/32 2001:db8:9::9/128
+ip -n $r route add 10.8.0.0/24 via 198.51.100.2 # the server makes no NAT here: this is the way back
+ip -n $r route add fd0f:e12e::/64 via 2001:db8:5::2
+forwards $r; forwards $s
+in_ns $r nft -f - <<'NFT'
+table inet seen {
+    counter leaked { }
+    chain from_client {
+        type filter hook prerouting priority -300
+        iifname != "c" return
+        ip daddr 198.51.100.2 tcp dport 12345 return
+        icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld2-listener-report } return
+        ct direction reply return
+        counter name leaked
+    }
+}
+NFT
+start web $r python3 "$tests/common/web.py" 8000
+await listening $r 8000
+
+umask 077
+key=$("$fernvpn" genkey)
+echo "$key" >"$dir/alice.key"
+write_server() { printf '[server]\nlisten = 198.51.100.2:12345\nname = %s\nnat = no\npush-routes = 0.0.0.0/0, ::/0\n[peer]\nname = alice\nkey = %s\nroutes = 192.168.77.0/24\n%s\n' $id-server "$key" "${1:-}" >"$dir/server.conf"; }
+write_server
+client() { fern client $c client -k "$dir/alice.key" --connect 198.51.100.2:12345 "$@"; }
+asked() { [[ $(in_ns $c curl -s --max-time 2 "http://$1:8000/") == $2 ]]; }    # ADDRESS PATTERN: as whom
+through() { asked 203.0.113.9 '10.8.0.*' && asked '[2001:db8:9::9]' 'fd0f:e12e::*'; }
+leaked() { counted $r seen leaked; }
+# what NAMESPACE: all that the tunnel needs there.
+what() {
+    in_ns "$1" sh -c 'ip -4 rule; ip -6 rule; ip -4 route show table 12345; ip -6 route show table 12345; ip route show dev fern0
+        ip -o link show dev fern0; ip -o address show dev fern0; nft list tables | sort | xargs -rn 3 nft list' 2>&1 |
+        sed 's/ *valid_lft.*//; s/^[0-9]*: fern0/fern0/' | grep -v 'fe80:\|^fe80'
+}
+as_it_was() { diff "$dir/$1" <(what "$2") >"$dir/difference.log"; }    # FILE NAMESPACE
+# harm NAMESPACE FILE COMMAND: it is as it was within 2 s, and the log says so.
+harm() {
+    local ns=$1 file=$2 name before; shift 2
+    [ $ns = $c ] && name=client || name=server
+    before=$(times $name 'put back\|made again')
+    run $ns sh -c "$*"
+    within 2 as_it_was "$file" "$ns"
+    within 2 more $name 'put back\|made again' "$before"
+}
+rules='ip -4 rule del priority 12345; ip -6 rule del priority 12345'
+harms=(
+    "$rules"
+    'ip -4 route flush table 12345; ip -6 route flush table 12345'
+    'ip route replace 0.0.0.0/0 via 192.0.2.1 dev eth0 table 12345'
+    'ip route add 203.0.113.9/32 via 192.0.2.1 dev eth0 table 12345; ip -6 route add 2001:db8:9::9/128 via 2001:db8:c::1 dev eth0 table 12345'
+    'ip -6 route append ::/0 via 2001:db8:c::1 dev eth0 table 12345'
+    'ip address flush dev fern0'
+    'ip link set dev fern0 down'
+    'ip link set dev fern0 down; ip link set dev fern0 up'
+    'ip link set dev fern0 mtu 1300'
+    'ip link delete dev fern0'
+    'nft delete table inet fernvpn-fern0'
+    'nft flush chain inet fernvpn-fern0 leaving'
+    'nft insert rule inet fernvpn-fern0 arriving accept'
+    'nft flush ruleset'
+)
+
+expect 'whatever is taken away from a client is there again within 2 s, and the log says so'
+fern server $s server -c "$dir/server.conf"
+client
+through || die 'not through the tunnel'
+what $c >"$dir/client-has"
+for one in "${harms[@]}"; do harm $c client-has "$one"; through || die "past the tunnel"; ok "$one"; done
+
+expect "a client's address changes: nothing goes past the tunnel"
+start pings $c ping -i 0.01 203.0.113.9
+start pings6 $c ping -i 0.01 2001:db8:9::9
+logged pings 'icmp_seq=20'; logged pings6 'icmp_seq=20'
+in_ns $r nft reset counters >/dev/null
+for address in 10.8.0.7 10.8.0.9,fd0f:e12e::9 10.8.0.8 10.8.0.7,fd0f:e12e::7; do
+    lines=$(times client '^connected')
+    write_server "address = $address"
+    run $s "$fernvpn" reload $id-server
+    await more client '^connected' "$lines"
+    through || die 'past the tunnel'
+    [ "$(in_ns $c ip -4 -o address show dev fern0 | wc -l)" = 1 ] || die 'an old address is left'
+done
+[ "$(leaked)" = 0 ] || die "$(leaked) packets went past the tunnel"
+ok
+
+expect 'nor with the kill switch, whatever is taken away, at whatever moment'
+stop client; client --kill-switch
+what $c >"$dir/client-has"
+in_ns $r nft reset counters >/dev/null
+for one in "${harms[@]}" 'nft delete table inet fernvpn-fern0-lock' 'nft flush chain inet fernvpn-fern0-lock locked'; do
+    sleep "0.$((RANDOM % 300 + 100))" # a moment that nothing else decides
+    harm $c client-has "$one"
+    [ "$(leaked)" = 0 ] || die "$one: $(leaked) packets went past the tunnel"
+done
+[ "$(leaked)" = 0 ] || die "$(leaked) packets went past the tunnel"
+ok "${#harms[@]} kinds"
+run $c ip rule del priority 12345
+stop client KILL
+for name in pings pings6; do stop $name INT; done
+in_ns $r nft reset counters >/dev/null
+! in_ns $c ping -c 2 -i 0.1 -W 0.3 203.0.113.9 >/dev/null || die 'asked past it'
+[ "$(leaked)" = 0 ] || die 'past it'
+ok 'and it is still there after kill -9'
+run $c "$fernvpn" unlock
+
+expect 'what cannot be put back is said once, and is tried again'
+mkdir "$dir/bin"
+printf '#!/bin/sh\n[ ! -e %s/refuse ] || { echo refused >&2; exit 1; }\nexec %s "$@"\n' "$dir" "$(command -v nft)" >"$dir/bin/nft"
+chmod +x "$dir/bin/nft"
+client_path=$PATH; PATH=$dir/bin:$PATH
+client
+PATH=$client_path
+what $c >"$dir/client-has"
+touch "$dir/refuse"
+run $c nft delete table inet fernvpn-fern0
+logged client 'cannot be put back.*refused' 2
+run $c ip address flush dev fern0 # which is, all the same
+within 2 in_ns $c sh -c 'ip -o address show dev fern0 | grep -q 10.8.0'
+[ "$(times client 'cannot be put back')" = 1 ] || die 'said again'
+rm "$dir/refuse"
+within 4 as_it_was client-has $c
+logged client 'is right again' 2
+ok
+stop client
+
+expect 'whatever is taken away from a server is there again'
+client
+what $s >"$dir/server-has"
+for one in 'ip address flush dev fern0' 'ip link set dev fern0 down' 'ip link set dev fern0 mtu 1300' 'ip route del 192.168.77.0/24' \
+    'ip link delete dev fern0'; do
+    harm $s server-has "$one"; await through; ok "$one"
+done
+stop client
