@@ -83,7 +83,9 @@ expect 'the three formats'
 "$fernvpn" status --format prometheus | promtool check metrics || die 'promtool, all instances'
 "$fernvpn" status --format json | python3 -c 'import json, sys; assert len(json.load(sys.stdin)) >= 2'
 for role in server client; do
-    "$fernvpn" status $id-$role | grep -q '10\.8\.0\..*aes-256-gcm.* ms .* GB\|10\.8\.0\..*aes-256-gcm.* ms .* MB' || die "$role"
+    "$fernvpn" status $id-$role >"$dir/text"
+    tr '\n' ' ' <"$dir/text" | grep -q '10\.8\.0\..*aes-256-gcm.* ms .* [GM]B' || die "$role"
+    awk 'length > 80 { exit 1 }' "$dir/text" || die "$role: $(cat "$dir/text")"
     "$fernvpn" status $id-$role --format json >"$dir/told"
     ! grep -qF "$(<"$dir/alice.key")" "$dir/told" || die 'a key'
 done
@@ -126,12 +128,29 @@ logged client 'takes up a changed configuration when it is started again'
 run $c ping -c 1 10.8.0.1
 ok
 
+expect 'no end counts what the kernels say on their own links'
+# The devices send reports and look for routers when they come up.
+for role in server client; do
+    "$fernvpn" status $id-$role --format json >"$dir/told"
+    python3 -c '
+import json, sys
+told = json.load(sys.stdin)
+drops = told["peers"][0]["dropped_packets"]
+sys.exit(any(drops[reason] for reason in ["source", "destination", "malformed"]) or told["unrouted_packets"] > 0)' <"$dir/told" ||
+        die "$role: $(cat "$dir/told")"
+done
+ok
+
 expect 'after kill -9 nobody answers, and the next instance of that name does'
 stop server KILL
 ! "$fernvpn" status $id-server >/dev/null 2>"$dir/none" || die 'who answers?'
 grep -q "no fernvpn called $id-server" "$dir/none" || die "$(cat "$dir/none")"
+because() { "$fernvpn" status $id-client | grep -q "^  because  *$1"; }
+await because '.*nothing listens there'
+"$fernvpn" status $id-client --format json | grep -q '"not_connected":".*nothing listens there' || die 'not in JSON'
 server
 "$fernvpn" status $id-server >/dev/null
+await fails because .
 for name in server client; do stop $name; [ $ended = 0 ] || die "$name ended with status $ended"; done
 [ -z "$(find /run/fernvpn -name "$id*")" ] || die 'a socket is left'
 ok

@@ -58,6 +58,8 @@ pub enum Rank {
     ServerAddresses,
     /// `server::state`, `client::state`: why the program has to end.
     Failure,
+    /// `client::state`: why there is no session.
+    Trouble,
     /// `os::notify`: the threads that the watchdog watches.
     Heartbeats,
     /// `os::log`: how many lines of one kind were written.

@@ -123,6 +123,7 @@ impl Client {
                 Err(reason) => {
                     log::warning("tunnel", "no connection", &[("reason", &reason)]);
                     notify::status(format_args!("no connection: {reason}"));
+                    self.lacks_session(reason);
                     notify::tell("READY=1");
                 }
                 Ok(end) => {
@@ -133,6 +134,7 @@ impl Client {
                         &[("reason", &end)],
                     );
                     notify::status(format_args!("connection lost: {end}"));
+                    self.lacks_session(format!("connection lost: {end}"));
                     // Only a session that held begins the pauses anew: a server that ends each at
                     // once meets growing ones.
                     if began.elapsed() >= HELD {

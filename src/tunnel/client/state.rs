@@ -8,6 +8,7 @@ use crate::os::lock::{Lock, Rank};
 use crate::os::network::MARK;
 use crate::os::notify::Heartbeat;
 use crate::os::wake::Wake;
+use crate::packet::ip;
 use crate::packet::subnet::Subnet;
 use crate::tunnel::observe::counters::{HandshakeCounters, TrafficCounters, count};
 use crate::tunnel::observe::key_log::KeyLog;
@@ -45,6 +46,8 @@ pub struct Client {
     pub(super) identifier: u16,
     /// Why it ends, if it was not asked to.
     failure: Lock<Option<String>>,
+    /// Why there is no session now, if there is none.
+    trouble: Lock<Option<String>>,
     started: Moment,
     pub(super) traffic: Arc<TrafficCounters>,
     pub(super) handshakes: HandshakeCounters,
@@ -130,6 +133,7 @@ impl Client {
             expects_reply: AtomicBool::new(false),
             identifier: u16::from_be_bytes(entropy::array()),
             failure: Lock::new(Rank::Failure, None),
+            trouble: Lock::new(Rank::Trouble, None),
             started: Moment::now(),
             traffic: Arc::default(),
             handshakes: HandshakeCounters::default(),
@@ -172,7 +176,9 @@ impl Client {
         let overlaps = config.as_ref().map_or(Vec::new(), |config| {
             self.settings.overlaps(&config.addresses, &config.routes)
         });
+        let trouble = self.trouble.lock().clone();
         let report = Report {
+            trouble: trouble.filter(|_| peer.link.is_none()),
             warnings: overlaps.iter().map(ToString::to_string).collect(),
             name: &self.settings.name,
             role: "client",
@@ -185,6 +191,11 @@ impl Client {
             peers: vec![peer],
         };
         report.render(format)
+    }
+
+    /// Keeps for `status` why there is no session.
+    pub(super) fn lacks_session(&self, reason: String) {
+        *self.trouble.lock() = Some(reason);
     }
 
     /// Stops because something is wrong that another connection would not help.
@@ -222,8 +233,12 @@ impl Client {
 }
 
 impl Router for Client {
-    /// All packets go to the server, while there is a session.
-    fn sender_for(&self, _destination: IpAddr) -> Option<Arc<SessionSender>> {
+    /// All packets go to the server, while there is a session. Not what the kernel says on its own
+    /// link (MLD, neighbour discovery): the server would drop that, and count it as a mistake.
+    fn sender_for(&self, destination: IpAddr) -> Option<Arc<SessionSender>> {
+        if !ip::one_host(destination) {
+            return None;
+        }
         if let ConnectionState::Session(connected) = &*self.connection.lock() {
             return Some(Arc::clone(&connected.sender));
         }

@@ -21,6 +21,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+/// Columns of a terminal.
+const TERMINAL: usize = 80;
+/// What stands between two columns of a table.
+const GAP: &str = "  ";
+/// What begins a line that goes on with the one above.
+const INDENT: &str = "  ";
+
 /// A running server or client.
 pub struct Report<'a> {
     /// Its name.
@@ -35,6 +42,8 @@ pub struct Report<'a> {
     pub listen: Vec<SocketAddr>,
     /// Its tunnel addresses.
     pub addresses: &'a [Subnet],
+    /// Why a client has no session, if it has none.
+    pub trouble: Option<String>,
     /// What is wrong on this machine, and what to do.
     pub warnings: Vec<String>,
     /// Its handshakes.
@@ -211,13 +220,13 @@ impl Peer {
                 Value::Moment(link.map(|link| link.since))),
             ("last_heard", "HEARD", Some(("last_heard_timestamp_seconds", "When data last came from it, in Unix time.")),
                 Value::Moment(path.map(|path| Moment::ago(path.silence)))),
-            ("round_trip_seconds", "ROUND TRIP", Some(("round_trip_seconds", "Round trip time of its connection, smoothed.")),
+            ("round_trip_seconds", "RTT", Some(("round_trip_seconds", "Round trip time of its connection, smoothed.")),
                 Value::Time(path.map(|path| path.round_trip))),
             ("ratchet_step", "STEP", Some(("ratchet_step", "Steps that its ratcheted key has made.")), Value::Number(self.step)),
-            ("received_packets", "PACKETS", Some(("received_packets_total", "Packets from the peer, a super-packet once.")),
+            ("received_packets", "", Some(("received_packets_total", "Packets from the peer, a super-packet once.")),
                 number(&traffic.packets_in)),
             ("received_bytes", "RECEIVED", Some(("received_bytes_total", "Their bytes.")), Value::Bytes(load(&traffic.bytes_in))),
-            ("sent_packets", "PACKETS", Some(("sent_packets_total", "Packets for the peer, a super-packet once.")),
+            ("sent_packets", "", Some(("sent_packets_total", "Packets for the peer, a super-packet once.")),
                 number(&traffic.packets_out)),
             ("sent_bytes", "SENT", Some(("sent_bytes_total", "Their bytes.")), Value::Bytes(load(&traffic.bytes_out))),
             ("dropped_packets", "DROPPED", Some(("dropped_packets_total", "Packets dropped, by reason.")), Value::ByReason(dropped)),
@@ -254,6 +263,7 @@ impl Report<'_> {
                 Value::ByReason(self.handshakes.rejected())),
             ("unrouted_packets", "unrouted", Some(("unrouted_packets_total", "Packets from the device without a connected peer to go to.")),
                 Value::Number(Some(self.unrouted))),
+            ("not_connected", "", None, Value::Text(self.trouble.clone())),
         ]
     }
 
@@ -339,36 +349,46 @@ impl Report<'_> {
             "connected",
             self.peers.len()
         );
+        if let Some(trouble) = &self.trouble {
+            let _ = writeln!(text, "  {:<13} {}", "because", log::printable(trouble));
+        }
         for warning in &self.warnings {
             let _ = writeln!(text, "  {:<13} {}", "warning", log::printable(warning));
         }
         text.push('\n');
-        // A column for each field, as wide as its widest cell.
+        text + &self.table()
+    }
+
+    /// The peers: a column for each field, as wide as its widest cell. Where a line would become
+    /// too long for a terminal, the columns go on in the next line.
+    fn table(&self) -> String {
         let rows: Vec<Vec<Field>> = self.peers.iter().map(Peer::fields).collect();
-        let mut lines = vec![String::new(); rows.len() + 1];
-        for (at, (_, what, ..)) in rows
-            .first()
-            .into_iter()
-            .flatten()
-            .enumerate()
-            .filter(|(_, field)| !field.1.is_empty())
-        {
-            let cells = rows.iter().map(|row| row[at].3.text());
-            let cells: Vec<String> = std::iter::once((*what).to_owned()).chain(cells).collect();
-            let width = cells
-                .iter()
-                .map(|cell| cell.chars().count())
-                .max()
-                .unwrap_or(0);
-            lines
-                .iter_mut()
-                .zip(cells)
-                .for_each(|(line, cell)| *line += &format!("{cell:<width$}  "));
+        let mut blocks = vec![vec![String::new()]; rows.len() + 1];
+        let mut used = 0;
+        for (at, (_, title, ..)) in rows.first().into_iter().flatten().enumerate() {
+            if title.is_empty() {
+                continue;
+            }
+            let mut cells = vec![(*title).to_owned()];
+            cells.extend(rows.iter().map(|row| row[at].3.text()));
+            let widths = cells.iter().map(|cell| cell.chars().count());
+            let width = widths.max().unwrap_or(0);
+            let begins_line = used > 0 && used + width > TERMINAL;
+            if begins_line {
+                used = INDENT.len();
+            }
+            used += width + GAP.len();
+            for (lines, cell) in blocks.iter_mut().zip(cells) {
+                if begins_line {
+                    lines.push(INDENT.to_owned());
+                }
+                if let Some(line) = lines.last_mut() {
+                    *line += &format!("{cell:<width$}{GAP}");
+                }
+            }
         }
-        text + &lines
-            .iter()
-            .map(|line| format!("{}\n", line.trim_end()))
-            .collect::<String>()
+        let lines = blocks.iter().flatten();
+        lines.map(|line| format!("{}\n", line.trim_end())).collect()
     }
 }
 
@@ -466,6 +486,7 @@ mod tests {
             device: Some("fern0"),
             listen: vec![],
             addresses: &[],
+            trouble: Some("nothing\u{1b} listens there".into()),
             warnings: vec!["two\nlines".into()],
             handshakes,
             unrouted: 3,
@@ -491,11 +512,51 @@ mod tests {
         let text = report.text();
         assert!(text.contains(" 1 crowded\n"));
         assert!(
+            text.contains("because       nothing\u{fffd} listens there\n"),
+            "{text}"
+        );
+        assert!(
             !text.contains('\u{1b}') && !text.contains('\u{202e}'),
             "{text}"
         );
         assert!(report.prometheus().contains("peer=\"a\\\"b\\\\c"));
         assert_eq!(report.render("xml"), None);
+    }
+
+    #[test]
+    fn the_table_fits_a_terminal() {
+        let handshakes = HandshakeCounters::default();
+        let mut report = report(&handshakes);
+        let traffic = Arc::new(TrafficCounters::default());
+        for counter in [
+            &traffic.dropped_queue,
+            &traffic.dropped_source,
+            &traffic.bytes_in,
+        ] {
+            counter.store(123_456_789, Ordering::Relaxed);
+        }
+        report.peers.push(Peer {
+            name: "a-name-of-thirty-two-letters-123".into(),
+            addresses: vec![
+                "10.8.0.2/24".parse().unwrap(),
+                "fd0f:e12e::1234/64".parse().unwrap(),
+            ],
+            traffic,
+            step: Some(u64::MAX),
+            link: None,
+        });
+        let text = report.text();
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+        let (_, table) = text.split_once("\n\n").unwrap();
+        assert_eq!(
+            table.lines().count() % 4,
+            0,
+            "a head and three peers: {table}"
+        );
+        assert!(table.contains("123.5 MB"), "{table}");
     }
 
     #[test]

@@ -121,6 +121,7 @@ impl Server {
         };
         let overlaps = active.settings.overlaps();
         let report = Report {
+            trouble: None,
             warnings: overlaps.iter().map(ToString::to_string).collect(),
             name: &active.settings.name,
             role: "server",

@@ -7,6 +7,7 @@ use crate::os::log::RateLimitedLog;
 use crate::os::notify;
 use crate::os::tun::Tun;
 use crate::os::wake::Wake;
+use crate::packet::ip;
 use crate::tunnel::observe::counters::{HandshakeCounters, count};
 use crate::tunnel::observe::key_log::KeyLog;
 use crate::tunnel::peers::admission::Admission;
@@ -138,6 +139,10 @@ impl Shared {
 
 impl Router for Shared {
     fn sender_for(&self, destination: IpAddr) -> Option<Arc<SessionSender>> {
+        // What the kernel says on its own link is for nobody here.
+        if !ip::one_host(destination) {
+            return None;
+        }
         // Not cloned: this is for one packet, and a reload can wait so long.
         let active = self.active.read();
         let sender = match active.clients.owner(destination) {
