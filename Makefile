@@ -62,13 +62,8 @@ demo-needs:
 	@tests/needs.sh demo || true
 
 # Two scripts run at a time, and mostly wait. The longest ones come first.
-<<<<<<< HEAD
 SCRIPTS := $(addprefix tests/, faults.sh package.sh netns.sh lab/test.py audit/planted.sh routing.sh crash.sh nat.sh neighbours.sh inside.sh capture.sh \
-    reload.sh status.sh kept.sh balancer.sh sites.sh privileges.sh demo.sh)
-=======
-SCRIPTS := $(addprefix tests/, faults.sh package.sh netns.sh lab/test.py audit/planted.sh routing.sh crash.sh nat.sh neighbours.sh capture.sh \
-    reload.sh names.sh status.sh balancer.sh sites.sh privileges.sh demo.sh)
->>>>>>> b689070 (tests: names, resolvers, and paths that drop large packets)
+    reload.sh names.sh status.sh kept.sh balancer.sh sites.sh privileges.sh demo.sh)
 
 .PHONY: test
 test: ## runs every check and test, as root also in network namespaces; on Debian, root installs what they need
