@@ -157,7 +157,19 @@ fn finished(command: &mut Command, shown: &str, input: &str) -> io::Result<()> {
     } else {
         said.join("; ")
     };
-    Err(io::Error::other(format!("{named} failed: {why}")))
+    let remedy = busybox(&command.get_program().to_string_lossy(), &said);
+    Err(io::Error::other(format!("{named} failed: {why}{remedy}")))
+}
+
+/// What to do if that was BusyBox's `ip`, which knows only a part of the real one's words, and whose
+/// complaints are about anything else. It names itself in each of them.
+fn busybox(program: &str, said: &[&str]) -> &'static str {
+    let is_busybox = |line: &&str| line.starts_with("ip: ") || line.starts_with("BusyBox v");
+    if program == "ip" && said.iter().any(is_busybox) {
+        " (this ip is BusyBox's, which knows too little. Try: apt install iproute2, or your system's package of that name)"
+    } else {
+        ""
+    }
 }
 
 /// Runs a command to its end, but not for ever: one that hangs, or says more than a pipe holds
@@ -216,6 +228,28 @@ mod tests {
             line(&prepare(&argv).unwrap()),
             r"ip route add fd00::/8 '' 'a b' 'it'\''s' '$x;' dev fern0"
         );
+    }
+
+    #[test]
+    fn the_ip_of_busybox_is_told_from_the_real_one() {
+        for (said, is_busybox) in [
+            (
+                "ip: either \"dev\" is duplicate, or \"group\" is garbage",
+                true,
+            ),
+            (
+                "BusyBox v1.35.0 (Debian 1:1.35.0-4) multi-call binary.",
+                true,
+            ),
+            ("RTNETLINK answers: Operation not permitted", false),
+            (
+                "Error: argument \"x\" is wrong: \"mtu\" value is invalid",
+                false,
+            ),
+        ] {
+            assert_eq!(!busybox("ip", &[said]).is_empty(), is_busybox, "{said}");
+            assert_eq!(busybox("nft", &[said]), "");
+        }
     }
 
     #[test]

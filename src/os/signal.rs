@@ -5,10 +5,15 @@
 //! short by one. Programs that we start inherit the mask too: Ctrl-C does not cut a change to the
 //! machine in half. A command of the user's gets its signals back (`Namespace::enter`).
 //!
+//! A SIGHUP that was ignored at the start (`nohup`) stays without effect when a terminal sends it,
+//! which goes away then. One that somebody sends on purpose still means: reload.
+//!
 //! SIGPIPE is ignored by Rust's start-up code. On other systems than Linux the defaults stay:
 //! Ctrl-C ends us.
 
 use std::io;
+#[cfg(target_os = "linux")]
+use std::sync::OnceLock;
 
 /// What a person, systemd or a terminal asks for, by the numbers that kill(2) knows, and from which
 /// a shell makes the status 128 + n. These four have the same numbers on every Unix.
@@ -47,10 +52,25 @@ impl Signal {
     }
 }
 
+/// Whether SIGHUP was ignored when this process started.
+#[cfg(target_os = "linux")]
+static IGNORES_HANGUP: OnceLock<bool> = OnceLock::new();
+
+/// Whether the signals ignored by a process, in what `/proc/PID/status` says, have SIGHUP among
+/// them.
+#[cfg(target_os = "linux")]
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 != 0) // signal n is bit n - 1
+}
+
 /// Keeps the four signals back for `wait`. Call it first in `main`, before any thread: a thread
 /// started earlier would still take them, and their default is to end the process.
 #[cfg(target_os = "linux")]
 pub fn block() -> io::Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    IGNORES_HANGUP.get_or_init(|| ignores_hangup(&status));
     super::sys::block_signals(AWAITED).map_err(|error| super::tried("cannot block signals", &error))
 }
 
@@ -64,8 +84,10 @@ pub fn wait() -> (Signal, bool) {
         let Ok((number, by_terminal)) = super::sys::wait_for_signal(AWAITED) else {
             continue;
         };
-        if let Some(signal) = Signal::from_number(number) {
-            return (signal, by_terminal);
+        match Signal::from_number(number) {
+            Some(Signal::Hangup) if by_terminal && IGNORES_HANGUP.get() == Some(&true) => {}
+            Some(signal) => return (signal, by_terminal),
+            None => {}
         }
     }
 }
@@ -134,6 +156,15 @@ mod tests {
         assert!(
             done.status.success() && String::from_utf8_lossy(&done.stdout).contains("1 passed")
         );
+    }
+
+    #[test]
+    fn an_ignored_hangup_is_seen() {
+        assert!(ignores_hangup("Name:\tx\nSigIgn:\t0000000000001001\n"));
+        assert!(!ignores_hangup(
+            "SigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\n"
+        ));
+        assert!(!ignores_hangup(""));
     }
 
     #[test]

@@ -76,9 +76,14 @@ pub struct Path {
 
 /// Sets the options on a socket that exists already, such as an accepted one.
 pub fn prepare(stream: &TcpStream, tuning: &Tuning) -> io::Result<()> {
-    stream
-        .set_nodelay(true)
-        .map_err(|error| super::tried("cannot set TCP_NODELAY", &error))?;
+    if let Err(error) = stream.set_nodelay(true) {
+        let reason = super::reason(&error);
+        super::log::debug(
+            "os",
+            "the connection goes on without TCP_NODELAY",
+            &[("reason", &reason)],
+        );
+    }
     system::tune(stream, tuning)
 }
 
@@ -100,7 +105,7 @@ pub fn connect(address: SocketAddr, timeout: Duration, tuning: &Tuning) -> io::R
 mod system {
     use super::*;
     use crate::os::lock::about_to_wait;
-    use crate::os::sys;
+    use crate::os::{log, sys};
     use std::os::fd::AsFd;
 
     /// Whether there is something to read, or the end, or an error to fetch; false after `timeout`.
@@ -272,12 +277,23 @@ mod system {
             ),
         ] {
             let Some(value) = value else { continue };
-            sys::set_option(stream.as_fd(), level, option, value).map_err(|error| {
-                io::Error::other(format!(
-                    "cannot set {name} to {value}: {}{remedy}",
-                    crate::os::reason(&error)
-                ))
-            })?;
+            let Err(error) = sys::set_option(stream.as_fd(), level, option, value) else {
+                continue;
+            };
+            let text = format!(
+                "cannot set {name} to {value}: {}{remedy}",
+                crate::os::reason(&error)
+            );
+            // The mark decides which way packets go. All others only tune, and not every socket has
+            // them: one of MPTCP has no TCP_USER_TIMEOUT.
+            if name == "SO_MARK" {
+                return Err(io::Error::other(text));
+            }
+            log::debug(
+                "os",
+                "the connection goes on without it",
+                &[("reason", &text)],
+            );
         }
         let Some(name) = &tuning.congestion_control else {
             return Ok(());
@@ -523,6 +539,24 @@ mod tests {
         };
         assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
         assert!(took >= SHORT && took < Duration::from_secs(5));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_socket_that_has_not_all_options_works_without_them() {
+        use std::os::fd::OwnedFd;
+        use std::os::unix::net::UnixStream;
+        // A socket of another family has no option of TCP at all.
+        let (near, _far) = UnixStream::pair().unwrap();
+        let near = TcpStream::from(OwnedFd::from(near));
+        let tuning = Tuning {
+            notsent_lowat_bytes: Some(16_384),
+            user_timeout: Some(Duration::from_secs(20)),
+            retransmit: Some(Duration::from_millis(5)),
+            ..Tuning::default()
+        };
+        prepare(&near, &tuning).unwrap();
+        (&near).write_all(b"goes on").unwrap();
     }
 
     #[cfg(target_os = "linux")]
