@@ -23,7 +23,7 @@ table inet seen {
         iifname != "c" return
         ip daddr 198.51.100.2 tcp dport 12345 return
         icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld2-listener-report } return
-        ct direction reply return
+        tcp sport 8080 return
         counter name leaked
     }
 }
@@ -145,3 +145,76 @@ for one in 'ip address flush dev fern0' 'ip link set dev fern0 down' 'ip link se
     harm $s server-has "$one"; await through; ok "$one"
 done
 stop client
+
+expect 'containers behind a bridge without an uplink stay local, and reach the world by the tunnel; also with the kill switch'
+ip -n $c link add inner0 type bridge
+link $k eth0 $c veth-k
+ip -n $c link set dev veth-k master inner0 up
+address $c inner0 172.30.0.1/24 fd00:30::1/64
+address $k eth0 172.30.0.2/24 fd00:30::2/64
+ip -n $k route add default via 172.30.0.1
+ip -n $k route add default via fd00:30::1
+forwards $c
+in_ns $c nft 'table inet engine { chain pre { type nat hook prerouting priority dstnat; fib daddr type local tcp dport 8080 dnat ip to 172.30.0.2:8000; };
+    chain post { type nat hook postrouting priority srcnat; ip saddr 172.30.0.0/24 oifname != "inner0" masquerade; ip6 saddr fd00:30::/64 oifname != "inner0" masquerade; }; }'
+start inner-web $k python3 "$tests/common/web.py" 8000
+await listening $k 8000
+got() { [[ $(in_ns "$1" curl -s --max-time 2 "http://$2/") == $3 ]]; }   # NAMESPACE WHERE AS WHOM
+both_ways() {
+    got $c 172.30.0.2:8000 172.30.0.1 && got $c '[fd00:30::2]:8000' fd00:30::1 || die 'the host does not reach its container'
+    got $k 203.0.113.9:8000 '10.8.0.*' && got $k '[2001:db8:9::9]:8000' 'fd0f:e12e::*' || die 'the container does not reach the world'
+    got $r 192.0.2.2:8080 192.0.2.1 || die 'a published port does not answer'
+}
+for switch in '' --kill-switch; do
+    client $switch
+    in_ns $r nft reset counters >/dev/null
+    both_ways
+    [ "$(leaked)" = 0 ] || die "$(leaked) packets went past the tunnel"
+    ok "${switch:-without}"
+    stop client
+done
+expect 'a bridge that comes later, and one with an uplink'
+client --kill-switch
+ip -n $c link add inner1 type bridge
+address $c inner1 172.31.0.1/24
+within 2 in_ns $c sh -c 'ip route show table 12345 | grep -q "^172.31.0.0/24 dev inner1"'
+within 2 in_ns $c sh -c 'nft list chain inet fernvpn-fern0-lock locked | grep -q inner1'
+ip -n $c link add outer0 type bridge
+address $c outer0 203.0.113.1/24
+ip -n $c route add 198.18.0.0/15 via 203.0.113.2 # a router: this is an uplink
+run $c ip link delete dev inner1
+within 2 fails in_ns $c sh -c 'nft list chain inet fernvpn-fern0-lock locked | grep -q inner1'
+within 2 in_ns $c sh -c '! ip route show table 12345 | grep outer0' || die 'a network that anybody could call local'
+ip -n $c link delete dev outer0
+stop client
+ok
+
+expect 'a program on this machine that carries the tunnel: no loop, and a word about it'
+cat >"$dir/carry.py" <<'PYTHON'
+import socket, threading
+near = socket.create_server(("127.0.0.1", 4444))
+def copy(a, b):
+    try:
+        while data := a.recv(65536): b.sendall(data)
+    except OSError: pass
+    for end in (a, b): end.close()
+while True:
+    one, _ = near.accept()
+    try: two = socket.create_connection(("198.51.100.2", 12345), 2)
+    except OSError: one.close(); continue
+    two.settimeout(None)
+    for pair in ((one, two), (two, one)): threading.Thread(target=copy, args=pair, daemon=True).start()
+PYTHON
+ip -n $c rule >"$dir/rules"
+start carry $c python3 "$dir/carry.py"
+await listening $c 4444
+fern client $c client -k "$dir/alice.key" --connect 127.0.0.1:4444
+logged client 'carries the tunnel.*198.51.100.2:12345'
+within 5 through
+lines=$(times client '^connected')
+stop server; fern server $s server -c "$dir/server.conf"
+await more client '^connected' "$lines"
+within 5 through
+stop client
+diff "$dir/rules" <(ip -n $c rule) || die 'something is left'
+ok 'also after the server was started again'

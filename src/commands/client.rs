@@ -15,6 +15,7 @@ use crate::tunnel::locked;
 use crate::tunnel::session::receiver::MAX_MESSAGE;
 use crate::tunnel::wire::network_config::NetworkConfig;
 use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -277,7 +278,11 @@ struct Host {
 }
 
 impl Machine for Host {
-    fn set_up(&mut self, config: &NetworkConfig) -> Result<Option<Arc<Tun>>, String> {
+    fn set_up(
+        &mut self,
+        config: &NetworkConfig,
+        carrier: SocketAddr,
+    ) -> Result<Option<Arc<Tun>>, String> {
         let text = |error: io::Error| error.to_string();
         let mut changed = locked(&self.changed);
         let opened = &mut changed.opened;
@@ -302,7 +307,7 @@ impl Machine for Host {
         let routes = routes.as_ref().unwrap_or(&config.routes);
         let resolvers = dns.as_ref().unwrap_or(&config.dns);
         network
-            .set_up_client(config.mtu, &config.addresses, routes, resolvers)
+            .set_up_client(config.mtu, &config.addresses, routes, resolvers, carrier)
             .map_err(text)?;
         for overlap in self.settings.overlaps(&config.addresses, routes) {
             log::warning("os", &overlap.to_string(), &[]);

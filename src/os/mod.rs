@@ -27,6 +27,7 @@ pub mod command;
 pub mod control;
 pub mod entropy;
 pub mod files;
+pub mod forwarder;
 #[cfg(target_os = "linux")]
 mod forwarding;
 pub mod lock;

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -164,11 +164,16 @@ impl Netlink {
                     priority: 0,
                     table: header[4].into(),
                     unless_marked: None,
+                    to: None,
                 };
                 let (mut mark, mut mask, mut others) = (None, u32::MAX, 0);
+                let (mut to, mut port) = (None, None);
                 for (kind, value) in attributes {
                     match kind {
+                        1 => to = ip(value),
                         6 => rule.priority = number(value),
+                        // struct fib_rule_port_range: first u16 | last u16
+                        24 => port = value.first_chunk().map(|two| u16::from_ne_bytes(*two)),
                         10 => mark = Some(number(value)),
                         15 => rule.table = number(value),
                         16 => mask = number(value),
@@ -180,9 +185,16 @@ impl Netlink {
                 }
                 let is_plain = header[1] == 0 && header[2] == 0 && header[3] == 0;
                 let is_inverted = number(&header[8..12]) & 2 != 0;
-                if is_plain && is_inverted && header[7] == 1 && mask == u32::MAX && others == 0 {
+                if is_plain
+                    && is_inverted
+                    && header[7] == 1
+                    && mask == u32::MAX
+                    && port.is_none()
+                    && others == 0
+                {
                     rule.unless_marked = mark;
                 }
+                rule.to = to.zip(port).map(SocketAddr::from);
                 rules.push(rule);
             })?;
         }

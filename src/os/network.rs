@@ -25,7 +25,7 @@
 //! stay.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ use super::namespace::Namespace;
 use super::network_state::{Address, Link, MAIN, NetworkState, Route, Rule};
 use super::overlaps::GROUP;
 use super::resolver::{self, Resolvers};
-use super::{command, log, rules};
+use super::{command, forwarder, log, rules};
 use crate::packet::subnet::Subnet;
 
 /// The mark of what goes around the tunnel. Also the number of the first client's routing table,
@@ -97,7 +97,11 @@ pub enum Change {
         own: Vec<IpAddr>,
         /// Whether IPv6 is not to leave at all, because the tunnel does not carry it.
         refuse_ipv6: bool,
+        /// Where a program on this machine goes that carries the tunnel.
+        outside: Vec<SocketAddr>,
     },
+    /// TCP to there goes past the tunnel: it is the connection of a program that carries it.
+    Outside(SocketAddr),
     /// Where strict reverse path filtering would drop the carrier's packets: judge them by their
     /// mark.
     ValidMark,
@@ -125,8 +129,17 @@ impl Change {
                 family(*ipv6),
                 rule(device)
             )),
-            Change::Firewall { own, refuse_ipv6 } => {
-                let text = filled(CLIENT_RULES, device, "", own, *refuse_ipv6, &[]);
+            Change::Outside(to) => words(format_args!(
+                "ip {} rule add {}",
+                family(to.is_ipv6()),
+                outside_rule(to, device)
+            )),
+            Change::Firewall {
+                own,
+                refuse_ipv6,
+                outside,
+            } => {
+                let text = filled(CLIENT_RULES, device, "", own, *refuse_ipv6, &[], outside);
                 vec![vec!["nft".into(), text]]
             }
             // A table without rules remembers that it was 0, as long as the kernel does: see
@@ -186,6 +199,11 @@ impl Change {
                 family(*ipv6),
                 rule(device)
             )),
+            Change::Outside(to) => words(format_args!(
+                "ip {} rule del {}",
+                family(to.is_ipv6()),
+                outside_rule(to, device)
+            )),
             Change::Firewall { .. } => delete_table(device, ""),
             // The last of several clients sets it back.
             Change::ValidMark if tables("-mark").len() > 1 => delete_table(device, "-mark"),
@@ -227,6 +245,7 @@ impl Change {
                 network, bridge, ..
             } => format!("route {network} to {bridge}"),
             Change::Rule { ipv6 } => format!("rule for {}", if *ipv6 { "IPv6" } else { "IPv4" }),
+            Change::Outside(to) => format!("rule for {to}"),
             Change::Firewall { .. } => "nft table".into(),
             Change::ValidMark => "src_valid_mark".into(),
         }
@@ -265,9 +284,15 @@ impl Change {
                     priority: priority(&device.name),
                     table: number,
                     unless_marked: Some(MARK),
+                    to: None,
                 };
                 state.rules.contains(&own)
             }
+            Change::Outside(to) => state.rules.iter().any(|it| {
+                (it.is_ipv6, it.priority, it.table)
+                    == (to.is_ipv6(), priority(&device.name) - 1, MAIN)
+                    && it.to == Some(*to)
+            }),
             Change::ValidMark => marks_are_valid(),
             Change::Firewall { .. } => true,
         }
@@ -341,6 +366,37 @@ fn priority(device: &str) -> u32 {
     if table < 32766 { table } else { MARK }
 }
 
+/// A rule before the client's own.
+fn outside_rule(to: &SocketAddr, device: &str) -> String {
+    let (address, port) = (Subnet::alone(to.ip()), to.port());
+    let priority = priority(device) - 1;
+    format!("to {address} ipproto tcp dport {port} table main priority {priority}")
+}
+
+/// Where the program goes that carries the tunnel, if that is one on this machine, and `routes` would
+/// lead it into the tunnel. This is said.
+fn outside(carrier: SocketAddr, routes: &[Subnet]) -> Vec<SocketAddr> {
+    let carrier = SocketAddr::new(carrier.ip().to_canonical(), carrier.port());
+    if routes.is_empty() || !forwarder::is_here(carrier.ip()) {
+        return Vec::new();
+    }
+    let to = forwarder::destinations(carrier);
+    let in_tunnel = |to: &SocketAddr| routes.iter().any(|route| route.contains(to.ip()));
+    let found: Vec<SocketAddr> = to.iter().filter(|to| in_tunnel(to)).copied().collect();
+    if !found.is_empty() {
+        let text = "a program on this machine carries the tunnel: its connection goes past the tunnel, \
+                    or there would be a loop";
+        let to: Vec<String> = found.iter().map(ToString::to_string).collect();
+        log::warning("os", text, &[("server", &carrier), ("to", &to.join(", "))]);
+    } else if to.is_empty() {
+        let text = "a program on this machine carries the tunnel, and its connection was not found: if it \
+                    goes into the tunnel, there is a loop. Try: ip rule add to ADDRESS table main \
+                    priority 12344, with the address that the program connects to";
+        log::warning("os", text, &[("server", &carrier)]);
+    }
+    found
+}
+
 fn rule(device: &str) -> String {
     format!("table {} priority {}", table(device), priority(device))
 }
@@ -353,11 +409,16 @@ fn filled(
     own: &[IpAddr],
     refuse_ipv6: bool,
     bridges: &[String],
+    outside: &[SocketAddr],
 ) -> String {
     let first = rules::local_ports().0;
     let listed = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
     let connected = listed(&mut (rules::connected_ports(first).iter()).map(ToString::to_string));
     let bridges = listed(&mut (bridges.iter()).map(|it| format!("\"{}\"", rules::device_name(it))));
+    let endpoints = |ipv6| {
+        let family = outside.iter().filter(|to| to.is_ipv6() == ipv6);
+        listed(&mut family.map(|to| format!("{} . {}", to.ip(), to.port())))
+    };
     let own: Vec<Subnet> = own.iter().map(|address| Subnet::alone(*address)).collect();
     let refuse = if refuse_ipv6 { &[ALL_IPV6][..] } else { &[] };
     rules::filled(
@@ -369,6 +430,8 @@ fn filled(
             ("PORTS", &first.to_string()),
             ("CONNECTED", &connected),
             ("BRIDGES", &bridges),
+            ("OUTSIDE4", &endpoints(false)),
+            ("OUTSIDE6", &endpoints(true)),
         ],
         &[("OWN", &own), ("REFUSE-IPV6", refuse)],
     )
@@ -429,7 +492,7 @@ fn lock(
     run: impl FnOnce(&[&str]) -> io::Result<()>,
 ) -> io::Result<rules::Table> {
     let text = concat!(include_str!("client.nft"), include_str!("lock.nft"));
-    let text = filled(text, device, "-lock", &[], false, bridges);
+    let text = filled(text, device, "-lock", &[], false, bridges, &[]);
     rules::Table::put_in(&rules::table_name(device, "-lock"), text, run)
 }
 
@@ -590,8 +653,11 @@ impl Network {
         resolver::clear(&self.device);
         let rule = rule(&self.device);
         for family in ["-4", "-6"] {
-            let line = format!("ip {family} rule del {rule}");
-            while command::attempt(&line.split(' ').collect::<Vec<_>>()) {}
+            let outside = format!("table main priority {}", priority(&self.device) - 1);
+            for rule in [&rule, &outside] {
+                let line = format!("ip {family} rule del {rule}");
+                while command::attempt(&line.split(' ').collect::<Vec<_>>()) {}
+            }
         }
         let table = rules::table_name(&self.device, "");
         command::attempt(&["nft", "delete", "table", "inet", &table]);
@@ -630,6 +696,7 @@ impl Network {
         addresses: &[Subnet],
         routes: &[Subnet],
         resolvers: &[IpAddr],
+        carrier: SocketAddr,
     ) -> io::Result<()> {
         // What this machine cannot have is left out: a tunnel for IPv4 alone is better than none.
         let has_ipv6 = self.has_ipv6(mtu);
@@ -656,7 +723,12 @@ impl Network {
         let own = addresses.iter().map(|own| own.address).collect();
         let mut wanted = vec![Change::Up { mtu }];
         wanted.extend(addresses.iter().map(|address| Change::Address(*address)));
-        wanted.push(Change::Firewall { own, refuse_ipv6 });
+        let outside = outside(carrier, routes);
+        wanted.push(Change::Firewall {
+            own,
+            refuse_ipv6,
+            outside: outside.clone(),
+        });
         if !routes.is_empty() {
             let networks = addresses
                 .iter()
@@ -689,6 +761,7 @@ impl Network {
                 .iter()
                 .filter(|it| matches!(it, Change::Inner { .. }));
             wanted.extend(inner.cloned());
+            wanted.extend(outside.into_iter().map(Change::Outside));
             wanted.push(Change::Rule { ipv6: false });
             wanted.extend((carries_ipv6 || refuse_ipv6).then_some(Change::Rule { ipv6: true }));
         }
@@ -1043,7 +1116,7 @@ mod tests {
         assert!(table("office") >= 1 << 31 && table("office") != table("fern99999999"));
         assert_eq!(priority("office"), MARK);
         let own: [IpAddr; 2] = ["10.8.0.2".parse().unwrap(), "fd0f::2".parse().unwrap()];
-        let text = filled(CLIENT_RULES, "fern7", "", &own, true, &[]);
+        let text = filled(CLIENT_RULES, "fern7", "", &own, true, &[], &[]);
         for part in [
             "table inet fernvpn-fern7",
             "ip daddr 10.8.0.2/32 drop;",
@@ -1060,7 +1133,7 @@ mod tests {
             .any(|left| text.contains(left)),
             "{text}"
         );
-        assert!(!filled(CLIENT_RULES, "fern7", "", &own, false, &[]).contains("nfproto"));
+        assert!(!filled(CLIENT_RULES, "fern7", "", &own, false, &[], &[]).contains("nfproto"));
     }
 
     #[test]

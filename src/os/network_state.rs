@@ -14,7 +14,7 @@
 //! it. nft's tables are looked at only when the kernel's number for all of its rules has changed.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 use std::{fs, io};
@@ -79,6 +79,8 @@ pub(super) struct Rule {
     pub table: u32,
     /// `not fwmark` this one, and nothing else.
     pub unless_marked: Option<u32>,
+    /// For TCP to this address alone.
+    pub to: Option<SocketAddr>,
 }
 
 /// What the kernel has.

@@ -272,7 +272,11 @@ struct FakeMachine {
 }
 
 impl Machine for FakeMachine {
-    fn set_up(&mut self, config: &NetworkConfig) -> Result<Option<Arc<Tun>>, String> {
+    fn set_up(
+        &mut self,
+        config: &NetworkConfig,
+        _: SocketAddr,
+    ) -> Result<Option<Arc<Tun>>, String> {
         let _ = self.configs.send(config.clone());
         Ok(self.device.clone())
     }

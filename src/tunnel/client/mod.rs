@@ -41,6 +41,7 @@ use session::FromServer;
 pub use state::Client;
 use state::{ConnectionState, LEAVES, ServerNetwork};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -62,11 +63,15 @@ const HELD: Duration = Duration::from_secs(10);
 /// The machine the client runs on: what it does with the network that the server describes.
 pub trait Machine: Send {
     /// Sets the network up, or changes it to this. Returns the device, if there is one; it stays
-    /// the same.
+    /// the same. `carrier` is where the connection goes.
     ///
     /// # Errors
     /// A sentence. The client gives up.
-    fn set_up(&mut self, config: &NetworkConfig) -> Result<Option<Arc<Tun>>, String>;
+    fn set_up(
+        &mut self,
+        config: &NetworkConfig,
+        carrier: SocketAddr,
+    ) -> Result<Option<Arc<Tun>>, String>;
 }
 
 impl Client {
@@ -188,12 +193,12 @@ impl Client {
             round_trip,
             key,
         } = session;
-        let device = machine
-            .set_up(&config)
-            .inspect_err(|reason| self.fail(reason.clone()))?;
         let from = socket
             .peer_addr()
             .map_err(|error| format!("{server}: {error}"))?;
+        let device = machine
+            .set_up(&config, from)
+            .inspect_err(|reason| self.fail(reason.clone()))?;
         let traffic = Arc::clone(&self.traffic);
         let sender = SessionSender::new(socket, sealer, super_packets, traffic, Vec::new());
         self.set_connection(ConnectionState::Session(Arc::new(Connected {

@@ -1,7 +1,7 @@
 //! What becomes of the server's packets?
 
 use super::state::{Client, Reply};
-use crate::os::{network_state, socket};
+use crate::os::{forwarder, network_state, socket};
 use crate::packet::offload::Checked;
 use crate::packet::{icmp, ip};
 use crate::tunnel::device::LocalStack;
@@ -78,7 +78,7 @@ impl SessionHandler for FromServer<'_> {
             // Of several ways, the kernel chooses one for each connection.
             Some(now)
                 if now != own.ip()
-                    && !(is_here(own.ip())
+                    && !(forwarder::is_here(own.ip())
                         && network_state::has_several_ways(server.ip(), mark)) =>
             {
                 Err(format!(
@@ -97,11 +97,6 @@ impl FromServer<'_> {
             let _ = replies.try_send(reply);
         }
     }
-}
-
-/// Whether this machine still has this address.
-fn is_here(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// The address from which the kernel would now talk to `server`. Connecting a UDP socket sends
