@@ -46,7 +46,8 @@ struct Talk {
 impl Talk {
     /// A connection, and the handshake on it.
     fn begin(suite: Suite, n: u8, ends: [&str; 2]) -> Talk {
-        Talk::begin_with(suite, n, ends, [u32::MAX - 2000, 7]) // the client's numbers soon wrap around
+        // The client's numbers soon wrap around.
+        Talk::begin_with(suite, n, ends, [u32::MAX - 2000, 7])
     }
 
     fn begin_with(suite: Suite, n: u8, ends: [&str; 2], first: [u32; 2]) -> Talk {

@@ -543,7 +543,7 @@ fn inspect_says_what_is_broken_and_where() {
             1,
             "character 64 is not base64url: a line end",
         ),
-        (&plain, &[], 1, "'/' is of plain base64"),
+        (&plain, &[], 1, "'/' belongs to plain base64"),
         (
             &SPEC_TOKEN[..99],
             &[],
@@ -552,7 +552,7 @@ fn inspect_says_what_is_broken_and_where() {
         ),
         (&SPEC_TOKEN[..97], &[], 1, "one character is left"),
         (&respelled, &[], 1, "(character 97)"),
-        (&versioned, &[], 2, "WRONG: 0x80 is the only version"),
+        (&versioned, &[], 2, "WRONG: 0x80 is the only known version"),
         ("", &[], 2, "version     MISSING"),
         (&SPEC_TOKEN[..8], &[], 2, "CUT: 5 of 8 bytes"),
         (&SPEC_TOKEN[..28], &[], 2, "CUT: 12 of 16 bytes"),
@@ -573,7 +573,7 @@ fn inspect_says_what_is_broken_and_where() {
             SPEC_TOKEN,
             &["-k", &other],
             3,
-            "REFUSED: the HMAC does not verify: none of these keys made it",
+            "REFUSED: the HMAC does not verify: no given key has made it",
         ),
         (SPEC_TOKEN, &old, 4, "REFUSED: older than its time-to-live"),
         (
@@ -665,7 +665,7 @@ fn inspect_says_where_a_padding_is_wrong() {
         ),
         (
             "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODz_9XzSUPBH3gGOvdUpUjKnxBg7Flgci32JmnvkPQc9V4sngTuQrzoFBXXM7I4gNDQ==",
-            "3 bytes of 0x03, but byte 13 of the decrypted ones is another",
+            "3 bytes of 0x03, but decrypted byte 13 has another value",
         ),
     ] {
         let (status, stdout, stderr) = run(&["inspect", "-k", &spec], token);

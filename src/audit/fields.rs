@@ -3,12 +3,12 @@
 //!
 //! ```text
 //!  bytes    00 00 01 54 | b9 ff 34 cc 22 94 fa e3 | 67 41 41 …
-//!  fields   length      | id                      | token            each byte in exactly one field
+//!  fields   length      | id                      | token        each byte in exactly one field
 //! ```
 //!
-//! A table says how bytes are shown and decides nothing: what is shown was accepted by the real
-//! code before, or is shown because it was refused. Fields are taken off the front of the bytes, so
-//! that none overlap and none are left out.
+//! A table says how bytes are shown, and decides nothing: the real code has accepted or refused them
+//! before. Fields are taken off the front of the bytes, so that they neither overlap nor leave out a
+//! byte.
 
 use crate::fernet::base64url::{self, Base64Error};
 use crate::fernet::token::MAC;
@@ -23,7 +23,7 @@ pub struct Field {
     pub name: Cow<'static, str>,
     /// Length in bytes, never 0.
     pub length: usize,
-    /// What its bytes say, or nothing.
+    /// Its value in words, or nothing.
     pub value: String,
     /// Where it is specified: a section of PROTOCOL.md, or another document.
     pub section: &'static str,
@@ -109,7 +109,9 @@ fn layout(name: &str) -> impl Iterator<Item = Row> {
         .skip(1);
     rows.take_while(|line| !line.is_empty()).filter_map(|line| {
         let mut cells = line.splitn(5, " | ");
-        let (name, length, show) = (cells.next()?, cells.next()?, cells.next()?);
+        let name = cells.next()?;
+        let length = cells.next()?;
+        let show = cells.next()?;
         Some(Row {
             name,
             length,
@@ -138,15 +140,14 @@ impl<'a> Tiles<'a> {
         tiles.fields
     }
 
-    /// The next `length` bytes as a whole of their own: what takes all that is left stops at their
-    /// end.
+    /// The next `length` bytes, cut by themselves: a field that takes the rest ends where they end.
     fn part(&mut self, length: usize, cut: impl FnOnce(&mut Tiles<'a>)) {
         let (part, after) = self.rest.split_at(length.min(self.rest.len()));
         self.fields.extend(Tiles::of(part, cut));
         self.rest = after;
     }
 
-    /// The fields of a layout. One without bytes is none.
+    /// The fields of a layout. A field without bytes is left out.
     fn rows(&mut self, name: &str) {
         for row in layout(name) {
             let length = match row.length.strip_prefix('*') {
@@ -184,7 +185,7 @@ impl<'a> Tiles<'a> {
     fn lines(&mut self) {
         for line in self.rest.split_inclusive(|byte| *byte == b'\n') {
             let name = line.split(|byte| *byte == b'=').next().unwrap_or_default();
-            // The last row is for names that are not known.
+            // The last row is for unknown names.
             let row = layout("lines").find(|row| [name, b"unknown"].contains(&row.name.as_bytes()));
             row.iter().for_each(|row| self.row(row, line.len()));
         }
@@ -229,7 +230,7 @@ pub fn name_of(kind: u8) -> String {
     }
 }
 
-/// What bytes say.
+/// The value of bytes, in words.
 fn shown(bytes: &[u8], show: &str) -> String {
     let number = bytes
         .iter()

@@ -1,8 +1,8 @@
 //! What is in this token, and which step refuses it?
 //!
-//! A drawing of the token, field by field, then the steps of [`token`] with their verdicts. Decides
-//! nothing by itself: every verdict is one that `fernet` gave. What is drawn of a broken token is
-//! what can be read before it breaks.
+//! This draws the token field by field, and then the steps of [`token`] with their verdicts. It decides
+//! nothing by itself: `fernet` gives every verdict. Of a broken token it draws what can be read before
+//! the fault.
 
 use super::fields;
 use crate::fernet::base64url::Base64Error;
@@ -15,16 +15,16 @@ use crate::os::clock;
 use std::fmt::Write;
 use std::slice;
 
-/// What there is to say about a token.
+/// A token taken apart.
 #[derive(Debug)]
 pub struct Report {
-    /// For people.
+    /// The drawing, for people.
     pub text: String,
     /// Why it was refused, if it was. Without a key only steps 1 and 2 are taken.
     pub refusal: Option<TokenError>,
 }
 
-/// The verifying step, as numbered in [`token::open`], that refuses for this reason.
+/// The step of [`token::open`] that refuses for this reason, by its number.
 pub fn step(refusal: TokenError) -> usize {
     match refusal {
         TokenError::Text(_) => 1,
@@ -51,8 +51,10 @@ pub fn inspect(text: &[u8], keys: &[Candidate], now: u64, ttl: Option<u64>) -> R
     let mut out = String::new();
     let (raw, broken) = readable(text);
     if raw.len() == key::LENGTH && broken.is_none() {
-        // Nothing of it is shown: this may be somebody's key on somebody's screen.
-        out.push_str("text: 32 bytes in base64url. That is a Fernet key and no token: do not show it to anybody\n");
+        // Nothing of it is shown: this may be a key that is in use, and others may see the screen.
+        out.push_str(
+            "text: 32 bytes in base64url. This is a Fernet key and no token: show it to nobody\n",
+        );
         return Report {
             text: out,
             refusal: Some(TokenError::Length(raw.len())),
@@ -79,7 +81,7 @@ fn readable(text: &[u8]) -> (Vec<u8>, Option<Base64Error>) {
     loop {
         match fields::decode(&text[..end]) {
             Ok(bytes) => return (bytes, Some(fault)),
-            // A stray character explains more than the wrong length that it causes.
+            // A character outside the alphabet explains more than the wrong length that it causes.
             Err(Base64Error::Character(at)) => {
                 (fault, end) = (Base64Error::Character(at), at / 4 * 4)
             }
@@ -219,7 +221,7 @@ fn misfit(padded: &[u8]) -> String {
         .find(|at| padded[*at] != last)
         .unwrap_or(from);
     format!(
-        "the last byte says {last} bytes of 0x{last:02x}, but byte {at} of the decrypted ones is another"
+        "the last byte says {last} bytes of 0x{last:02x}, but decrypted byte {at} has another value"
     )
 }
 
@@ -229,7 +231,7 @@ fn explain(text: &[u8], fault: Base64Error) -> String {
         Base64Error::Character(at) => at,
         Base64Error::Length => {
             return format!(
-                "{fault}: one character is left after groups of four, so others are lost"
+                "{fault}: one character is left over after groups of four, so some are missing"
             );
         }
         Base64Error::TrailingBits => {
@@ -242,7 +244,7 @@ fn explain(text: &[u8], fault: Base64Error) -> String {
     let what = match text.get(at) {
         Some(b'=') => "'=' where no padding belongs, or not all of it".into(),
         Some(c @ (b'+' | b'/')) => format!(
-            "'{}' is of plain base64; here stand '-' and '_'",
+            "'{}' belongs to plain base64; base64url has '-' and '_' instead",
             char::from(*c)
         ),
         Some(b'\r' | b'\n') => "a line end".into(),
@@ -259,8 +261,8 @@ fn draw_fields(out: &mut String, raw: &[u8], whole: bool, now: u64) {
     let (version, header) = header.split_at(header.len().min(1));
     let (time, iv) = header.split_at(header.len().min(8));
     let meaning = match version {
-        [VERSION] => "the only version there is".into(),
-        [_] => format!("WRONG: 0x{VERSION:02x} is the only version there is"),
+        [VERSION] => "the only known version".into(),
+        [_] => format!("WRONG: 0x{VERSION:02x} is the only known version"),
         _ => "MISSING".into(),
     };
     field(out, 0, version, "version", &meaning);
@@ -288,12 +290,12 @@ fn draw_fields(out: &mut String, raw: &[u8], whole: bool, now: u64) {
     };
     field(out, 9, iv, "IV", &meaning);
     if !whole {
-        let meaning =
-            "of ciphertext and HMAC; while the text is broken nobody can tell where one ends";
+        let meaning = "of ciphertext and HMAC; where one ends is unknown while the text is broken";
         return field(out, HEADER, rest, "the rest", meaning);
     }
     let (ciphertext, mac) = rest.split_at(rest.len().saturating_sub(MAC));
-    let (blocks, over) = (ciphertext.len() / BLOCK, ciphertext.len() % BLOCK);
+    let blocks = ciphertext.len() / BLOCK;
+    let over = ciphertext.len() % BLOCK;
     let meaning = match (blocks, over) {
         (0, 0) => "MISSING: even an empty message has one block".into(),
         (1, 0) => "1 block: a message of 0 to 15 bytes".into(),
@@ -376,7 +378,7 @@ fn draw_steps(out: &mut String, verdict: &Verdict, keyless: bool, now: u64, ttl:
         let said = match verdict.refusal {
             Some(refusal) if number == refused => match refusal {
                 TokenError::Mac => format!(
-                    "REFUSED: {refusal}: none of these keys made it, or it was changed since"
+                    "REFUSED: {refusal}: no given key has made it, or it was changed afterwards"
                 ),
                 TokenError::Padding => format!("REFUSED: {refusal}: {}", misfit(&verdict.padded)),
                 _ => format!("REFUSED: {refusal}"),
@@ -391,7 +393,9 @@ fn draw_steps(out: &mut String, verdict: &Verdict, keyless: bool, now: u64, ttl:
             ) {
                 (3, Some(candidate), ..) => format!("ok: made with the {}", candidate.name),
                 (4, _, None, _) => "not checked: no --ttl".into(),
-                (4, _, Some(ttl), _) => format!("ok: a time-to-live of {ttl} s, and now is {now}"),
+                (4, _, Some(ttl), _) => {
+                    format!("ok: the time-to-live is {ttl} s, and the time is {now}")
+                }
                 (6, .., padding) => {
                     format!(
                         "ok: {padding} of value 0x{padding:02x}; the message has {} bytes",

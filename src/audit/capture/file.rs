@@ -224,7 +224,8 @@ impl<R: Read> Reader<R> {
         else {
             return self.broken(&format!("a block of {length} bytes"));
         };
-        let (body, again) = (self.due(rest)?, self.due(4)?);
+        let body = self.due(rest)?;
+        let again = self.due(4)?;
         match self.u32(&again, 0)? {
             again if again == length => Ok(body),
             again => self.broken(&format!(

@@ -43,8 +43,8 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Those of the output.
     pub fn packet(&mut self, time: u64, packet: &[u8]) -> io::Result<()> {
-        let ([h0, h1, h2, h3, l0, l1, l2, l3], length) =
-            (time.to_be_bytes(), length(packet.len()).to_le_bytes());
+        let [h0, h1, h2, h3, l0, l1, l2, l3] = time.to_be_bytes();
+        let length = length(packet.len()).to_le_bytes();
         let padding = &[0; 3][..packet.len().next_multiple_of(4) - packet.len()];
         let time = [h3, h2, h1, h0, l3, l2, l1, l0];
         self.block(

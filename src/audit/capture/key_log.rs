@@ -1,11 +1,12 @@
 //! Which keys does this key log hold? The lines that a server or client with `--keylog` writes.
 //!
 //! ```text
-//!  fernvpn 1 SUITE CLIENT SERVER      the first traffic secrets of both directions, 64 hexadecimal digits each
+//!  fernvpn 1 SUITE CLIENT SERVER      the first traffic secrets of both directions,
+//!                                     64 hexadecimal digits each
 //! ```
 //!
-//! Empty lines and `#` comments are fine. Lines of other programs, or of other versions, are an
-//! error: a line that is silently passed over is a session that does not open, without a reason.
+//! Empty lines and `#` comments are allowed. Lines of other programs or versions are an error:
+//! without that line a session would stay closed, and nobody would learn why.
 
 use crate::protocol::fields::Fields;
 use crate::protocol::handshake::VERSION;
@@ -34,7 +35,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<Line>, String> {
         if !line.is_empty() && !line.starts_with(b"#") {
             lines.push(parse_line(number, line).ok_or_else(|| {
                 format!(
-                    "line {number}: this is not 'fernvpn {VERSION} SUITE SECRET SECRET', with secrets in hexadecimal"
+                    "line {number}: this is not 'fernvpn {VERSION} SUITE SECRET SECRET', \
+                     with secrets in hexadecimal"
                 )
             })?);
         }

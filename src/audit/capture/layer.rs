@@ -1,14 +1,16 @@
 //! What is behind this header? Links, tags, labels, PPP, IP, and tunnels that carry these again.
 //!
 //! ```text
-//! Ethernet        | to 6 | from 6 | type 2 |                    type up to 1500: a length, and LLC follows
-//! tags            | 2 to 6 bytes | type 2 |                     802.1Q, 802.1ad and others: see TAGS
+//! Ethernet        | to 6 | from 6 | type 2 |     type up to 1500: a length, and LLC follows
+//! tags            | 2 to 6 bytes | type 2 |      802.1Q, 802.1ad and others: see TAGS
 //! LLC             | aa aa 03 | organization 3 | type 2 |         | 06 06 03 | IP
 //! Linux cooked    | 14 bytes | type 2 |          version 2      | type 2 | 18 bytes |
 //! loopback, null  | family 4 | IP                raw, IP in IP  | IP
 //! MPLS            | label 20 bits, 3, last 1, 8 | … IP, or a control word 4 and Ethernet
-//! PPPoE           | 11 | code | session 2 | length 2 | PPP      PPP | ff 03, or not | protocol 1 or 2 |
-//! GRE             | flags 2 | type 2 | checksum 4 | key 4 | sequence 4 |   each of the three where its flag is
+//! PPPoE           | 11 | code | session 2 | length 2 | PPP
+//! PPP             | ff 03, or not | protocol 1 or 2 |
+//! GRE             | flags 2 | type 2 | checksum 4 | key 4 | sequence 4 |
+//!                                      each of these three where its flag is set
 //! ERSPAN          in GRE: I nothing, II 8 bytes, III 12 or 20 bytes; then Ethernet
 //! VXLAN           in UDP: | flags 1 | 2 | next 1 | network 3 | 1 | Ethernet
 //! GENEVE          in UDP: | options' length 1 | 1 | type 2 | network 3 | 1 | options |
@@ -199,7 +201,9 @@ fn gre(bytes: &[u8]) -> Result<Layer<'_>, NoSegment> {
     let (flags, rest) = number(bytes, "GRE")?;
     let (kind, rest) = number(rest, "GRE")?;
     let has = |bit: u16| usize::from(flags & bit != 0);
-    let (checksum, key, sequence) = (0x8000, 0x2000, 0x1000);
+    let checksum = 0x8000;
+    let key = 0x2000;
+    let sequence = 0x1000;
     let acknowledgement = match flags & 0x4007 {
         0 => 0,
         1 => 0x0080,

@@ -1,5 +1,5 @@
-//! What was said in this recording? From a capture of a network to the records of every session,
-//! and the packets inside.
+//! What was said in this recording? This leads from a capture of a network to the records of every
+//! session, and to the packets inside.
 //!
 //! ```text
 //!  file ─> link ────> stream ─────> session ─────────> report ─> lines
@@ -21,8 +21,8 @@
 //! | [`report`] | how is a record told to people? |
 //! | [`inner`] | which packets were inside, in a form that other programs read? |
 //!
-//! Everything in the file may have been made up. What is kept in memory is bounded ([`MAX_HELD`],
-//! [`MAX_CONNECTIONS`]), and so is the work of trying keys ([`Keys::work`]).
+//! Everything in the file may be forged. Memory is bounded ([`MAX_HELD`], [`MAX_CONNECTIONS`]), and so
+//! is the work of trying keys ([`Keys::work`]).
 
 pub mod file;
 pub mod inner;

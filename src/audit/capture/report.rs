@@ -1,12 +1,12 @@
 //! How is a record told to people? One line each, or all of it.
 //!
 //! ```text
-//!  2026-11-24T15:20:43.123456Z  1 > Packets      105 bytes  0.3 tcp 10.8.0.2:40000 > 10.8.0.1:80, 60 bytes
-//!  when the capture has it   session  │          of the frame │ what is inside
-//!                                     > by the client         key.record: after how many Rekeys, and its number
+//!  2026-11-24T15:20:43.123456Z  1 > Packets      105 bytes  0.3 tcp 10.8.0.2:40000 > …
+//!  when it was captured   session │ │             frame      │ what is inside
+//!                      > by the client              number of Rekeys before it . record
 //! ```
 //!
-//! What comes from the capture is shown so that it cannot move a terminal's cursor.
+//! Text from the capture is escaped, so that it cannot move a terminal's cursor.
 
 use super::inner::Writer;
 use super::key_log::Line;
@@ -280,7 +280,8 @@ impl Report<'_> {
                 return Ok(format!("malformed: {reason}"));
             }
         };
-        let (time, mut done) = (self.time, Ok(()));
+        let time = self.time;
+        let mut done = Ok(());
         let mut add = |packet: &[u8]| {
             self.counts.packets += 1;
             if let (Ok(()), Some(inner)) = (&done, &mut self.inner) {
@@ -296,10 +297,8 @@ impl Report<'_> {
     }
 
     fn beginning(&self, place: Place) -> String {
-        let (second, microsecond) = (
-            clock::utc(self.time / 1_000_000_000),
-            self.time / 1000 % 1_000_000,
-        );
+        let second = clock::utc(self.time / 1_000_000_000);
+        let microsecond = self.time / 1000 % 1_000_000;
         let by = if place.by_client { '>' } else { '<' };
         format!(
             "{}.{microsecond:06}Z {:>2} {by}",
@@ -334,14 +333,15 @@ impl Report<'_> {
     }
 }
 
-/// Who sends what to whom.
+/// A packet in words: protocol, sender, receiver, length.
 fn summary(checked: &Checked) -> String {
     let packet = checked.packet();
     let header = match ip::parse(packet) {
         Ok(header) => header,
         Err(reason) => return reason.to_string(),
     };
-    let (mut from, mut to) = (header.source.to_string(), header.destination.to_string());
+    let mut from = header.source.to_string();
+    let mut to = header.destination.to_string();
     let name = match header.protocol {
         protocol::TCP => "tcp",
         protocol::UDP => "udp",
@@ -377,7 +377,7 @@ fn summary(checked: &Checked) -> String {
     )
 }
 
-/// Text of a peer, on one line and without what moves a cursor.
+/// Text of a peer, on one line and escaped.
 fn text(content: &[u8]) -> String {
     format!(
         "{:?}",

@@ -1,23 +1,23 @@
-//! Which record, under which key, is this? In step it is the next one; after a hole, or where the
-//! capture begins late, it is one of many, and the authentic one is found by trying.
+//! Which record, under which key, is this? In sequence it is the next one. After a hole, or where the
+//! capture begins late, it is one of many, and trying finds the authentic one.
 //!
 //! ```text
 //!  key      0        1        2    …        a step for each Rekey that may be missing
 //!  record   0 1 2 …  0 1 2 …  0 1 2 …       a record for each that may be missing
 //! ```
 //!
-//! A record of suite `fernet` tells its number, so only the keys are tried. Nothing opens by
-//! chance: what is tried has an authentication tag of 128 bits or more.
+//! A record of suite `fernet` shows its number, so only the keys are tried. Nothing opens by chance:
+//! every record has an authentication tag of 128 bits or more.
 
 use super::key_log::Line;
 use crate::protocol::key_schedule::TrafficSecret;
 use crate::protocol::record::{Opener, RecordError, RecordType, Suite};
 
-/// Enough for all searches of a capture: half a minute's work.
+/// Bytes that all searches of a capture may try: half a minute's work.
 pub const WORK: u64 = 1 << 36;
-/// What each attempt costs besides, as much as so many bytes more.
+/// The fixed cost of each attempt, in bytes.
 const ATTEMPT: u64 = 512;
-/// Most steps of the key, and most records under each, that are tried: first what is likely.
+/// Most steps of the key, and most records under each, that are tried: the likely ones first.
 const RECTANGLES: [(u64, u64); 4] = [(0, 1 << 12), (64, 1 << 12), (2, 1 << 20), (1024, 1 << 16)];
 
 /// What opens one direction of a session.
@@ -119,7 +119,8 @@ impl Keys {
     /// Tries to open a record that comes after one of these, at most `most` records later.
     pub fn search(&mut self, after: &[Keyed], most: u64, body: &[u8]) -> Option<(Keyed, Record)> {
         let cost = body.len() as u64 + ATTEMPT;
-        let (mut left, mut tried) = (self.work / 8, None);
+        let mut left = self.work / 8;
+        let mut tried = None;
         for (steps, counters) in
             RECTANGLES.map(|(steps, counters)| (steps.min(most), counters.min(most)))
         {

@@ -3,9 +3,9 @@
 //!
 //! ```text
 //!  a stream's beginning      hello?  ── no ──> not fernvpn: ignored
-//!                              └ record, record, …              the first opens by one line of the key log
-//!  a hole, or a late start   | … | length | body | length | …   where a length leads to another one, and the body opens,
-//!                                                               a frame begins
+//!                              └ record, record, …    the first opens by one line of the key log
+//!  a hole, or a late start   | … | length | body | length | …
+//!                            a frame begins where a length leads to another one, and the body opens
 //! ```
 
 use super::link::Segment;
@@ -126,7 +126,8 @@ impl Session {
 
     /// Forgets all but that there is a connection.
     pub fn ignore(&mut self) {
-        (self.ignored, self.directions) = (true, Default::default());
+        self.ignored = true;
+        self.directions = Default::default();
     }
 
     /// Adds a segment, and tells what that makes known.
@@ -245,7 +246,8 @@ impl Session {
                     direction.missed = direction.missed.saturating_add(most);
                     direction.buffer.clear();
                     direction.holed = true;
-                    (direction.fresh, direction.aligned) = (false, false);
+                    direction.fresh = false;
+                    direction.aligned = false;
                     self.note(
                         side,
                         &format!("{bytes} bytes of the stream are not in the capture"),
@@ -295,7 +297,8 @@ impl Session {
         let mut buffer = std::mem::take(&mut self.directions[side].buffer);
         let mut at = 0;
         loop {
-            let (rest, direction) = (&buffer[at..], &mut self.directions[side]);
+            let rest = &buffer[at..];
+            let direction = &mut self.directions[side];
             match frame::whole(rest, MAX_BODY) {
                 Ok(None) if direction.aligned || !ended || rest.len() < frame::HEADER => break,
                 Ok(Some(length))
@@ -307,8 +310,8 @@ impl Session {
                 }
                 Err(_) if direction.aligned && direction.fresh => self.ignore(),
                 Err(reason) if direction.aligned => {
-                    (direction.aligned, direction.missed) =
-                        (false, direction.missed.saturating_add(1));
+                    direction.aligned = false;
+                    direction.missed = direction.missed.saturating_add(1);
                     self.note(side, &format!("no frame begins here: {reason}"), report)?;
                 }
                 _ => at += 1,
@@ -331,10 +334,8 @@ impl Session {
         report: &mut Report,
     ) -> io::Result<bool> {
         let direction = &mut self.directions[side];
-        let (body, fresh) = (
-            &frame[frame::HEADER..],
-            std::mem::take(&mut direction.fresh),
-        );
+        let body = &frame[frame::HEADER..];
+        let fresh = std::mem::take(&mut direction.fresh);
         let by_client = self.client.unwrap_or(side) == side;
         let id = if by_client { 8 } else { 0 };
         let due = fresh && (direction.aligned || self.line.is_none());
@@ -365,7 +366,8 @@ impl Session {
         keys: &mut Keys,
         report: &mut Report,
     ) -> io::Result<bool> {
-        let (direction, body) = (&mut self.directions[side], &frame[frame::HEADER..]);
+        let direction = &mut self.directions[side];
+        let body = &frame[frame::HEADER..];
         // 1. In step this is the next record, or nothing. Out of step, and at first, what it is
         //    shows by trying.
         let opened = match (&mut direction.keyed, direction.missed) {
@@ -383,7 +385,8 @@ impl Session {
                 match keys.search(&keys.beginnings(self.line, sender), most, body) {
                     Some((found, record)) => {
                         let client = if found.sender == 0 { side } else { 1 - side };
-                        let (line, first) = (found.line, self.line.replace(found.line).is_none());
+                        let line = found.line;
+                        let first = self.line.replace(found.line).is_none();
                         direction.keyed = Some(found);
                         self.begin(client, report)?;
                         if first {
@@ -397,7 +400,8 @@ impl Session {
             }
         };
         // 2. It is the right one; or none at all; or one that nobody can open.
-        let (place, direction) = (self.place(side), &mut self.directions[side]);
+        let place = self.place(side);
+        let direction = &mut self.directions[side];
         match opened {
             Ok(record) => {
                 direction.missed = 0;
@@ -429,8 +433,8 @@ impl Session {
         Ok(())
     }
 
-    /// Tells how the streams have ended, as soon as that can be judged: where one has ended, a Close
-    /// may still come from the other.
+    /// Tells how the streams have ended, as soon as that can be judged: a Close may still come from
+    /// the other end.
     fn tell_ends(&mut self, give_up: bool, report: &mut Report) -> io::Result<()> {
         let both = |is: fn(&Direction) -> bool| self.directions.iter().all(is);
         let closed = self.directions.iter().any(|direction| direction.closed);

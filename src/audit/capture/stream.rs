@@ -3,8 +3,10 @@
 //!
 //! ```text
 //!           position
-//!  |  told  |    hole    | held |  hole  | held | held |          what comes twice counts as it came first
+//!  |  told  |    hole    | held |  hole  | held | held |
 //! ```
+//!
+//! What comes twice counts as it came first.
 //!
 //! Segments come in any order. A hole is filled when its bytes come late, or once more; so is the
 //! one before a stream whose beginning was not seen yet. That they never will come is taken for

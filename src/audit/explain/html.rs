@@ -1,14 +1,14 @@
-//! How does the lesson look in a browser? One page that loads nothing: style, script and pictures
-//! are inside.
+//! How does the lesson look in a browser? It is one page that loads nothing: style, script and
+//! pictures are inside.
 //!
 //! ```text
-//!  lesson.html     the frame around it, with what a reader has to know first
+//!  lesson.html     the frame around it, with what a reader needs to know first
 //!  lesson.css      how it looks: dark, light, narrow, wide, printed
 //!  lesson.js       points from bytes to fields and back, copies, opens and closes
 //!  lesson.py       the functions that the Python lines use
 //! ```
 //!
-//! Without the script it reads the same: steps are `<details>`, bytes and fields are links to each
+//! The page works without the script: steps are `<details>`, and bytes and fields link to each
 //! other.
 
 use super::{Chapter, Derived, Layer, Lesson, Step, Value, hex};
@@ -16,7 +16,8 @@ use std::fmt::Write;
 
 /// The page.
 pub fn page(lesson: &Lesson) -> String {
-    let (mut contents, mut chapters) = (String::new(), String::new());
+    let mut contents = String::new();
+    let mut chapters = String::new();
     for (number, chapter) in lesson.chapters.iter().enumerate() {
         // Writing to a String cannot fail, here and below.
         let _ = writeln!(
@@ -28,9 +29,12 @@ pub fn page(lesson: &Lesson) -> String {
         draw_chapter(&mut chapters, number, chapter);
     }
     let whose = match &lesson.seed {
-        Some(name) => format!("All keys and random bytes on this page are derived from the name “{}”.", escaped(name)),
+        Some(name) => {
+            let name = escaped(name);
+            format!("All keys and random bytes on this page are derived from the name “{name}”.")
+        }
         None => {
-            "All keys and random bytes on this page simply count up; they are those of <code>tests/vectors/</code>."
+            "All keys and random bytes on this page count up, as in <code>tests/vectors/</code>."
                 .into()
         }
     };
@@ -76,7 +80,8 @@ fn draw_step(out: &mut String, id: &str, number: usize, step: &Step) {
     };
     let _ = writeln!(
         out,
-        "<details class=\"step {kind}\" id=\"{id}\">\n<summary><span class=\"number\">{number}</span> <h3>{}</h3> \
+        "<details class=\"step {kind}\" id=\"{id}\">\n\
+         <summary><span class=\"number\">{number}</span> <h3>{}</h3> \
          <span class=\"way\">{}</span> <span class=\"size\">{size}</span></summary>\n\
          <p class=\"about\">{} {}</p>",
         escaped(step.name),
@@ -119,9 +124,12 @@ fn draw_step(out: &mut String, id: &str, number: usize, step: &Step) {
 }
 
 fn draw_layer(out: &mut String, id: &str, layer: &Layer) {
-    let (mut bytes, mut fields, mut offset) = (String::new(), String::new(), 0);
+    let mut bytes = String::new();
+    let mut fields = String::new();
+    let mut offset = 0;
     for (n, field) in layer.fields.iter().enumerate() {
-        let (colour, last) = (n % 6, offset + field.length - 1);
+        let colour = n % 6;
+        let last = offset + field.length - 1;
         let digits = (offset..=last).map(|at| match layer.changed {
             Some(changed) if changed == at => format!("<mark>{:02x}</mark>", layer.bytes[at]),
             _ => format!("{:02x}", layer.bytes[at]),
@@ -138,7 +146,8 @@ fn draw_layer(out: &mut String, id: &str, layer: &Layer) {
         };
         let _ = writeln!(
             fields,
-            "<li id=\"{id}f{n}\" class=\"f{colour}\"><a href=\"#{id}b{n}\">{}</a> <span class=\"place\">{place}</span> \
+            "<li id=\"{id}f{n}\" class=\"f{colour}\"><a href=\"#{id}b{n}\">{}</a> \
+             <span class=\"place\">{place}</span> \
              <span class=\"value\">{}</span> <span class=\"meaning\">{} {}</span></li>",
             escaped(&field.name),
             escaped(&field.value),
@@ -150,7 +159,8 @@ fn draw_layer(out: &mut String, id: &str, layer: &Layer) {
     let _ = writeln!(
         out,
         "<div class=\"layer\">\n<h4>{} <span class=\"size\">{offset} bytes</span></h4>\n\
-         <p class=\"bytes\" data-python=\"{}\">{}</p>\n<ol class=\"fields\">\n{fields}</ol>\n</div>",
+         <p class=\"bytes\" data-python=\"{}\">{}</p>\n\
+         <ol class=\"fields\">\n{fields}</ol>\n</div>",
         layer.name,
         escaped(&layer.python),
         bytes.trim_end()
@@ -171,22 +181,26 @@ fn draw_value(out: &mut String, value: &Value) {
         extract,
     }) = &value.derived
     {
-        let (python, salt) = (
-            escaped(salt),
-            if salt == "b\"\"" { "no salt" } else { salt },
-        );
+        let python = escaped(salt);
+        let salt = match salt.as_str() {
+            "b\"\"" => "no salt",
+            other => other,
+        };
         let _ = writeln!(
             out,
-            "<p class=\"drawn\"><span class=\"in\">{key}</span><span class=\"in\">{salt}</span><span class=\"hmac\">HMAC</span>\
+            "<p class=\"drawn\"><span class=\"in\">{key}</span><span class=\"in\">{salt}</span>\
+             <span class=\"hmac\">HMAC</span>\
              <code class=\"extract\" data-python=\"mac({python}, {key})\">{}</code></p>\n\
-             <p class=\"drawn\"><span class=\"in\">fernvpn 1 {label}</span><span class=\"in\">01</span>\
+             <p class=\"drawn\"><span class=\"in\">fernvpn 1 {label}</span>\
+             <span class=\"in\">01</span>\
              <span class=\"hmac\">HMAC</span>",
             hex(extract)
         );
     } else {
         out.push_str("<p class=\"drawn\">");
     }
-    let (python, bytes) = (escaped(&value.python), hex(&value.bytes));
+    let python = escaped(&value.python);
+    let bytes = hex(&value.bytes);
     let _ = writeln!(
         out,
         "<code class=\"result\" data-python=\"{python}\">{bytes}</code></p>\n</div>"

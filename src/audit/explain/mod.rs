@@ -1,4 +1,4 @@
-//! What happens in a session, byte by byte? A lesson that the program makes of itself.
+//! What happens in a session, byte by byte? The program makes this lesson from its own code.
 //!
 //! ```text
 //!  Lesson ─> Chapter ─> Step ─┬─ Layer    bytes, cut into fields that leave none out
@@ -30,20 +30,20 @@ use std::error::Error;
 /// All of it.
 #[derive(Debug)]
 pub struct Lesson {
-    /// Whose bytes these are, if not everybody's.
+    /// The name from which all bytes are derived, if there is one.
     pub seed: Option<String>,
-    /// A session each, and what is refused.
+    /// One for each session, and one for each kind of refusal.
     pub chapters: Vec<Chapter>,
 }
 
-/// One session, or one kind of trouble.
+/// One session, or one kind of refusal.
 #[derive(Debug)]
 pub struct Chapter {
-    /// Short, without blanks, for links.
+    /// A short name without blanks, for links.
     pub id: String,
     /// What it shows.
     pub title: String,
-    /// What there is to know before.
+    /// What a reader needs to know first.
     pub about: &'static str,
     /// What happens, in order.
     pub steps: Vec<Step>,
@@ -62,19 +62,19 @@ pub struct Step {
     pub about: &'static str,
     /// The bytes, from the outermost to the innermost.
     pub layers: Vec<Layer>,
-    /// What is computed besides.
+    /// What is computed beside the bytes.
     pub values: Vec<Value>,
     /// Python lines that compute the layers and values, given those of the steps before.
     pub python: String,
     /// What the client, the server and somebody who listens know after it.
     pub known: Option<[&'static str; 3]>,
-    /// What the code said when it refused this, if that is what it shows.
+    /// The reason that the code gave, if this step was refused.
     pub refusal: Option<String>,
 }
 
 impl Step {
-    /// A step with the paragraph `about` of the prose. What is said a second time has the same
-    /// name.
+    /// A step with the paragraph `about` of the prose. A second message of one kind
+    /// has the same name.
     fn new(about: &'static str, by: &'static str, section: &'static str) -> Step {
         let name = about
             .trim_end_matches(" answered")
@@ -152,14 +152,14 @@ pub struct Derived {
     pub extract: [u8; 32],
 }
 
-/// Where keys, nonces and IVs of a lesson come from. Not from chance: everybody has to get the same
-/// ones.
+/// Where keys, nonces and IVs of a lesson come from. They are not random: everybody has to get the
+/// same ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a>(pub Option<&'a str>);
 
 impl Source<'_> {
     /// Bytes for the purpose `what`: they count up from `first`, or are derived from the name,
-    /// which gives each student a session of their own.
+    /// so that each student has a session of their own.
     pub fn bytes<const N: usize>(&self, what: &str, first: u8) -> [u8; N] {
         let mut bytes = [0; N];
         match self.0 {
@@ -178,10 +178,10 @@ impl Source<'_> {
     }
 }
 
-/// The lesson for these suites. `truncated` is what the tunnel says of a connection that was cut.
+/// The lesson for these suites. `truncated` is the tunnel's message about a connection that was cut.
 ///
 /// # Errors
-/// If one end refuses what the other has made, or takes what it must refuse: then the program is
+/// If one end refuses what the other has made, or accepts what it must refuse. Then the program is
 /// broken.
 pub fn lesson(
     suites: &[Suite],

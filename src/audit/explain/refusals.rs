@@ -1,7 +1,7 @@
-//! Which step refuses what is wrong? The unhappy paths.
+//! Which step refuses what is wrong?
 //!
-//! Every case asks the function that a server or client would ask, and shows its own words. One
-//! that is not refused ends the lesson with an error, since then a check is missing.
+//! Every case calls the function that a server or client calls, and shows the reason that it gives. A
+//! case that is not refused ends the lesson with an error, since then a check is missing.
 
 use super::session::{Ends, Records, TIME, body, given, hello, layout, literal, seal};
 use super::{Chapter, Layer, Source, Step, prose};
@@ -31,7 +31,7 @@ pub(super) fn hellos(source: Source) -> Result<Chapter, Box<dyn Error>> {
             ClientHello::receive(&ends.root, body(frame), age),
         )
     };
-    // A stranger says what the client does, under another key.
+    // A stranger sends the client's fields under another key.
     let other = Root::new(Key::from_bytes(&source.bytes("another key", 0x80)));
     let (stranger, _) = client_hello(
         &other,
@@ -153,10 +153,8 @@ pub(super) fn hellos(source: Source) -> Result<Chapter, Box<dyn Error>> {
             whole(&header, MAX_HELLO),
         )?);
     }
-    let (id, title) = (
-        "refused-hellos".into(),
-        "Unhappy paths: the handshake".into(),
-    );
+    let id = "refused-hellos".into();
+    let title = "Refused: the handshake".into();
     Ok(Chapter {
         id,
         title,
@@ -176,7 +174,8 @@ pub(super) fn records(
     // refused.
     let again = || ends.establish(ends.hellos()?);
     let session = again()?;
-    let ((mut client, from_server), (mut server, from_client)) = (session.client, session.server);
+    let (mut client, from_server) = session.client;
+    let (mut server, from_client) = session.server;
     let first = seal(
         &mut client,
         RecordType::Message,
@@ -196,7 +195,8 @@ pub(super) fn records(
         ends.fresh_record(4),
     )?;
     let step = client.rekey(&mut || ends.fresh_record(4))?;
-    let (mut before, mut records) = (ends.before()?, Records::new(&ends, &ends.hellos()?, 1));
+    let mut before = ends.before()?;
+    let mut records = Records::new(&ends, &ends.hellos()?, 1);
     let mut openers = [from_server, from_client];
     for (by_client, frame) in [(true, &first), (true, &second), (false, &reflected)] {
         let mut opened = body(frame).to_vec();
@@ -252,10 +252,8 @@ pub(super) fn records(
         "part of a frame",
         whole,
     )?);
-    let (id, title) = (
-        format!("refused-records-{suite}"),
-        format!("Unhappy paths: records, {suite}"),
-    );
+    let id = format!("refused-records-{suite}");
+    let title = format!("Refused: records, {suite}");
     Ok(Chapter {
         id,
         title,
@@ -288,8 +286,7 @@ fn shown(name: &'static str, python: &str, frame: &[u8], layout: &str) -> Layer 
     Layer::new(name, python.into(), frame, fields::frame(layout, frame))
 }
 
-/// The same, with the Python lines that make a ServerHello before its own. Names begin with
-/// `prefix`.
+/// The same, behind the Python lines that make its ServerHello. Their names begin with `prefix`.
 fn after(answer: &[u8], prefix: &str, ends: &Ends, mut step: Step) -> Result<Step, Box<dyn Error>> {
     step.python.insert_str(
         0,
@@ -323,9 +320,10 @@ fn marked(mut step: Step, at: usize) -> Step {
 /// the frame changes.
 fn flip(frame: &[u8], start: usize) -> Result<(Vec<u8>, usize), Box<dyn Error>> {
     let mut raw = fields::decode(&frame[start..]).map_err(TokenError::Text)?;
-    // Base64url has three bytes in four characters; this bit of the second byte is in one of them.
+    // Base64url puts three bytes into four characters; this bit is in one of the four.
     raw[31] ^= 4;
-    let (mut text, length) = (vec![0; base64url::encoded_len(raw.len())], raw.len());
+    let mut text = vec![0; base64url::encoded_len(raw.len())];
+    let length = raw.len();
     let at = text.len() - length;
     text[at..].copy_from_slice(&raw);
     base64url::encode_in_place(&mut text, length);

@@ -1,8 +1,7 @@
-//! What is said when all goes well? PROTOCOL.md from section 2 to section 8, once through.
+//! What is said when all goes well? This goes through sections 2 to 8 of PROTOCOL.md.
 //!
-//! Two ends talk through the functions that a server and a client call. Each frame that one end
-//! makes the other one opens, in place: what is shown of its inside is what the real code has
-//! decrypted.
+//! Two ends talk through the functions that a server and a client call. Each end opens the
+//! frames of the other, in place. So the content that is shown is what the real code has decrypted.
 
 use super::{Chapter, Derived, Layer, Source, Step, Value, hex, prose};
 use crate::audit::fields;
@@ -22,8 +21,8 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::slice;
 
-/// The client's clock at the start, in seconds since 1970. The server's is two seconds ahead, as
-/// clocks are.
+/// The client's clock at the start, in seconds since 1970. The server's is two seconds ahead:
+/// real clocks differ.
 pub const TIME: u64 = 1_700_000_000;
 /// The step of the ratcheted key.
 const STEP: u64 = 41;
@@ -31,7 +30,8 @@ const STEP: u64 = 41;
 const TAG: usize = 16;
 
 /// The content of Config.
-const CONFIG: &str = "addresses=10.8.0.2/24,fd0f:e12e::2/64\nserver=10.8.0.1,fd0f:e12e::1\nmtu=1500\n\
+const CONFIG: &str = "addresses=10.8.0.2/24,fd0f:e12e::2/64\n\
+                      server=10.8.0.1,fd0f:e12e::1\nmtu=1500\n\
                       routes=192.168.7.0/24\ndns=10.8.0.1\nkeepalive=15\n";
 
 /// An echo request from 10.8.0.2 to 10.8.0.1, and the reply: IP header, ICMP header, `Hello,
@@ -43,7 +43,8 @@ const REPLY: &[u8] = b"\x45\0\0\x29\x12\x34\x40\0\x40\x01\x14\x8e\x0a\x08\0\x01\
 /// A super-packet: offload header, IP header, TCP header with the sum of the pseudo-header, three
 /// times 20 bytes.
 const SUPER_PACKET: &[u8] = b"\x01\x01\0\x28\0\x14\0\x14\0\x10\
-                              \x45\0\0\x64\x12\x34\x40\0\x40\x06\x14\x4e\x0a\x08\0\x02\x0a\x08\0\x01\
+                              \x45\0\0\x64\x12\x34\x40\0\x40\x06\x14\x4e\
+                              \x0a\x08\0\x02\x0a\x08\0\x01\
                               \xc0\0\0\x50\0\0\0\x01\0\0\0\x02\x50\x18\xff\xff\x14\x69\0\0\
                               one of three packets;two of three packets;3 of three packets";
 
@@ -108,7 +109,7 @@ fn known(name: &str, by_client: bool) -> [&'static str; 3] {
         .split(" | ");
     let mut known = [(); 3].map(|()| cells.next().unwrap_or_default());
     if row(name).is_none() {
-        // Who has sent a record knows nothing new by it.
+        // The sender of a record learns nothing new by it.
         known[usize::from(!by_client)] = "-";
     }
     known
@@ -235,7 +236,7 @@ impl<'a> Ends<'a> {
         ])
     }
 
-    /// All of them as one: what the unhappy paths begin with.
+    /// All of them as one step, with which the chapters of refusals begin.
     pub(super) fn before(&self) -> Result<Step, Box<dyn Error>> {
         let python = self
             .steps(&self.hellos()?)?
@@ -260,7 +261,8 @@ impl<'a> Ends<'a> {
             ready.configure(CONFIG.as_bytes(), &mut || self.fresh_record(1))?;
         let mut opened = body(&config).to_vec();
         let (_, client_sealer, client_opener) = waiting.receive(&mut opened)?;
-        let (client, server) = ((client_sealer, client_opener), (sealer, opener));
+        let client = (client_sealer, client_opener);
+        let server = (sealer, opener);
         Ok(Established {
             client,
             server,
@@ -292,12 +294,11 @@ pub(super) fn session(
     steps.push(records.step(false, "Config", &config)?);
 
     // 6, 7: the conversation.
-    let (mut sealers, mut openers) = ([client.0, server.0], [server.1, client.1]);
+    let mut sealers = [client.0, server.0];
+    let mut openers = [server.1, client.1];
     for (by_client, about, said) in conversation() {
-        let (sealer, opener) = (
-            &mut sealers[usize::from(!by_client)],
-            &mut openers[usize::from(!by_client)],
-        );
+        let sealer = &mut sealers[usize::from(!by_client)];
+        let opener = &mut openers[usize::from(!by_client)];
         let fresh = ends.fresh_record(records.number);
         let frame = match &said {
             Some((kind, content)) => seal(sealer, *kind, content, fresh)?,
@@ -416,8 +417,8 @@ fn key(root: &Root) -> Step {
         "id",
         &root.id(),
     );
-    // The hello key itself stays inside the core. The tokens, which Python makes again with these
-    // bytes, prove them.
+    // The hello key itself stays inside the core. Python makes the same tokens with these bytes, which
+    // shows that they are right.
     let mut hello = [0; 32];
     hkdf(root.key().bytes(), &[], b"fernvpn 1 hello", &mut hello);
     derive(
@@ -560,7 +561,7 @@ fn next_key(state: &ServerState) -> Step {
 pub(super) struct Records {
     suite: Suite,
     number: u8,
-    /// Of each direction the traffic secret, the how manieth it is, and the records under it.
+    /// For each direction the traffic secret, its number, and how many records it has sealed.
     keys: [(TrafficSecret, u8, u64); 2],
 }
 
@@ -577,7 +578,7 @@ fn secret_name(side: usize, which: u8) -> String {
 }
 
 impl Records {
-    /// Those of both directions from this counter on.
+    /// The records of both directions from this counter on.
     pub(super) fn new(ends: &Ends, hellos: &Hellos, counter: u8) -> Records {
         let keys = ends
             .root
@@ -597,7 +598,8 @@ impl Records {
         about: &'static str,
         (frame, opened): &Sent,
     ) -> Result<Step, Box<dyn Error>> {
-        let (n, side) = (self.number, usize::from(!by_client));
+        let n = self.number;
+        let side = usize::from(!by_client);
         let (secret, which, counter) = &mut self.keys[side];
         let name = secret_name(side, *which);
         let mut step = Step::new(about, SIDES[side], "6");
@@ -649,7 +651,7 @@ impl Records {
             }
         };
         if step.name == "Packets" {
-            // Both of them end with the same packet, which is as long as this one.
+            // Both records end with the same packet, which has this length.
             step.python += &format!(
                 "packet = message{n}[-{}:]\n{}",
                 REPLY.len(),
@@ -663,7 +665,8 @@ impl Records {
             fields::record_message(self.suite, padded),
         ));
         step.known = Some(known(step.name, by_client));
-        (self.number, *counter) = (n + 1, *counter + 1);
+        self.number = n + 1;
+        *counter += 1;
         Ok(step)
     }
 
@@ -671,7 +674,8 @@ impl Records {
     fn rekey(&mut self, by_client: bool, secret: TrafficSecret) -> Step {
         let side = usize::from(!by_client);
         let which = self.keys[side].1 + 1;
-        let (before, name) = (secret_name(side, which - 1), secret_name(side, which));
+        let before = secret_name(side, which - 1);
+        let name = secret_name(side, which);
         let mut step = Step::new("The next traffic secret", "both", "7");
         derive(
             &mut step,

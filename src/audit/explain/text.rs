@@ -16,7 +16,7 @@ const BOLD: &str = "1";
 const FAINT: &str = "2";
 const RED: &str = "1;31";
 const MARK: &str = "7";
-/// The colours of fields, over and over.
+/// The colours of fields, in turn.
 const FIELDS: [&str; 6] = ["36", "33", "32", "35", "34", "96"];
 
 /// Colours, or none.
@@ -74,7 +74,7 @@ fn draw_step(out: &mut String, number: usize, step: &Step, paint: Paint) {
                 colour,
                 &format!("{:<width$}", field.name, width = INDENT - 14),
             );
-            // A long text stands beside its bytes instead.
+            // A long text is drawn beside its bytes instead.
             let beside = field.value.len() > 60;
             let value = if beside || field.value.is_empty() {
                 String::new()
