@@ -270,3 +270,44 @@ in_ns $c ping -c 1 -W 2 10.8.0.1 >/dev/null
 plain two 1 --address 10.9.0.1/24
 down two alice one
 ok
+
+# hangs_up NAMESPACE NAME IGNORED ARGUMENT...: fernvpn in a terminal that goes away once it is ready.
+cat >"$dir/terminal.py" <<'PYTHON'
+import os, pty, signal, sys, time
+log, ignored, words = sys.argv[1], sys.argv[2] == "ignored", sys.argv[3:]
+pid, end = pty.fork()
+if pid == 0:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1); os.dup2(out, 2)
+    os.execv(words[0], words)
+print(pid, flush=True)
+os.read(0, 1)
+os.close(end)
+print("closed", flush=True)
+os.waitpid(pid, 0)
+PYTHON
+in_terminal() { # NAME IGNORED: its process is then $inside, and `hang_up` ends its terminal
+    : >"$dir/$1.log"
+    coproc TERMINAL { in_ns $s python3 "$dir/terminal.py" "$dir/$1.log" "$2" "$fernvpn" server --name "$id-$1" -k "$dir/server.key" \
+        --listen 192.0.2.1:12345 --no-tun; }
+    terminal=$TERMINAL_PID
+    read -r inside <&"${TERMINAL[0]}"
+    ready "$1"
+}
+hang_up() { local word; echo >&"${TERMINAL[1]}"; read -r word <&"${TERMINAL[0]}"; [ "$word" = closed ]; }
+expect 'a terminal that goes away ends the server, but not one that was started by nohup, which reloads when it is asked to'
+in_terminal plain default
+hang_up
+logged plain 'stopping signal=SIGHUP' 10
+within 10 fails kill -0 "$inside"
+wait "$terminal" || true
+in_terminal held ignored
+hang_up
+asked() { kill -HUP "$inside"; grep -q 'reloaded: ' "$dir/held.log"; } # one that meets the terminal's own is lost in it
+within 10 asked
+kill -0 "$inside" || die 'it ended'
+! grep -q stopping "$dir/held.log" || die 'it ended'
+kill -TERM "$inside"
+within 10 fails kill -0 "$inside"
+ok
