@@ -678,6 +678,68 @@ fn the_printed_configuration_connects() {
     }
 }
 
+/// A ratcheted client that fell out of step gets a new key while the server runs.
+#[cfg(unix)]
+#[test]
+fn a_reset_takes_effect_by_a_reload() {
+    let folder = Folder::new("reset");
+    let name = format!("reset-{}", std::process::id());
+    let file = folder.file("s.conf", format!("[server]\nname = {name}\n"));
+    let (_, printed, _) = run(&["add-client", "bob", "-c", &file, "--ratchet"], "");
+    let is_key = |line: &&str| line.starts_with('#') && line.len() == A.len() + 1;
+    let first = printed.lines().find(is_key).expect("a key")[1..].to_owned();
+    let (_server, address) = serve(&file);
+    let key = folder.file("bob.key", &first);
+    let once = |key: &str| {
+        let to = [
+            "--connect",
+            &address,
+            "--no-tun",
+            "--once",
+            "--send",
+            "it works",
+        ];
+        run(&[&["client", "-k", key, "--ratchet"], &to[..]].concat(), "")
+    };
+    assert_eq!(once(&key).0, 0, "in step");
+    let stolen = folder.file("stolen.key", folder.text("bob.key"));
+    let words = [
+        "client",
+        "-k",
+        &stolen,
+        "--ratchet",
+        "--no-tun",
+        "--connect",
+        &address,
+    ];
+    let log_of_stolen = folder.file("stolen.log", "");
+    let open = fs::File::create(&log_of_stolen).expect("a log");
+    let _stolen = Running::start(&words, "connected: ", open);
+
+    let (status, new, stderr) = run(&["reset-client", "bob", "-c", &file], "");
+    assert_eq!(status, 0, "{stderr}");
+    let advice = format!("takes up the new key by: fernvpn reload {name}");
+    assert!(stderr.contains(&advice), "{stderr}");
+    let key = folder.file("bob.key", &new);
+    assert_ne!(once(&key).0, 0, "not before the reload");
+    let (status, stdout, stderr) = run(&["reload", &name], "");
+    assert!(
+        status == 0 && stdout.contains("key is gone: 1"),
+        "{stdout}{stderr}"
+    );
+    assert_eq!(once(&key).0, 0, "{}", folder.text("s.conf.log"));
+    assert_ne!(once(&stolen).0, 0, "the old key is of no use");
+    let leftover = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().contains(".reset");
+    let entries = fs::read_dir(&folder.0)
+        .expect("the folder")
+        .map(|entry| entry.expect("one"));
+    assert_eq!(
+        entries.filter(leftover).count(),
+        0,
+        "the new key is in the state alone"
+    );
+}
+
 /// A server with this configuration, and where it listens.
 fn serve(file: &str) -> (Running, String) {
     Running::start(

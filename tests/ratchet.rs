@@ -703,10 +703,12 @@ mod files {
         let running = Running::start(folder.client(at, Suite::AES_256_GCM), None);
         running.connected();
         let (done, printed, error) = reset("alice");
+        assert!(done && !printed.is_empty(), "{error}");
         assert!(
-            !done && printed.is_empty() && error.contains("another program uses"),
+            error.contains("takes up the new key by: fernvpn reload"),
             "{error}"
         );
+        assert_eq!(folder.kept("server").step, 1, "the server's own until then");
         drop((running, server));
     }
 }

@@ -9,7 +9,7 @@ use crate::config::file::{self, Configuration};
 use crate::config::key_file::Wiped;
 use crate::config::options;
 use crate::config::settings::{ClientSettings, Peer, ServerSettings};
-use crate::config::state_file::{StateFile, Store, StoredRatchet};
+use crate::config::state_file::{self, StateFile, Store, StoredRatchet, Unavailable};
 use crate::fernet::Key;
 use crate::os::users::User;
 use crate::os::{entropy, files, log};
@@ -264,17 +264,32 @@ pub(super) fn remove(arguments: &Arguments) -> Result<ExitCode, Failure> {
 /// A new key for a ratcheted client that fell out of step.
 pub(super) fn reset(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let change = Change::begin(arguments)?;
-    let (peer, key) = (change.peer()?, Key::from_bytes(&entropy::array()));
-    let path = peer
-        .ratchet
-        .as_ref()
-        .ok_or_else(|| format!("{} has a static key, which has no step to lose", peer.name))?;
-    let (mut state, _) =
-        StateFile::open(path).map_err(|reason| format!("{reason} (stop the server first)"))?;
-    state.save(&StoredRatchet {
-        key: key.clone(),
-        step: 0,
-        secret: None,
-    })?;
-    super::print(&[format!("{}   # {}\n", key.to_text(), peer.name).as_bytes()])
+    let peer = change.peer()?;
+    let name = &peer.name;
+    let Some(path) = &peer.ratchet else {
+        let reason = format!("{name} has a static key, which cannot fall out of step");
+        return Err(Failure::Reason(reason));
+    };
+    let key = Key::from_bytes(&entropy::array());
+    match StateFile::open(path) {
+        Ok((mut state, _)) => {
+            state.save(&StoredRatchet {
+                key: key.clone(),
+                step: 0,
+                secret: None,
+            })?;
+            state_file::forget_new_key(path); // an older one
+        }
+        // A running server has the state, and takes the new key from beside it.
+        Err(Unavailable::Taken(_)) => {
+            state_file::leave_new_key(path, &key)?;
+            let instance = change.instance();
+            log::say(format_args!(
+                "the server runs, and takes up the new key by: fernvpn reload {instance}"
+            ));
+        }
+        Err(Unavailable::Failed(reason)) => return Err(Failure::Reason(reason)),
+    }
+    let line = Wiped(format!("{}   # {name}\n", key.to_text()));
+    super::print(&[line.as_bytes()])
 }

@@ -95,6 +95,62 @@ impl StoredRatchet {
     }
 }
 
+/// Where a new key waits until a running server takes it up: beside the state, `.NAME.reset`.
+fn waiting(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.reset"))
+}
+
+/// Leaves a new key for the program that has this state, which takes it up at its next reload, or
+/// when it starts again.
+///
+/// # Errors
+/// A sentence.
+pub fn leave_new_key(path: &Path, key: &Key) -> Result<(), String> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let waiting = waiting(&path);
+    let text = Wiped(key.to_text() + "\n");
+    // One that waits already was never used.
+    let _ = fs::remove_file(&waiting);
+    files::create_secret(&waiting, &text).map_err(|error| error.to_string())
+}
+
+/// The key that waits for the program that has this state.
+///
+/// # Errors
+/// A sentence: it cannot be read.
+pub fn new_key(path: &Path) -> Result<Option<StoredRatchet>, String> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let waiting = waiting(&path);
+    if !waiting.exists() {
+        return Ok(None);
+    }
+    StoredRatchet::read(&waiting).map(Some)
+}
+
+/// Forgets the key that waited: the state has it now.
+pub fn forget_new_key(path: &Path) {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let _ = fs::remove_file(waiting(&path));
+}
+
+/// Why a state file cannot be had.
+#[derive(Debug)]
+pub enum Unavailable {
+    /// Another program has it.
+    Taken(String),
+    /// It cannot be locked or read.
+    Failed(String),
+}
+
+impl From<Unavailable> for String {
+    fn from(reason: Unavailable) -> String {
+        match reason {
+            Unavailable::Taken(text) | Unavailable::Failed(text) => text,
+        }
+    }
+}
+
 /// A state file that this program alone may change.
 pub struct StateFile {
     path: PathBuf,
@@ -106,7 +162,7 @@ impl StateFile {
     ///
     /// # Errors
     /// A sentence: another program has it, or it cannot be locked or read.
-    pub fn open(path: &Path) -> Result<(StateFile, StoredRatchet), String> {
+    pub fn open(path: &Path) -> Result<(StateFile, StoredRatchet), Unavailable> {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let lock_path = path.with_file_name(format!(".{name}.lock"));
@@ -119,15 +175,19 @@ impl StateFile {
         let lock = File::create_new(&lock_path).inspect(|new| files::give(new, &path));
         let lock = lock
             .or_else(|_| OpenOptions::new().write(true).open(&lock_path))
-            .map_err(|error| cannot(&error))?;
+            .map_err(|error| Unavailable::Failed(cannot(&error)))?;
         match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => Err(format!(
-                "another program uses {}: a ratcheted key belongs to one at a time",
-                path.display()
-            )),
-            Err(TryLockError::Error(error)) => Err(cannot(&error)),
-            Ok(()) => StoredRatchet::read(&path).map(|kept| (StateFile { path, lock }, kept)),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Unavailable::Taken(format!(
+                    "another program uses {}: a ratcheted key belongs to one at a time",
+                    path.display()
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(Unavailable::Failed(cannot(&error))),
         }
+        let stored = StoredRatchet::read(&path).map_err(Unavailable::Failed)?;
+        Ok((StateFile { path, lock }, stored))
     }
 }
 

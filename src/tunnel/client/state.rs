@@ -98,7 +98,8 @@ impl Client {
         let key = match &settings.ratchet {
             None => static_key(&settings),
             Some(path) => {
-                let (file, stored) = StateFile::open(path).map_err(io::Error::other)?;
+                let (file, stored) = StateFile::open(path)
+                    .map_err(|reason| io::Error::other(String::from(reason)))?;
                 ClientKey::new(stored, Some(Box::new(file) as Box<dyn Store>))
             }
         };

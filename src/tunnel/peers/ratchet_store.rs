@@ -57,6 +57,26 @@ impl ServerRatchet {
         })
     }
 
+    /// Begins anew with another key, since the client fell out of step. No earlier key is known any
+    /// more, so a connection that was made with one is nobody's.
+    ///
+    /// # Errors
+    /// A sentence: nothing could be made durable, and nothing has changed.
+    pub fn reset(&mut self, stored: &StoredRatchet) -> Result<(), String> {
+        let secret = Zeroizing::new(entropy::array());
+        self.store.save(&StoredRatchet {
+            secret: Some(secret.clone()),
+            ..stored.clone()
+        })?;
+        self.state = ServerState {
+            step: stored.step,
+            root: Root::new(stored.key.clone()),
+            secret,
+        };
+        self.past.clear();
+        Ok(())
+    }
+
     /// How many steps the key has made.
     pub fn step(&self) -> u64 {
         self.state.step

@@ -13,7 +13,7 @@
 //! with its file.
 
 use crate::config::settings::{Peer, ServerSettings};
-use crate::config::state_file::StateFile;
+use crate::config::state_file::{self, StateFile};
 use crate::os::clock::Moment;
 use crate::os::lock::{Lock, Rank};
 use crate::packet::ip;
@@ -119,7 +119,14 @@ impl Client {
                 .ratchet
                 .set(Arc::new(Lock::new(Rank::ServerRatchet, ratchet)));
         }
-        Ok(self.ratchet.get())
+        let ratchet = self.ratchet.get();
+        if let Some(ratchet) = ratchet
+            && let Some(stored) = state_file::new_key(path)?
+        {
+            ratchet.lock().reset(&stored)?;
+            state_file::forget_new_key(path);
+        }
+        Ok(ratchet)
     }
 
     /// Numbers a handshake whose hello is about to be answered, or `None` if its nonce was answered
@@ -340,7 +347,8 @@ impl Clients {
     /// connection was made.
     pub fn holder(&self, then: &Client, key: &Id) -> Option<&Arc<Client>> {
         match then.ratchet.get() {
-            Some(ratchet) => self.with_ratchet(ratchet),
+            Some(ratchet) if ratchet.lock().ids().contains(key) => self.with_ratchet(ratchet),
+            Some(_) => None,
             None => self.by_id.get(key).map(|(client, _)| client),
         }
     }
