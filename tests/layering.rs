@@ -6,7 +6,7 @@
 //! that they could misread.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -39,10 +39,10 @@ const TOKENS_A_LINE: usize = 98;
 /// Each room's lines of code when its ceiling was last set, and the ceiling: 15 % more. A commit
 /// that needs more raises it, and its message says what for.
 const CEILINGS: &[(&str, usize, usize)] = &[
-    ("packet", 806, 926),
+    ("packet", 943, 1085),
     ("os", 5214, 5996),
     ("config", 2120, 2438),
-    ("tunnel", 4026, 4629),
+    ("tunnel", 4781, 5498),
     ("audit", 3879, 4460),
     ("commands", 1816, 2088),
     ("main", 80, 92),
@@ -194,6 +194,118 @@ fn beyond_the_core(line: &str) -> Option<&str> {
         .iter()
         .find_map(|name| find(name).first().copied());
     named.or(find("std").into_iter().find(|rest| !allowed(rest)))
+}
+
+/// Files that may still use each other, in circles that are to be broken.
+const KNOWN_CIRCLES: &[&[&str]] = &[
+    &["audit/capture/layer.rs", "audit/capture/link.rs"],
+    &[
+        "config/arguments.rs",
+        "config/mistakes.rs",
+        "config/options.rs",
+    ],
+    &["os/netlink.rs", "os/network_state.rs"],
+    &["os/network.rs", "os/resolver.rs"],
+];
+
+/// No file uses a file that uses it, on whatever way: each can be read after those that it uses.
+///
+/// A `mod name;` is no use. What a file takes from the `mod.rs` of a module around it is none
+/// either: there stands what its neighbours share. In the tunnel it counts as well.
+#[test]
+fn files_use_each_other_in_no_circle() {
+    let circles = circles(&uses(&sources()));
+    let unknown: Vec<_> = circles
+        .iter()
+        .filter(|circle| !KNOWN_CIRCLES.iter().any(|known| circle == known))
+        .map(|circle| circle.join(" -> "))
+        .collect();
+    assert!(unknown.is_empty(), "in a circle: {}", unknown.join("; "));
+}
+
+#[test]
+fn circles_are_found() {
+    let tree = |files: &[(&str, &str)]| -> Vec<Vec<String>> {
+        let source = |(path, text): &(&str, &str)| Source {
+            path: (*path).into(),
+            text: (*text).into(),
+        };
+        circles(&uses(&files.iter().map(source).collect::<Vec<_>>()))
+    };
+    let shared = ("a/mod.rs", "pub mod b;\nuse b::B;\nconst X: u8 = 1;");
+    assert_eq!(tree(&[shared, ("a/b.rs", "use super::X;")]).len(), 0);
+    let strict = ("tunnel/mod.rs", "mod b;\nuse b::B;\nconst X: u8 = 1;");
+    let both = ["tunnel/b.rs", "tunnel/mod.rs"];
+    assert_eq!(tree(&[strict, ("tunnel/b.rs", "use super::X;")]), [both]);
+    // By braces, by a path in the code, across modules, and over three files.
+    let circle = [
+        ("a/b.rs", "use crate::c::{self, d::{D, E}};"),
+        ("c/d.rs", "fn f() {\n    super::e::g();\n}"),
+        ("c/e.rs", "use crate::{\n    a::b::B,\n};"),
+        ("c/mod.rs", "//! use crate::a;\npub mod d;\npub mod e;"),
+    ];
+    assert_eq!(tree(&circle), [["a/b.rs", "c/d.rs", "c/e.rs"]]);
+    assert_eq!(tree(&circle[..2]).len(), 0, "without its last third");
+}
+
+/// Which files each file uses.
+fn uses(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
+    let files: BTreeMap<Vec<String>, &str> = sources
+        .iter()
+        .map(|source| (source.module(), source.path.as_str()))
+        .collect();
+    let mut uses = BTreeMap::new();
+    for source in sources {
+        let here = source.module();
+        let used: BTreeSet<String> = source
+            .paths(&here, &files)
+            .into_iter()
+            .filter_map(|path| (1..=path.len()).rev().find_map(|n| files.get(&path[..n])))
+            .filter(|file| **file != source.path)
+            .filter(|file| source.room() == "tunnel" || !source.is_below(file))
+            .map(|file| (*file).to_owned())
+            .collect();
+        uses.insert(source.path.clone(), used);
+    }
+    uses
+}
+
+/// Sets of files of which each reaches each other one.
+fn circles(uses: &BTreeMap<String, BTreeSet<String>>) -> Vec<Vec<String>> {
+    let reached = |from: &str| {
+        let mut reached = BTreeSet::new();
+        let mut next = vec![from];
+        while let Some(file) = next.pop() {
+            for used in uses.get(file).into_iter().flatten() {
+                if reached.insert(used.as_str()) {
+                    next.push(used);
+                }
+            }
+        }
+        reached
+    };
+    let all: BTreeMap<&str, _> = uses.keys().map(|f| (f.as_str(), reached(f))).collect();
+    let mut circles = BTreeSet::new();
+    for (file, reached) in &all {
+        if reached.contains(file) {
+            let circle = reached.iter().filter(|other| all[*other].contains(file));
+            circles.insert(circle.map(|other| (*other).to_owned()).collect::<Vec<_>>());
+        }
+    }
+    circles.into_iter().collect()
+}
+
+/// So debug builds check the order of all.
+#[test]
+fn every_lock_has_a_rank() {
+    let sources = sources();
+    for source in sources.iter().filter(|one| one.path != "os/lock.rs") {
+        for (number, line) in source.code() {
+            let found = has_word(&line, "Mutex") || has_word(&line, "RwLock");
+            let path = &source.path;
+            assert!(!found, "src/{path}:{number}: take os::lock: {line}");
+        }
+    }
 }
 
 #[test]
@@ -386,6 +498,47 @@ impl Source {
         self.path.split('/').next().unwrap().trim_end_matches(".rs")
     }
 
+    /// The names that lead to it: `a/b.rs` and `a/b/mod.rs` are `a`, `b`.
+    fn module(&self) -> Vec<String> {
+        let path = self.path.trim_end_matches(".rs");
+        let path = path.strip_suffix("/mod").unwrap_or(path);
+        path.split('/').map(str::to_owned).collect()
+    }
+
+    /// Whether it stands in the folder of which `file` is the `mod.rs`.
+    fn is_below(&self, file: &str) -> bool {
+        file.strip_suffix("mod.rs")
+            .is_some_and(|folder| self.path.starts_with(folder))
+    }
+
+    /// Every path in its code that begins in this crate, with all names from the root on.
+    fn paths(&self, here: &[String], files: &BTreeMap<Vec<String>, &str>) -> Vec<Vec<String>> {
+        let code: Vec<String> = self.code().into_iter().map(|(_, line)| line).collect();
+        let code = code.join(" ");
+        let is_part = |c: char| c.is_alphanumeric() || c == '_';
+        let mut paths = Vec::new();
+        for (at, _) in code.match_indices("::") {
+            let head = &code[..at];
+            let start = head.rfind(|c| !is_part(c)).map_or(0, |before| before + 1);
+            if head[..start].ends_with("::") {
+                continue;
+            }
+            let first = &head[start..];
+            let mut base = match first {
+                "crate" | "fernvpn" => Vec::new(),
+                "self" => here.to_vec(),
+                "super" => here[..here.len() - 1].to_vec(),
+                // In a mod.rs, a file below it by its name alone.
+                name if self.path.ends_with("/mod.rs") => [here, &[name.to_owned()]].concat(),
+                _ => continue,
+            };
+            if files.keys().any(|module| module.starts_with(&base)) {
+                expand(&mut base, &code[at + 2..], &mut paths);
+            }
+        }
+        paths
+    }
+
     /// Numbered lines without comments and blank ones.
     fn without_comments(&self) -> Vec<(usize, String)> {
         let mut lines = Vec::new();
@@ -434,6 +587,36 @@ impl Source {
             .map(|name| folder.join(format!("{name}.rs")))
             .collect()
     }
+}
+
+/// Adds what `text` names below `base`: `a::B`, or each of `{a::B, c::{D, E}}`. Returns how much of
+/// the text that was.
+fn expand(base: &mut Vec<String>, text: &str, paths: &mut Vec<Vec<String>>) -> usize {
+    let Some(inner) = text.strip_prefix('{') else {
+        let name = word(text);
+        let depth = base.len();
+        match name {
+            "super" => drop(base.pop()),
+            "self" => {}
+            name => base.push(name.to_owned()),
+        }
+        let mut length = name.len();
+        match text[length..].strip_prefix("::") {
+            Some(rest) => length += 2 + expand(base, rest, paths),
+            None => paths.push(base.clone()),
+        }
+        base.truncate(depth);
+        return length;
+    };
+    let mut at = 0;
+    while let Some(next) = inner[at..].find(|c: char| c != ' ' && c != ',') {
+        at += next;
+        if inner[at..].starts_with('}') {
+            break;
+        }
+        at += expand(&mut base.clone(), &inner[at..], paths).max(1);
+    }
+    at + 2
 }
 
 /// The number of lines, if a test module begins here.

@@ -5,19 +5,19 @@ use crate::config::arguments::{Arguments, UsageError};
 use crate::config::settings::{ClientSettings, Device};
 use crate::config::state_file::StoredRatchet;
 use crate::os::control::Control;
+use crate::os::lock::{Lock, Rank};
 use crate::os::network::{self, KillSwitch, Network};
 use crate::os::resolver;
 use crate::os::signal::Signal;
 use crate::os::tun::Tun;
 use crate::os::{log, network_state, notify, process, signal};
 use crate::tunnel::client::{Client, Machine};
-use crate::tunnel::locked;
 use crate::tunnel::session::receiver::MAX_MESSAGE;
 use crate::tunnel::wire::network_config::NetworkConfig;
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         _ => None,
     };
     let has_lock = lock.is_some();
-    let changed = Shared::default();
+    let changed = Arc::new(Lock::new(Rank::Machine, Changed::default()));
     if let Some(device) = &lock {
         // The kill switch lets this client ask the local network's resolvers, but not a resolver on
         // this machine: that one is asked before.
@@ -88,7 +88,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
             log::warning("tunnel", &reason, &[]);
         }
         match KillSwitch::begin(device) {
-            Ok(switch) => locked(&changed).kill_switch = Some(switch),
+            Ok(switch) => changed.lock().kill_switch = Some(switch),
             Err(error) => return (Err(error.to_string()), None),
         }
     }
@@ -101,11 +101,11 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         changed: Arc::clone(&changed),
         client: Arc::clone(&client),
         command: None,
-        running: Arc::default(),
+        running: Arc::new(Lock::new(Rank::RunningCommand, None)),
     };
     let (stopped, running) = (Arc::clone(&client), Arc::clone(&host.running));
     let end_changes = move || {
-        let mut changed = locked(&changed);
+        let mut changed = changed.lock();
         changed.is_over = true;
         drop(changed.opened.take());
     };
@@ -124,7 +124,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         .spawn(move || {
             loop {
                 let (signal, by_terminal) = signal::wait();
-                if let Some(command) = *locked(&running) {
+                if let Some(command) = *running.lock() {
                     if !by_terminal {
                         let _ = signal::send(command, signal); // it may have ended just now
                     }
@@ -243,7 +243,7 @@ struct Changed {
 }
 
 /// Shared by those who make it, put it back, and undo it.
-type Shared = Arc<Mutex<Changed>>;
+type Shared = Arc<Lock<Changed>>;
 
 /// Has what is changed on this machine put back when others undo it.
 fn keep(settings: &ClientSettings, changed: &Shared) -> io::Result<()> {
@@ -252,7 +252,7 @@ fn keep(settings: &ClientSettings, changed: &Shared) -> io::Result<()> {
     }
     let changed = Arc::clone(changed);
     network_state::keep(move || {
-        let mut changed = locked(&changed);
+        let mut changed = changed.lock();
         if changed.is_over {
             return false;
         }
@@ -274,7 +274,7 @@ struct Host {
     /// Waits for the end of the command, stops the client, and has the command's exit status.
     command: Option<JoinHandle<u8>>,
     /// The command's process while there is one.
-    running: Arc<Mutex<Option<u32>>>,
+    running: Arc<Lock<Option<u32>>>,
 }
 
 impl Machine for Host {
@@ -284,7 +284,7 @@ impl Machine for Host {
         carrier: SocketAddr,
     ) -> Result<Option<Arc<Tun>>, String> {
         let text = |error: io::Error| error.to_string();
-        let mut changed = locked(&self.changed);
+        let mut changed = self.changed.lock();
         let opened = &mut changed.opened;
         let first = opened.is_none();
         if first {
@@ -321,13 +321,13 @@ impl Machine for Host {
             let failed = |error: io::Error| format!("cannot start the command: {error}");
             let mut command = private.command(resolvers, command).map_err(failed)?;
             let mut command = command.spawn().map_err(failed)?;
-            *locked(&self.running) = Some(command.id());
+            *self.running.lock() = Some(command.id());
             let (client, running) = (Arc::clone(&self.client), Arc::clone(&self.running));
             let waiting = thread::Builder::new()
                 .name("command".into())
                 .spawn(move || {
                     let status = command.wait();
-                    *locked(&running) = None;
+                    *running.lock() = None;
                     client.stop();
                     status.ok().and_then(process::shell_status).unwrap_or(125)
                 });

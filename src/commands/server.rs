@@ -7,18 +7,18 @@ use crate::config::options;
 use crate::config::settings::{self, Device, Peer, ServerSettings};
 use crate::os;
 use crate::os::control::{self, Control};
+use crate::os::lock::{Lock, Rank};
 use crate::os::nat::Nat;
 use crate::os::network::Network;
 use crate::os::signal::Signal;
 use crate::os::{log, network_state, notify, overlaps, process, signal};
 use crate::packet::subnet::Subnet;
-use crate::tunnel::locked;
 use crate::tunnel::server::Server;
 use crate::tunnel::wire::network_config::listed;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     signal::block()?;
@@ -55,7 +55,7 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let running = Arc::new(Running {
         arguments: arguments.clone(),
         server,
-        machine: Mutex::new(Some(machine)),
+        machine: Lock::new(Rank::Machine, Some(machine)),
     });
     let kept = Arc::downgrade(&running);
     let checked = network_state::keep(move || match kept.upgrade() {
@@ -101,7 +101,7 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
     };
     drop(control);
-    let machine = locked(&running.machine).take();
+    let machine = running.machine.lock().take();
     let nat = machine.as_ref().and_then(|machine| machine.nat.as_ref());
     let failure = running.server.failure().or(nat.and_then(Nat::failure));
     if failure.is_none() {
@@ -118,13 +118,13 @@ struct Running {
     arguments: Arguments,
     server: Server,
     /// Nothing once it stops.
-    machine: Mutex<Option<Machine>>,
+    machine: Lock<Option<Machine>>,
 }
 
 impl Running {
     /// Puts back what others have changed. False once the server stops.
     fn check_machine(&self) -> bool {
-        let mut machine = locked(&self.machine);
+        let mut machine = self.machine.lock();
         if let Some(machine) = machine.as_mut() {
             machine.check();
         }
@@ -148,7 +148,7 @@ impl Running {
     }
 
     fn take_up(&self) -> Result<String, String> {
-        let mut machine = locked(&self.machine);
+        let mut machine = self.machine.lock();
         let machine = machine.as_mut().ok_or("the server stops")?;
         let mut new = settings(&self.arguments).map_err(|failure| match failure {
             Failure::Reason(reason) => reason,

@@ -20,8 +20,14 @@ thread_local! {
 /// The lock order: a thread takes a lock only if it holds none of the same or a later rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
+    /// `commands`: what was set up on this machine.
+    Machine,
     /// `server::state`: one reload at a time.
     Reload,
+    /// `os::nat`: what the server should forward.
+    NatWanted,
+    /// `os::nat`: the rules that nft has put in.
+    NatRules,
     /// `peers::registry`: one client's ratcheted key at the server.
     ServerRatchet,
     /// `client::state`: the client's own key.
@@ -60,6 +66,8 @@ pub enum Rank {
     Failure,
     /// `client::state`: why there is no session.
     Trouble,
+    /// `commands::client`: the command that runs in the tunnel.
+    RunningCommand,
     /// `os::notify`: the threads that the watchdog watches.
     Heartbeats,
     /// `os::log`: how many lines of one kind were written.
@@ -72,8 +80,8 @@ impl Rank {
     #[cfg(debug_assertions)]
     fn may_wait(self) -> bool {
         match self {
-            // Nothing but another reload takes it.
-            Rank::Reload => true,
+            // Who takes them changes the machine too, or is asked why that has failed.
+            Rank::Machine | Rank::Reload | Rank::NatWanted | Rank::NatRules => true,
             // The key must be durable before anybody uses it. Packets and strangers never need it.
             Rank::ServerRatchet | Rank::ClientKey => true,
             _ => false,

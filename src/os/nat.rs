@@ -21,12 +21,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::forwarding::Forwarding;
+use super::lock::{Lock, Rank};
 use super::signal::{self, Signal};
 use super::{command, log, rules, tried};
 use crate::packet::subnet::Subnet;
@@ -56,8 +57,8 @@ struct Kept {
     networks: Vec<Subnet>,
     uplink: Option<String>,
     ports: (u16, u16),
-    wanted: Mutex<Wanted>,
-    rules: Arc<Mutex<Rules>>,
+    wanted: Lock<Wanted>,
+    rules: Arc<Lock<Rules>>,
 }
 
 /// What can change while the server runs.
@@ -105,12 +106,15 @@ impl Nat {
             networks: networks.to_vec(),
             uplink: uplink.map(str::to_owned),
             ports: ports(listen),
-            wanted: Mutex::new(Wanted {
-                pushed: pushed.to_vec(),
-                forwarding: Forwarding::new(device, (ipv4, ipv6), uplink)?,
-                firewalls: Vec::new(),
-            }),
-            rules: Arc::default(),
+            wanted: Lock::new(
+                Rank::NatWanted,
+                Wanted {
+                    pushed: pushed.to_vec(),
+                    forwarding: Forwarding::new(device, (ipv4, ipv6), uplink)?,
+                    firewalls: Vec::new(),
+                },
+            ),
+            rules: Arc::new(Lock::new(Rank::NatRules, Rules::default())),
         };
         let (stop, stopped) = mpsc::channel();
         let mut nat = Nat {
@@ -132,17 +136,17 @@ impl Nat {
     /// What does not work. The rules are then as before.
     pub fn open_to(&self, pushed: &[Subnet]) -> io::Result<()> {
         let before = {
-            let mut wanted = locked(&self.kept.wanted);
+            let mut wanted = self.kept.wanted.lock();
             std::mem::replace(&mut wanted.pushed, pushed.to_vec())
         };
         self.kept.keep().map(drop).inspect_err(|_| {
-            locked(&self.kept.wanted).pushed = before;
+            self.kept.wanted.lock().pushed = before;
         })
     }
 
     /// Why the server cannot go on, if so: its rules are gone.
     pub fn failure(&self) -> Option<String> {
-        locked(&self.kept.rules).failure.clone()
+        self.kept.rules.lock().failure.clone()
     }
 }
 
@@ -151,7 +155,7 @@ impl Drop for Nat {
         drop(self.stop.take());
         let _ = self.looks.take().map(JoinHandle::join);
         put_back(&self.kept.device);
-        let nft = locked(&self.kept.rules).nft.take();
+        let nft = self.kept.rules.lock().nft.take();
         nft.into_iter().for_each(|mut nft| nft.end());
     }
 }
@@ -160,7 +164,7 @@ impl Kept {
     /// Compares what forwards and which rules are there with what has to be, and repairs it. Returns
     /// whether any switch changed hands.
     fn keep(&self) -> io::Result<bool> {
-        let mut wanted = locked(&self.wanted);
+        let mut wanted = self.wanted.lock();
         let plan = wanted.forwarding.plan()?;
         // The rules come first: at no time is anything else forwarded.
         self.put_in(&rule_text(
@@ -177,7 +181,7 @@ impl Kept {
 
     /// Has nft put these rules in, if they are not there yet.
     fn put_in(&self, text: &str) -> io::Result<()> {
-        let mut rules = locked(&self.rules);
+        let mut rules = self.rules.lock();
         if rules.text == text {
             return Ok(());
         }
@@ -220,7 +224,7 @@ impl Kept {
     fn warn_of_firewalls(&self) {
         let device = &self.device;
         let found = firewalls();
-        let mut wanted = locked(&self.wanted);
+        let mut wanted = self.wanted.lock();
         let new = found
             .iter()
             .filter(|it| !wanted.firewalls.contains(&it.name));
@@ -296,14 +300,9 @@ fn drops(list: &str) -> Vec<Firewall> {
     found
 }
 
-/// What is in there is valid at every statement.
-fn locked<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
-    it.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Nft {
     /// Starts the child, and waits until it has put the rules in.
-    fn start(rules: &Arc<Mutex<Rules>>, text: &str, table: &str) -> io::Result<Nft> {
+    fn start(rules: &Arc<Lock<Rules>>, text: &str, table: &str) -> io::Result<Nft> {
         let (near, far) = UnixStream::pair()?;
         let far = OwnedFd::from(far);
         // A group of its own: Ctrl-C in the terminal is for this process to judge.
@@ -371,8 +370,8 @@ impl Nft {
 }
 
 /// The child of this id has ended, and its table with it.
-fn put_in_again(shared: &Arc<Mutex<Rules>>, id: u32) {
-    let mut rules = locked(shared);
+fn put_in_again(shared: &Arc<Lock<Rules>>, id: u32) {
+    let mut rules = shared.lock();
     // One that is no longer in charge, or never was, is not missed.
     let Some(mut dead) = rules.nft.take_if(|nft| nft.child.id() == id) else {
         return;
@@ -502,12 +501,15 @@ mod tests {
             networks: nets(&["10.8.0.1/24", "fd0f::1/64"]),
             uplink: None,
             ports: (40_000, 50_000),
-            wanted: Mutex::new(Wanted {
-                pushed: Vec::new(),
-                forwarding: Forwarding::new("fern7", (true, true), None).unwrap(),
-                firewalls: Vec::new(),
-            }),
-            rules: Arc::default(),
+            wanted: Lock::new(
+                Rank::NatWanted,
+                Wanted {
+                    pushed: Vec::new(),
+                    forwarding: Forwarding::new("fern7", (true, true), None).unwrap(),
+                    firewalls: Vec::new(),
+                },
+            ),
+            rules: Arc::new(Lock::new(Rank::NatRules, Rules::default())),
         };
         let pushed = nets(&["0.0.0.0/0", "192.168.7.0/24", "fd00:1::/48"]);
         let text = rule_text(&kept, &pushed, "iif { 2, 3 } drop; ");

@@ -60,11 +60,3 @@ pub fn offer(suites: &[Suite]) -> Offer {
 
 /// Name and version of this program, as hellos carry it.
 pub const SOFTWARE: &str = concat!("fernvpn/", env!("CARGO_PKG_VERSION"));
-
-/// The lock's content, also if a thread died while it held it: all state behind the locks here is
-/// valid at every statement.
-pub fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
