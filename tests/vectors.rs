@@ -93,13 +93,22 @@ fn server_fresh() -> FreshHello {
     }
 }
 
+/// What the client offers: the first two suites, so that a new one leaves their files as they are.
+fn offered(suite: Suite) -> Vec<Suite> {
+    let mut suites = vec![Suite::AES_256_GCM, Suite::FERNET];
+    if !suites.contains(&suite) {
+        suites.push(suite);
+    }
+    suites
+}
+
 /// The peers up to the ServerHello: both hello frames, and both states.
 fn hellos(suite: Suite, ratcheted: bool) -> (Vec<u8>, Vec<u8>, Agreed, AwaitFinished) {
     let state = ratcheted.then(server_state);
     let (client, waiting) = client_hello(
         &root(),
         state.as_ref().map(|state| state.step),
-        offer(&Suite::ALL),
+        offer(&offered(suite)),
         client_fresh(),
     );
     let hello = ClientHello::receive(&root(), &body(&client), None).unwrap();
@@ -470,17 +479,19 @@ fn session(suite: Suite, ratcheted: bool) -> String {
     file.written("") + "\n"
 }
 
-/// The four files.
+/// A file for each suite with a ratcheted key, which shows all that a static one does, and for the
+/// first two suites one with a static key as well.
 fn files() -> Vec<(PathBuf, Suite, bool)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
     let name = |suite, key| folder.join(format!("session-{suite}-{key}.json"));
-    let both = |suite| {
-        [
-            (name(suite, "static"), suite, false),
-            (name(suite, "ratcheted"), suite, true),
-        ]
-    };
-    Suite::ALL.into_iter().flat_map(both).collect()
+    let mut files = Vec::new();
+    for suite in Suite::ALL {
+        files.push((name(suite, "ratcheted"), suite, true));
+    }
+    for suite in [Suite::AES_256_GCM, Suite::FERNET] {
+        files.push((name(suite, "static"), suite, false));
+    }
+    files
 }
 
 #[test]
@@ -512,7 +523,7 @@ fn each_frame_of_the_files_opens() {
         assert_eq!(hello.step, ratcheted.then_some(STEP));
         let (.., agreed, finished) = hellos(suite, ratcheted);
         let step = ratcheted.then_some(STEP);
-        let (_, again) = client_hello(&root(), step, offer(&Suite::ALL), client_fresh());
+        let (_, again) = client_hello(&root(), step, offer(&offered(suite)), client_fresh());
         let from_file = again.receive(&body(&server)).unwrap();
         assert_eq!(
             (from_file.suite, from_file.time),

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import pathlib
 import sys
 
@@ -57,16 +58,22 @@ def frame(body):
     return u(4, len(body)) + body
 
 
+def key_bits(suite):
+    """The key's length in bits, if this is AES-GCM."""
+    name = re.fullmatch("aes-([0-9]+)-gcm", suite)
+    return int(name[1]) if name else None
+
+
 def traffic_keys(suite, secret):
     """[5] What a traffic secret is made into."""
-    keys = {"secret": secret, "key": derive(secret, b"", "key", 32)}
-    if suite == "aes-256-gcm":
-        keys["iv"] = derive(secret, b"", "iv", 12)
-    return keys
+    bits = key_bits(suite)
+    if bits is None:
+        return {"secret": secret, "key": derive(secret, b"", "key", 32)}
+    return {"secret": secret, "key": derive(secret, b"", "key", bits // 8), "iv": derive(secret, b"", "iv", 12)}
 
 
 def record(suite, keys, r):
-    """[6] A record: its nonce (AES-256-GCM only) and its frame."""
+    """[6] A record: its nonce (AES-GCM only) and its frame."""
     message = u(1, r["type"]) + bytes.fromhex(r["content"])
     if suite == "fernet":
         message = u(8, r["counter"]) + message

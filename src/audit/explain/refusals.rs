@@ -36,7 +36,7 @@ pub(super) fn hellos(source: Source) -> Result<Chapter, Box<dyn Error>> {
     let (stranger, _) = client_hello(
         &other,
         None,
-        ends.offer(&Suite::ALL),
+        ends.offer(&ends.offered()),
         ends.fresh("client", 0x20, 0xa0, TIME),
     );
     let forged = frame(&[&ends.root.id(), &body(&stranger)[8..]].concat());
@@ -85,7 +85,7 @@ pub(super) fn hellos(source: Source) -> Result<Chapter, Box<dyn Error>> {
         &frame(&body(&first.client)[8..]),
     )?);
     let again = ends.fresh("second client", 0xe0, 0xf0, TIME + 9);
-    let (_, waiting) = client_hello(&ends.root, None, ends.offer(&Suite::ALL), again);
+    let (_, waiting) = client_hello(&ends.root, None, ends.offer(&ends.offered()), again);
     steps.push(client(
         "Answer to another hello",
         waiting,
@@ -98,7 +98,7 @@ pub(super) fn hellos(source: Source) -> Result<Chapter, Box<dyn Error>> {
         .finish(|_| Ok::<_, Infallible>(()), &mut || ends.fresh_record(0))?;
     let replayed = ClientHello::receive(&ends.root, body(&first.client), None)?;
     let fresh = ends.fresh("second server", 0xe0, 0xf0, TIME + 9);
-    let (again, waiting) = replayed.answer(&ends.offer(&Suite::ALL), None, fresh);
+    let (again, waiting) = replayed.answer(&ends.offer(&ends.offered()), None, fresh);
     let result = waiting?.receive(&mut body(&finished).to_vec());
     let mut step = case(
         "Replayed hello, and its Finished",
@@ -131,7 +131,7 @@ pub(super) fn hellos(source: Source) -> Result<Chapter, Box<dyn Error>> {
     let (ratcheted, waiting) = Ends::new(Suite::AES_256_GCM, true, source).begin();
     let unlike = ClientHello::receive(&ends.root, body(&ratcheted), None)?;
     let (answer, _) = unlike.answer(
-        &ends.offer(&Suite::ALL),
+        &ends.offer(&ends.offered()),
         None,
         ends.fresh("server", 0x40, 0xb0, TIME + 2),
     );
