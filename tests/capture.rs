@@ -1356,6 +1356,10 @@ fn no_session_is_never_the_whole_answer() {
         let length = (frame.len() as u32).to_le_bytes();
         frames.extend([&[0; 8][..], &length, &length, &frame].concat());
     }
+    // The last packet has 100 bytes more than were captured.
+    let mut cut = frames.clone();
+    let last = cut.len() - 42 - 4;
+    cut[last] += 100;
     let empty = written(PCAP, 1, &[]);
     for (file, keys, parts) in [
         (&empty, "", &["in 0 packets", "Try: tcpdump"][..]),
@@ -1370,6 +1374,11 @@ fn no_session_is_never_the_whole_answer() {
             ],
         ),
         (&frames, &keys, &["before the client connects"]),
+        (
+            &cut,
+            &keys,
+            &["1 packets were cut short", "too little was captured"],
+        ),
     ] {
         let told = tell(file, keys, false, false);
         for part in parts {

@@ -94,6 +94,10 @@ impl Tally {
                 "Capture where the client's TCP connection passes. \
                  Try: tcpdump -i any -s 0 -w FILE tcp port 12345"
             }
+            _ if self.cut > 0 => {
+                "Of some packets too little was captured to tell. \
+                 Try: tcpdump -i any -s 0 -w FILE tcp port 12345"
+            }
             _ if with_keys => {
                 "No connection begins with a hello, or opens by the key log. \
                  Try: start tcpdump and the key log before the client connects"
