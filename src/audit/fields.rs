@@ -6,9 +6,9 @@
 //!  fields   length      | id                      | token        each byte in exactly one field
 //! ```
 //!
-//! A table says how bytes are shown, and decides nothing: the real code has accepted or refused them
-//! before. Fields are taken off the front of the bytes, so that they neither overlap nor leave out a
-//! byte.
+//! A table says how bytes are shown, and decides nothing: the real code has accepted or refused
+//! them before. Fields are taken off the front of the bytes, so that they neither overlap nor leave
+//! out a byte.
 
 use crate::fernet::base64url::{self, Base64Error};
 use crate::fernet::token::MAC;

@@ -1,8 +1,8 @@
 //! What is in this token, and which step refuses it?
 //!
-//! This draws the token field by field, and then the steps of [`token`] with their verdicts. It decides
-//! nothing by itself: `fernet` gives every verdict. Of a broken token it draws what can be read before
-//! the fault.
+//! This draws the token field by field, and then the steps of [`token`] with their verdicts. It
+//! decides nothing by itself: `fernet` gives every verdict. Of a broken token it draws what can be
+//! read before the fault.
 
 use super::fields;
 use crate::fernet::base64url::Base64Error;

@@ -21,8 +21,8 @@
 //! | [`report`] | how is a record told to people? |
 //! | [`inner`] | which packets were inside, in a form that other programs read? |
 //!
-//! Everything in the file may be forged. Memory is bounded ([`MAX_HELD`], [`MAX_CONNECTIONS`]), and so
-//! is the work of trying keys ([`Keys::work`]).
+//! Everything in the file may be forged. Memory is bounded ([`MAX_HELD`], [`MAX_CONNECTIONS`]), and
+//! so is the work of trying keys ([`Keys::work`]).
 
 pub mod file;
 pub mod inner;

@@ -1,13 +1,13 @@
-//! Which record, under which key, is this? In sequence it is the next one. After a hole, or where the
-//! capture begins late, it is one of many, and trying finds the authentic one.
+//! Which record, under which key, is this? In sequence it is the next one. After a hole, or where
+//! the capture begins late, it is one of many, and trying finds the authentic one.
 //!
 //! ```text
 //!  key      0        1        2    …        a step for each Rekey that may be missing
 //!  record   0 1 2 …  0 1 2 …  0 1 2 …       a record for each that may be missing
 //! ```
 //!
-//! A record of suite `fernet` shows its number, so only the keys are tried. Nothing opens by chance:
-//! every record has an authentication tag of 128 bits or more.
+//! A record of suite `fernet` shows its number, so only the keys are tried. Nothing opens by
+//! chance: every record has an authentication tag of 128 bits or more.
 
 use super::key_log::Line;
 use crate::protocol::key_schedule::TrafficSecret;

@@ -5,7 +5,7 @@
 //!  a stream's beginning      hello?  ── no ──> not fernvpn: ignored
 //!                              └ record, record, …    the first opens by one line of the key log
 //!  a hole, or a late start   | … | length | body | length | …
-//!                            a frame begins where a length leads to another one, and the body opens
+//!                            a frame begins where a length leads to another, and the body opens
 //! ```
 
 use super::link::Segment;

@@ -178,7 +178,8 @@ impl Source<'_> {
     }
 }
 
-/// The lesson for these suites. `truncated` is the tunnel's message about a connection that was cut.
+/// The lesson for these suites. `truncated` is the tunnel's message about a connection that was
+/// cut.
 ///
 /// # Errors
 /// If one end refuses what the other has made, or accepts what it must refuse. Then the program is

@@ -1,7 +1,7 @@
 //! Which step refuses what is wrong?
 //!
-//! Every case calls the function that a server or client calls, and shows the reason that it gives. A
-//! case that is not refused ends the lesson with an error, since then a check is missing.
+//! Every case calls the function that a server or client calls, and shows the reason that it gives.
+//! A case that is not refused ends the lesson with an error, since then a check is missing.
 
 use super::session::{Ends, Records, TIME, body, given, hello, layout, literal, seal};
 use super::{Chapter, Layer, Source, Step, prose};

@@ -426,8 +426,8 @@ fn key(root: &Root) -> Step {
         "id",
         &root.id(),
     );
-    // The hello key itself stays inside the core. Python makes the same tokens with these bytes, which
-    // shows that they are right.
+    // The hello key itself stays inside the core. Python makes the same tokens with these bytes,
+    // which shows that they are right.
     let mut hello = [0; 32];
     hkdf(root.key().bytes(), &[], b"fernvpn 1 hello", &mut hello);
     derive(
