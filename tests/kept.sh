@@ -43,7 +43,7 @@ leaked() { counted $r seen leaked; }
 # what NAMESPACE: all that the tunnel needs there.
 what() {
     in_ns "$1" sh -c 'ip -4 rule; ip -6 rule; ip -4 route show table 12345; ip -6 route show table 12345; ip route show dev fern0
-        ip -o link show dev fern0; ip -o address show dev fern0; nft list tables | sort | xargs -rn 3 nft list' 2>&1 |
+        ip -o link show dev fern0; ip -o address show dev fern0; nft list tables | sort | xargs -rn 3 nft --terse list' 2>&1 |
         sed 's/ *valid_lft.*//; s/^[0-9]*: fern0/fern0/' | grep -v 'fe80:\|^fe80'
 }
 as_it_was() { diff "$dir/$1" <(what "$2") >"$dir/difference.log"; }    # FILE NAMESPACE
@@ -146,6 +146,31 @@ for one in 'ip address flush dev fern0' 'ip link set dev fern0 down' 'ip link se
 done
 stop client
 
+expect 'a UDP service answers whoever asks from outside, whatever its port is and whatever it is bound to'
+cat >"$dir/echo.py" <<'PYTHON'
+import socket, sys, threading
+def answer(address, port):
+    own = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    own.bind((address, port))
+    while True: own.sendto(*own.recvfrom(99))
+for at in sys.argv[1:]:
+    address, port = at.rsplit("/", 1)
+    threading.Thread(target=answer, args=(address, int(port))).start()
+PYTHON
+start echo $c python3 "$dir/echo.py" 0.0.0.0/1194 0.0.0.0/51820 192.0.2.2/51821 ::/51822 2001:db8:c::2/51823
+udp() { [ -n "$(in_ns $r python3 -c 'import socket, sys
+own = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+own.settimeout(1); own.connect((sys.argv[1], int(sys.argv[2]))); own.send(b"x"); print(own.recv(9))' "$@" 2>/dev/null)" ]; }
+services=('192.0.2.2 1194' '192.0.2.2 51820' '192.0.2.2 51821' '192.0.2.2 51822' '2001:db8:c::2 51822' '2001:db8:c::2 51823')
+for one in "${services[@]}"; do await udp $one; done
+for switch in '' --kill-switch; do
+    client $switch
+    for one in "${services[@]}"; do udp $one || die "no answer from $one"; udp $one || die "$one: only once"; done
+    stop client
+    ok "${switch:-without}"
+done
+stop echo
+
 expect 'containers behind a bridge without an uplink stay local, and reach the world by the tunnel; also with the kill switch'
 ip -n $c link add inner0 type bridge
 link $k eth0 $c veth-k
@@ -181,7 +206,7 @@ within 2 in_ns $c sh -c 'ip route show table 12345 | grep -q "^172.31.0.0/24 dev
 within 2 in_ns $c sh -c 'nft list chain inet fernvpn-fern0-lock locked | grep -q inner1'
 ip -n $c link add outer0 type bridge
 address $c outer0 203.0.113.1/24
-ip -n $c route add 198.18.0.0/15 via 203.0.113.2 # a router: this is an uplink
+ip -n $c route add 198.18.0.0/15 via 203.0.113.2 dev outer0 # a router: this is an uplink
 run $c ip link delete dev inner1
 within 2 fails in_ns $c sh -c 'nft list chain inet fernvpn-fern0-lock locked | grep -q inner1'
 within 2 in_ns $c sh -c '! ip route show table 12345 | grep outer0' || die 'a network that anybody could call local'

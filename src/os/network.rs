@@ -534,7 +534,7 @@ impl Trouble {
         match repaired {
             Ok(repaired) => {
                 if !repaired.is_empty() {
-                    let text = "something else changed the tunnel's network, which is put back";
+                    let text = "another program changed the tunnel's network, which is put back";
                     REPAIRS.warning("os", text, &[("what", &repaired.join(", "))]);
                 }
                 if self.0.take().is_some() {

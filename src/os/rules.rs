@@ -116,8 +116,9 @@ impl Table {
     }
 }
 
+/// Without what packets add to its maps.
 fn list(name: &str) -> Option<String> {
-    command::said(&["nft", "list", "table", "inet", name])
+    command::said(&["nft", "--terse", "list", "table", "inet", name])
 }
 
 /// The ports above `first` from which a UDP socket of this machine is connected to another one.
