@@ -108,8 +108,7 @@ scale: toolchain ## measures SCALE clients at once, and floods: memory, mappings
 	    $(CARGO) test --release --locked --test scale -- --nocapture --test-threads 1
 
 # The tests of the trusted core that are quick.
-CORE_TESTS := --lib --test fernet_spec --test fernet_divergence --test key_schedule --test handshake --test records \
-    --test ratchet --test vectors --test wycheproof --test refusals --test fuzz
+CORE_TESTS := --lib --test core --test fuzz
 MUTANTS ?=
 
 .PHONY: mutants

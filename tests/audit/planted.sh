@@ -66,8 +66,8 @@ planted 'the tables' docs/AUDIT.md 'a table changed by hand' sed -i 's/^| `chdir
 planted 'the lesson' docs/lesson/index.html 'a byte changed in the lesson' sed -i '0,/PROTOCOL/s//PROTOKOLL/'
 planted 'links' README.md 'a link that leads nowhere' append '[there](docs/NOWHERE.md)'
 planted 'links' src/protocol/record.rs 'a function in the list of claims that has another name now' sed -i 's/fn has_room/fn has_space/'
-planted 'links' tests/records.rs 'a test in the list of claims that is gone' sed -i 's/a_record_opens_once_and_in_its_place/a_record/'
-planted 'files and tests' tests/fernet_divergence.rs 'a test that a document names and that is gone' sed -i 's/trailing_bits_are_refused/gone/'
+planted 'links' tests/core/records.rs 'a test in the list of claims that is gone' sed -i 's/a_record_opens_once_and_in_its_place/a_record/'
+planted 'files and tests' tests/core/fernet_divergence.rs 'a test that a document names and that is gone' sed -i 's/trailing_bits_are_refused/gone/'
 planted 'sentences' README.md 'a sentence that is too long' append "$(printf 'word %.0s' {1..26})."
 
 # The last violation is a file in a registry that is not as it was published.

@@ -2,9 +2,8 @@
 //! own tables; here is looked at what came out, by the program and by the tools that read it.
 #![allow(clippy::unwrap_used)]
 
-mod needs;
-mod program;
-
+use crate::needs;
+use crate::program;
 use fernvpn::commands;
 use fernvpn::config::options;
 use program::{Folder, run};

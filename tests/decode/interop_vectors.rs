@@ -2,8 +2,7 @@
 //! its `cryptography` are installed; elsewhere it says loudly that it did not.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod needs;
-
+use crate::needs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -4,8 +4,7 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod loopback;
-
+use crate::loopback;
 use fernvpn::config::settings::ServerSettings;
 use fernvpn::protocol::record::RecordType;
 use fernvpn::tunnel::server::Server;

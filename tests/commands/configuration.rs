@@ -1,8 +1,7 @@
 //! Is every mistake in a configuration found and understood, and does a change of the clients
 //! change nothing else? Runs the real program.
 
-mod program;
-
+use crate::program;
 use program::*;
 use std::fs;
 use std::io::Write;

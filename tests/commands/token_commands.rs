@@ -1,7 +1,6 @@
 //! Do the token commands keep the promises of the command line? Runs the real program.
 
-mod program;
-
+use crate::program;
 use program::*;
 use std::fs;
 use std::io::Write;
@@ -196,7 +195,7 @@ fn every_refusal_reads_the_same() {
     let folder = Folder::new("refusals");
     let key = folder.file("key", SPEC_KEY);
     let vectors: Vec<serde_json::Value> =
-        serde_json::from_str(include_str!("vectors/fernet/invalid.json")).expect("a list");
+        serde_json::from_str(include_str!("../vectors/fernet/invalid.json")).expect("a list");
     for vector in vectors {
         let token = vector["token"].as_str().expect("a text");
         let minute_31 = vector["now"] == "1985-10-26T01:21:31-07:00";

@@ -2,8 +2,7 @@
 //! vectors, the page as it is kept, its Python lines, and how it behaves in a browser.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod needs;
-
+use crate::needs;
 use fernvpn::audit::explain::text::{Paint, draw};
 use fernvpn::audit::explain::{Lesson, hex, html, lesson};
 use fernvpn::protocol::record::Suite;

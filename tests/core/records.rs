@@ -1,8 +1,7 @@
 //! Can anybody change, drop, repeat, move or turn round a record? PROTOCOL.md sections 6 and 7.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
+use crate::common;
 use common::{Random, counting, open, seal, session};
 use fernvpn::fernet::{Fernet, Key, TokenError};
 use fernvpn::protocol::frame;

@@ -40,7 +40,7 @@ fn age(vector: &Value) -> Option<Age> {
 
 #[test]
 fn generate() {
-    let vectors = vectors(include_str!("vectors/fernet/generate.json"));
+    let vectors = vectors(include_str!("../vectors/fernet/generate.json"));
     assert_eq!(vectors.len(), 1);
     for vector in &vectors {
         let iv: Vec<u8> = serde_json::from_value(vector["iv"].clone()).expect("bytes");
@@ -52,7 +52,7 @@ fn generate() {
 
 #[test]
 fn verify() {
-    let vectors = vectors(include_str!("vectors/fernet/verify.json"));
+    let vectors = vectors(include_str!("../vectors/fernet/verify.json"));
     assert_eq!(vectors.len(), 1);
     for vector in &vectors {
         let mut token = text(vector, "token").as_bytes().to_vec();
@@ -64,7 +64,7 @@ fn verify() {
 
 #[test]
 fn invalid() {
-    let vectors = vectors(include_str!("vectors/fernet/invalid.json"));
+    let vectors = vectors(include_str!("../vectors/fernet/invalid.json"));
     let expected = [
         ("incorrect mac", TokenError::Mac),
         ("too short", TokenError::Length(40)),

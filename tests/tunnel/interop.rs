@@ -4,8 +4,7 @@
 //! failure.
 #![allow(clippy::unwrap_used)]
 
-mod needs;
-
+use crate::needs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;

@@ -10,10 +10,9 @@
     reason = "tests"
 )]
 
-mod common;
 #[cfg(target_os = "linux")]
-mod loopback;
-
+use crate::common;
+use crate::loopback;
 use common::{Random, TIME, counting, offer};
 use fernvpn::config::state_file::{Store, StoredRatchet};
 use fernvpn::fernet::Key;

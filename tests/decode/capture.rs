@@ -7,9 +7,8 @@
     reason = "tests"
 )]
 
-mod common;
-mod loopback;
-
+use crate::common;
+use crate::loopback;
 use common::{Random, begin, body, counting, fresh_hello, offer, taken};
 use fernvpn::audit::capture::file::{Packet, Reader};
 use fernvpn::audit::capture::inner::Writer;

@@ -2,8 +2,7 @@
 //! 2, 5 and 8.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
+use crate::common;
 use common::{KEY, root};
 use fernvpn::fernet::Key;
 use fernvpn::protocol::key_schedule::{Root, TrafficSecret, hkdf};

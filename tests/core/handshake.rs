@@ -1,8 +1,7 @@
 //! Who can take part in a handshake, and what happens to everybody else? PROTOCOL.md section 4.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
+use crate::common;
 use common::{
     KEY, SECRET, STEP, TIME, begin, body, counting, fresh_hello, offer, root, seal, session, state,
     taken,

@@ -7,8 +7,7 @@
     reason = "tests"
 )]
 
-mod loopback;
-
+use crate::loopback;
 use fernvpn::config::settings::ServerSettings;
 use fernvpn::os::process::raise_open_files;
 use fernvpn::protocol::frame;

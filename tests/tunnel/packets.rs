@@ -7,9 +7,8 @@
     reason = "tests"
 )]
 
-mod common;
-mod loopback;
-
+use crate::common;
+use crate::loopback;
 use fernvpn::config::settings::{ClientSettings, ServerSettings};
 use fernvpn::os::tun::Tun;
 use fernvpn::packet::icmp;

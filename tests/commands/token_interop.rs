@@ -2,8 +2,7 @@
 //! `cryptography` are installed. With `CI` or `FERNVPN_REQUIRE_INTEROP` set, their absence is a
 //! failure.
 
-mod needs;
-
+use crate::needs;
 use std::process::Command;
 
 #[test]

@@ -3,8 +3,7 @@
 //! written anew.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
+use crate::common;
 use common::body;
 use fernvpn::fernet::{Key, token};
 use fernvpn::protocol::frame;

@@ -1,0 +1,13 @@
+//! Do packets go where they should? Servers, clients and peers over the loopback.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../loopback/mod.rs"]
+mod loopback;
+#[path = "../needs/mod.rs"]
+mod needs;
+
+mod hostile;
+mod interop;
+mod packets;
+mod reload;
