@@ -4,6 +4,8 @@
 //! tun        the device: packets in and out, a wait that can be woken        wake     ends such a wait
 //! socket     what the tunnel wants of a TCP socket                           signal   Ctrl-C, stop, reload
 //! network    link, addresses, routes: each change with its undo beside it    command  `ip` and its like, shown
+//! network_state  what the kernel has of it, compared and kept              netlink  how it is asked
+//! forwarder  where a program goes that carries the tunnel
 //! nat        a server's address translation                                  rules    what nft is given
 //! forwarding which packets the kernel passes on, and who wanted that          overlaps one network on two links
 //! namespace  a network of its own, which vanishes with the process           process  user, limits, core dumps

@@ -10,8 +10,9 @@
 //! rules that it does not know, a person sets a device down. So what a tunnel needs is not a step
 //! that was taken once.
 //!
-//! A look is seven questions to the kernel by netlink and takes 0.1 ms; no program is started for
-//! it. nft's tables are looked at only when the kernel's number for all of its rules has changed.
+//! A look is eight questions to the kernel by netlink. It takes 0.6 ms in a debug build, so 0.03 % of
+//! a processor, and no program is started for it. nft's tables are listed only when the kernel's
+//! number for all of its rules has changed.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
