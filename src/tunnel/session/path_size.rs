@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  a large segment sent five times, and small ones arrive, or no large one ever has ─> suspicion: reset
-//!  the peer is back within 5 s ─> it is true: small segments for an hour
+//!  the peer is back within 5 s ─> it is true: small segments for ten minutes, twice as long the next time
 //!  it is not                   ─> the path was down: as before
 //! ```
 //!
@@ -23,8 +23,13 @@ const SEGMENTS: [usize; 2] = [1200, 500];
 /// A segment has been sent one time more than this. Where 10 % are lost at random, one in a hundred
 /// thousand is.
 const BACKOFF: u8 = 4;
+/// One time more, and the next one would come after the connection's end. Nothing is lost by a
+/// reset then.
+const LAST_BACKOFF: u8 = 5;
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
-const REMEMBERED: Duration = Duration::from_secs(3600);
+/// How long small segments are sent the first time, and the most.
+const REMEMBERED: Duration = Duration::from_secs(600);
+const MOST_DOUBLED: u32 = 7;
 
 /// Whether large segments vanish on the way to the peer, as far as TCP can tell.
 pub fn loses_large_segments(path: &Path) -> bool {
@@ -36,7 +41,8 @@ pub fn loses_large_segments(path: &Path) -> bool {
     // A path that is down loses all. There nothing comes from the peer, and mostly large segments
     // have passed before.
     let peer_is_there = path.sacked > 0 || path.silence < path.retransmit_after / 2;
-    is_stuck && (peer_is_there || !are_large(path.acked, path.delivered))
+    let is_new = !are_large(path.acked, path.delivered);
+    is_stuck && (peer_is_there || is_new || path.backoff >= LAST_BACKOFF)
 }
 
 /// What earlier connections to a peer have found out.
@@ -53,27 +59,40 @@ impl Default for PathSize {
 struct Found {
     /// How many of [`SEGMENTS`] have been tried.
     steps: usize,
-    since: Option<Instant>,
+    /// When large ones are tried again.
+    until: Option<Instant>,
+    /// How often it has been found out.
+    times: u32,
     suspected: Option<Instant>,
 }
 
+/// What a connection keeps to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// The most bytes of a segment.
+    pub segment: usize,
+    /// When it ends.
+    pub until: Instant,
+}
+
 impl PathSize {
-    /// The most bytes of a segment of a connection that begins now, if there is a limit.
-    pub fn segment(&self) -> Option<usize> {
+    /// The limit of a connection that begins now, if there is one.
+    pub fn limit(&self) -> Option<Limit> {
         let mut found = self.0.lock();
-        let is_young = |at: Instant, life| at.elapsed() < life;
-        if found
-            .suspected
-            .take()
-            .is_some_and(|at| is_young(at, CONFIRMED_WITHIN))
-        {
+        let now = Instant::now();
+        let suspected = found.suspected.take();
+        if suspected.is_some_and(|at| at.elapsed() < CONFIRMED_WITHIN) {
+            let life = REMEMBERED * 2_u32.pow(found.times.min(MOST_DOUBLED));
             found.steps += 1;
-            found.since = Some(Instant::now());
+            found.times = found.times.saturating_add(1);
+            found.until = Some(now + life);
         }
-        if found.since.is_none_or(|at| !is_young(at, REMEMBERED)) {
+        let until = found.until.filter(|until| now < *until);
+        if until.is_none() {
             found.steps = 0;
         }
-        found.steps.checked_sub(1).map(|step| SEGMENTS[step])
+        let segment = *SEGMENTS.get(found.steps.checked_sub(1)?)?;
+        until.map(|until| Limit { segment, until })
     }
 
     /// Large segments seem to vanish. False if there are no smaller ones to try.
@@ -149,22 +168,23 @@ mod tests {
     #[test]
     fn a_suspicion_is_confirmed_by_a_peer_who_comes_back() {
         let size = PathSize::default();
-        assert_eq!(size.segment(), None);
-        for segment in SEGMENTS {
+        let segment = || size.limit().map(|limit| limit.segment);
+        assert_eq!(segment(), None);
+        for small in SEGMENTS {
             assert!(size.suspect());
-            assert_eq!(size.segment(), Some(segment));
-            assert_eq!(size.segment(), Some(segment));
+            assert_eq!(segment(), Some(small));
+            assert_eq!(segment(), Some(small));
         }
         assert!(!size.suspect());
-        assert_eq!(size.segment(), Some(SEGMENTS[1]));
-        let long_ago = |time| {
-            Instant::now()
-                .checked_sub(time)
-                .unwrap_or_else(Instant::now)
-        };
-        size.0.lock().since = Some(long_ago(REMEMBERED));
-        assert_eq!(size.segment(), None);
-        size.0.lock().suspected = Some(long_ago(CONFIRMED_WITHIN));
-        assert_eq!(size.segment(), None);
+        assert_eq!(segment(), Some(SEGMENTS[1]));
+        size.0.lock().until = Some(Instant::now());
+        assert_eq!(segment(), None);
+        assert!(size.suspect());
+        let limit = size.limit().unwrap();
+        assert!(limit.until > Instant::now() + REMEMBERED, "it lasts longer");
+        size.0.lock().until = None;
+        assert!(size.suspect());
+        size.0.lock().suspected = Instant::now().checked_sub(CONFIRMED_WITHIN);
+        assert_eq!(segment(), None);
     }
 }

@@ -24,6 +24,7 @@ use crate::tunnel::observe::counters::TrafficCounters;
 use crate::tunnel::session::buffers::FRAMES;
 use crate::tunnel::session::congestion;
 use crate::tunnel::session::fair_queue::{FairQueue, LONG_ROOM, QueuedRecord, SHORT_ROOM};
+use crate::tunnel::session::path_size::Limit;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -85,8 +86,8 @@ struct SendState {
 /// owner at a time.
 struct FrameWriter {
     sealer: Sealer,
-    /// Most bytes of a segment, if the path demands it.
-    segment: Option<usize>,
+    /// What the path demands of segments.
+    limit: Option<Limit>,
     rekeyed: Instant,
     /// Nothing else may be sent before the rest of them.
     pending: VecDeque<PendingFrame>,
@@ -117,7 +118,7 @@ impl SessionSender {
         };
         let writer = FrameWriter {
             sealer,
-            segment: traffic.path_size.segment(),
+            limit: traffic.path_size.limit(),
             rekeyed: Instant::now(),
             pending: VecDeque::from([PendingFrame::all_of(first)]),
         };
@@ -366,9 +367,9 @@ impl FrameWriter {
         }
         while let Some(frame) = self.pending.front_mut() {
             let rest = &frame.bytes[frame.taken..frame.end];
-            frame.taken += match self.segment {
+            frame.taken += match self.limit.filter(|limit| Instant::now() < limit.until) {
                 None => socket::send_now(socket, rest)?,
-                Some(most) => socket::send_segments_now(socket, rest, most)?,
+                Some(limit) => socket::send_segments_now(socket, rest, limit.segment)?,
             };
             if frame.taken < frame.end {
                 return Ok(false);
