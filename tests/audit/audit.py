@@ -28,7 +28,8 @@ PROGRAM = Path(os.environ.get("FERNVPN", ROOT / "target/release/fernvpn"))
 
 # The reading order of what an auditor has to trust. The other modules follow as a whole.
 CORE = ["fernet/token", "fernet/key", "fernet/cbc", "fernet/base64url", "protocol/mod", "protocol/key_schedule",
-        "protocol/frame", "protocol/fields", "protocol/handshake", "protocol/record", "protocol/ratchet"]
+        "protocol/frame", "protocol/fields", "protocol/handshake", "protocol/record", "protocol/suite/mod",
+        "protocol/suite/aes_256_gcm", "protocol/suite/fernet", "protocol/ratchet"]
 AROUND = ["os/entropy", "config/key_file", "config/state_file", "tunnel/peers/ratchet_store", "tunnel/peers/registry",
           "tunnel/peers/admission", "tunnel/server/mod", "tunnel/client/mod", "tunnel/session/receiver", "os/sys"]
 ROOMS = ["packet", "tunnel", "os", "config", "commands", "audit"]

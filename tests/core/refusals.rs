@@ -84,3 +84,31 @@ fn the_longest_bodies_are_those_of_the_specification() {
         (65_569, 87_500)
     );
 }
+
+/// Each statement of PROTOCOL.md has a number: that of its section, and one of its own.
+#[test]
+fn every_number_in_the_specification_stands_once_in_its_section() {
+    let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/PROTOCOL.md"));
+    let mut section = "";
+    let mut numbers = HashSet::new();
+    for line in text.lines().skip_while(|line| !line.starts_with("## ")) {
+        if let Some(heading) = line.strip_prefix("## ").or(line.strip_prefix("### ")) {
+            section = heading
+                .split(' ')
+                .next()
+                .unwrap_or("")
+                .trim_end_matches('.');
+        }
+        for (at, _) in line.match_indices('[') {
+            let inside = line[at + 1..].split(']').next().unwrap_or("");
+            let Some((of, number)) = inside.split_once('-') else {
+                continue;
+            };
+            if number.parse::<u32>().is_ok() && !of.is_empty() {
+                assert_eq!(of, section, "[{inside}] stands in another section");
+                assert!(numbers.insert(inside), "[{inside}] stands twice");
+            }
+        }
+    }
+    assert!(numbers.len() > 150, "{} statements", numbers.len());
+}

@@ -179,6 +179,9 @@ fn the_sessions_are_those_of_the_vectors() {
         .filter(|chapter| !chapter.id.starts_with("refused"))
     {
         let file = root().join(format!("tests/vectors/session-{}.json", chapter.id));
+        if chapter.id.ends_with("-static") && !file.exists() {
+            continue; // a suite that was added later has its vectors with a ratcheted key alone
+        }
         let session: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
         let objects = ["hellos", "records"]
             .map(|name| session[name].as_array().unwrap().clone())
