@@ -40,13 +40,12 @@ pub(super) fn capture(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     let inner = inner.as_mut().map(|inner| inner as &mut dyn Write);
     let inner = inner.map(Writer::new).transpose().map_err(cannot_write)?;
-    let (whole, verbose) = (arguments.has("--whole"), arguments.has("--verbose"));
     let mut report = Report {
         time: 0,
         out: &mut out,
         inner,
-        whole,
-        verbose,
+        whole: arguments.has("--whole"),
+        verbose: arguments.has("--verbose"),
         counts: Counts::default(),
     };
     let read = capture::capture(

@@ -93,7 +93,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         }
     }
     if let Err(error) = keep(&settings, &changed) {
-        let text = "what others change in this machine's network is not put back";
+        let text = "cannot watch the network, so changes that others make stay";
         log::warning("os", text, &[("reason", &error)]);
     }
     let mut host = Host {
@@ -103,7 +103,8 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         command: None,
         running: Arc::new(Lock::new(Rank::RunningCommand, None)),
     };
-    let (stopped, running) = (Arc::clone(&client), Arc::clone(&host.running));
+    let stopped = Arc::clone(&client);
+    let running = Arc::clone(&host.running);
     let end_changes = move || {
         let mut changed = changed.lock();
         changed.is_over = true;
@@ -182,7 +183,8 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
 }
 
 fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
-    let (file, ratchet) = (arguments.path("-k"), arguments.has("--ratchet"));
+    let file = arguments.path("-k");
+    let ratchet = arguments.has("--ratchet");
     let key = match &file {
         Some(file) if ratchet => Some(StoredRatchet::read(file)?.key),
         Some(file) => super::keys(file)?.into_iter().next().map(|named| named.key),
@@ -202,7 +204,7 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
             ..ClientSettings::new("127.0.0.1:12345", key)
         },
         (None, None) => {
-            let which = "which key? -k FILE names the file that holds it, -c FILE a configuration";
+            let which = "which key? -k FILE names its file, and -c FILE a configuration";
             return Err(UsageError(which.into()).into());
         }
     };
@@ -215,11 +217,8 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
         return Err(UsageError("-- takes a COMMAND, and a device for its network".into()).into());
     }
     settings.send = arguments.text("--send")?.map(str::to_owned);
-    if settings
-        .send
-        .as_ref()
-        .is_some_and(|text| text.is_empty() || text.len() > MAX_MESSAGE)
-    {
+    let is_wrong = |text: &String| text.is_empty() || text.len() > MAX_MESSAGE;
+    if settings.send.as_ref().is_some_and(is_wrong) {
         return Err(UsageError(format!("--send takes 1 to {MAX_MESSAGE} bytes of text")).into());
     }
     let count = arguments.number("--count", 65_535)?;
@@ -312,17 +311,24 @@ impl Machine for Host {
         for overlap in self.settings.overlaps(&config.addresses, routes) {
             log::warning("os", &overlap.to_string(), &[]);
         }
-        if let (true, true, Some(server)) = (first, command.is_empty(), config.server.first()) {
+        if first
+            && command.is_empty()
+            && let Some(server) = config.server.first()
+        {
             let ping = format!("ping {server}");
             let page = format!("curl http://{server}:8000/");
             device::invite(network, tun.name(), &[&ping, &page]);
         }
-        if let (true, false, Some(private)) = (first, command.is_empty(), network.private()) {
+        if first
+            && !command.is_empty()
+            && let Some(private) = network.private()
+        {
             let failed = |error: io::Error| format!("cannot start the command: {error}");
             let mut command = private.command(resolvers, command).map_err(failed)?;
             let mut command = command.spawn().map_err(failed)?;
             *self.running.lock() = Some(command.id());
-            let (client, running) = (Arc::clone(&self.client), Arc::clone(&self.running));
+            let client = Arc::clone(&self.client);
+            let running = Arc::clone(&self.running);
             let waiting = thread::Builder::new()
                 .name("command".into())
                 .spawn(move || {

@@ -138,9 +138,10 @@ pub(super) fn add(arguments: &Arguments) -> Result<ExitCode, Failure> {
     change.write(&text, &format!("added {} to", peer.name))?;
     let text = configuration(&change, &peer, &key, server, &addresses);
     io::stdout().write_all(text.as_bytes()).map_err(|error| {
-        let remedy = format!("fernvpn remove-client {} and add it again", peer.name);
         format!(
-            "the client is added, but its configuration could not be printed ({error}): {remedy}"
+            "the client is added, but its configuration cannot be printed: {error}. Add it again \
+             after: fernvpn remove-client {}",
+            peer.name
         )
     })?;
     Ok(ExitCode::SUCCESS)
@@ -254,7 +255,7 @@ pub(super) fn remove(arguments: &Arguments) -> Result<ExitCode, Failure> {
     change.write(&text, &format!("removed {} from", change.name))?;
     if let Some(state) = change.peer()?.ratchet.as_ref() {
         log::say(format_args!(
-            "its ratcheted key is of no use any more; after the reload: rm {}",
+            "its ratcheted key is of no use any more. After the reload, try: rm {}",
             state.display()
         ));
     }

@@ -28,8 +28,8 @@ pub(super) fn clean_up(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Opens the device, or none if the settings say so. Whoever has just opened a device of this name
-/// knows that what is left of an earlier one is nobody's, and clears it.
+/// Opens the device, or none if the settings say so. Only one program can have a device of this
+/// name, so whatever an earlier one left behind is nobody's now, and is removed.
 ///
 /// # Errors
 /// A sentence: what does not work, and what to do.
@@ -46,7 +46,7 @@ pub fn open(device: &Device) -> io::Result<Option<(Network, Tun)>> {
             Err(error) if *or_none => {
                 log::warning(
                     "os",
-                    "going on without a device: pings and messages only",
+                    "going on without a device; only pings and messages work",
                     &[("reason", &error)],
                 );
                 return Ok(None);
@@ -108,14 +108,14 @@ pub fn chosen(arguments: &Arguments, configured: &Device) -> Device {
     }
 }
 
-/// Room for as many connections as the system allows, which is said if it is not much.
+/// Makes room for as many connections as the system allows, and warns if these are too few.
 pub fn raise_limits(connections: usize) {
     let wanted = connections as u64 + 2048;
     match process::raise_open_files(wanted) {
         Ok(allowed) if allowed < wanted => {
             log::warning(
                 "os",
-                "few open files are allowed (ulimit -n)",
+                "the system allows few open files. Try: ulimit -n",
                 &[("allowed", &allowed), ("wanted", &wanted)],
             );
         }
@@ -126,22 +126,21 @@ pub fn raise_limits(connections: usize) {
             &[("reason", &error)],
         ),
     }
-    // Each client its thread, and the strangers theirs; at worst, each client a flusher as well.
-    let (usual, worst) = (
-        connections as u64 + 1024 + 64,
-        2 * connections as u64 + 1024,
-    );
+    // Each client has a thread, and so has each connection that is not authenticated yet. At worst,
+    // each client has a flusher as well.
+    let usual = connections as u64 + 1024 + 64;
+    let worst = 2 * connections as u64 + 1024;
     for limit in process::thread_limits() {
         let wanted = if limit.deadly { worst } else { usual };
         if limit.most < wanted {
             let text = if limit.deadly {
-                "without them the server may abort"
+                "the server may abort without them"
             } else {
-                "later ones will be refused"
+                "the server will refuse later clients"
             };
             log::warning(
                 "os",
-                &format!("so many clients (max-clients) need more threads: {text}"),
+                &format!("max-clients needs more threads than this limit allows; {text}"),
                 &[
                     ("limit", &limit.name),
                     ("allowed", &limit.most),

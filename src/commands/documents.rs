@@ -56,8 +56,8 @@ fn item(option: &OptionSpec, section: &str) -> String {
     let mut text = format!(".It Ic {name} No = Ar {}{more}\n", literal(option.value));
     paragraph(&mut text, &format!("{}.", capitalised(option.about)));
     paragraph(&mut text, option.more);
-    if !option.default.is_empty() {
-        paragraph(&mut text, &format!("(default: {})", option.default));
+    if let Some(default) = option.default() {
+        paragraph(&mut text, &format!("(default: {default})"));
     }
     let reload = match option.reload {
         _ if section == "client" => "",

@@ -29,7 +29,10 @@ pub(super) fn explain(arguments: &Arguments) -> Result<ExitCode, Failure> {
         &End::Truncated.to_string(),
     )
     .map_err(|error| {
-        format!("the two ends do not understand each other, this program is broken: {error}")
+        format!(
+            "cannot explain: this program is broken, since its ends do not understand each other: \
+             {error}"
+        )
     })?;
     if let Some(file) = arguments.path("--html") {
         std::fs::write(&file, html::page(&lesson)).map_err(|error| {
@@ -48,7 +51,7 @@ pub(super) fn explain(arguments: &Arguments) -> Result<ExitCode, Failure> {
         .write_all(text::draw(&lesson, Paint(coloured)).as_bytes())
         .and_then(|()| stdout.flush());
     match written {
-        // Whoever reads the first page and leaves has seen enough.
+        // The reader of a pager may leave after the first page.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(format!("cannot write to stdout: {}", crate::os::reason(&error)).into())
         }

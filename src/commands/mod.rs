@@ -129,8 +129,8 @@ fn configured(section: &str) -> impl Iterator<Item = Known> {
 impl Command {
     /// Everything about it.
     pub fn help(&self) -> String {
-        let (name, summary, usage) = (self.name, self.summary, self.usage);
-        let mut text = format!("fernvpn {name}: {summary}\n\n{usage}\n");
+        let name = self.name;
+        let mut text = format!("fernvpn {name}: {}\n\n{}\n", self.summary, self.usage);
         let is_configured = |known: &&Known| {
             self.syntax.configured && options::of(name).any(|row| row.flag == Some(known.name))
         };

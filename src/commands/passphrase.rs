@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!  U1 = HMAC(passphrase, salt | 00 00 00 01)      Un = HMAC(passphrase, Un-1)
-//!  key = U1 xor U2 xor … xor Uc                   32 bytes: one block of the RFC's, so i is only ever 1
+//!  key = U1 xor U2 xor … xor Uc      32 bytes, which is one block of the RFC, so i is always 1
 //! ```
 //!
 //! The same key as the recipe in the documentation of Python's `cryptography`:
 //! `urlsafe_b64encode(PBKDF2HMAC(SHA256(), length=32, salt, iterations).derive(passphrase))`.
 //!
-//! The iterations make each guess dear, and that is all they do: whoever holds one token, or one
-//! recorded hello, can guess at home for as long as he likes.
+//! The iterations make each guess expensive, and do no more. Whoever holds one token, or one
+//! recorded hello, can guess for as long as they like.
 
 use crate::fernet::{Key, key};
 use hmac::digest::zeroize::Zeroizing;

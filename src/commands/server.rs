@@ -49,7 +49,8 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
         .iter()
         .filter_map(|listener| listener.local_addr().ok())
         .collect();
-    let (clients, own) = (settings.peers.len(), listed(&settings.addresses));
+    let clients = settings.peers.len();
+    let own = listed(&settings.addresses);
     let name = settings.name.clone();
     let server = Server::start(settings, listeners, tun)?;
     let running = Arc::new(Running {
@@ -63,7 +64,7 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
         None => false,
     });
     if let Err(error) = checked {
-        let text = "what others change in this machine's network is not put back";
+        let text = "cannot watch the network, so changes that others make stay";
         log::warning("os", text, &[("reason", &error)]);
     }
     let asked = Arc::clone(&running);
@@ -140,7 +141,7 @@ impl Running {
             Ok(what) => log::info("config", &format!("reloaded: {what}"), &[]),
             Err(reason) => log::error(
                 "config",
-                "not reloaded, all is as before",
+                "not reloaded; the configuration from before still holds",
                 &[("reason", reason)],
             ),
         }
@@ -227,7 +228,7 @@ impl Machine {
             }
             _ if uplink.is_some() => {
                 return Err(
-                    "nat needs a device on this host: not with --no-tun or --private".into(),
+                    "nat needs a device on this host, so leave out --no-tun and --private".into(),
                 );
             }
             _ => {}
@@ -257,8 +258,8 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
     Ok(settings)
 }
 
-/// The settings for this machine: where it has the tunnel's networks on another link already, others
-/// unless somebody chose them, and a warning.
+/// The settings for this machine. Where it has the tunnel's networks on another link already, they
+/// become others, unless somebody chose them, and a warning says so.
 ///
 /// # Errors
 /// Another server here has the same network: then one of the two could not work.
@@ -274,8 +275,10 @@ pub(super) fn on_this_machine(mut settings: ServerSettings) -> Result<ServerSett
         && !overlaps.is_empty()
     {
         settings.addresses = overlaps::free(&settings.addresses, device);
-        let (now, why) = (listed(&settings.addresses), listed(&overlaps));
-        let text = "the usual network is in use on this machine, and the tunnel has another one; `address` fixes it";
+        let now = listed(&settings.addresses);
+        let why = listed(&overlaps);
+        let text = "this machine uses the default network already, so the tunnel takes another; \
+                    set 'address' to keep it";
         log::warning("config", text, &[("addresses", &now), ("reason", &why)]);
     }
     for overlap in settings.overlaps() {

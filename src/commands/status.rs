@@ -94,5 +94,5 @@ fn name(arguments: &Arguments) -> Result<Option<&str>, UsageError> {
     };
     let fine = name.to_str().filter(|name| !name.contains('/'));
     fine.map(Some)
-        .ok_or_else(|| UsageError("NAME is that of an instance, no file".into()))
+        .ok_or_else(|| UsageError("NAME is the name of an instance, and no file".into()))
 }

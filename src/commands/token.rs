@@ -82,7 +82,8 @@ pub(super) fn encrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let iv = entropy::array();
     let mut text = read_stdin()?;
     // The message moves to its place in the buffer that becomes the token.
-    let (n, start) = (text.len(), token::message_start(text.len()));
+    let n = text.len();
+    let start = token::message_start(n);
     let len = token::sealed_len(n);
     text.try_reserve_exact(len - n)
         .map_err(|_| format!("no memory for a token of {len} bytes"))?;

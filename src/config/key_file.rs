@@ -120,7 +120,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<NamedKey>, (usize, String)> {
             )
         })?;
         let (key, comment) = line.split_once('#').unwrap_or((line, ""));
-        let (key, comment) = (key.trim(), comment.trim());
+        let key = key.trim();
+        let comment = comment.trim();
         if key.is_empty() {
             continue;
         }

@@ -15,10 +15,13 @@ use super::values::{
     address, congestion, device_name, host_and_port, instance_name, list, listen_addresses, nat,
     network, number, path, pushed_or, subnet, suites, yes_or_no,
 };
+use crate::protocol::record::Suite;
 
 /// The name of the device where none is given.
 pub const DEVICE: &str = "fern0";
 
+/// The default that is the list of all suites.
+const EVERY_SUITE: &str = "every suite";
 /// The value of an option that is a switch: on the command line it has none.
 const SWITCH: &str = "yes|no";
 
@@ -239,7 +242,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         value: "SUITE",
         about: "allowed suites, the preferred one first",
         more: "A suite is the encryption that protects the packets.",
-        default: "aes-256-gcm, fernet",
+        default: EVERY_SUITE,
         list: true,
         reload: Reload::Now,
         set: Setter::Both(
@@ -455,12 +458,20 @@ impl OptionSpec {
         Some(self.value).filter(|value| *value != SWITCH)
     }
 
+    /// What holds without it, if anything does.
+    pub fn default(&self) -> Option<String> {
+        match self.default {
+            "" => None,
+            EVERY_SUITE => Some(Suite::ALL.map(Suite::name).join(", ")),
+            text => Some(text.to_owned()),
+        }
+    }
+
     /// What it is, with its default.
     pub fn summary(&self) -> String {
-        if self.default.is_empty() {
-            self.about.to_owned()
-        } else {
-            format!("{} (default: {})", self.about, self.default)
+        match self.default() {
+            None => self.about.to_owned(),
+            Some(default) => format!("{} (default: {default})", self.about),
         }
     }
 }
@@ -566,7 +577,6 @@ pub fn nearest(section: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::record::Suite;
 
     #[test]
     fn values_that_are_refused_say_what_is_right() {
@@ -614,13 +624,12 @@ mod tests {
     /// A default that the help promises is the one that holds.
     #[test]
     fn the_defaults_are_as_they_are_explained() {
-        let told = |option: &&OptionSpec| {
-            !option.default.is_empty() && !["unlimited", "leased"].contains(&option.default)
-        };
+        let told = |option: &&OptionSpec| !["", "unlimited", "leased"].contains(&option.default);
         for option in of("server").filter(told) {
             let mut settings = ServerSettings::default();
             let before = format!("{settings:?}");
-            set(&mut settings, option.name, option.default).unwrap();
+            set(&mut settings, option.name, &option.default().unwrap()).unwrap();
+            settings.has_chosen_addresses = false;
             assert_eq!(format!("{settings:?}"), before, "{}", option.name);
         }
         for option in of("client")
@@ -630,7 +639,7 @@ mod tests {
             let key = crate::fernet::Key::from_bytes(&[0; 32]);
             let mut settings = ClientSettings::new("", key);
             let before = format!("{settings:?}");
-            if let Some(done) = settings.set_by(&option.set, option.default) {
+            if let Some(done) = settings.set_by(&option.set, &option.default().unwrap()) {
                 done.unwrap();
             }
             assert_eq!(format!("{settings:?}"), before, "{}", option.name);

@@ -252,7 +252,8 @@ mod system {
     /// A sentence. `NotFound`: there is no such instance.
     pub fn ask(name: &str, question: &str) -> io::Result<String> {
         let none = format!(
-            "no fernvpn called {name} is running here, or it belongs to another user (fernvpn status)"
+            "no fernvpn called {name} is running here, or it belongs to another user. Try: fernvpn \
+             status"
         );
         let mut failed = io::Error::new(ErrorKind::NotFound, none);
         for path in folders().iter().map(|folder| socket(folder, name)) {
