@@ -295,6 +295,132 @@ fn circles(uses: &BTreeMap<String, BTreeSet<String>>) -> Vec<Vec<String>> {
     circles.into_iter().collect()
 }
 
+/// A row of `docs/ARCHITECTURE.md` whose first cell is a step's number.
+struct Step {
+    number: String,
+    file: String,
+    function: String,
+    called_by: Vec<String>,
+}
+
+fn rows_of_the_architecture() -> Vec<Vec<String>> {
+    let text = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
+    text.lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
+        .map(|row| {
+            row.split(" | ")
+                .map(|cell| cell.trim().to_owned())
+                .collect()
+        })
+        .collect()
+}
+
+fn steps_of_the_architecture() -> Vec<Step> {
+    let rows = rows_of_the_architecture();
+    let steps = rows.iter().filter(|row| row[0].parse::<u32>().is_ok());
+    steps
+        .map(|row| {
+            let (file, function) = row[1].trim_matches('`').rsplit_once(':').unwrap();
+            Step {
+                number: row[0].clone(),
+                file: file.to_owned(),
+                function: function.to_owned(),
+                called_by: row[2]
+                    .split(", ")
+                    .filter(|number| *number != "-")
+                    .map(str::to_owned)
+                    .collect(),
+            }
+        })
+        .collect()
+}
+
+/// All functions of this name in a file, without its tests: those of several types, maybe.
+fn bodies(file: &str, function: &str) -> String {
+    let text = fs::read_to_string(root().join(file)).unwrap();
+    let source = Source {
+        path: file.to_owned(),
+        text,
+    };
+    let mut bodies = String::new();
+    let mut end = None;
+    for (_, line) in source.code() {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let begins = ["(", "<"].map(|next| line.contains(&format!("fn {function}{next}")));
+        if end.is_none() && begins.contains(&true) {
+            end = Some(format!("{indent}}}"));
+        }
+        if end.is_some() {
+            bodies.push_str(&line);
+        }
+        if end.as_ref() == Some(&line) {
+            end = None;
+        }
+    }
+    assert!(!bodies.is_empty(), "{file} has no function {function}");
+    bodies
+}
+
+#[test]
+fn a_packets_way_is_as_the_architecture_says() {
+    let steps = steps_of_the_architecture();
+    assert!(steps.len() > 30, "where are the steps?");
+    for step in &steps {
+        bodies(&step.file, &step.function);
+        for number in &step.called_by {
+            let caller = steps.iter().find(|other| other.number == *number).unwrap();
+            let body = bodies(&caller.file, &caller.function);
+            let call = format!("{}(", step.function);
+            assert!(
+                body.match_indices(&call)
+                    .any(|(at, _)| body[..at].ends_with(['.', ':', ' ', '('])),
+                "step {number}, {}, does not call step {}, {}",
+                caller.function,
+                step.number,
+                step.function
+            );
+        }
+    }
+}
+
+#[test]
+fn the_architecture_has_every_lock_in_its_order() {
+    let source = fs::read_to_string(root().join("src/os/lock.rs")).unwrap();
+    let ranks = source.split_once("pub enum Rank {").unwrap().1;
+    let ranks = ranks.split_once("\n}").unwrap().0.lines();
+    let ranks: Vec<&str> = ranks
+        .map(str::trim)
+        .filter(|line| !line.starts_with("///"))
+        .filter_map(|line| line.strip_suffix(','))
+        .collect();
+    let rows = rows_of_the_architecture();
+    let known = |row: &&Vec<String>| row.len() == 4 && ranks.contains(&row[0].trim_matches('`'));
+    let locks: Vec<&Vec<String>> = rows.iter().filter(known).collect();
+    let names: Vec<&str> = locks.iter().map(|row| row[0].trim_matches('`')).collect();
+    assert_eq!(names, ranks, "the table of locks in docs/ARCHITECTURE.md");
+    // Each is made in the files that the table names, and may wait if the source says so.
+    let may_wait = source.split_once("fn may_wait").unwrap().1;
+    let may_wait = may_wait.split_once("_ => false").unwrap().0;
+    for row in locks {
+        let rank = format!("Rank::{}", row[0].trim_matches('`'));
+        for file in row[1].split(", ").map(|file| file.trim_matches('`')) {
+            let text = fs::read_to_string(root().join(file)).unwrap();
+            assert!(has_path(&text, &rank), "{file} makes no lock of {rank}");
+        }
+        assert_eq!(
+            row[3].starts_with("yes"),
+            has_path(may_wait, &rank),
+            "{rank}: whether it may wait"
+        );
+    }
+}
+
+/// Whether a text has this path, and not only a longer one.
+fn has_path(text: &str, path: &str) -> bool {
+    text.match_indices(path)
+        .any(|(at, _)| !text[at + path.len()..].starts_with(char::is_alphanumeric))
+}
+
 /// So debug builds check the order of all.
 #[test]
 fn every_lock_has_a_rank() {

@@ -8,6 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Silence after which an end sends a Ping, until Config says otherwise.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// How often a session that has nothing to look after looks.
+const IDLE_TICK: Duration = Duration::from_secs(3600);
 /// How long an answer to a Ping may take.
 pub const DEAD_AFTER: Duration = Duration::from_secs(5);
 
@@ -66,9 +70,9 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Timeouts {
         Timeouts {
-            keepalive: Duration::from_secs(15),
+            keepalive: KEEPALIVE,
             answer: DEAD_AFTER,
-            tick: Duration::from_secs(3600),
+            tick: IDLE_TICK,
         }
     }
 }

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::log::{self, RateLimitedLog};
 
+/// How often a program that runs is asked whether it has ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// Longest that a command may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -198,7 +200,7 @@ fn output(command: &mut Command, input: &str) -> io::Result<Output> {
             );
             return Err(io::Error::new(ErrorKind::TimedOut, text));
         }
-        thread::sleep(Duration::from_millis(1));
+        thread::sleep(POLL_INTERVAL);
     }
     child.wait_with_output()
 }

@@ -33,6 +33,8 @@ mod system {
     use std::thread;
     use std::time::Duration;
 
+    /// How long a thread that cannot accept waits before it tries again.
+    const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
     /// How long an asker may take to ask, and to read a part of the answer.
     const PATIENCE: Duration = Duration::from_secs(10);
     /// How long an answer may take: a reload may have to wait for other programs.
@@ -91,7 +93,7 @@ mod system {
                         }
                         Ok(_) => {}
                         // Out of descriptors, which will not change at once.
-                        Err(_) => thread::sleep(Duration::from_millis(100)),
+                        Err(_) => thread::sleep(ACCEPT_PAUSE),
                     }
                 }
             };

@@ -329,6 +329,8 @@ fn delete_table(device: &str, kind: &str) -> Vec<Vec<String>> {
     words(format_args!("nft delete table inet {name}"))
 }
 
+/// How long after a line in the log the same reason gets another one.
+const SAID_AGAIN_AFTER: Duration = Duration::from_secs(600);
 /// Largest packet to where the tunnel's own network ends: the links there are Ethernet, mostly. The
 /// carrier cuts a packet of any size as it likes, so between the tunnel's ends only the device sets
 /// a limit.
@@ -544,7 +546,7 @@ impl Trouble {
             Err(error) => {
                 let reason = error.to_string();
                 let is_new = self.0.as_ref().is_none_or(|(last, since)| {
-                    *last != reason || since.elapsed() > Duration::from_secs(600)
+                    *last != reason || since.elapsed() > SAID_AGAIN_AFTER
                 });
                 if is_new {
                     let text = "the tunnel's network cannot be put back; packets may go past the tunnel; \

@@ -29,6 +29,9 @@ use super::log;
 /// How long a watched thread that has nothing to do may wait.
 pub const MAX_IDLE_WAIT: Duration = Duration::from_secs(10);
 
+/// How long a datagram may wait for a busy systemd.
+const SEND_TIME: Duration = Duration::from_secs(1);
+
 static HEARTBEATS: Lock<Vec<Weak<Watched>>> = Lock::new(Rank::Heartbeats, Vec::new());
 
 struct Watched {
@@ -138,7 +141,7 @@ fn send(socket: &std::ffi::OsStr, state: &str) -> std::io::Result<()> {
     };
     let sender = UnixDatagram::unbound()?;
     // A systemd that is busy holds up no packets for long.
-    sender.set_write_timeout(Some(Duration::from_secs(1)))?;
+    sender.set_write_timeout(Some(SEND_TIME))?;
     sender.send_to_addr(state.as_bytes(), &address?).map(drop)
 }
 

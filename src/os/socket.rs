@@ -324,6 +324,8 @@ mod system {
     use super::*;
     use std::io::Write;
 
+    /// How long the connection that wakes an acceptor may take.
+    const STOP_TIME: Duration = Duration::from_secs(1);
     /// Short enough to pass for now; std refuses a timeout of 0.
     const NOW: Duration = Duration::from_millis(1);
 
@@ -391,7 +393,7 @@ mod system {
             std::net::IpAddr::V4(_) => address.set_ip(std::net::Ipv4Addr::LOCALHOST.into()),
             std::net::IpAddr::V6(_) => address.set_ip(std::net::Ipv6Addr::LOCALHOST.into()),
         }
-        TcpStream::connect_timeout(&address, Duration::from_secs(1)).map(drop)
+        TcpStream::connect_timeout(&address, STOP_TIME).map(drop)
     }
 
     /// std does not say.

@@ -354,23 +354,51 @@ def unsafe_table():
                 *[[f"`{function}`", f"`{calls}`", why] for function, calls, why in unsafe_blocks()])
 
 
+# What a limit or a timer is made of: numbers, durations, and lists and tuples that hold some.
+NUMBER = r"(?:usize|u8|u16|u32|u64|u128|i32|f64|Duration|RateLimitedLog|BufferPool)"
+LIMIT = re.compile(
+    r"((?:^ *///.*\n)*)^ *(?:pub(?:\([\w: ]+\))? )?(?:const|static) ([A-Z][A-Z0-9_]*): "
+    rf"({NUMBER}|&?[\[(][^=]*?\b{NUMBER}\b[^=]*?) = ([^;]*);", re.M)
+# The bytes of a format are no limits, nor are names of numbers.
+NO_LIMIT = re.compile(r"&?\[u8\b[^\]]*\]|&\[\(u(?:8|16), &str\)\]")
+
+
+def without_tests(path):
+    return re.split(r"^#\[cfg\(test\)\]\n(?:#\[.*\]\n)*mod tests", path.read_text(encoding="utf-8"), flags=re.M)[0]
+
+
+def sources_with_limits():
+    """Those of os/sys.rs are the kernel's."""
+    return [path for path in sorted((ROOT / "src").rglob("*.rs")) if path != ROOT / "src/os/sys.rs"]
+
+
 def limit_table():
-    """Every named number wider than a byte. Those of os/sys.rs are the kernel's."""
+    """Every named number, duration, and list of them."""
     table = []
-    for path in sorted((ROOT / "src").rglob("*.rs")):
+    for path in sources_with_limits():
         name = path.relative_to(ROOT / "src")
-        if str(name) == "os/sys.rs":
-            continue
-        code = path.read_text(encoding="utf-8").split("#[cfg(test)]\nmod tests")[0]
-        for doc, constant, amount in re.findall(
-                r"((?:^ *///.*\n)*)^ *(?:pub(?:\(\w+\))? )?(?:const|static) ([A-Z_]+): "
-                r"(?:usize|u16|u32|u64|Duration|RateLimitedLog) = ([^;]*);", code, re.M):
+        for doc, constant, kind, amount in LIMIT.findall(without_tests(path)):
+            if NO_LIMIT.fullmatch(kind):
+                continue
             meaning = " ".join(line.strip().removeprefix("///").strip() for line in doc.splitlines())
-            number = value(" ".join(amount.split()))
+            number = value(" ".join(re.sub(r"//.*", "", amount).split()))
             shown = f"{number:,}" if isinstance(number, int) else f"`{number}`"
             shown += " s" if amount.startswith("Duration") and isinstance(number, int) else ""
-            table.append([f"[`{constant}`](../src/{name})", shown, meaning.replace("|", "\\|")])
+            table.append([f"[`{constant}`](../src/{name})", *(cell.replace("|", "\\|") for cell in (shown, meaning))])
     return rows(["constant", "value", "meaning"], ["---"] * 3, *table)
+
+
+def every_timer_has_a_name():
+    """A duration in numbers stands in a constant, so that the table of limits has it."""
+    count = 0
+    for path in sources_with_limits():
+        code = re.sub(r"^ *//.*$", "", without_tests(path), flags=re.M)
+        # A constant's value ends with a semicolon at the end of a line.
+        code, constants = re.subn(r"\b(?:const|static) [A-Z]\w*: .*?;$", "", code, flags=re.M | re.S)
+        count += constants
+        found = re.search(r"Duration::from_\w+\(\s*[\d_.]+\s*\)", code)
+        require(not found, f"{path.relative_to(ROOT)}: {found and found[0]} has no name")
+    return f"{count} constants"
 
 
 TABLES = {"reading order": reading_order, "crates": crate_table, "unsafe": unsafe_table, "limits": limit_table}
@@ -400,6 +428,7 @@ CLAIMS = [
     ("Python recomputes the sessions", sessions_are_recomputed),
     ("the Fernet specification's vectors hold", tokens_are_the_specifications),
     ("PROTOCOL.md has the limits of the source", the_specification_has_the_limits),
+    ("every timer has a name", every_timer_has_a_name),
     ("the tables of AUDIT.md are made from this source", tables_are_current),
     ("the lesson is what the program makes", the_lesson_is_the_programs),
     ("links in documents lead somewhere", links_lead_somewhere),

@@ -32,6 +32,8 @@ const WINDOW: u128 = 192 * 1024;
 /// On a short path nothing is late that comes within this time. TCP's own least is 200 ms, for
 /// which everybody in the tunnel would wait.
 const RETRANSMIT: Duration = Duration::from_millis(25);
+/// A round trip that is longer by half and by this than the shortest is explained by a queue.
+const QUEUE_DELAY: Duration = Duration::from_millis(1);
 /// How often a long path is looked at.
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// How long after a queue a loss may still come from it.
@@ -158,7 +160,7 @@ impl CongestionSupervisor {
         self.checked = Instant::now();
         let lost = path.retransmitted.saturating_sub(self.retransmitted);
         self.retransmitted = path.retransmitted;
-        let is_queued = path.round_trip > path.shortest * 3 / 2 + Duration::from_millis(1);
+        let is_queued = path.round_trip > path.shortest * 3 / 2 + QUEUE_DELAY;
         if is_queued {
             self.queued = Some(self.checked);
         }
