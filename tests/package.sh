@@ -82,22 +82,21 @@ completes() { # SHELL WORDS RESULT
         bash) got=$(bash -c '. "$2"; read -ra COMP_WORDS <<<"$1"; [[ $1 != *" " ]] || COMP_WORDS+=("")
             COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _fernvpn 2>/dev/null; echo "${COMPREPLY[*]}"' bash "$2" "$shared/bash-completion/completions/fernvpn") ;;
         fish) got=$(fish --no-config --command "source $shared/fish/vendor_completions.d/fernvpn.fish; complete -C '$2'" | cut -f 1 | sort | xargs) ;;
-        zsh) got=$(zsh -f "$dir/complete.zsh" "$2") ;;
+        zsh) got=$(timeout 60 zsh -f "$dir/complete.zsh" "$2" "$(mktemp -p "$dir")") ;;
     esac
     [[ $got == $3 ]] || die "$1: '$2' gives '$got', not '$3'"
 }
-# This presses the tab key twice in a terminal. A command of its own then shows the completions.
+# This presses the tab key in a terminal. The completion itself writes what it offers into a file.
 cat >"$dir/complete.zsh" <<'ZSH'
 zmodload zsh/zpty
 zpty z zsh -f -i
 zpty -w z "PS1= PROMPT_EOL_MARK=; fpath=($shared/zsh/vendor-completions \$fpath); autoload -U compinit; compinit -u -D; zstyle ':completion:*' format; unsetopt list_beep
-show() { compadd() { local -a hits; builtin compadd -O hits \"\$@\"; print -l -- \$hits >>\$out; builtin compadd \"\$@\" }; _main_complete }
-out=\$(mktemp); zle -C show complete-word show; bindkey '^I' show; print REA''DY"
+show() { compadd() { local -a hits; builtin compadd -O hits \"\$@\"; print -l -- \$hits >>\$out; builtin compadd \"\$@\" }; _main_complete; print done >>\$out }
+out=$2; zle -C show complete-word show; bindkey '^I' show; print REA''DY"
 while zpty -r z line; do [[ $line = *READY* ]] && break; done
 zpty -w -n z "$1"$'\t'
-zpty -w -n z $'\C-a\C-kprint EN\'\'D $(sort -u $out)\n'
-while zpty -r z line; do [[ $line = *"END "* ]] && break; done
-print -r -- ${${line##*END }%%$'\r'*}
+until [[ $(<$2) = *done ]]; do sleep 0.02; done
+print -r -- ${(ou)${(f)"$(<$2)"}:#done}
 ZSH
 for shell in bash fish zsh; do
     completes $shell 'fernvpn res' reset-client
