@@ -172,7 +172,7 @@ fn value(option: &Known) -> Option<Value> {
     let is_word = |word: &&str| word.bytes().all(|c| c.is_ascii_lowercase());
     let words: Vec<&str> = value.split('|').filter(is_word).collect();
     Some(match value {
-        "SUITE" => Value::Words(Suite::ALL.map(Suite::name).join(" ")),
+        "SUITE" => Value::Words(Suite::DEFAULT.map(Suite::name).join(" ")),
         _ if value.contains("FILE") || value.ends_with(".pcap") => Value::Files,
         _ if !words.is_empty() => Value::Words(words.join(" ")),
         _ => Value::Anything,

@@ -9,12 +9,9 @@ use crate::tunnel::session::receiver::End;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-/// The suites of the whole lesson: one of each form, since a second one would teach nothing new.
-const LESSON: [Suite; 2] = [Suite::AES_256_GCM, Suite::FERNET];
-
 pub(super) fn explain(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let suites = match arguments.text("--suite")? {
-        None => LESSON.to_vec(),
+        None => Suite::DEFAULT.to_vec(),
         Some(name) => {
             let suite = Suite::parse(name).ok_or_else(|| {
                 let names = Suite::ALL.map(Suite::name).join(" and ");

@@ -92,9 +92,9 @@ fn server_fresh() -> FreshHello {
     }
 }
 
-/// What the client offers: the first two suites, so that a new one leaves their files as they are.
+/// What the client offers: the default suites, so that a new one leaves their files as they are.
 fn offered(suite: Suite) -> Vec<Suite> {
-    let mut suites = vec![Suite::AES_256_GCM, Suite::FERNET];
+    let mut suites = Suite::DEFAULT.to_vec();
     if !suites.contains(&suite) {
         suites.push(suite);
     }
@@ -487,7 +487,7 @@ fn files() -> Vec<(PathBuf, Suite, bool)> {
     for suite in Suite::ALL {
         files.push((name(suite, "ratcheted"), suite, true));
     }
-    for suite in [Suite::AES_256_GCM, Suite::FERNET] {
+    for suite in Suite::DEFAULT {
         files.push((name(suite, "static"), suite, false));
     }
     files

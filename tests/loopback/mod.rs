@@ -64,6 +64,7 @@ pub fn key(n: usize) -> Key {
 pub fn settings(clients: usize) -> ServerSettings {
     ServerSettings {
         device: Device::None,
+        suites: Suite::ALL.to_vec(),
         addresses: vec![
             "10.8.0.1/16".parse().unwrap(),
             "fd08::1/64".parse().unwrap(),

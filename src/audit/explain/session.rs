@@ -168,7 +168,7 @@ impl<'a> Ends<'a> {
 
     /// What the client offers: as in the test vectors, so that a new suite changes no other session.
     pub(super) fn offered(&self) -> Vec<Suite> {
-        let mut suites = vec![Suite::AES_256_GCM, Suite::FERNET];
+        let mut suites = Suite::DEFAULT.to_vec();
         if !suites.contains(&self.suite) {
             suites.push(self.suite);
         }

@@ -60,8 +60,11 @@ impl Suite {
     /// One Fernet token for each record: slower, but any Fernet library can speak it.
     pub const FERNET: Suite = Suite(&fernet::DEFINITION);
 
-    /// All suites, in the default order of preference.
+    /// All suites.
     pub const ALL: [Suite; 2] = [Suite::AES_256_GCM, Suite::FERNET];
+
+    /// Those that both sides allow unless they are told otherwise, the preferred one first.
+    pub const DEFAULT: [Suite; 2] = [Suite::AES_256_GCM, Suite::FERNET];
 
     /// The name in hellos and configurations.
     pub const fn name(self) -> &'static str {
