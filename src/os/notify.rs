@@ -110,19 +110,23 @@ pub fn watch() {
 }
 
 /// What `systemctl status` shows.
+/// It never waits: where systemd is busy, the line is left out.
 pub fn status(text: impl Display) {
-    tell(&format!(
-        "STATUS={}",
-        log::without_controls(&text.to_string())
-    ));
+    let state = format!("STATUS={}", log::without_controls(&text.to_string()));
+    tell_within(&state, None);
 }
 
 /// Tells systemd, if it wants to know.
 pub fn tell(state: &str) {
     about_to_wait("systemd");
-    if let Some(socket) = std::env::var_os("NOTIFY_SOCKET")
-        && let Err(error) = send(&socket, state)
-    {
+    tell_within(state, Some(SEND_TIME));
+}
+
+fn tell_within(state: &str, time: Option<Duration>) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    if let Err(error) = send(&socket, state, time) {
         log::warning(
             "os",
             "cannot tell systemd",
@@ -132,7 +136,7 @@ pub fn tell(state: &str) {
 }
 
 #[cfg(target_os = "linux")]
-fn send(socket: &std::ffi::OsStr, state: &str) -> std::io::Result<()> {
+fn send(socket: &std::ffi::OsStr, state: &str, time: Option<Duration>) -> std::io::Result<()> {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
     let address = match socket.as_encoded_bytes().strip_prefix(b"@") {
@@ -141,12 +145,16 @@ fn send(socket: &std::ffi::OsStr, state: &str) -> std::io::Result<()> {
     };
     let sender = UnixDatagram::unbound()?;
     // A systemd that is busy holds up no packets for long.
-    sender.set_write_timeout(Some(SEND_TIME))?;
-    sender.send_to_addr(state.as_bytes(), &address?).map(drop)
+    sender.set_write_timeout(time)?;
+    sender.set_nonblocking(time.is_none())?;
+    match sender.send_to_addr(state.as_bytes(), &address?) {
+        Err(error) if time.is_none() && error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+        sent => sent.map(drop),
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn send(_: &std::ffi::OsStr, _: &str) -> std::io::Result<()> {
+fn send(_: &std::ffi::OsStr, _: &str, _: Option<Duration>) -> std::io::Result<()> {
     Err(super::unsupported("systemd"))
 }
 
@@ -173,11 +181,28 @@ mod tests {
             ),
         ] {
             let systemd = UnixDatagram::bind_addr(&address).unwrap();
-            send(variable.as_ref(), "READY=1\nSTATUS=fine").unwrap();
+            send(variable.as_ref(), "READY=1\nSTATUS=fine", None).unwrap();
             let read = systemd.recv(&mut buffer).unwrap();
             assert_eq!(&buffer[..read], b"READY=1\nSTATUS=fine");
         }
         std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_status_does_not_wait_for_a_systemd_that_is_busy() {
+        let name = format!("fernvpn-notify-busy-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let systemd = UnixDatagram::bind_addr(&address).unwrap();
+        let variable = format!("@{name}");
+        let tell = |time| send(variable.as_ref(), "STATUS=again", time);
+        let soon = Some(Duration::from_millis(1));
+        let full = (0..100_000).any(|_| tell(soon).is_err());
+        assert!(full, "its queue has no end");
+        let begun = std::time::Instant::now();
+        tell(None).unwrap();
+        assert!(begun.elapsed() < SEND_TIME);
+        drop(systemd);
+        assert!(tell(None).is_err(), "nobody is there any more");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::config::settings::{Peer, ServerSettings};
 use crate::config::state_file::{self, StateFile};
 use crate::os::clock::Moment;
 use crate::os::lock::{Lock, Rank};
+use crate::os::log::RateLimitedLog;
 use crate::packet::ip;
 use crate::packet::subnet::Subnet;
 use crate::protocol::key_schedule::{Id, Root};
@@ -28,7 +29,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
+/// Lines in the log that a client can cause by connecting again and again, in each interval.
+const LINES: u32 = 20;
+/// That interval.
+const LINES_INTERVAL: Duration = Duration::from_secs(10);
 /// Answered hellos that are remembered for each client.
 const REMEMBERED: usize = 64;
 
@@ -42,6 +48,8 @@ pub struct Client {
     pub routes: Vec<Subnet>,
     /// What it has sent and received since the server started.
     pub traffic: Arc<TrafficCounters>,
+    /// For lines that it can cause at will: it fills no disk, and hides no line of another client.
+    pub log: Arc<RateLimitedLog>,
     /// The file of its ratcheted key, if it has one, and the key once [`Clients::open_states`] has
     /// run.
     ratchet_file: Option<PathBuf>,
@@ -96,6 +104,10 @@ impl Client {
             traffic: same
                 .map(|client| Arc::clone(&client.traffic))
                 .unwrap_or_default(),
+            log: match same {
+                Some(client) => Arc::clone(&client.log),
+                None => Arc::new(RateLimitedLog::new(LINES, LINES_INTERVAL)),
+            },
             ratchet_file: peer.ratchet.clone(),
             ratchet: ratcheted
                 .map(|client| client.ratchet.clone())
@@ -539,5 +551,24 @@ mod tests {
         }
         assert_eq!(client.begin(&[0; 32]), Some(66), "forgotten by now");
         assert_eq!(client.begin(&[64; 32]), None);
+    }
+
+    #[test]
+    fn a_client_has_its_share_of_the_log_whatever_others_do_and_a_reload() {
+        let settings = ServerSettings {
+            peers: vec![peer("a", 1), peer("b", 2)],
+            ..ServerSettings::default()
+        };
+        let before = Clients::new(None, &settings).unwrap();
+        let now = std::time::Instant::now();
+        let lines = |client: &Client| {
+            (0..100)
+                .filter(|_| client.log.permit(now).is_some())
+                .count()
+        };
+        assert_eq!(lines(&before.all()[0]), LINES as usize);
+        let after = Clients::new(Some(&before), &settings).unwrap();
+        assert_eq!(lines(&after.all()[0]), 0, "a reload gives no new ones");
+        assert_eq!(lines(&after.all()[1]), LINES as usize);
     }
 }

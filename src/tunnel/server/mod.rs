@@ -218,6 +218,7 @@ fn run_acceptor(shared: &Arc<Shared>, pool: &Arc<ThreadPool>, listener: &TcpList
     let mut limiter = AcceptLimiter::default();
     loop {
         heartbeat.beat();
+        shared.tell_connected();
         if let Ok(false) = socket::wait_to_accept(listener, MAX_IDLE_WAIT) {
             continue;
         }

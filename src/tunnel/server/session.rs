@@ -81,7 +81,7 @@ pub(super) fn run_session(
     sender.send_all();
     shared.handshakes.accept();
     let addresses = listed(&client.addresses);
-    log::info(
+    client.log.info(
         "tunnel",
         "client connected",
         &[
@@ -96,7 +96,7 @@ pub(super) fn run_session(
             close::REPLACED,
             "a newer connection of this client has taken its place",
         );
-        log::info(
+        client.log.info(
             "tunnel",
             "replaced an older connection",
             &[("client", &client.name), ("old", &old.from)],
@@ -163,7 +163,7 @@ fn connect(
         Err(_too_late) => {
             shared.leave_place();
             shared.handshakes.reject(RejectReason::Superseded);
-            log::warning(
+            client.log.warning(
                 "tunnel",
                 "a handshake came too late: a newer one has finished",
                 &[("client", &client.name), ("from", &connection.from)],
@@ -196,8 +196,8 @@ fn log_end(client: &Client, from: SocketAddr, end: &End, is_removed: bool) {
         ("reason", &reason),
     ];
     match end {
-        End::Closed { .. } | End::Left => log::info("tunnel", "client disconnected", fields),
-        _ => log::warning("tunnel", "client lost", fields),
+        End::Closed { .. } | End::Left => client.log.info("tunnel", "client disconnected", fields),
+        _ => client.log.warning("tunnel", "client lost", fields),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::tunnel::session::dispatch::Router;
 use crate::tunnel::session::receiver::{CLOSE_PAUSE, CLOSE_TIME, taken_by_peer};
 use crate::tunnel::session::sender::SessionSender;
 use std::net::{IpAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,10 @@ pub(super) struct Shared {
     pub(super) key_log: Option<KeyLog>,
     connected: Lock<usize>,
     fewer_connected: Condvar,
+    /// How many connected clients systemd was told of last.
+    told: AtomicUsize,
+    /// In which second after the start.
+    told_at: AtomicU64,
     pub(super) stopping: AtomicBool,
     pub(super) failure: Lock<Option<String>>,
     pub(super) reload: Lock<()>,
@@ -66,6 +70,8 @@ impl Shared {
             key_log,
             connected: Lock::new(Rank::ConnectedCount, 0),
             fewer_connected: Condvar::new(),
+            told: AtomicUsize::new(0),
+            told_at: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             failure: Lock::new(Rank::Failure, None),
             reload: Lock::new(Rank::Reload, ()),
@@ -104,9 +110,17 @@ impl Shared {
         self.fewer_connected.notify_all();
     }
 
-    /// Tells systemd how many clients are connected.
+    /// Tells systemd how many clients are connected, if that has changed, and at most once a second:
+    /// a client that connects again and again must not make a datagram each time. An acceptor calls
+    /// this at each turn, and tells what was left out.
     pub(super) fn tell_connected(&self) {
         let connected = *self.connected.lock();
+        let second = self.started.elapsed().as_secs() + 1;
+        let is_told = self.told.load(Ordering::Relaxed) == connected;
+        if is_told || self.told_at.swap(second, Ordering::Relaxed) == second {
+            return;
+        }
+        self.told.store(connected, Ordering::Relaxed);
         notify::status(format_args!("{connected} clients connected"));
     }
 
