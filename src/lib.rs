@@ -15,6 +15,8 @@
 //!  packet    ─> nothing
 //! ```
 //!
+//! `docs/ARCHITECTURE.md` has a packet's way, the threads and the locks.
+//!
 //! | room | question |
 //! |---|---|
 //! | [`fernet`] | Is the token right? |
