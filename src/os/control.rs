@@ -22,6 +22,7 @@ pub use system::{Control, ask, clear, names, running, share_folder};
 #[cfg(unix)]
 mod system {
     use super::io;
+    use crate::os::platform::files::for_owner_only;
     use crate::os::{files, log, process, reason};
     use std::fs::{self, Permissions};
     use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -219,14 +220,8 @@ mod system {
 
     /// For its owner alone from the start: whoever owns the folder could put a link there before
     /// its mode is changed.
-    #[cfg(target_os = "linux")]
     fn bind(path: &Path) -> io::Result<UnixListener> {
-        crate::os::sys::for_owner_only(|| UnixListener::bind(path))
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn bind(path: &Path) -> io::Result<UnixListener> {
-        let listener = UnixListener::bind(path)?;
+        let listener = for_owner_only(|| UnixListener::bind(path))?;
         fs::set_permissions(path, Permissions::from_mode(0o600)).map(|()| listener)
     }
 

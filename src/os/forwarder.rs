@@ -93,7 +93,6 @@ fn number(link: &str) -> Option<u64> {
         .ok()
 }
 
-#[cfg(target_os = "linux")]
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,21 +24,29 @@
 //! Errors are `io::Error` with a text for people (what was tried, on what, why it failed, what to
 //! do) and the kind of the original error, for callers that want to tell cases apart.
 
+#[cfg(all(target_os = "linux", not(fernvpn_portable)))]
+mod linux;
+#[cfg(all(target_os = "linux", not(fernvpn_portable)))]
+mod sys;
+#[cfg(all(target_os = "linux", not(fernvpn_portable)))]
+use linux as platform;
+
+#[cfg(not(all(target_os = "linux", not(fernvpn_portable))))]
+mod portable;
+#[cfg(not(all(target_os = "linux", not(fernvpn_portable))))]
+use portable as platform;
+
+pub use platform::nat;
+
 pub mod clock;
 pub mod command;
 pub mod control;
 pub mod entropy;
 pub mod files;
 pub mod forwarder;
-#[cfg(target_os = "linux")]
-mod forwarding;
 pub mod lock;
 pub mod log;
 pub mod namespace;
-#[cfg(target_os = "linux")]
-pub mod nat;
-#[cfg(target_os = "linux")]
-mod netlink;
 pub mod network;
 pub mod network_state;
 pub mod notify;
@@ -48,8 +56,6 @@ pub mod resolver;
 mod rules;
 pub mod signal;
 pub mod socket;
-#[cfg(target_os = "linux")]
-mod sys;
 pub mod tun;
 pub mod users;
 pub mod wake;
@@ -71,47 +77,10 @@ pub fn reason(error: &io::Error) -> String {
 }
 
 /// For what only Linux has.
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", not(fernvpn_portable))))]
 fn unsupported(what: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::Unsupported,
         format!("{what} needs Linux; here --no-tun works"),
     )
-}
-
-/// Only Linux has it.
-#[cfg(not(target_os = "linux"))]
-pub mod nat {
-    use crate::packet::subnet::Subnet;
-
-    /// Never made.
-    pub struct Nat;
-
-    impl Nat {
-        /// # Errors
-        /// Always.
-        pub fn begin(
-            _: &str,
-            _: &[Subnet],
-            _: Option<&str>,
-            _: &[Subnet],
-            _: &[u16],
-        ) -> std::io::Result<Nat> {
-            Err(crate::os::unsupported("nat"))
-        }
-
-        /// # Errors
-        /// Never called.
-        pub fn open_to(&self, _: &[Subnet]) -> std::io::Result<()> {
-            Ok(())
-        }
-
-        /// Never called.
-        pub fn failure(&self) -> Option<String> {
-            None
-        }
-    }
-
-    /// There is nothing to put back.
-    pub fn put_back(_: &str) {}
 }

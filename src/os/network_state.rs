@@ -15,22 +15,12 @@
 //! number for all of its rules has changed.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::thread;
-use std::time::Duration;
-use std::{fs, io};
 
-use super::log;
-use super::notify::Heartbeat;
+pub use super::platform::network_state::{has_several_ways, keep};
 use crate::packet::subnet::Subnet;
 
-#[cfg(target_os = "linux")]
-use super::netlink::{Netlink, Watch};
-
-/// How often it is looked at, if the kernel tells of no change.
-const INTERVAL: Duration = Duration::from_secs(2);
-/// Between two looks: changes come in groups, and not each is worth a look of its own.
-const PAUSE: Duration = Duration::from_millis(20);
 /// The kernel's main table.
 pub(super) const MAIN: u32 = 254;
 
@@ -98,41 +88,8 @@ pub(super) struct NetworkState {
 impl NetworkState {
     /// Looks at it. The routes are those of `tables`, or of all where there may be networks behind
     /// bridges.
-    #[cfg(target_os = "linux")]
     pub(super) fn look(tables: &[u32]) -> io::Result<NetworkState> {
-        let mut netlink = Netlink::open()?;
-        let nft = netlink.nft_generation().ok();
-        let mut links = netlink.links()?;
-        for link in links
-            .iter_mut()
-            .filter(|it| it.kind == "veth" && it.master.is_none())
-        {
-            let setting = format!("/proc/sys/net/ipv4/conf/{}/forwarding", link.name);
-            link.forwards = fs::read_to_string(setting).is_ok_and(|value| value.trim() == "1");
-        }
-        let mut routes = Vec::new();
-        if links
-            .iter()
-            .any(|link| link.kind == "bridge" || link.forwards)
-        {
-            routes = netlink.routes(None)?;
-        } else {
-            for table in tables {
-                routes.extend(netlink.routes(Some(*table))?);
-            }
-        }
-        Ok(NetworkState {
-            addresses: netlink.addresses()?,
-            rules: netlink.rules()?,
-            links,
-            routes,
-            nft,
-        })
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn look(_: &[u32]) -> io::Result<NetworkState> {
-        Err(super::unsupported("a device's network"))
+        super::platform::network_state::look(tables)
     }
 
     pub(super) fn link(&self, name: &str) -> Option<&Link> {
@@ -192,18 +149,6 @@ impl NetworkState {
     }
 }
 
-/// Whether the kernel spreads connections with this mark to this address over several routers.
-#[cfg(target_os = "linux")]
-pub fn has_several_ways(to: IpAddr, mark: Option<u32>) -> bool {
-    Netlink::open().is_ok_and(|mut it| it.has_several_ways(to, mark).unwrap_or(false))
-}
-
-/// Nobody can tell.
-#[cfg(not(target_os = "linux"))]
-pub fn has_several_ways(_: IpAddr, _: Option<u32>) -> bool {
-    false
-}
-
 fn is_private(address: IpAddr) -> bool {
     let is_unique_local = matches!(address, IpAddr::V6(it) if it.is_unique_local());
     let is_private = matches!(address, IpAddr::V4(it) if it.is_private());
@@ -215,37 +160,6 @@ fn is_link_local(address: IpAddr) -> bool {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
     }
-}
-
-/// Has `check` called again and again, from a thread of its own, until it says that it was the last
-/// time.
-///
-/// # Errors
-/// The kernel does not tell of changes, or there is no thread.
-#[cfg(target_os = "linux")]
-pub fn keep(mut check: impl FnMut() -> bool + Send + 'static) -> io::Result<()> {
-    let watch = Watch::open()?;
-    let keeping = move || {
-        let heartbeat = Heartbeat::new("network");
-        while check() {
-            heartbeat.beat();
-            thread::sleep(PAUSE);
-            if let Err(error) = watch.wait(INTERVAL) {
-                log::warning("os", "cannot wait for changes", &[("reason", &error)]);
-                thread::sleep(INTERVAL);
-            }
-        }
-    };
-    thread::Builder::new()
-        .name("network".into())
-        .spawn(keeping)
-        .map(drop)
-}
-
-/// There is no device here whose network could change.
-#[cfg(not(target_os = "linux"))]
-pub fn keep(_: impl FnMut() -> bool + Send + 'static) -> io::Result<()> {
-    Ok(())
 }
 
 #[cfg(test)]

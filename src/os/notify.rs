@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use super::lock::{Lock, Rank, about_to_wait};
 use super::log;
+use super::platform::notify::send;
 
 /// How long a watched thread that has nothing to do may wait.
 pub const MAX_IDLE_WAIT: Duration = Duration::from_secs(10);
@@ -135,75 +136,9 @@ fn tell_within(state: &str, time: Option<Duration>) {
     }
 }
 
-#[cfg(target_os = "linux")]
-fn send(socket: &std::ffi::OsStr, state: &str, time: Option<Duration>) -> std::io::Result<()> {
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::{SocketAddr, UnixDatagram};
-    let address = match socket.as_encoded_bytes().strip_prefix(b"@") {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(socket),
-    };
-    let sender = UnixDatagram::unbound()?;
-    // A systemd that is busy holds up no packets for long.
-    sender.set_write_timeout(time)?;
-    sender.set_nonblocking(time.is_none())?;
-    match sender.send_to_addr(state.as_bytes(), &address?) {
-        Err(error) if time.is_none() && error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
-        sent => sent.map(drop),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn send(_: &std::ffi::OsStr, _: &str, _: Option<Duration>) -> std::io::Result<()> {
-    Err(super::unsupported("systemd"))
-}
-
-#[cfg(target_os = "linux")]
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::{SocketAddr, UnixDatagram};
-
-    #[test]
-    fn sockets_with_a_path_and_with_an_abstract_name_are_told() {
-        let name = format!("fernvpn-notify-{}", std::process::id());
-        let path = std::env::temp_dir().join(&name);
-        let mut buffer = [0; 100];
-        for (address, variable) in [
-            (
-                SocketAddr::from_pathname(&path).unwrap(),
-                path.display().to_string(),
-            ),
-            (
-                SocketAddr::from_abstract_name(&name).unwrap(),
-                format!("@{name}"),
-            ),
-        ] {
-            let systemd = UnixDatagram::bind_addr(&address).unwrap();
-            send(variable.as_ref(), "READY=1\nSTATUS=fine", None).unwrap();
-            let read = systemd.recv(&mut buffer).unwrap();
-            assert_eq!(&buffer[..read], b"READY=1\nSTATUS=fine");
-        }
-        std::fs::remove_file(path).unwrap();
-    }
-
-    #[test]
-    fn a_status_does_not_wait_for_a_systemd_that_is_busy() {
-        let name = format!("fernvpn-notify-busy-{}", std::process::id());
-        let address = SocketAddr::from_abstract_name(&name).unwrap();
-        let systemd = UnixDatagram::bind_addr(&address).unwrap();
-        let variable = format!("@{name}");
-        let tell = |time| send(variable.as_ref(), "STATUS=again", time);
-        let soon = Some(Duration::from_millis(1));
-        let full = (0..100_000).any(|_| tell(soon).is_err());
-        assert!(full, "its queue has no end");
-        let begun = std::time::Instant::now();
-        tell(None).unwrap();
-        assert!(begun.elapsed() < SEND_TIME);
-        drop(systemd);
-        assert!(tell(None).is_err(), "nobody is there any more");
-    }
 
     #[test]
     fn who_stands_still_is_named_and_who_has_ended_is_not() {

@@ -27,9 +27,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::forwarding::Forwarding;
-use super::lock::{Lock, Rank};
-use super::signal::{self, Signal};
-use super::{command, log, rules, tried};
+use crate::os::lock::{Lock, Rank};
+use crate::os::signal::{self, Signal};
+use crate::os::{command, log, rules, tried};
 use crate::packet::subnet::Subnet;
 
 pub use super::forwarding::put_back;

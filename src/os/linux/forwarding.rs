@@ -28,8 +28,8 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-use super::overlaps::GROUP;
-use super::{log, sys, tried};
+use crate::os::overlaps::GROUP;
+use crate::os::{log, sys, tried};
 
 const FOLDER: &str = "/run/fernvpn";
 
@@ -389,7 +389,7 @@ fn set(path: &Path, value: &str) -> io::Result<()> {
             }
             _ => "",
         };
-        let reason = super::reason(&error);
+        let reason = crate::os::reason(&error);
         io::Error::new(
             error.kind(),
             format!("cannot set {} to {value}: {reason}{remedy}", path.display()),

@@ -17,8 +17,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use super::network_state::{Address, Link, Route, Rule};
-use super::sys;
+use crate::os::network_state::{Address, Link, Route, Rule};
+use crate::os::sys;
 use crate::packet::subnet::Subnet;
 
 // include/uapi/linux: netlink.h, rtnetlink.h, if_link.h, if_addr.h, fib_rules.h, nfnetlink.h,

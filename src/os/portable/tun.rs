@@ -1,0 +1,56 @@
+//! There is no TUN device. (std has none; a system that has one gets a folder of its own.)
+
+use crate::os::lock::Lock;
+use crate::os::tun::Woken;
+use std::io;
+
+/// There is no value of this type: what would use one cannot run.
+#[derive(Debug)]
+pub enum Tun {}
+
+impl Tun {
+    /// Not here.
+    pub fn create(_name: &str, _offload: bool) -> io::Result<Tun> {
+        Err(crate::os::unsupported("a TUN device"))
+    }
+
+    /// Never called.
+    pub fn create_again(&self) -> io::Result<()> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn name(&self) -> &str {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn offload(&self) -> bool {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn read_lock(&self) -> &Lock<()> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn read_now(&self, _buffer: &mut [u8]) -> io::Result<usize> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn write(&self, _parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn wait(
+        &self,
+        _wake: &impl Sized,
+        _full: Option<&std::net::TcpStream>,
+        _timeout: Option<std::time::Duration>,
+    ) -> io::Result<Woken> {
+        match *self {}
+    }
+}
