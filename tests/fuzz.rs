@@ -14,7 +14,7 @@
 )]
 mod properties;
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(fernvpn_portable)))]
 #[path = "../fuzz/server.rs"]
 #[allow(unreachable_pub, missing_docs, reason = "shared with the fuzzers")]
 mod server;
@@ -27,7 +27,7 @@ use std::path::Path;
 const VARIANTS: usize = 30_000;
 
 /// Streams of events for the server: each takes some milliseconds.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(fernvpn_portable)))]
 const STREAMS: usize = 300;
 
 #[test]
@@ -37,7 +37,7 @@ fn every_property_holds_for_seeds_regressions_and_their_variants() {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(fernvpn_portable)))]
 #[test]
 fn a_server_keeps_to_the_model_whatever_the_events() {
     holds("server", server::server, STREAMS);

@@ -52,6 +52,9 @@ const CEILINGS: &[(&str, usize, usize)] = &[
 /// The one file with `unsafe` in it.
 const UNSAFE: &str = "os/sys.rs";
 
+/// The one file that asks for which system it is compiled.
+const CHOOSES_SYSTEM: &str = "os/mod.rs";
+
 /// The four crates of the program.
 const CRATES: [&str; 4] = ["aes-gcm", "hmac", "rand", "sha2"];
 
@@ -204,7 +207,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "config/mistakes.rs",
         "config/options.rs",
     ],
-    &["os/netlink.rs", "os/network_state.rs"],
     &["os/network.rs", "os/resolver.rs"],
 ];
 
@@ -419,6 +421,20 @@ fn the_architecture_has_every_lock_in_its_order() {
 fn has_path(text: &str, path: &str) -> bool {
     text.match_indices(path)
         .any(|(at, _)| !text[at + path.len()..].starts_with(char::is_alphanumeric))
+}
+
+/// So another system is a folder and a few lines, and nobody has to search for the rest.
+#[test]
+fn one_file_chooses_the_system() {
+    for source in sources() {
+        for (number, line) in source.without_comments() {
+            assert!(
+                !has_word(&line, "target_os") || source.path == CHOOSES_SYSTEM,
+                "src/{}:{number}, outside src/{CHOOSES_SYSTEM}: {line}",
+                source.path
+            );
+        }
+    }
 }
 
 /// So debug builds check the order of all.

@@ -7,7 +7,7 @@
 //! fernvpn --namespace-holder ── own network namespace: lo, fernt0 10.99.0.1/24, fd99::1/64
 //!                                 └─ ping 10.99.0.2, entered by setns
 //! ```
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", not(fernvpn_portable)))]
 #![allow(clippy::unwrap_used)]
 
 mod needs;

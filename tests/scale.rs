@@ -2,7 +2,7 @@
 //! connected at once.
 //!
 //! `make scale` takes ten thousand of them, and adds floods of strangers while real clients work.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", not(fernvpn_portable)))]
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,

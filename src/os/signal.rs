@@ -37,11 +37,4 @@ impl Signal {
             Signal::Terminate => "SIGTERM",
         }
     }
-
-    pub(super) fn from_number(number: i32) -> Option<Signal> {
-        use Signal::{Hangup, Interrupt, Quit, Terminate};
-        [Hangup, Interrupt, Quit, Terminate]
-            .into_iter()
-            .find(|signal| *signal as i32 == number)
-    }
 }

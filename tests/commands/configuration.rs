@@ -401,7 +401,7 @@ fn warnings_stand_in_nobodys_way() {
 }
 
 /// Whoever checks a configuration is often not who runs it.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(fernvpn_portable)))]
 #[test]
 fn check_asks_for_the_user_who_will_run_it() {
     use std::os::unix::fs::chown;

@@ -431,7 +431,7 @@ fn eight_mebibytes() {
     );
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(fernvpn_portable)))]
 #[test]
 fn a_full_disk_is_an_error_with_a_reason() {
     let folder = Folder::new("full");

@@ -10,7 +10,7 @@
     reason = "tests"
 )]
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(fernvpn_portable)))]
 use crate::common;
 use crate::loopback;
 use common::{Random, TIME, counting, offer};
@@ -444,7 +444,7 @@ fn the_last_step_is_refused_and_not_followed_by_the_first() {
     assert_eq!(memory.kept().step, u64::MAX);
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(fernvpn_portable)))]
 mod files {
     use super::loopback::*;
     use fernvpn::config::settings::{ClientSettings, ServerSettings};

@@ -1,6 +1,5 @@
 //! What can somebody without a key do at the listener? Take a little memory for ten seconds, and
 //! learn nothing.
-#![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,

@@ -1,4 +1,5 @@
 //! Do packets go where they should? Servers, clients and peers over the loopback.
+#![cfg(all(target_os = "linux", not(fernvpn_portable)))]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,6 +1,5 @@
 //! Do packets go where they should, whatever the peers do? Servers and clients as threads, over TCP
 //! on loopback, with datagram sockets in place of TUN devices.
-#![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,

@@ -1,7 +1,6 @@
 //! Who notices that a server took up a new configuration, and who does not? A server as threads,
 //! and peers made of the protocol alone. What the command `reload` does, and SIGHUP, is in
 //! `reload.sh`.
-#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::loopback;

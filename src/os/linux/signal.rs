@@ -37,12 +37,19 @@ pub fn wait() -> (Signal, bool) {
         let Ok((number, by_terminal)) = sys::wait_for_signal(AWAITED) else {
             continue;
         };
-        match Signal::from_number(number) {
+        match from_number(number) {
             Some(Signal::Hangup) if by_terminal && IGNORES_HANGUP.get() == Some(&true) => {}
             Some(signal) => return (signal, by_terminal),
             None => {}
         }
     }
+}
+
+fn from_number(number: i32) -> Option<Signal> {
+    use Signal::{Hangup, Interrupt, Quit, Terminate};
+    [Hangup, Interrupt, Quit, Terminate]
+        .into_iter()
+        .find(|signal| *signal as i32 == number)
 }
 
 /// Sends a signal to a process of ours, such as the command that runs in a private network.
@@ -101,6 +108,6 @@ mod tests {
     #[test]
     fn nobody_signals_a_group_by_mistake() {
         assert!(send(0, Signal::Hangup).is_err() && send(u32::MAX, Signal::Hangup).is_err());
-        assert_eq!(Signal::from_number(9), None);
+        assert_eq!(from_number(9), None);
     }
 }

@@ -21,11 +21,16 @@ pub fn wait_writable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> 
     sys::wait_for([(stream.as_fd(), sys::POLLOUT)], Some(timeout)).map(|[ready]| ready)
 }
 
-/// Whether `accept` has something to tell; false after `timeout`. For the one thread that
-/// accepts.
-pub fn wait_to_accept(listener: &TcpListener, timeout: Duration) -> io::Result<bool> {
+/// The next connection; nothing after `timeout`. For the one thread that accepts.
+pub fn accept(
+    listener: &TcpListener,
+    timeout: Duration,
+) -> io::Result<Option<(TcpStream, SocketAddr)>> {
     about_to_wait("a socket");
-    sys::wait_for([(listener.as_fd(), sys::POLLIN)], Some(timeout)).map(|[ready]| ready)
+    match sys::wait_for([(listener.as_fd(), sys::POLLIN)], Some(timeout))? {
+        [true] => listener.accept().map(Some),
+        [false] => Ok(None),
+    }
 }
 
 /// What has arrived: `WouldBlock` if nothing has, 0 at the end.
@@ -61,7 +66,7 @@ pub fn reset_at_close(stream: &TcpStream) -> io::Result<()> {
     sys::set_option_bytes(stream.as_fd(), sys::SOL_SOCKET, sys::SO_LINGER, &linger)
 }
 
-/// Wakes whoever is blocked in `accept`, with an error; so does every later call.
+/// Wakes whoever waits in [`accept`], with an error; so does every later call.
 pub fn stop_listening(listener: &TcpListener) -> io::Result<()> {
     sys::shut_down(listener.as_fd())
 }
@@ -236,6 +241,13 @@ mod tests {
         )
         .unwrap();
         (near, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_full_socket_takes_nothing_and_wakes_nobody() {
+        let (near, _far) = pair();
+        while send_now(&near, &[7; 1 << 16]).unwrap() > 0 {}
+        assert!(!wait_writable(&near, SHORT).unwrap());
     }
 
     #[test]

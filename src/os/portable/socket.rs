@@ -1,55 +1,83 @@
 //! TCP sockets with what std has: slower, never wrong, good enough for a class.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use crate::os::lock::about_to_wait;
 use crate::os::socket::{Path, Tuning, prepare};
 
-/// Short enough to pass for now; std refuses a timeout of 0.
-const NOW: Duration = Duration::from_millis(1);
+/// The longest that a thread sleeps before it looks again.
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+/// The shortest.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(100);
 
-/// std has two errors for a timeout that has passed, depending on the system.
-fn timed_out(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+/// Calls `look` until it finds something, at most for `timeout`. std cannot wait for a socket that
+/// does not block, so this sleeps in between: the longer nothing came, the longer.
+fn wait_until<T>(
+    timeout: Duration,
+    mut look: impl FnMut() -> io::Result<T>,
+) -> io::Result<Option<T>> {
+    let begin = Instant::now();
+    loop {
+        match look() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            other => return other.map(Some),
+        }
+        let waited = begin.elapsed();
+        let Some(left) = timeout.checked_sub(waited) else {
+            return Ok(None);
+        };
+        let pause = (waited / 8).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        thread::sleep(pause.min(left));
+    }
 }
 
 /// Whether there is something to read, or the end; false after `timeout`.
 pub fn wait_readable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
-    stream.set_read_timeout(Some(timeout.max(NOW)))?;
-    let result = stream.peek(&mut [0]);
-    stream.set_read_timeout(None)?;
-    match result {
-        Err(error) if timed_out(&error) => Ok(false),
-        other => other.map(|_| true),
-    }
+    about_to_wait("a socket");
+    stream.set_nonblocking(true)?;
+    wait_until(timeout, || stream.peek(&mut [0])).map(|found| found.is_some())
 }
 
-/// std cannot ask; `accept` itself waits.
-pub fn wait_to_accept(_listener: &TcpListener, _timeout: Duration) -> io::Result<bool> {
+/// std cannot ask. This waits a moment, so that the caller's loop does not spin.
+pub fn wait_writable(_stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
+    about_to_wait("a socket");
+    thread::sleep(timeout.min(LONGEST_PAUSE));
     Ok(true)
 }
 
-/// std cannot ask. Sending waits a little by itself, so that the caller's loop does not spin.
-pub fn wait_writable(_stream: &TcpStream, _timeout: Duration) -> io::Result<bool> {
-    Ok(true)
+/// The next connection; nothing after `timeout`, or sooner: nobody else can end this wait.
+pub fn accept(
+    listener: &TcpListener,
+    timeout: Duration,
+) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+    about_to_wait("a socket");
+    listener.set_nonblocking(true)?;
+    wait_until(timeout.min(ACCEPT_TIME), || listener.accept())
+}
+
+/// Whoever stops a listener waits at most so long until that is noticed.
+const ACCEPT_TIME: Duration = Duration::from_millis(100);
+
+/// Its thread notices by itself.
+pub fn stop_listening(_listener: &TcpListener) -> io::Result<()> {
+    Ok(())
 }
 
 /// What has arrived: `WouldBlock` if nothing has, 0 at the end.
-pub fn receive_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    match wait_readable(stream, NOW)? {
-        true => io::Read::read(&mut &*stream, buffer),
-        false => Err(ErrorKind::WouldBlock.into()),
-    }
+pub fn receive_now(mut stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    stream.set_nonblocking(true)?;
+    stream.read(buffer)
 }
 
-/// How many of the bytes the socket took: 0 if it is full.
+/// How many of the bytes the socket took: 0 if it is full. (After a timeout of a blocking send
+/// Windows does not say how much was sent.)
 pub fn send_now(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    stream.set_write_timeout(Some(NOW))?;
-    let result = stream.write(bytes);
-    stream.set_write_timeout(None)?;
-    match result {
-        Err(error) if timed_out(&error) => Ok(0),
+    stream.set_nonblocking(true)?;
+    match stream.write(bytes) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
         other => other,
     }
 }
@@ -62,18 +90,6 @@ pub fn send_segments_now(stream: &TcpStream, bytes: &[u8], _most: usize) -> io::
 /// std cannot; the peer finds out later.
 pub fn reset_at_close(_stream: &TcpStream) -> io::Result<()> {
     Ok(())
-}
-
-/// Wakes whoever is blocked in `accept` by one connection from ourselves; the caller sets its
-/// flag first.
-pub fn stop_listening(listener: &TcpListener) -> io::Result<()> {
-    let mut address = listener.local_addr()?;
-    match address.ip() {
-        ip if !ip.is_unspecified() => {}
-        std::net::IpAddr::V4(_) => address.set_ip(std::net::Ipv4Addr::LOCALHOST.into()),
-        std::net::IpAddr::V6(_) => address.set_ip(std::net::Ipv6Addr::LOCALHOST.into()),
-    }
-    TcpStream::connect_timeout(&address, Duration::from_secs(1)).map(drop)
 }
 
 /// std does not say.

@@ -219,11 +219,12 @@ fn run_acceptor(shared: &Arc<Shared>, pool: &Arc<ThreadPool>, listener: &TcpList
     loop {
         heartbeat.beat();
         shared.tell_connected();
-        if let Ok(false) = socket::wait_to_accept(listener, MAX_IDLE_WAIT) {
-            continue;
+        if shared.stopping.load(Ordering::Acquire) {
+            return;
         }
         match accept(shared, pool, listener) {
-            Ok(()) => thread::sleep(limiter.after(Instant::now())),
+            Ok(true) => thread::sleep(limiter.after(Instant::now())),
+            Ok(false) => {}
             Err(_) if shared.stopping.load(Ordering::Acquire) => return,
             Err((what, error)) => {
                 ACCEPT.warning("tunnel", what, &[("reason", &error)]);
@@ -235,21 +236,24 @@ fn run_acceptor(shared: &Arc<Shared>, pool: &Arc<ThreadPool>, listener: &TcpList
     }
 }
 
-/// Accepts one connection, and gives it to a thread.
+/// Accepts one connection, and gives it to a thread. False if none came.
 fn accept(
     shared: &Arc<Shared>,
     pool: &Arc<ThreadPool>,
     listener: &TcpListener,
-) -> Result<(), (&'static str, io::Error)> {
-    let (socket, from) = listener
-        .accept()
+) -> Result<bool, (&'static str, io::Error)> {
+    let accepted = socket::accept(listener, MAX_IDLE_WAIT)
         .map_err(|error| ("cannot accept a connection (see ulimit -n)", error))?;
+    let Some((socket, from)) = accepted else {
+        return Ok(false);
+    };
     let accepted = Accepted {
         shared: Arc::clone(shared),
         socket,
         from,
     };
-    pool.serve(accepted).map_err(|error| {
+    let served = pool.serve(accepted).map(|()| true);
+    served.map_err(|error| {
         let what = "no thread for a connection (see TasksMax, ulimit -u, vm.max_map_count)";
         (what, error)
     })
