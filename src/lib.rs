@@ -1,23 +1,24 @@
 //! fernvpn: a VPN over TCP that a person can read in an afternoon, check byte by byte, and then
 //! really use.
 //!
-//! The rooms, and which of them may know which (`tests/layering.rs` holds the tree to it):
+//! A top-level module answers one question, and only uses modules that the map allows it.
+//! `tests/layering.rs` checks this. In comments and documents, "module" means one of these.
 //!
 //! ```text
 //!  main      ─> commands, config, os
-//!  commands  ─> every room
+//!  commands  ─> every module
 //!  tunnel    ─> protocol, fernet, packet, os, config
 //!  audit     ─> protocol, fernet, packet, os
 //!  config    ─> protocol, fernet, packet, os
 //!  os        ─> packet
-//!  protocol  ─> fernet            these two: the trusted core, pure, at most 1,700 lines of code
+//!  protocol  ─> fernet            these two are the trusted core: pure, at most 1,700 lines of code
 //!  fernet    ─> nothing
 //!  packet    ─> nothing
 //! ```
 //!
 //! `docs/ARCHITECTURE.md` has a packet's way, the threads and the locks.
 //!
-//! | room | question |
+//! | module | question |
 //! |---|---|
 //! | [`fernet`] | Is the token right? |
 //! | [`protocol`] | Is the conversation secure? |
@@ -36,7 +37,7 @@
         reason = "inline tests"
     )
 )]
-// A macro that panics when nobody reads is no way to print: see `log::say`.
+// These macros panic when nobody reads the output. `log::say` prints instead.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod audit;

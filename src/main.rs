@@ -1,4 +1,4 @@
-//! The command line: one word, one call.
+//! Which command runs? One word of the command line is one call.
 #![forbid(unsafe_code)]
 
 use fernvpn::commands::{self, Command, Failure, documents};
@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // First of all, while there is one thread: the same program, started again for a private
+    // This comes first, while there is one thread. The program starts itself again for a private
     // network.
     match std::env::args_os().nth(1) {
         Some(word) if word == namespace::HOLDER_WORD => return namespace::hold(),
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     run(&command, words)
 }
 
-/// `fernvpn help`, with what follows.
+/// Runs `fernvpn help` with the words after it.
 fn help(words: &[&str]) -> ExitCode {
     match words {
         [] => show(&commands::overview()),
@@ -65,7 +65,7 @@ fn run(command: &Command, words: Vec<OsString>) -> ExitCode {
         Ok(status) => status,
         Err(Failure::Usage(error)) => refuse(Some(command), error),
         Err(failure) => {
-            // If stderr is closed there is nobody left to tell; the exit status still says it.
+            // If stderr is closed, nobody can be told. The exit status still says it.
             let _ = writeln!(io::stderr(), "{failure}");
             ExitCode::FAILURE
         }
@@ -77,7 +77,7 @@ fn unknown(name: &str) -> UsageError {
     UsageError(format!("unknown command '{name}'{hint}"))
 }
 
-/// The command line is wrong.
+/// Says what is wrong with the command line, and how it is used. The status is 2.
 fn refuse(command: Option<&Command>, error: UsageError) -> ExitCode {
     let usage = match command {
         Some(command) => format!(

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which rooms a room may use.
+/// The top-level modules that each of them may use.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("fernet", &[]),
     ("protocol", &["fernet"]),
@@ -36,7 +36,7 @@ const CORE_BUDGET: usize = 1_700;
 const CORE_TOKENS_A_LINE: usize = 95;
 /// The same for the whole of `src/`.
 const TOKENS_A_LINE: usize = 98;
-/// Each room's lines of code when its ceiling was last set, and the ceiling: 15 % more. A commit
+/// Each module's lines of code when its ceiling was last set, and the ceiling: 15 % more. A commit
 /// that needs more raises it, and its message says what for.
 const CEILINGS: &[(&str, usize, usize)] = &[
     ("packet", 943, 1085),
@@ -81,20 +81,20 @@ const NOT_IN_CORE: &[&str] = &[
 ];
 
 #[test]
-fn rooms_use_only_the_rooms_they_may() {
+fn modules_use_only_the_modules_they_may() {
     let mut wrong = Vec::new();
     for source in sources() {
-        let room = source.room();
-        let may = MAY_USE.iter().find(|(name, _)| *name == room);
+        let module = source.module();
+        let may = MAY_USE.iter().find(|(name, _)| *name == module);
         let Some((_, may)) = may else {
             assert_eq!(
-                room, "lib",
-                "{}: a room that tests/layering.rs does not know",
+                module, "lib",
+                "{}: a module that tests/layering.rs does not know",
                 source.path
             );
             continue;
         };
-        let prefix = if room == "main" {
+        let prefix = if module == "main" {
             "fernvpn::"
         } else {
             "crate::"
@@ -105,14 +105,14 @@ fn rooms_use_only_the_rooms_they_may() {
                 .filter(|(at, _)| starts_word(&line, *at))
             {
                 let used = word(&line[at + prefix.len()..]);
-                if used != room && !may.contains(&used) {
+                if used != module && !may.contains(&used) {
                     wrong.push(format!(
-                        "{}:{number}: {room} may not use '{used}'",
+                        "{}:{number}: {module} may not use '{used}'",
                         source.path
                     ));
                 }
             }
-            // Other ways into another room, which the search above would not see.
+            // Other ways into another module, which the search above would not see.
             let hidden = line.contains("super::super::")
                 || line.contains(&format!("{prefix}*"))
                 || line.contains("crate as ")
@@ -120,7 +120,7 @@ fn rooms_use_only_the_rooms_they_may() {
                 || (source.path.ends_with("/mod.rs") && line.contains("super::"));
             if hidden {
                 wrong.push(format!(
-                    "{}:{number}: name the room by {prefix}",
+                    "{}:{number}: name the module by {prefix}",
                     source.path
                 ));
             }
@@ -130,16 +130,16 @@ fn rooms_use_only_the_rooms_they_may() {
 }
 
 #[test]
-fn the_map_in_lib_names_every_room() {
+fn the_map_in_lib_names_every_module() {
     let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
-    for (room, _) in MAY_USE.iter().filter(|(room, _)| *room != "main") {
+    for (module, _) in MAY_USE.iter().filter(|(module, _)| *module != "main") {
         assert!(
-            lib.contains(&format!("| [`{room}`] |")),
-            "src/lib.rs: no row for {room}"
+            lib.contains(&format!("| [`{module}`] |")),
+            "src/lib.rs: no row for {module}"
         );
         assert!(
-            lib.contains(&format!("pub mod {room};")),
-            "src/lib.rs: no module {room}"
+            lib.contains(&format!("pub mod {module};")),
+            "src/lib.rs: no module {module}"
         );
     }
 }
@@ -148,7 +148,7 @@ fn the_map_in_lib_names_every_room() {
 fn the_core_asks_for_everything() {
     for source in sources()
         .iter()
-        .filter(|source| CORE.contains(&source.room()))
+        .filter(|source| CORE.contains(&source.module()))
     {
         for (number, line) in source.code() {
             assert_eq!(
@@ -254,17 +254,17 @@ fn circles_are_found() {
 fn uses(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
     let files: BTreeMap<Vec<String>, &str> = sources
         .iter()
-        .map(|source| (source.module(), source.path.as_str()))
+        .map(|source| (source.names(), source.path.as_str()))
         .collect();
     let mut uses = BTreeMap::new();
     for source in sources {
-        let here = source.module();
+        let here = source.names();
         let used: BTreeSet<String> = source
             .paths(&here, &files)
             .into_iter()
             .filter_map(|path| (1..=path.len()).rev().find_map(|n| files.get(&path[..n])))
             .filter(|file| **file != source.path)
-            .filter(|file| source.room() == "tunnel" || !source.is_below(file))
+            .filter(|file| source.module() == "tunnel" || !source.is_below(file))
             .map(|file| (*file).to_owned())
             .collect();
         uses.insert(source.path.clone(), used);
@@ -463,11 +463,11 @@ fn unsafe_has_one_address() {
             );
         }
     }
-    for (room, _) in MAY_USE.iter().filter(|(room, _)| *room != "os") {
-        let file = if *room == "main" {
+    for (module, _) in MAY_USE.iter().filter(|(module, _)| *module != "os") {
+        let file = if *module == "main" {
             "src/main.rs".to_owned()
         } else {
-            format!("src/{room}/mod.rs")
+            format!("src/{module}/mod.rs")
         };
         let text = fs::read_to_string(root().join(&file)).unwrap();
         assert!(
@@ -528,7 +528,7 @@ fn four_crates_and_no_more() {
 
 #[test]
 fn the_budgets_are_kept() {
-    let core = Size::of(|room| CORE.contains(&room));
+    let core = Size::of(|module| CORE.contains(&module));
     println!("the trusted core: {core}; the most is {CORE_BUDGET}");
     assert!(core.lines <= CORE_BUDGET, "the trusted core has {core}");
     assert!(
@@ -541,19 +541,19 @@ fn the_budgets_are_kept() {
         all.tokens * 10 <= all.lines * TOKENS_A_LINE,
         "src is packed: {all}"
     );
-    for (room, before, ceiling) in CEILINGS {
-        let size = Size::of(|name| name == *room);
-        println!("{room}: {size}; {before} before, the ceiling is {ceiling}");
+    for (module, before, ceiling) in CEILINGS {
+        let size = Size::of(|name| name == *module);
+        println!("{module}: {size}; {before} before, the ceiling is {ceiling}");
         assert!(
             size.lines <= *ceiling,
-            "{room} has {size}; its ceiling is {ceiling}"
+            "{module} has {size}; its ceiling is {ceiling}"
         );
     }
-    let with_ceiling = |room: &str| CEILINGS.iter().any(|(name, ..)| *name == room);
-    for (room, _) in MAY_USE {
+    let with_ceiling = |module: &str| CEILINGS.iter().any(|(name, ..)| *name == module);
+    for (module, _) in MAY_USE {
         assert!(
-            CORE.contains(room) || with_ceiling(room),
-            "{room} has no ceiling"
+            CORE.contains(module) || with_ceiling(module),
+            "{module} has no ceiling"
         );
     }
 }
@@ -566,11 +566,11 @@ struct Size {
 }
 
 impl Size {
-    fn of(rooms: impl Fn(&str) -> bool) -> Self {
+    fn of(modules: impl Fn(&str) -> bool) -> Self {
         let sources = sources();
         let code: Vec<_> = sources
             .iter()
-            .filter(|source| rooms(source.room()))
+            .filter(|source| modules(source.module()))
             .flat_map(Source::code)
             .collect();
         Self {
@@ -635,13 +635,13 @@ struct Source {
 }
 
 impl Source {
-    /// The first part of its path.
-    fn room(&self) -> &str {
+    /// The top-level module: the first part of its path.
+    fn module(&self) -> &str {
         self.path.split('/').next().unwrap().trim_end_matches(".rs")
     }
 
     /// The names that lead to it: `a/b.rs` and `a/b/mod.rs` are `a`, `b`.
-    fn module(&self) -> Vec<String> {
+    fn names(&self) -> Vec<String> {
         let path = self.path.trim_end_matches(".rs");
         let path = path.strip_suffix("/mod").unwrap_or(path);
         path.split('/').map(str::to_owned).collect()

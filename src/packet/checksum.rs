@@ -1,28 +1,27 @@
 //! The Internet checksum: is this header still what its sender wrote? RFC 1071.
 //!
 //! ```text
-//! bytes   | 00 01 | f2 03 | f4 f5 | f6 f7 |     as 16-bit words, big-endian; an odd last byte gets a zero after it
-//! sum     0001 + f203 + f4f5 + f6f7 = 2ddf0 -> ddf0 + 2 = ddf2       a carry comes in again at the other end
-//! field   not ddf2 = 220d                       so that words and field together sum to ffff
+//! bytes   | 00 01 | f2 03 | f4 f5 | f6 f7 |   16-bit words, big-endian; a zero pads an odd last byte
+//! sum     0001 + f203 + f4f5 + f6f7 = 2ddf0 -> ddf0 + 2 = ddf2     a carry is added at the low end
+//! field   not ddf2 = 220d                     words and field together sum to ffff
 //! ```
 //!
-//! The ones' complement sum does not care how many words are added at once, nor in which byte
-//! order: a sum of wider words, in the machine's order, folds to the same 16 bits. That is what
-//! makes it fast here.
+//! The ones' complement sum depends neither on the byte order nor on the width of the words. A sum
+//! of wider words, in the machine's order, folds to the same 16 bits. That makes it fast here.
 //!
-//! A partial sum is a `u16`, always folded, so that adding to it can never overflow. The complement
-//! is taken by whoever writes the field. It finds accidents, not attacks: what keeps an attacker
-//! out is the record around it.
+//! A partial sum is a `u16`, always folded, so that adding to it can never overflow. The code that
+//! writes the field takes the complement. The checksum finds accidents, not attacks: the record
+//! around the packet keeps attackers out.
 
 use std::fmt;
 use std::net::IpAddr;
 
-/// Adds `bytes` to the partial sum `initial` (0 to begin). Pieces that are summed one after the
-/// other must have even lengths, all but the last.
+/// Adds `bytes` to the partial sum `initial` (0 to begin). If pieces are summed one after the
+/// other, each but the last must have an even length.
 #[must_use]
 pub fn sum(bytes: &[u8], initial: u16) -> u16 {
-    // Eight lanes, added independently, become vector instructions. 32 bits in 64: no overflow
-    // before 16 GiB.
+    // Eight lanes, added independently, become vector instructions. A lane of 64 bits adds words of
+    // 32, so it cannot overflow before 16 GiB.
     let (blocks, rest) = bytes.as_chunks::<32>();
     let mut lanes = [0u64; 8];
     for block in blocks {
@@ -47,9 +46,9 @@ pub fn add(left: u16, right: u16) -> u16 {
     fold(u64::from(left) + u64::from(right))
 }
 
-/// The sum of the pseudo-header that TCP, UDP and ICMPv6 have under their checksum: addresses,
-/// length of the transport header and its payload in bytes, protocol (RFC 9293, section 3.1; RFC
-/// 8200, section 8.1).
+/// The sum of the pseudo-header, which the checksums of TCP, UDP and ICMPv6 cover as well. It has
+/// the addresses, the protocol, and `length`: the bytes of the transport header and its payload.
+/// RFC 9293, section 3.1; RFC 8200, section 8.1.
 #[must_use]
 pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u16 {
     let addresses = [source, destination]
@@ -61,15 +60,15 @@ pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: 
     add(sum(&length.to_be_bytes(), u16::from(protocol)), addresses)
 }
 
-/// Completes a partial checksum as virtio's `NEEDS_CSUM` prescribes: the field at `start` +
-/// `offset` holds the sum of the pseudo-header; the sum of everything from `start` to the end of
-/// the packet, that field included, replaces it.
+/// Completes a partial checksum as virtio's `NEEDS_CSUM` prescribes. The field at `start` +
+/// `offset` (in bytes) holds the sum of the pseudo-header. This replaces it by the checksum of
+/// everything from `start` to the end of the packet, that field included.
 ///
-/// A result of 0 is written as 0xffff, which verifies alike: in UDP, 0 means that there is no
+/// A result of 0 is written as 0xffff, which verifies as well. In UDP, 0 means that there is no
 /// checksum (RFC 768).
 ///
 /// # Errors
-/// [`OutOfPacket`], with the packet as it was, if the field is not inside the packet.
+/// [`OutOfPacket`] if the field is not inside the packet. The packet is unchanged then.
 pub fn complete(packet: &mut [u8], start: u16, offset: u16) -> Result<(), OutOfPacket> {
     let covered = packet.get_mut(usize::from(start)..).ok_or(OutOfPacket)?;
     let checksum = nonzero(sum(covered, 0));
@@ -78,8 +77,8 @@ pub fn complete(packet: &mut [u8], start: u16, offset: u16) -> Result<(), OutOfP
     Ok(())
 }
 
-/// The checksum for a sum, never 0: that would mean "none" to UDP. Zero and 0xffff are the same to
-/// whoever verifies.
+/// The checksum for a sum. It is never 0, which means "none" in UDP. A receiver accepts 0xffff in
+/// its place.
 #[must_use]
 pub fn nonzero(partial: u16) -> u16 {
     if partial == 0xffff { 0xffff } else { !partial }
@@ -91,13 +90,13 @@ pub struct OutOfPacket;
 
 impl fmt::Display for OutOfPacket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the place for the checksum is outside of the packet")
+        write!(f, "the checksum's place is outside the packet")
     }
 }
 
 impl std::error::Error for OutOfPacket {}
 
-/// Brings a sum of words down to one word: each carry comes in again at the low end.
+/// Folds a sum of words to one word: each carry is added at the low end.
 #[allow(clippy::cast_possible_truncation)] // four rounds bring any u64 below 2^16
 fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
@@ -165,8 +164,7 @@ mod tests {
         assert_eq!(!found, naive_checksum(&drawn));
     }
 
-    /// A datagram whose checksum comes out as zero, by Scapy without its checksum: ffff is to be
-    /// there.
+    /// A datagram whose checksum comes out as zero, so that ffff must be written. Scapy made it.
     const ZERO: &str = "4500001e00010000401166be0a0700020a070001 00010002000a0000 ebc6";
 
     #[test]

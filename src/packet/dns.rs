@@ -1,14 +1,14 @@
-//! What does a resolver say about a name? RFC 1035, as much of it as one lookup takes.
+//! What does a resolver say about a name? RFC 1035, the part that one lookup needs.
 //!
 //! ```text
 //! message   id 2 | flags 2 | questions 2 | answers 2 | authorities 2 | additional 2 | sections
 //! question  name | type 2 | class 2
 //! record    name | type 2 | class 2 | time to live 4 | length 2 | data
-//! name      labels, each with its length in front, then 0; or, at the end, a pointer: 11 and 14 bits
+//! name      labels, each after its length, then 0; or at the end a pointer: 11 and 14 bits
 //! ```
 //!
-//! An answer is a stranger's: every length is checked, a pointer only leads backwards, and what does
-//! not repeat our question is not an answer to it.
+//! An answer is untrusted. Every length is checked, and a pointer may only lead backwards. A
+//! message that does not repeat our question is no answer to it.
 
 use std::net::IpAddr;
 
@@ -18,7 +18,7 @@ const HEADER: usize = 12;
 const INTERNET: u16 = 1;
 const ALIAS: u16 = 5;
 
-/// Which addresses are asked for.
+/// The kind of addresses that a question asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// IPv4.
@@ -27,14 +27,14 @@ pub enum Kind {
     Aaaa = 28,
 }
 
-/// What a resolver says.
+/// What a resolver answers.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
     /// These addresses; none if the name has none of this kind.
     Addresses(Vec<IpAddr>),
-    /// The name is another one's, whose addresses are not told.
+    /// The name is an alias of this one, whose addresses the answer does not have.
     Alias(String),
-    /// It did not fit; TCP has room for it.
+    /// The answer did not fit into a datagram. It can be asked for over TCP.
     Truncated,
     /// There is no such name.
     NoSuchName,
@@ -42,9 +42,9 @@ pub enum Answer {
     Failed(u8),
 }
 
-/// A question for a resolver, or none if `name` cannot be one.
+/// A question for a resolver, or `None` if `name` cannot be a domain name. It asks for recursion.
 pub fn query(id: u16, name: &str, kind: Kind) -> Option<Vec<u8>> {
-    // Recursion desired, one question.
+    // The flags ask for recursion; there is one question.
     let mut message = [&id.to_be_bytes()[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]].concat();
     for label in name.strip_suffix('.').unwrap_or(name).split('.') {
         let length = u8::try_from(label.len()).ok();
@@ -60,7 +60,7 @@ pub fn query(id: u16, name: &str, kind: Kind) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// What `message` answers to `query`; none if it is no answer to it.
+/// What `message` answers to `query`, or `None` if it is not an answer to it.
 pub fn answer(query: &[u8], message: &[u8]) -> Option<Answer> {
     let asked = query.get(HEADER..)?;
     let (header, body) = message.split_first_chunk::<HEADER>()?;
@@ -120,9 +120,11 @@ fn address(data: &[u8]) -> Option<IpAddr> {
     four.or_else(|| <[u8; 16]>::try_from(data).ok().map(IpAddr::from))
 }
 
-/// The name at a place, in lower case, and where it ends there.
+/// The name at `start`, in lower case, and the offset after it.
 fn name(message: &[u8], start: usize) -> Option<(String, usize)> {
-    let (mut at, mut end, mut lowest) = (start, None, start);
+    let mut at = start;
+    let mut end = None;
+    let mut lowest = start;
     let mut name = Vec::new();
     loop {
         let length = usize::from(*message.get(at)?);
@@ -157,7 +159,7 @@ fn name(message: &[u8], start: usize) -> Option<(String, usize)> {
 mod tests {
     use super::*;
 
-    /// An answer to `query` with these records: a name that is spelt out, a kind, data.
+    /// An answer to `query` with these records: name, type and data.
     fn reply(query: &[u8], flags: [u8; 2], records: &[(&[u8], u16, &[u8])]) -> Vec<u8> {
         let count = u8::try_from(records.len()).unwrap();
         let header = [&query[..2], &flags, &[0, 1, 0, count, 0, 0, 0, 0]].concat();

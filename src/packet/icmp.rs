@@ -6,24 +6,25 @@
 //!   ICMPv6: request 128, reply 129; the checksum covers the pseudo-header too
 //! ```
 //!
-//! This is the whole of a host that has no kernel behind it. It answers only a plain request: no
-//! IPv4 options (a source route would have to be reversed), no extension headers, no fragments,
-//! every checksum right, and from and to an address that is one host's, so that no answer goes to
-//! many. Whether the address is ours the caller decides before.
+//! An end without a device has no kernel that answers pings, so this file does. It answers only a
+//! plain request: one without IPv4 options, extension headers or fragments, whose checksums are
+//! right. (A source route, an IPv4 option, would have to be reversed.) Source and destination must
+//! each be one host's address, so that no answer goes to many. The caller decides before whether
+//! the destination is ours.
 
 use std::net::IpAddr;
 
 use super::{checksum, ip, protocol};
 
-/// Time to live, or hop limit, of the packets made here: RFC 1122 and IANA recommend 64.
+/// Time to live, or hop limit, of the packets made here. RFC 1122 and IANA recommend 64.
 const TTL: u8 = 64;
 
 /// An echo reply, as [`echo_reply`] finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Echo<'a> {
-    /// Who replied.
+    /// The host that replied.
     pub source: IpAddr,
-    /// Who had asked.
+    /// The host that had asked.
     pub destination: IpAddr,
     /// As in the request.
     pub identifier: u16,
@@ -33,9 +34,8 @@ pub struct Echo<'a> {
     pub payload: &'a [u8],
 }
 
-/// Turns an echo request into its reply, in place: addresses swapped, fresh TTL, checksums anew.
-/// Says whether it did; if not, the packet is as it was, and was no request that deserves an
-/// answer.
+/// Turns an echo request into its reply, in place: swaps the addresses, renews the TTL and the
+/// checksums. Returns whether it did. A packet that is not a plain request stays as it was.
 #[must_use]
 pub fn answer_echo(packet: &mut [u8]) -> bool {
     let Some((header, message)) = verified(packet) else {
@@ -63,8 +63,8 @@ pub fn answer_echo(packet: &mut [u8]) -> bool {
     true
 }
 
-/// Appends an echo request to `out` and returns its length in bytes. None, and nothing appended, if
-/// one address is IPv4 and the other IPv6, or if the payload is too long for a packet.
+/// Appends an echo request to `out` and returns its length in bytes. Returns `None`, and appends
+/// nothing, if the addresses are of two families or the payload is too long for a packet.
 pub fn echo_request(
     source: IpAddr,
     destination: IpAddr,
@@ -101,8 +101,8 @@ pub fn echo_request(
     Some(fixed + message)
 }
 
-/// Recognises an echo reply whose checksums are right. Whether it answers a request of ours,
-/// identifier, sequence and payload tell.
+/// Recognises an echo reply whose checksums are right. The caller compares identifier, sequence and
+/// payload with its own requests.
 #[must_use]
 pub fn echo_reply(packet: &[u8]) -> Option<Echo<'_>> {
     let (
@@ -133,11 +133,11 @@ fn request_type(address: IpAddr) -> u8 {
     if address.is_ipv4() { 8 } else { 128 }
 }
 
-/// The header and the ICMP message of a whole packet whose checksums are right.
+/// The header and the ICMP message of a packet, if it is no fragment and its checksums are right.
 fn verified(packet: &[u8]) -> Option<(ip::Header, &[u8])> {
     let header = ip::parse(packet).ok()?;
     let (before, message) = packet.split_at_checked(header.transport)?;
-    // Over an IPv4 header, checksum included, the sum is ffff. IPv6 has none of its own.
+    // The sum of a valid IPv4 header, checksum included, is ffff. An IPv6 header has no checksum.
     let right = match header.source {
         IpAddr::V4(_) => header.protocol == protocol::ICMP && checksum::sum(before, 0) == 0xffff,
         IpAddr::V6(_) => header.protocol == protocol::ICMPV6,
@@ -161,7 +161,7 @@ fn write_checksums(packet: &mut [u8], source: IpAddr, destination: IpAddr, fixed
     message[2..4].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// What an ICMP checksum begins with: nothing in IPv4, the pseudo-header in IPv6.
+/// The sum that an ICMP checksum begins with: 0 in IPv4, the pseudo-header's in IPv6.
 fn pseudo_header(source: IpAddr, destination: IpAddr, length: usize) -> u16 {
     if source.is_ipv4() {
         0
@@ -175,7 +175,7 @@ mod tests {
     use super::super::sample::{Numbers, bytes, verifies};
     use super::*;
 
-    // Request, its reply, and the request as it is made here: Scapy wrote them. The payload is
+    // Scapy wrote these: a request, its reply, and the request as it is made here. The payload is
     // "Hello, World!".
     const V4: [&str; 3] = [
         "45100029123440003f0115800a0700020a070001 0800605256780009 48656c6c6f2c20576f726c6421",
@@ -258,7 +258,7 @@ mod tests {
         }
     }
 
-    /// No answer to `packet`, and no byte of it changed.
+    /// Whether `packet` gets no answer and keeps every byte.
     fn unanswered(packet: &[u8]) -> bool {
         let mut copy = packet.to_vec();
         !answer_echo(&mut copy) && copy == packet

@@ -6,29 +6,30 @@
 //!       |  identification   | -DM| fragment offset|    M: more fragments follow
 //!       |  TTL    |protocol |  header checksum    |
 //!       |  source address                         |
-//!       |  destination address                    |    options up to IHL, then the transport header
+//!       |  destination address                    |   options up to IHL, then the transport header
 //!
 //! IPv6  |ver| class |  flow label                 |
-//!       |  payload length   |next hdr | hop limit |    payload length: all that follows these 40 bytes
+//!       |  payload length   |next hdr | hop limit |   payload length: all after these 40 bytes
 //!       |  source address, 16 bytes               |
-//!       |  destination address, 16 bytes          |    extension headers, then the transport header
+//!       |  destination address, 16 bytes          |   extension headers, then the transport header
 //!
-//! extension  |next hdr | length  |  ...           |    8 x (length + 1) bytes; a fragment header always 8
+//! extension  |next hdr | length  |  ...           |   8 x (length + 1) bytes; a fragment header 8
 //! ```
 //!
-//! A packet is exactly as long as its header says: a TUN device delivers nothing after it, and what
-//! a peer might append would be bytes that nobody checks. The IPv4 header checksum is not verified
-//! here; the kernel does that. An authentication header (RFC 4302) counts as the transport,
-//! protocol 51, in both versions: it signs all that follows, so nothing behind it can be answered
-//! or segmented, and nobody here has a reason to look. Jumbograms (RFC 2675) and IPv4 packets of
-//! total length 0 ("BIG TCP") are refused.
+//! A packet must be exactly as long as its header says. A TUN device delivers nothing after a
+//! packet, and nobody would check the bytes that a peer appends. The IPv4 header checksum is not
+//! verified here; the kernel does that.
+//!
+//! An authentication header (RFC 4302) counts as the transport, protocol 51, in both versions. It
+//! signs all that follows, so nothing behind it can be answered or segmented here. Jumbograms (RFC
+//! 2675) and IPv4 packets of total length 0 ("BIG TCP") are refused.
 
 use super::protocol;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Extension headers that a packet may have. RFC 8200, section 4.1 names an order with at most five
-/// of those walked here. Eight of them take at most 16 KiB, and bound the work for a packet.
+/// The most extension headers in a packet. RFC 8200, section 4.1 has at most five of those that are
+/// walked here. Eight of them take at most 16 KiB, which bounds the work for a packet.
 pub const EXTENSIONS: usize = 8;
 
 const HOP_BY_HOP: u8 = 0;
@@ -36,10 +37,10 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 
-/// What the IP header says, extension headers of IPv6 included.
+/// What the IP header says. In IPv6 it includes the extension headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// The sender's address, if we believe the packet.
+    /// The sender's address, as the packet claims it.
     pub source: IpAddr,
     /// The receiver's address.
     pub destination: IpAddr,
@@ -47,15 +48,14 @@ pub struct Header {
     pub protocol: u8,
     /// Where the transport header begins, in bytes; at most the packet's length.
     pub transport: usize,
-    /// Whether this is a part of a packet. Only the part with offset 0 has a transport header. An
-    /// IPv6 packet with a fragment header counts as a part even if it is whole ("atomic", RFC
-    /// 6946).
+    /// Whether this is a fragment. Only the fragment with offset 0 has a transport header. An IPv6
+    /// packet with a fragment header counts as a fragment even if it is whole ("atomic", RFC 6946).
     pub fragment: bool,
 }
 
 /// Why bytes are not an IP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Malformed {
+pub enum MalformedPacket {
     /// There are no bytes.
     Empty,
     /// Neither IPv4 nor IPv6, but this version.
@@ -70,7 +70,7 @@ pub enum Malformed {
     Extension,
 }
 
-impl fmt::Display for Malformed {
+impl fmt::Display for MalformedPacket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => write!(f, "the packet is empty"),
@@ -93,14 +93,14 @@ impl fmt::Display for Malformed {
     }
 }
 
-impl std::error::Error for Malformed {}
+impl std::error::Error for MalformedPacket {}
 
-/// Reads the whole IP header. Nothing of the transport header is looked at: it may be cut short, or
+/// Reads the whole IP header. This does not look at the transport header, which may be cut short or
 /// absent.
 ///
 /// # Errors
-/// [`Malformed`], if any length in the header disagrees with the packet.
-pub fn parse(packet: &[u8]) -> Result<Header, Malformed> {
+/// [`MalformedPacket`], if any length in the header disagrees with the packet.
+pub fn parse(packet: &[u8]) -> Result<Header, MalformedPacket> {
     let (source, destination) = addresses(packet)?;
     let (protocol, transport, fragment) = if source.is_ipv4() {
         v4(packet)
@@ -116,25 +116,26 @@ pub fn parse(packet: &[u8]) -> Result<Header, Malformed> {
     })
 }
 
-/// Reads source and destination, for a router that needs no more: version and lengths are checked
-/// as in [`parse`], extension headers are not looked at.
+/// Reads source and destination, for a router that needs no more. It checks version and lengths as
+/// [`parse`] does, but not extension headers.
 ///
 /// # Errors
-/// [`Malformed`], if the fixed header disagrees with the packet.
-pub fn addresses(packet: &[u8]) -> Result<(IpAddr, IpAddr), Malformed> {
-    match packet.first().ok_or(Malformed::Empty)? >> 4 {
+/// [`MalformedPacket`], if the fixed header disagrees with the packet.
+pub fn addresses(packet: &[u8]) -> Result<(IpAddr, IpAddr), MalformedPacket> {
+    match packet.first().ok_or(MalformedPacket::Empty)? >> 4 {
         4 => {
             let ([version_ihl, _, length @ .., _, _, _, _, _, _, _, _], rest) = packet
                 .split_first_chunk::<12>()
-                .ok_or(Malformed::Truncated)?;
-            let ([s0, s1, s2, s3, d0, d1, d2, d3], _) =
-                rest.split_first_chunk::<8>().ok_or(Malformed::Truncated)?;
+                .ok_or(MalformedPacket::Truncated)?;
+            let ([s0, s1, s2, s3, d0, d1, d2, d3], _) = rest
+                .split_first_chunk::<8>()
+                .ok_or(MalformedPacket::Truncated)?;
             if usize::from(u16::from_be_bytes(*length)) != packet.len() {
-                return Err(Malformed::TotalLength);
+                return Err(MalformedPacket::TotalLength);
             }
             let header = 4 * usize::from(version_ihl & 15);
             if header < 20 || header > packet.len() {
-                return Err(Malformed::HeaderLength);
+                return Err(MalformedPacket::HeaderLength);
             }
             Ok((
                 Ipv4Addr::new(*s0, *s1, *s2, *s3).into(),
@@ -144,25 +145,27 @@ pub fn addresses(packet: &[u8]) -> Result<(IpAddr, IpAddr), Malformed> {
         6 => {
             let ([_, _, _, _, length @ .., _, _], rest) = packet
                 .split_first_chunk::<8>()
-                .ok_or(Malformed::Truncated)?;
-            let (source, rest) = rest.split_first_chunk::<16>().ok_or(Malformed::Truncated)?;
-            let (destination, payload) =
-                rest.split_first_chunk::<16>().ok_or(Malformed::Truncated)?;
+                .ok_or(MalformedPacket::Truncated)?;
+            let (source, rest) = rest
+                .split_first_chunk::<16>()
+                .ok_or(MalformedPacket::Truncated)?;
+            let (destination, payload) = rest
+                .split_first_chunk::<16>()
+                .ok_or(MalformedPacket::Truncated)?;
             if usize::from(u16::from_be_bytes(*length)) != payload.len() {
-                return Err(Malformed::TotalLength);
+                return Err(MalformedPacket::TotalLength);
             }
             Ok((
                 Ipv6Addr::from(*source).into(),
                 Ipv6Addr::from(*destination).into(),
             ))
         }
-        version => Err(Malformed::Version(version)),
+        version => Err(MalformedPacket::Version(version)),
     }
 }
 
-/// A number that the packets of one flow share: a hash of addresses, protocol and, with TCP and
-/// UDP, ports. From two packets that have the same, nothing is concluded but that they take turns
-/// together.
+/// A number that the packets of one flow share: a hash of the addresses, the protocol and, in TCP
+/// and UDP, the ports. Two flows with the same number only take turns together.
 pub fn flow(packet: &[u8]) -> usize {
     let (addresses, protocol, transport) = match packet.first() {
         Some(first) if first >> 4 == 4 => (12..20, packet.get(9), 4 * usize::from(first & 15)),
@@ -182,10 +185,10 @@ pub fn flow(packet: &[u8]) -> usize {
     (hash ^ hash >> 16) as usize
 }
 
-/// Whether an address can be one host's, as it is seen from another network: it is not for many,
-/// for nobody, for whoever looks at it, or for one link alone (RFC 4291, section 2.5.6; RFC 3927,
-/// section 7). A tunnel that carried the last would let its far end be a router here (RFC 4861,
-/// section 6.1.2), and clients ask a cloud for its server's secrets.
+/// Whether an address can be one host's, as another network sees it. Multicast, broadcast,
+/// unspecified, loopback and link-local addresses cannot (RFC 4291, section 2.5.6; RFC 3927,
+/// section 7). If a tunnel carried link-local addresses, its far end could be a router here (RFC
+/// 4861, section 6.1.2). Clients could also ask the cloud of the server for that machine's secrets.
 pub fn one_host(address: IpAddr) -> bool {
     let near = match address {
         IpAddr::V4(address) => address.is_broadcast() || address.is_link_local(),
@@ -194,23 +197,24 @@ pub fn one_host(address: IpAddr) -> bool {
     !near && !address.is_multicast() && !address.is_unspecified() && !address.is_loopback()
 }
 
-/// Protocol, transport offset and whether it is a fragment, of an IPv4 packet that [`addresses`]
-/// took.
-fn v4(packet: &[u8]) -> Result<(u8, usize, bool), Malformed> {
+/// Of an IPv4 packet that [`addresses`] accepted: protocol, transport offset, and whether it is a
+/// fragment.
+fn v4(packet: &[u8]) -> Result<(u8, usize, bool), MalformedPacket> {
     let ([version_ihl, _, _, _, _, _, fragment @ .., _, protocol], _) = packet
         .split_first_chunk::<10>()
-        .ok_or(Malformed::Truncated)?;
-    // M and the offset: all but the reserved bit and D, "don't fragment".
+        .ok_or(MalformedPacket::Truncated)?;
+    // The mask has M and the offset. It leaves out the reserved bit and D, "don't fragment".
     let fragment = u16::from_be_bytes(*fragment) & 0x3fff != 0;
     Ok((*protocol, 4 * usize::from(version_ihl & 15), fragment))
 }
 
-/// The same of an IPv6 packet: walks the extension headers.
-fn v6(packet: &[u8]) -> Result<(u8, usize, bool), Malformed> {
+/// The same of an IPv6 packet. This walks the extension headers.
+fn v6(packet: &[u8]) -> Result<(u8, usize, bool), MalformedPacket> {
     let (fixed, mut rest) = packet
         .split_first_chunk::<40>()
-        .ok_or(Malformed::Truncated)?;
-    let (mut protocol, mut fragment) = (fixed[6], false);
+        .ok_or(MalformedPacket::Truncated)?;
+    let mut protocol = fixed[6];
+    let mut fragment = false;
     for _ in 0..=EXTENSIONS {
         if !matches!(
             protocol,
@@ -218,25 +222,26 @@ fn v6(packet: &[u8]) -> Result<(u8, usize, bool), Malformed> {
         ) {
             return Ok((protocol, packet.len() - rest.len(), fragment));
         }
-        // Every extension header takes at least 8 bytes, so each turn makes `rest` shorter.
-        let ([following, length, offset @ .., _, _, _, _], _) =
-            rest.split_first_chunk::<8>().ok_or(Malformed::Extension)?;
+        // Every extension header has at least 8 bytes, so each turn makes `rest` shorter.
+        let ([following, length, offset @ .., _, _, _, _], _) = rest
+            .split_first_chunk::<8>()
+            .ok_or(MalformedPacket::Extension)?;
         let size = if protocol == FRAGMENT {
             8
         } else {
             8 * (usize::from(*length) + 1)
         };
-        rest = rest.get(size..).ok_or(Malformed::Extension)?;
+        rest = rest.get(size..).ok_or(MalformedPacket::Extension)?;
         if protocol == FRAGMENT {
             fragment = true;
-            // What follows in a later fragment is no header, but the middle of something.
+            // A later fragment has no header here; it continues the payload.
             if u16::from_be_bytes(*offset) & 0xfff8 != 0 {
                 return Ok((*following, packet.len() - rest.len(), fragment));
             }
         }
         protocol = *following;
     }
-    Err(Malformed::Extension)
+    Err(MalformedPacket::Extension)
 }
 
 #[cfg(test)]
@@ -245,7 +250,8 @@ mod tests {
     use super::*;
 
     // Written with Scapy 2.
-    const V4_OPTIONS: &str = "4600002c 00010000 4006d1b6 0a070002 0a070001 94040000 0001000200000000000000005002200\
+    const V4_OPTIONS: &str = "4600002c 00010000 4006d1b6 0a070002 0a070001 94040000 00010002000000\
+        00000000005002200\
                               07bcf0000";
     const V6: &str =
         "60000000 0000 0040 fd070000000000000000000000000002 fd070000000000000000000000000001";
@@ -307,18 +313,18 @@ mod tests {
                 assert!(parse(&packet[..length]).is_err() && addresses(&packet[..length]).is_err());
             }
             let longer = [&packet[..], &[0]].concat();
-            assert_eq!(parse(&longer), Err(Malformed::TotalLength));
-            assert_eq!(addresses(&longer), Err(Malformed::TotalLength));
+            assert_eq!(parse(&longer), Err(MalformedPacket::TotalLength));
+            assert_eq!(addresses(&longer), Err(MalformedPacket::TotalLength));
         }
     }
 
     #[test]
     fn extension_headers_are_cut_nowhere() {
-        // The length in the IPv6 header agrees each time: what is too short is the chain behind it.
+        // The length in the IPv6 header is right each time. Only the chain behind it is too short.
         let chain = bytes(HOP_ROUTING_OPTIONS_UDP);
         for length in 0..chain.len() {
             let expected = if length < 48 {
-                Err(Malformed::Extension)
+                Err(MalformedPacket::Extension)
             } else {
                 Ok(88)
             };
@@ -337,23 +343,26 @@ mod tests {
             v6(DESTINATION_OPTIONS, &payload)
         };
         assert_eq!(parse(&chain(EXTENSIONS)).unwrap().protocol, 17);
-        assert_eq!(parse(&chain(EXTENSIONS + 1)), Err(Malformed::Extension));
+        assert_eq!(
+            parse(&chain(EXTENSIONS + 1)),
+            Err(MalformedPacket::Extension)
+        );
     }
 
     #[test]
     fn each_reason() {
-        assert_eq!(parse(&[]), Err(Malformed::Empty));
-        assert_eq!(parse(&[0x50; 64]), Err(Malformed::Version(5)));
-        assert_eq!(parse(&[0x45; 19]), Err(Malformed::Truncated));
-        assert_eq!(parse(&[0x60; 39]), Err(Malformed::Truncated));
+        assert_eq!(parse(&[]), Err(MalformedPacket::Empty));
+        assert_eq!(parse(&[0x50; 64]), Err(MalformedPacket::Version(5)));
+        assert_eq!(parse(&[0x45; 19]), Err(MalformedPacket::Truncated));
+        assert_eq!(parse(&[0x60; 39]), Err(MalformedPacket::Truncated));
         for ihl in [0, 4, 12, 15] {
             let mut packet = bytes(V4_OPTIONS);
             packet[0] = 0x40 | ihl;
-            assert_eq!(parse(&packet), Err(Malformed::HeaderLength));
+            assert_eq!(parse(&packet), Err(MalformedPacket::HeaderLength));
         }
         let mut zero = bytes(V4_OPTIONS);
         zero[2..4].fill(0);
-        assert_eq!(parse(&zero), Err(Malformed::TotalLength));
+        assert_eq!(parse(&zero), Err(MalformedPacket::TotalLength));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is inside? The packets that the tunnel carries, read and written as bytes.
 //!
 //! ```text
-//! offload   the 10 bytes before a super-packet: what remains to be done to it, and whether to believe that
+//! offload   the 10 bytes before a super-packet: what remains to be done, and is that safe
 //! segmentation   a super-packet -> the ordinary packets it stands for
 //! ip        addresses, transport protocol and where its header begins
 //! icmp      echo request and reply, for an address without a kernel behind it
@@ -9,8 +9,8 @@
 //! dns       what a resolver is asked about a name, and what it answers
 //! ```
 //!
-//! A packet is untrusted, on both sides of the tunnel: whoever may send one may have made up all of
-//! it. Nothing here touches a socket, a file, a clock, a thread or a source of randomness.
+//! A packet is untrusted on both sides of the tunnel: its sender may have made up all of it.
+//! Nothing here touches a socket, a file, a clock, a thread or a source of randomness.
 #![forbid(unsafe_code)]
 
 pub mod checksum;
@@ -21,7 +21,7 @@ pub mod offload;
 pub mod segmentation;
 pub mod subnet;
 
-/// The transport protocols that this room knows, by their numbers in an IP header (IANA).
+/// The transport protocols that this module knows, by their numbers in an IP header (IANA).
 pub mod protocol {
     /// ICMP, RFC 792.
     pub const ICMP: u8 = 1;
@@ -33,16 +33,17 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
 }
 
-/// What the tests of this room share.
+/// What the tests of this module share.
 #[cfg(test)]
 mod sample {
     use super::offload::{NEEDS_CSUM, Offload};
 
-    // Super-packets by Scapy, whole checksums in them.
+    // Scapy made these super-packets, with complete checksums.
     pub(super) const TCP4: &str = "45000049ffff40004006269f0a0700020a070001 \
          123401bbfffffffc00000005809901f42b1d0000 0101080a0000000100000002 \
          303132333435363738396162636465666768696a21";
-    pub(super) const UDP6: &str = "6000000700250040fd070000000000000000000000000002fd070000000000000000000000000001 \
+    pub(super) const UDP6: &str = "6000000700250040fd070000000000000000000000000002fd0700000000000\
+        00000000000000001 \
          1100010400000000 12340035001dd22e 303132333435363738396162636465666768696a21";
 
     pub(super) fn header(
@@ -61,7 +62,7 @@ mod sample {
         }
     }
 
-    /// Bytes from hexadecimal digits; blanks between them mark the fields.
+    /// Bytes from hexadecimal digits. Blanks between them mark the fields.
     pub(super) fn bytes(digits: &str) -> Vec<u8> {
         let digits: Vec<u32> = digits
             .chars()
@@ -73,7 +74,7 @@ mod sample {
             .collect()
     }
 
-    /// The checksum field over some bytes, as RFC 1071 describes it: one word after the other.
+    /// The checksum of some bytes as RFC 1071 describes it, one word after the other.
     pub(super) fn naive_checksum(bytes: &[u8]) -> u16 {
         let mut sum = 0u32;
         for pair in bytes.chunks(2) {
@@ -83,8 +84,8 @@ mod sample {
         !(sum as u16)
     }
 
-    /// Whether the transport checksum of a packet with its transport header at `transport`
-    /// verifies, and IPv4's own.
+    /// Whether the checksum of the transport header at offset `transport` verifies, and that of an
+    /// IPv4 header.
     pub(super) fn verifies(packet: &[u8], transport: usize, protocol: u8) -> bool {
         let length = (packet.len() - transport) as u16;
         let (addresses, network) = match packet[0] >> 4 {

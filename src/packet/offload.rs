@@ -1,27 +1,28 @@
-//! What remains to be done to this packet, and is it safe to let the kernel do it? The header
-//! before a super-packet: `struct virtio_net_hdr` (VIRTIO 1.2, section 5.1.6), as a TUN device with
-//! `IFF_VNET_HDR` has it.
+//! What remains to be done to this packet, and is it safe to let the kernel do it? This is the
+//! header before a super-packet: `struct virtio_net_hdr` (VIRTIO 1.2, section 5.1.6), as a TUN
+//! device with `IFF_VNET_HDR` has it.
 //!
 //! ```text
 //! | flags | gso_type |  hdr_len  |  gso_size  | csum_start | csum_offset |     10 bytes
-//!     1        1           2           2            2             2            big-endian in the tunnel,
-//!                                                                              the machine's order at the device
+//!     1        1           2           2            2             2            big-endian in the tunnel, the
+//!                                                                  machine's byte order at the device
+//!
 //! flags     1 NEEDS_CSUM   the checksum field holds only the sum of the pseudo-header
 //!           2 DATA_VALID   somebody has verified the checksum; not believed, never passed on
 //! gso_type  0 none, 1 TCP in IPv4, 4 TCP in IPv6, 5 UDP; +80 if the packet has TCP's CWR flag
 //! ```
 //!
 //! A peer's header is untrusted, and so is a kernel's about a packet that was made up.
-//! [`Offload::check`] holds it against the packet and makes it anew; what comes out, every kernel
-//! that knows the type takes (Linux: `virtio_net_hdr_to_skb` in include/linux/virtio_net.h,
-//! `tun_get_user` in drivers/net/tun.c) and can segment (`tcp_gso_segment`, `__udp_gso_segment`),
-//! and `segmentation` splits it here without asking further questions.
+//! [`Offload::check`] compares it with the packet and makes it anew. Every kernel that knows the
+//! type accepts the result (Linux: `virtio_net_hdr_to_skb` in include/linux/virtio_net.h,
+//! `tun_get_user` in drivers/net/tun.c). It can also segment it (`tcp_gso_segment`,
+//! `__udp_gso_segment`). `segmentation` splits it here without further checks.
 
 use std::fmt;
 
 use super::{checksum, ip, protocol};
 
-/// Length of the header in bytes, in the tunnel and at the device.
+/// Length of the header in bytes, both in the tunnel and at the device.
 pub const LENGTH: usize = 10;
 
 /// Flag: the checksum is to be completed from `csum_start` on.
@@ -40,17 +41,17 @@ pub const GSO_UDP_L4: u8 = 5;
 /// Bit in the type: the TCP flag CWR is set, for the first segment alone.
 pub const GSO_ECN: u8 = 0x80;
 
-/// The smallest TCP segment payload in bytes: Linux itself goes no lower (`TCP_MIN_GSO_SIZE`: an
-/// MSS of 48 less 40 of options). With [`HEADERS_MAX`] it bounds what one super-packet can grow to:
-/// 8,192 segments, 2.2 MB in all.
+/// The smallest TCP segment payload in bytes. Linux goes no lower (`TCP_MIN_GSO_SIZE`: an MSS of 48
+/// less 40 of options). With [`HEADERS_MAX`] it bounds one super-packet to 8,192 segments and 2.2
+/// MB in all.
 pub const TCP_SIZE_MIN: u16 = 8;
-/// The most datagrams in one super-packet: Linux refuses more (`UDP_MAX_SEGMENTS`; from 6.7 until a
-/// fix in 2024, 64).
+/// The most datagrams in one super-packet. Linux refuses more (`UDP_MAX_SEGMENTS`; from 6.7 until a
+/// fix in 2024, it was 64).
 pub const UDP_SEGMENTS_MAX: usize = 128;
-/// The longest headers, in bytes, that are repeated in every segment. 120 is the most in IPv4.
+/// The most bytes of headers that are repeated in every segment. IPv4 has at most 120.
 pub const HEADERS_MAX: usize = 256;
 
-/// The fields as they stand, not yet held against a packet. The default asks for nothing.
+/// The fields as received, not yet compared with a packet. The default asks for nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Offload {
     /// [`NEEDS_CSUM`], [`DATA_VALID`].
@@ -94,7 +95,8 @@ impl Offload {
 
     fn decode(bytes: &[u8; LENGTH], number: fn([u8; 2]) -> u16) -> Self {
         let [flags, gso_type, h0, h1, g0, g1, s0, s1, o0, o1] = *bytes;
-        let (hdr_len, gso_size) = (number([h0, h1]), number([g0, g1]));
+        let hdr_len = number([h0, h1]);
+        let gso_size = number([g0, g1]);
         Self {
             flags,
             gso_type,
@@ -106,25 +108,28 @@ impl Offload {
     }
 
     fn encode(&self, bytes: fn(u16) -> [u8; 2]) -> [u8; LENGTH] {
-        let ([h0, h1], [g0, g1]) = (bytes(self.hdr_len), bytes(self.gso_size));
-        let ([s0, s1], [o0, o1]) = (bytes(self.csum_start), bytes(self.csum_offset));
+        let [h0, h1] = bytes(self.hdr_len);
+        let [g0, g1] = bytes(self.gso_size);
+        let [s0, s1] = bytes(self.csum_start);
+        let [o0, o1] = bytes(self.csum_offset);
         [self.flags, self.gso_type, h0, h1, g0, g1, s0, s1, o0, o1]
     }
 
-    /// Holds the header against its packet.
+    /// Compares the header with its packet and makes it anew.
     ///
     /// # Errors
-    /// [`Refusal`], at the first thing that does not fit.
-    pub fn check<'a>(&self, packet: &'a [u8]) -> Result<Checked<'a>, Refusal> {
-        // 1. Flags we do not know would mean something to a later kernel.
+    /// [`OffloadError`], at the first thing that does not fit.
+    pub fn check<'a>(&self, packet: &'a [u8]) -> Result<Checked<'a>, OffloadError> {
+        // 1. Flags that are unknown here would mean something to a later kernel.
         if self.flags & !(NEEDS_CSUM | DATA_VALID) != 0 {
-            return Err(Refusal::Flags(self.flags));
+            return Err(OffloadError::Flags(self.flags));
         }
-        // 2. Nothing to do: an ordinary packet, or a fragment. The other fields mean nothing then,
-        //    and are cleared.
+        // 2. Nothing remains to be done to an ordinary packet or a fragment. The other fields mean
+        //    nothing then, and are cleared.
         if self.flags & NEEDS_CSUM == 0 {
             if self.gso_type != GSO_NONE {
-                return Err(Refusal::Unsummed); // each segment needs a new checksum; for UDP this is EINVAL
+                // Each segment needs a new checksum; for UDP this is EINVAL.
+                return Err(OffloadError::Unsummed);
             }
             ip::addresses(packet)?;
             return Ok(Checked {
@@ -133,24 +138,25 @@ impl Offload {
                 work: Work::Nothing,
             });
         }
-        // 3. A checksum to complete, where TCP and UDP have theirs and nowhere else: the kernel
-        //    would write it anywhere.
+        // 3. The checksum must be where TCP and UDP have theirs. The kernel would write it
+        //    anywhere.
         let ip = ip::parse(packet)?;
         if ip.fragment {
-            return Err(Refusal::Fragment); // the checksum covers more than this part
+            return Err(OffloadError::Fragment); // the checksum covers more than this fragment
         }
         let transport = packet.get(ip.transport..).unwrap_or_default();
         let (csum_offset, length) = match ip.protocol {
             protocol::TCP => (16, tcp_header_length(transport)?),
             protocol::UDP => (6, udp_header_length(transport)?),
-            other => return Err(Refusal::Protocol(other)),
+            other => return Err(OffloadError::Protocol(other)),
         };
         if (usize::from(self.csum_start), self.csum_offset) != (ip.transport, csum_offset) {
-            return Err(Refusal::ChecksumPlace);
+            return Err(OffloadError::ChecksumPlace);
         }
-        // 4. What the kernel gets is ours: `hdr_len` beyond the packet would be EINVAL.
+        // 4. The kernel gets a length that is computed here: `hdr_len` beyond the packet would be
+        //    EINVAL.
         let payload = ip.transport + length;
-        let hdr_len = u16::try_from(payload).map_err(|_| Refusal::Headers)?;
+        let hdr_len = u16::try_from(payload).map_err(|_| OffloadError::Headers)?;
         let mut offload = Self {
             flags: NEEDS_CSUM,
             hdr_len,
@@ -160,9 +166,9 @@ impl Offload {
         if self.gso_type != GSO_NONE {
             self.check_segments(packet, &ip, payload)?;
         }
-        // 5. One segment is no super-packet; the kernel sees it that way too. This also keeps a
-        //    size of 0xffff from it, which means "by fragments" there (GSO_BY_FRAGS: EINVAL): no
-        //    payload is longer.
+        // 5. One segment is no super-packet, to the kernel as well. No payload is longer than
+        //    0xffff, so this also removes that size. To the kernel it means "by fragments"
+        //    (GSO_BY_FRAGS: EINVAL).
         if self.gso_type == GSO_NONE || packet.len() - payload <= usize::from(self.gso_size) {
             (offload.gso_type, offload.gso_size) = (GSO_NONE, 0);
             return Ok(Checked {
@@ -178,12 +184,12 @@ impl Offload {
         })
     }
 
-    /// For a packet of this machine's kernel that [`Offload::check`] refuses: completes the checksum
-    /// of a packet inside it (VXLAN, GENEVE, GRE, IP in IP), which the kernel leaves open at an inner
-    /// place. Returns whether it did. The packet then needs nothing more, so that no peer has to
-    /// trust that place.
+    /// Completes the checksum of a packet inside this one (VXLAN, GENEVE, GRE, IP in IP). It is for
+    /// a packet of this machine's kernel that [`Offload::check`] refuses, because the kernel has
+    /// left a checksum open at an inner place. Returns whether it did. The packet then needs
+    /// nothing more, so that no peer has to trust that place.
     ///
-    /// The outer IP header stays as it is, whatever the place: a router has judged its addresses.
+    /// The outer IP header must stay as it is, because a router has checked its addresses.
     pub fn complete_inner(&self, packet: &mut [u8]) -> bool {
         let is_plain = self.gso_type == GSO_NONE && self.flags & !DATA_VALID == NEEDS_CSUM;
         let Ok(ip) = ip::parse(packet) else {
@@ -195,15 +201,15 @@ impl Offload {
             && checksum::complete(packet, self.csum_start, self.csum_offset).is_ok()
     }
 
-    /// Holds type and size of the segments against the packet.
+    /// Compares type and size of the segments with the packet.
     fn check_segments(
         &self,
         packet: &[u8],
         ip: &ip::Header,
         payload: usize,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), OffloadError> {
         // 1. The type must be the packet's, or the kernel would run one protocol's code over
-        //    another's header. The ECN bit is TCP's; with UDP it is EINVAL.
+        //    another's header. The ECN bit belongs to TCP; with UDP it is EINVAL.
         let tcp = if ip.source.is_ipv4() {
             GSO_TCPV4
         } else {
@@ -214,15 +220,17 @@ impl Offload {
             _ => self.gso_type == GSO_UDP_L4,
         };
         if !fits {
-            return Err(Refusal::Type(self.gso_type));
+            return Err(OffloadError::Type(self.gso_type));
         }
         // 2. Each segment repeats the headers; without a limit, one super-packet could grow to 100
         //    MB.
         if payload > HEADERS_MAX {
-            return Err(Refusal::Headers);
+            return Err(OffloadError::Headers);
         }
-        // 3. A size of zero is EINVAL, and would never end; a small one makes many segments.
-        let (size, bytes) = (usize::from(self.gso_size), packet.len() - payload);
+        // 3. A size of zero is EINVAL, and segmentation would never end. A small one makes many
+        //    segments.
+        let size = usize::from(self.gso_size);
+        let bytes = packet.len() - payload;
         let enough = match ip.protocol {
             protocol::TCP => self.gso_size >= TCP_SIZE_MIN,
             _ => size > 0 && bytes <= size * UDP_SEGMENTS_MAX,
@@ -230,7 +238,7 @@ impl Offload {
         if enough {
             Ok(())
         } else {
-            Err(Refusal::Size(self.gso_size))
+            Err(OffloadError::Size(self.gso_size))
         }
     }
 }
@@ -249,7 +257,7 @@ pub(super) enum Work {
     Nothing,
     /// The checksum at the place that the header names, which is inside the packet.
     Checksum,
-    /// Segments; `payload` is the offset of what is split, less than the packet's length.
+    /// The packet has to be split from the offset `payload` on, which is less than its length.
     Segments {
         ip: ip::Header,
         payload: usize,
@@ -263,14 +271,14 @@ impl<'a> Checked<'a> {
         self.packet
     }
 
-    /// The header to hand to the kernel, or to a peer: it asks for what the packet needs, and no
-    /// field is taken on trust.
+    /// The header to hand to the kernel or to a peer. It asks for what the packet needs, and every
+    /// field is checked or made anew.
     #[must_use]
     pub fn offload(&self) -> Offload {
         self.offload
     }
 
-    /// Into how many packets `segmentation` splits this; at least one.
+    /// The number of packets into which `segmentation` splits this, at least one.
     #[must_use]
     pub fn segments(&self) -> usize {
         match self.work {
@@ -282,38 +290,38 @@ impl<'a> Checked<'a> {
     }
 }
 
-/// Why a header does not fit its packet. Sent by a peer, it is the peer's fault.
+/// Why a header does not fit its packet. If a peer sent the header, it is the peer's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum OffloadError {
     /// Not an IP packet.
-    Malformed(ip::Malformed),
+    Malformed(ip::MalformedPacket),
     /// Flags other than [`NEEDS_CSUM`] and [`DATA_VALID`].
     Flags(u8),
-    /// An unknown type of super-packet, or not that of this packet.
+    /// The type of super-packet is unknown, or not that of this packet.
     Type(u8),
     /// A super-packet without [`NEEDS_CSUM`].
     Unsummed,
     /// A fragment has no checksum to complete, and cannot be split.
     Fragment,
-    /// Neither TCP nor UDP, but this protocol.
+    /// This protocol is neither TCP nor UDP.
     Protocol(u8),
     /// The TCP or UDP header is cut short or contradicts itself.
     Transport,
-    /// `csum_start` and `csum_offset` are not where the packet's checksum is.
+    /// `csum_start` and `csum_offset` do not lead to the packet's checksum.
     ChecksumPlace,
     /// The headers are longer than [`HEADERS_MAX`].
     Headers,
-    /// A `gso_size` of zero, or one that makes too many segments.
+    /// The `gso_size` is zero, or makes too many segments.
     Size(u16),
 }
 
-impl From<ip::Malformed> for Refusal {
-    fn from(malformed: ip::Malformed) -> Self {
+impl From<ip::MalformedPacket> for OffloadError {
+    fn from(malformed: ip::MalformedPacket) -> Self {
         Self::Malformed(malformed)
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for OffloadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Malformed(malformed) => malformed.fmt(f),
@@ -349,7 +357,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl std::error::Error for Refusal {
+impl std::error::Error for OffloadError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         if let Self::Malformed(malformed) = self {
             Some(malformed)
@@ -361,26 +369,28 @@ impl std::error::Error for Refusal {
 
 /// Length of a TCP header in bytes, options included. Linux drops a super-packet whose data offset
 /// is out of range.
-fn tcp_header_length(transport: &[u8]) -> Result<usize, Refusal> {
-    let fixed = transport.first_chunk::<20>().ok_or(Refusal::Transport)?;
+fn tcp_header_length(transport: &[u8]) -> Result<usize, OffloadError> {
+    let fixed = transport
+        .first_chunk::<20>()
+        .ok_or(OffloadError::Transport)?;
     let length = 4 * usize::from(fixed[12] >> 4);
     if (20..=transport.len()).contains(&length) {
         Ok(length)
     } else {
-        Err(Refusal::Transport)
+        Err(OffloadError::Transport)
     }
 }
 
 /// Length of a UDP header in bytes. Linux computes the segments' checksums from the UDP length, so
-/// it must be right.
-fn udp_header_length(transport: &[u8]) -> Result<usize, Refusal> {
+/// that must be right.
+fn udp_header_length(transport: &[u8]) -> Result<usize, OffloadError> {
     let ([_, _, _, _, length @ .., _, _], _) = transport
         .split_first_chunk::<8>()
-        .ok_or(Refusal::Transport)?;
+        .ok_or(OffloadError::Transport)?;
     if usize::from(u16::from_be_bytes(*length)) == transport.len() {
         Ok(8)
     } else {
-        Err(Refusal::Transport)
+        Err(OffloadError::Transport)
     }
 }
 
@@ -397,7 +407,7 @@ mod tests {
         (header(GSO_UDP_L4, 8, 48, 6), bytes(UDP6))
     }
 
-    fn refusal(header: Offload, packet: &[u8]) -> Refusal {
+    fn refusal(header: Offload, packet: &[u8]) -> OffloadError {
         header.check(packet).unwrap_err()
     }
 
@@ -448,7 +458,7 @@ mod tests {
         );
         assert_eq!(
             refusal(header, &fragment[1..]),
-            Refusal::Malformed(ip::Malformed::Version(0))
+            OffloadError::Malformed(ip::MalformedPacket::Version(0))
         );
     }
 
@@ -471,7 +481,7 @@ mod tests {
             for flags in [4, 5, 8, 0x81] {
                 assert_eq!(
                     refusal(Offload { flags, ..good }, &packet),
-                    Refusal::Flags(flags)
+                    OffloadError::Flags(flags)
                 );
             }
             for gso_type in
@@ -479,19 +489,19 @@ mod tests {
             {
                 assert_eq!(
                     refusal(Offload { gso_type, ..good }, &packet),
-                    Refusal::Type(gso_type)
+                    OffloadError::Type(gso_type)
                 );
             }
             for gso_size in [0, if good.csum_offset == 16 { 7 } else { 0 }] {
                 assert_eq!(
                     refusal(Offload { gso_size, ..good }, &packet),
-                    Refusal::Size(gso_size)
+                    OffloadError::Size(gso_size)
                 );
             }
             for csum_start in [0, good.csum_start - 1, good.csum_start + 4, 0xffff] {
                 assert_eq!(
                     refusal(Offload { csum_start, ..good }, &packet),
-                    Refusal::ChecksumPlace
+                    OffloadError::ChecksumPlace
                 );
             }
             for csum_offset in [0, 22 - good.csum_offset, 0xffff] {
@@ -503,12 +513,12 @@ mod tests {
                         },
                         &packet
                     ),
-                    Refusal::ChecksumPlace
+                    OffloadError::ChecksumPlace
                 );
             }
             assert_eq!(
                 refusal(Offload { flags: 0, ..good }, &packet),
-                Refusal::Unsummed
+                OffloadError::Unsummed
             );
             assert_eq!(
                 refusal(
@@ -518,7 +528,7 @@ mod tests {
                     },
                     &packet
                 ),
-                Refusal::Unsummed
+                OffloadError::Unsummed
             );
         }
     }
@@ -529,24 +539,23 @@ mod tests {
             packet[at] = value;
             refusal(header, &packet)
         };
-        assert_eq!(change(tcp4(), 6, 0x20), Refusal::Fragment);
-        assert_eq!(change(tcp4(), 7, 1), Refusal::Fragment);
-        assert_eq!(change(tcp4(), 9, 1), Refusal::Protocol(1));
-        assert_eq!(change(tcp4(), 9, 51), Refusal::Protocol(51));
-        assert_eq!(change(tcp4(), 9, 17), Refusal::Transport); // 0xffff is no UDP length
+        assert_eq!(change(tcp4(), 6, 0x20), OffloadError::Fragment);
+        assert_eq!(change(tcp4(), 7, 1), OffloadError::Fragment);
+        assert_eq!(change(tcp4(), 9, 1), OffloadError::Protocol(1));
+        assert_eq!(change(tcp4(), 9, 51), OffloadError::Protocol(51));
+        assert_eq!(change(tcp4(), 9, 17), OffloadError::Transport); // 0xffff is no UDP length
         for data_offset in [0x00, 0x40, 0xf0] {
-            assert_eq!(change(tcp4(), 32, data_offset), Refusal::Transport);
+            assert_eq!(change(tcp4(), 32, data_offset), OffloadError::Transport);
         }
-        assert_eq!(change(udp6(), 6, 44), Refusal::Fragment);
-        assert_eq!(change(udp6(), 53, 0x1c), Refusal::Transport);
-        assert_eq!(change(udp6(), 40, 58), Refusal::Protocol(58));
+        assert_eq!(change(udp6(), 6, 44), OffloadError::Fragment);
+        assert_eq!(change(udp6(), 53, 0x1c), OffloadError::Transport);
+        assert_eq!(change(udp6(), 40, 58), OffloadError::Protocol(58));
         let (mut header, packet) = udp6();
         (header.gso_type, header.csum_start) = (GSO_NONE, 40);
-        assert_eq!(refusal(header, &packet), Refusal::ChecksumPlace); // UDP begins at 48
+        assert_eq!(refusal(header, &packet), OffloadError::ChecksumPlace); // UDP begins at 48
     }
 
-    /// A datagram in IPv6 behind `extensions` bytes of options, with `payload` bytes, and its
-    /// header.
+    /// An IPv6 datagram of `payload` bytes behind `extensions` bytes of options, and its header.
     fn datagram(extensions: usize, payload: usize) -> (Offload, Vec<u8>) {
         let mut options = vec![0; extensions];
         (options[0], options[1]) = (17, (extensions / 8 - 1) as u8);
@@ -567,7 +576,8 @@ mod tests {
         (header(GSO_UDP_L4, 8, 40 + extensions as u16, 6), packet)
     }
 
-    /// A TCP segment inside `outer`: the segment's checksum holds its pseudo-header's sum only.
+    /// A TCP segment inside `outer`. The segment's checksum only holds the sum of its
+    /// pseudo-header.
     fn inside(outer: &str) -> (Offload, Vec<u8>, Vec<u8>) {
         let whole = bytes(TCP4);
         let mut open = whole.clone();
@@ -590,7 +600,7 @@ mod tests {
     #[test]
     fn the_checksum_of_a_packet_inside_is_completed_where_the_kernel_says() {
         for outer in [
-            // IP in IP, GRE, and VXLAN in UDP over IPv6.
+            // These are IP in IP, GRE, and VXLAN in UDP over IPv6.
             "4500000000000000400400000a0800020a080001",
             "45000000000000004 02f00000a0800020a080001 00000800",
             "6000000000001140fd080000000000000000000000000002fd080000000000000000000000000001 \
@@ -653,8 +663,7 @@ mod tests {
         for (header, packet) in [tcp4(), udp6()] {
             for length in 0..packet.len() {
                 assert!(header.check(&packet[..length]).is_err());
-                // With the length in the IP header made to agree, the transport is what is too
-                // short.
+                // The length in the IP header is made to agree, so that the transport is too short.
                 let mut shorter = packet[..length].to_vec();
                 let (at, before) = if packet[0] >> 4 == 4 { (2, 0) } else { (4, 40) };
                 if length >= 40 {

@@ -1,18 +1,18 @@
-//! Which ordinary packets does this super-packet stand for? What a network card does with TSO and
-//! USO, for peers that cannot take a super-packet whole.
+//! Which ordinary packets does this super-packet stand for? This does what a network card does with
+//! TSO and USO, for peers that cannot take a super-packet whole.
 //!
 //! ```text
 //! super-packet   | headers | payload, up to 64 KiB ................ |
 //! segments       | headers | gso_size |  | headers | gso_size |  | headers | rest |
 //!
-//! in every segment    IPv4: total length, identification + 1 each, header checksum; IPv6: payload length
-//!   TCP (RFC 9293)    sequence + gso_size each; FIN and PSH in the last alone, CWR in the first alone; checksum
-//!   UDP (RFC 768)     length and checksum: each segment is a datagram
+//! in every segment    IPv4: total length, identification + 1, header checksum; IPv6: length
+//!   TCP (RFC 9293)    sequence + gso_size; FIN and PSH in the last, CWR in the first; checksum
+//!   UDP (RFC 768)     length and checksum; each segment is a datagram
 //! ```
 //!
 //! Everything else in the headers, options and extension headers included, is repeated as it is.
-//! The work is bounded by the checks in `offload`: at most 8,192 segments of TCP or 128 of UDP, and
-//! at most 256 bytes of headers in each.
+//! The checks in `offload` bound the work: at most 8,192 segments of TCP or 128 of UDP, each with
+//! at most 256 bytes of headers.
 
 use super::offload::{Checked, Work};
 use super::{checksum, protocol};
@@ -20,8 +20,8 @@ use super::{checksum, protocol};
 const FIN_PSH: u8 = 0x01 | 0x08;
 const CWR: u8 = 0x80;
 
-/// Hands the packets that `super_packet` stands for to `each`, in order, with complete checksums,
-/// and returns their number. A packet that needs nothing is handed on as it is. `buffer` holds one
+/// Hands the packets that `super_packet` stands for to `each`, in order, with complete checksums.
+/// Returns their number. A packet that needs nothing is handed on as it is. `buffer` holds one
 /// packet at a time and is overwritten.
 pub fn segment(
     super_packet: &Checked<'_>,
@@ -48,19 +48,18 @@ pub fn segment(
         }
         Work::Segments { ip, payload } => (ip, payload),
     };
-    // Lengths and places below are those that `Offload::check` found inside the packet.
+    // `Offload::check` found that the lengths and places below are inside the packet.
     let (headers, payload) = packet.split_at(payload);
     let chunks = payload.chunks(usize::from(offload.gso_size));
-    let (count, pseudo_header) = (
-        chunks.len(),
-        checksum::pseudo_header(ip.source, ip.destination, ip.protocol, 0),
-    );
+    let count = chunks.len();
+    let pseudo_header = checksum::pseudo_header(ip.source, ip.destination, ip.protocol, 0);
     buffer.extend_from_slice(headers);
     for (index, chunk) in (0u16..).zip(chunks) {
         buffer.truncate(headers.len());
         buffer.extend_from_slice(chunk);
         let (network, transport) = buffer.split_at_mut(ip.transport);
-        let (length, last) = (length16(transport.len()), usize::from(index) + 1 == count);
+        let length = length16(transport.len());
+        let last = usize::from(index) + 1 == count;
         let field = match ip.protocol {
             protocol::TCP => {
                 write_tcp(
@@ -78,10 +77,8 @@ pub fn segment(
             }
         };
         transport[field..field + 2].fill(0);
-        let checksum = checksum::nonzero(checksum::sum(
-            transport,
-            checksum::add(pseudo_header, length),
-        ));
+        let initial = checksum::add(pseudo_header, length);
+        let checksum = checksum::nonzero(checksum::sum(transport, initial));
         transport[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
         write_ip(network, headers, index, length);
         each(buffer);
@@ -89,7 +86,8 @@ pub fn segment(
     count
 }
 
-/// Sequence number and flags of segment `index`, from those of the super-packet in `original`.
+/// Writes sequence number and flags of segment `index`. `original` is the super-packet's TCP
+/// header.
 fn write_tcp(tcp: &mut [u8], original: &[u8], index: u16, size: u16, last: bool) {
     let sequence = u32::from_be_bytes([original[4], original[5], original[6], original[7]]);
     let sequence = sequence.wrapping_add(u32::from(index) * u32::from(size));
@@ -99,8 +97,8 @@ fn write_tcp(tcp: &mut [u8], original: &[u8], index: u16, size: u16, last: bool)
     tcp[13] = original[13] & !(not_last | not_first);
 }
 
-/// Lengths of segment `index`, with a transport header and payload of `length` bytes, and what is
-/// IPv4's alone.
+/// Writes the lengths of segment `index`; in IPv4 also identification and checksum. `length` counts
+/// the bytes of transport header and payload.
 fn write_ip(network: &mut [u8], original: &[u8], index: u16, length: u16) {
     if network[0] >> 4 == 6 {
         let extensions = length16(network.len() - 40);
@@ -116,7 +114,7 @@ fn write_ip(network: &mut [u8], original: &[u8], index: u16, length: u16) {
     network[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// A length in bytes as a field: no part of a packet is longer than the packet, whose own length
+/// A length in bytes as a field. No part of a packet is longer than the packet, whose own length
 /// fits.
 fn length16(bytes: usize) -> u16 {
     u16::try_from(bytes).unwrap_or(u16::MAX)
@@ -139,21 +137,27 @@ mod tests {
         all
     }
 
-    // What Scapy makes of the pieces: sequence and identification wrap around.
+    // Scapy wrote these segments. Sequence and identification wrap around.
     const TCP4_SEGMENTS: [&str; 3] = [
-        "4500003cffff4000400626ac0a0700020a070001123401bbfffffffc00000005809001f47f6c00000101080a00000001000000\
+        "4500003cffff4000400626ac0a0700020a070001123401bbfffffffc00000005809001f47f6c00000101080a0\
+         0000001000000\
          023031323334353637",
-        "4500003c00004000400626ac0a0700020a070001123401bb0000000400000005801001f4ea4f00000101080a00000001000000\
+        "4500003c00004000400626ac0a0700020a070001123401bb0000000400000005801001f4ea4f00000101080a0\
+         0000001000000\
          023839616263646566",
-        "4500003900014000400626ae0a0700020a070001123401bb0000000c00000005801901f45ad500000101080a00000001000000\
+        "4500003900014000400626ae0a0700020a070001123401bb0000000c00000005801901f45ad500000101080a0\
+         0000001000000\
          026768696a21",
     ];
     const UDP6_SEGMENTS: [&str; 3] = [
-        "6000000700180040fd070000000000000000000000000002fd07000000000000000000000000000111000104000000001234003\
+        "6000000700180040fd070000000000000000000000000002fd070000000000000000000000000001110001040\
+         00000001234003\
          5001026823031323334353637",
-        "6000000700180040fd070000000000000000000000000002fd07000000000000000000000000000111000104000000001234003\
+        "6000000700180040fd070000000000000000000000000002fd070000000000000000000000000001110001040\
+         00000001234003\
          5001090ec3839616263646566",
-        "6000000700150040fd070000000000000000000000000002fd07000000000000000000000000000111000104000000001234003\
+        "6000000700150040fd070000000000000000000000000002fd070000000000000000000000000001110001040\
+         00000001234003\
          5000d01866768696a21",
     ];
 

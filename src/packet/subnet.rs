@@ -1,4 +1,5 @@
-//! An address and the length of its network's prefix: `10.8.0.1/24`, `fd0f:e12e::1/64`.
+//! What is the network of an address? An address and the length of its network's prefix:
+//! `10.8.0.1/24`, `fd0f:e12e::1/64`.
 
 use super::ip;
 use std::fmt;
@@ -8,14 +9,14 @@ use std::str::FromStr;
 /// An IP address together with the size of its network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Subnet {
-    /// The address. In a route, the first of the network.
+    /// The address. In a route it is the first of the network.
     pub address: IpAddr,
     /// Leading bits that all addresses of the network share: 0 to 32, or to 128.
     pub prefix: u8,
 }
 
 impl Subnet {
-    /// A network of one.
+    /// A network of one address.
     pub fn alone(address: IpAddr) -> Subnet {
         Subnet {
             address,
@@ -23,7 +24,7 @@ impl Subnet {
         }
     }
 
-    /// Whether `address` is in this network. Never across families.
+    /// Whether `address` is in this network. An address of the other family never is.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address) {
             (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => {
@@ -38,7 +39,7 @@ impl Subnet {
         }
     }
 
-    /// The network's own address: every bit after the prefix zero.
+    /// The network's own address, in which every bit after the prefix is zero.
     pub fn network(&self) -> IpAddr {
         self.host(0)
     }
@@ -68,14 +69,14 @@ impl Subnet {
     }
 
     /// Whether this can be an address in a tunnel: one host's, in a network of at most 2^24 (IPv4)
-    /// or 2^96 addresses. It brings its whole network into the tunnel, so half the world has to
-    /// come as a route, which can be declined.
+    /// or 2^96 addresses. The address brings its whole network into the tunnel. A larger network
+    /// must be a route, which a client can decline.
     pub fn is_tunnels(&self) -> bool {
         ip::one_host(self.address) && self.prefix >= if self.address.is_ipv4() { 8 } else { 32 }
     }
 
     /// Whether a host can have this address: it is neither the network's own nor, in IPv4, its
-    /// broadcast address. In a network of one or two addresses every one is a host's.
+    /// broadcast address. In a network of one or two addresses, all belong to hosts.
     pub fn is_host(&self) -> bool {
         match self.address {
             IpAddr::V4(_) if self.prefix >= 31 => true,
@@ -84,8 +85,8 @@ impl Subnet {
         }
     }
 
-    /// How many addresses a client can have here: without the network's own, and without IPv4's
-    /// broadcast address. At most 2^32.
+    /// The number of addresses that hosts can have here, at most 2^32. The network's own address
+    /// and IPv4's broadcast address do not count.
     pub fn hosts(&self) -> u64 {
         let (bits, last) = match self.address {
             IpAddr::V4(_) => (32 - self.prefix, 1),
@@ -104,7 +105,7 @@ impl fmt::Display for Subnet {
 impl FromStr for Subnet {
     type Err = String;
 
-    /// Reads `ADDRESS/PREFIX`; an address alone is a network of one.
+    /// Reads `ADDRESS/PREFIX`. An address alone is a network of one.
     fn from_str(text: &str) -> Result<Subnet, String> {
         let (address, prefix) = text
             .split_once('/')

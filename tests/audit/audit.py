@@ -32,7 +32,7 @@ CORE = ["fernet/token", "fernet/key", "fernet/cbc", "fernet/base64url", "protoco
         "protocol/suite/aes_256_gcm", "protocol/suite/fernet", "protocol/ratchet"]
 AROUND = ["os/entropy", "config/key_file", "config/state_file", "tunnel/peers/ratchet_store", "tunnel/peers/registry",
           "tunnel/peers/admission", "tunnel/server/mod", "tunnel/client/mod", "tunnel/session/receiver", "os/sys"]
-ROOMS = ["packet", "tunnel", "os", "config", "commands", "audit"]
+MODULES = ["packet", "tunnel", "os", "config", "commands", "audit"]
 
 # Constants, and phrases of PROTOCOL.md that must have their values, or values computed from them.
 SPECIFIED = [
@@ -324,7 +324,7 @@ def reading_order():
         path = ROOT / f"src/{name}.rs"
         return [f"[src/{name}.rs](../src/{name}.rs)", about([path]), question(path)]
 
-    def room(name):
+    def module(name):
         folder = ROOT / "src" / name
         read = {ROOT / f"src/{name}.rs" for name in AROUND}
         files = [path for path in folder.rglob("*.rs") if path not in read]
@@ -333,7 +333,7 @@ def reading_order():
     return rows(["read", "lines", "question"], ["---"] * 3,
                 ["**the trusted core**", about([ROOT / f"src/{name}.rs" for name in CORE]), ""], *map(line, CORE),
                 ["**what it rests on, and what uses it**", "", ""], *map(line, AROUND),
-                ["**the rest**", "", ""], *map(room, ROOMS))
+                ["**the rest**", "", ""], *map(module, MODULES))
 
 
 def crate_table():
@@ -421,7 +421,7 @@ CLAIMS = [
     ("the crates' sources are as published", crates_are_as_published),
     ("unsafe code in one file only", lambda: layering("unsafe_has_one_address")),
     ("each unsafe block says why it is sound", unsafe_is_explained),
-    ("rooms use only the rooms they may", lambda: layering("rooms_use_only_the_rooms_they_may")),
+    ("modules use only the modules they may", lambda: layering("modules_use_only_the_modules_they_may")),
     ("the core has no clock, file, socket, thread or randomness", lambda: layering("the_core_asks_for_everything")),
     ("nothing is unwrapped", lambda: layering("nothing_is_unwrapped")),
     ("line budgets are kept", lambda: layering("the_budgets_are_kept")),

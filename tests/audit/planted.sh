@@ -46,9 +46,9 @@ planted 'unsafe code' src/fernet/cbc.rs 'unsafe code in the core' append 'fn pla
 planted 'unsafe code' src/packet/mod.rs 'a room that does not forbid it' sed -i '/forbid(unsafe_code)/d'
 planted 'each unsafe' src/os/sys.rs 'an unsafe block without its reason' sed -i '0,/\/\/ SAFETY: /{/\/\/ SAFETY: /d}'
 planted 'each unsafe' Cargo.toml 'unsafe code allowed' sed -i 's/^unsafe_code = "deny"/unsafe_code = "allow"/'
-planted 'rooms use' src/protocol/frame.rs 'the protocol uses the machine' append 'use crate::os::log;'
-planted 'rooms use' src/protocol/frame.rs 'the same by another name' append 'use crate as c;'
-planted 'rooms use' src/fernet/mod.rs "another room's file as a part of the core" append "$(printf '#[path = "../os/clock.rs"]\nmod clock;')"
+planted 'modules use' src/protocol/frame.rs 'the protocol uses the machine' append 'use crate::os::log;'
+planted 'modules use' src/protocol/frame.rs 'the same by another name' append 'use crate as c;'
+planted 'modules use' src/fernet/mod.rs "another module's file as a part of the core" append "$(printf '#[path = "../os/clock.rs"]\nmod clock;')"
 planted 'the core has no clock' src/fernet/token.rs 'a clock in the core' append 'use std::time::SystemTime;'
 planted 'the core has no clock' src/fernet/token.rs 'a clock by another name' append 'use ::std as s;'
 planted 'the core has no clock' src/protocol/record.rs 'randomness in the core' append 'use rand::rngs::SysRng;'
