@@ -44,7 +44,7 @@ expect 'one is added, one removed, one changed: the other 48 keep their connecti
 "$fernvpn" remove-client c7 -c "$conf" >/dev/null 2>&1
 sed -i 's/^address = 10\.8\.0\.10$/address = 10.8.0.200/' "$conf" # that of c9
 said=$("$fernvpn" reload "$name")
-grep -q '50 clients; cut off, since their key is gone: 1; told to connect again: 1$' <<<"$said" || die "$said"
+grep -q '50 clients; disconnected because their key is gone: 1; told to connect again: 1$' <<<"$said" || die "$said"
 pinging new
 logged new 'icmp_seq=10 '
 logged c7 'no tunnel any more.*removed'

@@ -21,21 +21,21 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-/// Longest IP packet, in bytes.
+/// The longest IP packet in bytes.
 const MAX_PACKET: usize = 65_535;
-/// Bytes read at most before one record is sent. More than a record holds, so that what queues up
-/// does so where flows take turns, and not in the device.
+/// The most bytes that are read before one record is sent. It is more than a record holds, so that
+/// packets queue up where flows take turns, and not in the device.
 const READ_AHEAD: usize = 96 * 1024;
-/// Each packet wakes the thread that waits for packets. If others have read it by then, the next is
-/// likely theirs too: for so long it is not woken at all.
+/// Each packet wakes the thread that waits for packets. If another thread has read the packet by
+/// then, it likely reads the next as well. The device's thread then does not wait for this long.
 const NAP: Duration = Duration::from_micros(100);
 
-/// Reads packets from the device until `wake` rings, and sends each to the peer that `router` names
-/// for its destination. Packets that are ready at the same time may share a record; nothing waits
-/// for more to come.
+/// Reads packets from the device until `wake` rings. Sends each to the peer that `router` names for
+/// its destination. Packets that are ready at the same time may share a record. No packet waits for
+/// others.
 ///
 /// # Errors
-/// A sentence: the device is gone or broken, and a tunnel without it would be half alive.
+/// A sentence. The device is gone or broken, and a tunnel without it is of no use.
 pub fn run_device_reader(device: &Tun, wake: &Wake, router: &dyn Router) -> Result<(), String> {
     let failed = |error: io::Error| {
         format!(
@@ -52,12 +52,13 @@ pub fn run_device_reader(device: &Tun, wake: &Wake, router: &dyn Router) -> Resu
         let (bytes, more) = match read_packets(device, &mut batch, router, turn) {
             Ok(read) => read,
             Err(error) => {
-                // Somebody has removed it. What it needs is put back as soon as it is there.
+                // Somebody has removed the device. Its network is set up again as soon as it is
+                // there.
                 device.create_again().map_err(|_| failed(error))?;
                 let name = device.name();
                 log::warning(
                     "os",
-                    "the device was removed, and is made again",
+                    "the device was removed; creating it again",
                     &[("name", &name)],
                 );
                 continue;
@@ -83,9 +84,9 @@ pub fn run_device_reader(device: &Tun, wake: &Wake, router: &dyn Router) -> Resu
     }
 }
 
-/// Reads packets that are ready, [`READ_AHEAD`] bytes or a little more. Returns how many bytes, and
-/// whether there may be more. Two threads that read at once could change the order of packets, so
-/// the caller has the device's read lock.
+/// Reads packets that are ready, [`READ_AHEAD`] bytes or a little more. Returns the number of
+/// bytes, and whether there may be more. The caller holds the device's read lock, because two
+/// threads that read at once could change the order of packets.
 fn read_packets(
     device: &Tun,
     batch: &mut Batch,
@@ -119,8 +120,8 @@ fn read_packets(
     }
 }
 
-/// Puts the packet of `length` bytes that was read into `frame` into the queue of its peer. `header`
-/// bytes of an offload header stand before it.
+/// Queues the packet of `length` bytes that was read into `frame` for its peer. An offload header
+/// of `header` bytes stands before it.
 fn route_packet(
     frame: &mut Vec<u8>,
     length: usize,
@@ -141,7 +142,7 @@ fn route_packet(
     batch.push_from_device(&peer, frame, length, offload);
 }
 
-/// The kernel behind this end of a connection. Without a device, this answers pings in its place.
+/// The kernel behind this end of a connection. Without a device, this type answers pings itself.
 pub struct LocalStack<'a> {
     device: Option<&'a Tun>,
     peer: &'a Arc<SessionSender>,
@@ -149,7 +150,7 @@ pub struct LocalStack<'a> {
 }
 
 impl<'a> LocalStack<'a> {
-    /// The kernel behind `device`, if there is one, and before `peer`.
+    /// The kernel behind `device`, if there is one, which talks to `peer`.
     pub fn new(device: Option<&'a Tun>, peer: &'a Arc<SessionSender>) -> LocalStack<'a> {
         LocalStack {
             device,
@@ -158,12 +159,12 @@ impl<'a> LocalStack<'a> {
         }
     }
 
-    /// Whether it can be given packets for others than this end itself.
+    /// Whether it accepts packets for destinations other than this end itself.
     pub fn has_device(&self) -> bool {
         self.device.is_some()
     }
 
-    /// Delivers a packet. What this end answers itself goes into `batch`.
+    /// Delivers a packet. An answer of this end itself goes into `batch`.
     pub fn deliver(&mut self, packet: &Checked, batch: &mut Batch) {
         match self.device {
             Some(device) => write_packet(device, packet, &mut self.scratch),
@@ -181,9 +182,9 @@ impl<'a> LocalStack<'a> {
         }
     }
 
-    /// Reads what the kernel has to send, unless another thread reads just now. Its answers to
-    /// packets that it was just given (acknowledgements, echo replies) are there already, so that
-    /// no other thread need wake up for them.
+    /// Reads the packets that the kernel has to send, unless another thread does so now. The
+    /// kernel's answers to the packets just delivered (acknowledgements, echo replies) are there
+    /// already. So no other thread has to wake up for them.
     pub fn poll_local_replies(&self, batch: &mut Batch, router: &dyn Router) {
         if let Some(device) = self.device
             && let Some(turn) = device.read_lock().try_lock()
@@ -194,8 +195,8 @@ impl<'a> LocalStack<'a> {
     }
 }
 
-/// Hands a packet to the kernel, whole or as the packets that it stands for. What the kernel does
-/// not take is lost, as on any link.
+/// Hands a packet to the kernel, whole or as the packets that it stands for. A packet that the
+/// kernel refuses is lost, as on any link.
 fn write_packet(device: &Tun, packet: &Checked, segments: &mut Vec<u8>) {
     if device.offload() {
         let header = packet.offload().to_device();

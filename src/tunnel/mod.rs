@@ -5,8 +5,9 @@
 //!  socket ─> FrameReader ─> receiver (open) ─> SessionHandler ─> TUN, or another client's queue
 //! ```
 //!
-//! One thread per connection reads and opens. Whoever has a packet for a client seals and sends it.
-//! Nobody waits for anybody else's socket. `docs/ARCHITECTURE.md` has every step, thread and lock.
+//! One thread per connection reads and opens records. A thread that has a packet for a client also
+//! seals and sends it. No thread waits for another connection's socket. `docs/ARCHITECTURE.md` has
+//! every step, thread and lock.
 //!
 //! | group | question |
 //! |---|---|
@@ -30,7 +31,7 @@ use crate::os::{clock, entropy};
 use crate::protocol::handshake::{Capabilities, FreshHello, Offer};
 use crate::protocol::record::{Fresh, Suite};
 
-/// The time and a new IV, for one Fernet token.
+/// The time and a new IV for one Fernet token.
 pub fn fresh() -> Fresh {
     Fresh {
         time: clock::unix_seconds(),
@@ -38,7 +39,7 @@ pub fn fresh() -> Fresh {
     }
 }
 
-/// What is new in every hello.
+/// The values that are new in every hello.
 pub fn fresh_hello() -> FreshHello {
     FreshHello {
         nonce: entropy::array(),
@@ -46,7 +47,7 @@ pub fn fresh_hello() -> FreshHello {
     }
 }
 
-/// What an end of this program can do, with these suites.
+/// The abilities of this program, with these suites, as a hello carries them.
 pub fn offer(suites: &[Suite]) -> Offer {
     let capabilities = Capabilities {
         super_packets: true,
@@ -58,5 +59,5 @@ pub fn offer(suites: &[Suite]) -> Offer {
     }
 }
 
-/// Name and version of this program, as hellos carry it.
+/// Name and version of this program, as hellos carry them.
 pub const SOFTWARE: &str = concat!("fernvpn/", env!("CARGO_PKG_VERSION"));

@@ -823,18 +823,18 @@ fn the_server_is_asked_and_nothing_else_happens() {
     });
     std::thread::scope(|scope| {
         for (server, key, says) in [
-            (&*free, A, "there is no way to the server: cannot connect"),
+            (&*free, A, "the server cannot be reached: cannot connect"),
             (&*free, A, "nothing listens there"),
             (
                 "no-such-name.invalid:1",
                 A,
                 "cannot find no-such-name.invalid:1",
             ),
-            (&*address, B, "the way to the server is free, but"),
+            (&*address, B, "the server can be reached, but"),
             (
                 &*address,
                 B,
-                "a server says nothing to a key that it does not know",
+                "a server does not answer a key that it does not know",
             ),
             (&*at(&silent), A, "connected, but no answer for 5 s"),
             (&*web_at, A, "this is not a fernvpn server"),

@@ -46,7 +46,7 @@ fn who_is_not_concerned_notices_nothing() {
     .unwrap();
     assert_eq!(
         said,
-        "3 clients; cut off, since their key is gone: 1; told to connect again: 1"
+        "3 clients; disconnected because their key is gone: 1; told to connect again: 1"
     );
     assert_eq!(peers[0].closed_with(), Some(close::REMOVED));
     assert_eq!(peers[1].closed_with(), Some(close::CONFIGURED));
@@ -122,7 +122,7 @@ fn what_is_not_told_is_taken_up_silently() {
     .unwrap();
     assert_eq!(
         said,
-        "2 clients; cut off, since their key is gone: 0; told to connect again: 0"
+        "2 clients; disconnected because their key is gone: 0; told to connect again: 0"
     );
     for packet in [from_behind, between] {
         peers[0].send_packet(&packet);

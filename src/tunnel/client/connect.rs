@@ -1,8 +1,8 @@
-//! How is a server reached that has several addresses? RFC 8305, section 5.
+//! How does a client reach a server that has several addresses? RFC 8305, section 5.
 //!
-//! They are tried side by side: the next one begins when the one before has failed, or after
-//! 250 ms. So an address that does not answer costs a quarter of a second. The first connection is
-//! taken; later ones are closed again.
+//! The client tries them side by side. The next attempt begins when the one before has failed, or
+//! after 250 ms, so an address that does not answer costs a quarter of a second. The client keeps
+//! the first connection and closes later ones.
 
 use crate::os::log;
 use crate::os::socket::{self, Tuning};
@@ -12,13 +12,13 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// How long the next address is waited with.
+/// How long the client waits before it tries the next address.
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Connects to the address of `host` that answers first. Each attempt has a line in the log.
 ///
 /// # Errors
-/// That of the address which came farthest.
+/// The error of the attempt that came farthest.
 pub(super) fn connect(
     host: &str,
     addresses: &[SocketAddr],
@@ -32,15 +32,16 @@ pub(super) fn connect(
     while waiting > 0 || addresses.peek().is_some() {
         if let Some(address) = addresses.next() {
             announce(host, address);
-            let (sender, tuning) = (sender.clone(), tuning.clone());
+            let sender = sender.clone();
+            let tuning = tuning.clone();
             let connecting = thread::Builder::new().name("connect".into());
             connecting.spawn(move || {
-                // Nobody listens any more if another one was faster: then it is closed.
+                // If another attempt was faster, nobody receives this and the connection closes.
                 let _ = sender.send(socket::connect(address, timeout, &tuning));
             })?;
             waiting += 1;
         }
-        // The attempts that run end by themselves.
+        // The attempts that still run end by themselves.
         let patience = match addresses.peek() {
             Some(_) => STAGGER,
             None => timeout * 2,
@@ -68,7 +69,7 @@ fn announce(host: &str, address: SocketAddr) {
     log::info("tunnel", &text, &[("port", &address.port())]);
 }
 
-/// The two families in turn, beginning with the first address's.
+/// The addresses of the two families in turn, beginning with the first address's family.
 fn by_turns(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let is_first = |address: &&SocketAddr| addresses[0].is_ipv6() == address.is_ipv6();
     let (first, second): (Vec<_>, Vec<_>) = addresses.iter().partition(is_first);
@@ -77,7 +78,7 @@ fn by_turns(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     pairs.flatten().copied().copied().collect()
 }
 
-/// How far an attempt came: a machine without IPv6 is not what somebody has to hear first.
+/// How far an attempt came. Of several errors, "no IPv6 on this machine" says the least.
 fn distance(error: &io::Error) -> u8 {
     match error.kind() {
         ErrorKind::NotFound => 0,
@@ -107,7 +108,8 @@ mod tests {
 
     #[test]
     fn one_that_listens_is_found_among_others() {
-        // An address of its own: on 127.0.0.1 another test may have the port by then.
+        // The test has an address of its own. On 127.0.0.1, another test may have taken the port by
+        // then.
         let listener = |ip| TcpListener::bind((ip, 0)).unwrap();
         let closed = listener("127.0.0.3").local_addr().unwrap();
         let listening = listener("127.0.0.2");

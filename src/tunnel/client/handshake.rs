@@ -20,19 +20,19 @@ use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// How long a connection may take to be made.
+/// How long an attempt to connect may take.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long the server may take for each of its hellos.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
-/// How long the server's addresses are tried before its name is looked up again.
+/// How long the client tries the known addresses before it looks the name up again.
 const NAME_LIFE: Duration = Duration::from_secs(5);
 
 /// What both ends agree on after their hellos.
 pub(super) struct Greeting {
     pub(super) agreed: Agreed,
-    /// How long the answer took.
+    /// How long the server's answer took.
     pub(super) round_trip: Duration,
-    /// Of the key.
+    /// The step of the ratcheted key.
     id: Id,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Session {
 }
 
 impl Client {
-    /// Looks the server up, unless that is done.
+    /// Looks the server up, unless its addresses are known.
     ///
     /// # Errors
     /// A sentence.
@@ -64,22 +64,23 @@ impl Client {
         Ok(())
     }
 
-    /// The machine's own resolver is asked until the tunnel, or the kill switch, comes between.
+    /// The client asks the machine's own resolver, unless the tunnel or a kill switch is in the
+    /// way.
     fn look_up(&self) -> Result<Vec<SocketAddr>, String> {
         let name = &self.settings.server;
         let is_between = self.settings.kill_switch || self.network.lock().is_some();
         match self.mark {
             Some(_) if is_between => lookup(name, self.mark),
             None => lookup(name, None),
-            // Another client's kill switch may be on, or that of one that was killed.
+            // A kill switch may be on: another client's, or that of a client that was killed.
             Some(_) => {
                 lookup(name, None).or_else(|reason| lookup(name, self.mark).map_err(|_| reason))
             }
         }
     }
 
-    /// Connects to the address of the server that answers first. The addresses are kept: they are
-    /// better than none when no resolver answers.
+    /// Connects to the address of the server that answers first. The addresses stay known, for the
+    /// case that no resolver answers later.
     pub(super) fn connect(&self) -> Result<TcpStream, String> {
         self.find_server()?;
         let known = self.server.lock().known.clone();
@@ -94,7 +95,7 @@ impl Client {
         })
     }
 
-    /// Looks for other addresses when the known ones do not answer.
+    /// Looks for other addresses because the known ones do not answer.
     pub(super) fn refresh_server(&self) {
         if self.server.lock().since.elapsed() < NAME_LIFE {
             return;
@@ -112,7 +113,7 @@ impl Client {
         }
     }
 
-    /// ClientHello and ServerHello.
+    /// Sends ClientHello and reads ServerHello.
     pub(super) fn greet(
         &self,
         socket: &TcpStream,
@@ -142,7 +143,7 @@ impl Client {
         })
     }
 
-    /// All of the handshake. What it leaves on the stack can be wiped behind it.
+    /// The whole handshake. It is a function of its own so that its stack can be wiped afterwards.
     #[inline(never)]
     pub(super) fn handshake(
         &self,
@@ -154,12 +155,13 @@ impl Client {
             round_trip,
             id,
         } = self.greet(socket, reader)?;
-        let (suite, software) = (agreed.suite, agreed.software.clone());
+        let suite = agreed.suite;
+        let software = agreed.software.clone();
         let super_packets = agreed.capabilities.super_packets;
         // Finished, Config.
         let keep = |next: &ClientState| self.key.lock().keep(next);
-        let advice =
-            "a ratcheted key that cannot take its step is not used: make room, allow writing";
+        let advice = "a ratcheted key is not used until its step is stored. \
+             Try: free disk space, or allow writing";
         let finished = agreed
             .finish(keep, &mut fresh)
             .map_err(|reason| format!("{reason} ({advice})"));
@@ -190,7 +192,7 @@ impl Client {
     }
 }
 
-/// Who is at the other end.
+/// The peer's name, address and software, for the log.
 pub(super) fn peer(socket: &TcpStream) -> String {
     socket
         .peer_addr()
@@ -207,24 +209,25 @@ fn send(mut socket: &TcpStream, frame: &[u8]) -> Result<(), String> {
 fn advice(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::ConnectionRefused => {
-            " (nothing listens there: is the server running, and is this its port?)"
+            " (nothing listens there. Try: start the server, or correct the port)"
         }
         ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => {
-            " (this machine has no way there)"
+            " (this machine has no route there)"
         }
-        ErrorKind::TimedOut => " (no machine there, or a firewall in between)",
+        ErrorKind::TimedOut => " (no such machine, or a firewall in between)",
         ErrorKind::PermissionDenied => {
-            " (a firewall on this machine forbids it; a kill switch ends by fernvpn unlock)"
+            " (a firewall on this machine forbids it. If it is a kill switch, try: fernvpn unlock)"
         }
         _ => "",
     }
 }
 
-/// What can be known when there was a connection and no answer.
+/// The possible reasons why a server connects and does not answer.
 fn unanswered(reason: &FrameError) -> String {
-    const MEANS: &str = "a server says nothing to a key that it does not know (removed, another server's, or an earlier \
-                         step of a ratcheted one) nor, with hello-max-age, to a wrong clock; or this is no fernvpn \
-                         server. The server's log says which";
+    const MEANS: &str = "a server does not answer a key that it does not know (a removed one, \
+                         another server's, or an earlier step of a ratcheted one). With \
+                         hello-max-age, it does not answer a wrong clock. Or this is no fernvpn \
+                         server. The server's log has the reason";
     match reason {
         FrameError::TimedOut => format!(
             "connected, but no answer for {} s: {MEANS}",

@@ -1,16 +1,17 @@
-//! Which addresses has the server? A name is never asked for through a tunnel that is down.
+//! Which addresses does the server have? A question about its name never goes into a tunnel that is
+//! down.
 //!
-//! As long as this client has changed nothing on the machine, the machine's own resolver is asked,
-//! with all that it knows of. Afterwards its questions would go into the tunnel, or be stopped by
-//! the kill switch, just when the tunnel is down and the server may have a new address. Then this
-//! file asks the resolvers of the local network itself, by sockets with the carrier's mark:
+//! As long as this client has changed nothing on the machine, it asks the machine's own resolver.
+//! Afterwards that resolver's questions would go into the tunnel, or the kill switch would stop
+//! them. That happens when the tunnel is down and the server may have a new address. Then this file
+//! asks the resolvers of the local network itself, with sockets that have the carrier's mark:
 //!
 //! ```text
 //! /etc/hosts ─> each resolver in turn, 500 ms apart: A and AAAA by UDP ─> if cut off, by TCP
 //! ```
 //!
-//! The first answer with an address is the right one. A wrong address is no danger: whoever is
-//! there does not have the key.
+//! The first answer with an address counts. A wrong address is no danger, because a machine there
+//! does not have the key.
 
 use crate::os::lock::about_to_wait;
 use crate::os::resolver;
@@ -23,25 +24,26 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the next resolver is waited with.
+/// How long the client waits before it asks the next resolver.
 const STAGGER: Duration = Duration::from_millis(500);
-/// How long a resolver may take before it is asked again, and how often it is asked.
+/// How long a resolver may take before the client asks it again, and how often it asks.
 const REPLY_TIME: Duration = Duration::from_secs(2);
 const TRIES: usize = 2;
-/// How long a lookup may take in all.
+/// How long a whole lookup may take.
 const LOOKUP_TIME: Duration = Duration::from_secs(8);
-/// Most resolvers that are asked, and aliases that are followed.
+/// The most resolvers that are asked, and the most aliases that are followed.
 const MAX_RESOLVERS: usize = 6;
 const MAX_ALIASES: usize = 8;
 
-/// `HOST:PORT` in two; an IPv6 address has no brackets any more.
+/// Splits `HOST:PORT`. An IPv6 host loses its brackets.
 pub(super) fn host_and_port(server: &str) -> (&str, u16) {
     let (host, port) = server.rsplit_once(':').unwrap_or((server, ""));
     let bare = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
     (bare.unwrap_or(host), port.parse().unwrap_or(0))
 }
 
-/// Looks a server up: with `mark`, past the tunnel. Each lookup of a name has a line in the log.
+/// Looks a server up. With `mark`, the lookup goes past the tunnel. Each lookup of a name has a
+/// line in the log.
 ///
 /// # Errors
 /// A sentence.
@@ -56,7 +58,7 @@ pub(super) fn lookup(
         Some(mark) if is_name => {
             ask(host, mark).map(|found| found.into_iter().map(|ip| (ip, port).into()).collect())
         }
-        // Of an address it only reads the zone, as in fe80::1%eth0.
+        // If the host is an address, this only reads its zone, as in fe80::1%eth0.
         _ => (host, port)
             .to_socket_addrs()
             .map(Iterator::collect)
@@ -88,7 +90,7 @@ fn advice(past_the_tunnel: Option<u32>) -> &'static str {
     }
 }
 
-/// The addresses of a name, asked past the tunnel.
+/// Looks a name up past the tunnel.
 fn ask(host: &str, mark: u32) -> Result<Vec<IpAddr>, String> {
     let listed = resolver::in_hosts_file(host);
     if !listed.is_empty() {
@@ -103,10 +105,11 @@ fn ask(host: &str, mark: u32) -> Result<Vec<IpAddr>, String> {
     let mut resolvers = resolvers.into_iter().take(MAX_RESOLVERS).peekable();
     while waiting > 0 || resolvers.peek().is_some() {
         if let Some(resolver) = resolvers.next() {
-            let (sender, names) = (sender.clone(), names.clone());
+            let sender = sender.clone();
+            let names = names.clone();
             let asking = thread::Builder::new().name("lookup".into());
             let started = asking.spawn(move || {
-                // Nobody listens any more if another one was faster.
+                // If another resolver was faster, nobody receives this.
                 let _ = sender.send(ask_one(&names, resolver, mark));
             });
             started.map_err(|error| error.to_string())?;
@@ -155,7 +158,7 @@ fn ask_one(names: &[String], resolver: SocketAddr, mark: u32) -> Result<Vec<IpAd
                     Answer::Failed(code) => {
                         last = said(&format_args!("has failed (code {code})"));
                     }
-                    Answer::Truncated => last = said(&"cuts its answers off"),
+                    Answer::Truncated => last = said(&"truncates its answers"),
                 }
             }
             if !addresses.is_empty() {
@@ -170,7 +173,7 @@ fn ask_one(names: &[String], resolver: SocketAddr, mark: u32) -> Result<Vec<IpAd
     Err(last)
 }
 
-/// The answers for IPv6 and IPv4. It is enough if one of them comes, once its time has passed.
+/// Waits for the answers for IPv6 and IPv4. When the time has passed, one of them is enough.
 fn exchange(name: &str, resolver: SocketAddr, mark: u32) -> io::Result<Vec<Answer>> {
     let mut open = Vec::new();
     for kind in [Kind::Aaaa, Kind::A] {
@@ -219,7 +222,7 @@ fn exchange(name: &str, resolver: SocketAddr, mark: u32) -> io::Result<Vec<Answe
     Err(ErrorKind::TimedOut.into())
 }
 
-/// The same question by TCP, where each message has its length in front.
+/// Asks the same question over TCP, where each message has its length in front.
 fn exchange_by_tcp(query: &[u8], resolver: SocketAddr, mark: u32) -> io::Result<Option<Answer>> {
     let tuning = Tuning {
         mark: Some(mark),

@@ -1,11 +1,11 @@
-//! The end that connects, and connects again.
+//! How does a client stay connected?
 //!
 //! ```text
-//!  ┌─> connect ─> ClientHello ─> ServerHello? ─> Finished ─> Config? ─> set up the machine ─> records ─┐
-//!  └── pause, longer each time ─── anything fails, or the connection ends ─────────────────────────────┘
+//!  ┌─> connect ─> ClientHello ─> ServerHello? ─> Finished ─> Config? ─> set up ─> records ─┐
+//!  └── pause, longer each time ─── anything fails, or the connection ends ─────────────────┘
 //! ```
 //!
-//! The device and its addresses stay while the connection comes and goes, so connections handler the
+//! The device and its addresses stay while the connection comes and goes, so connections inside the
 //! tunnel survive.
 //!
 //! | file | question |
@@ -47,26 +47,26 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tasks::print;
 
-/// How often the client looks whether its own address is still the right one.
+/// How often the client checks whether its own address is still the right one.
 const PATH_CHECK: Duration = Duration::from_secs(2);
-/// The first pause between two attempts. Each is twice as long as the one before.
+/// The first pause between two attempts. Each later pause is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// The longest pause at first.
+/// The longest pause soon after a connection was lost.
 const LONGEST_EARLY_PAUSE: Duration = Duration::from_secs(2);
-/// For so long after a connection was lost, that one is the longest.
+/// How long after a lost connection `SOON` limits the pauses.
 const EARLY: Duration = Duration::from_secs(60);
-/// The longest pause after that.
+/// The longest pause later.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A session that lasted as long as this was a good one.
+/// A session that lasts this long resets the pauses.
 const HELD: Duration = Duration::from_secs(10);
 
-/// The machine the client runs on: what it does with the network that the server describes.
+/// The machine on which the client runs. It sets up the network that the server describes.
 pub trait Machine: Send {
-    /// Sets the network up, or changes it to this. Returns the device, if there is one; it stays
-    /// the same. `carrier` is where the connection goes.
+    /// Sets the network up, or changes an earlier one to this. `carrier` has both ends of the
+    /// connection. Returns the device, if there is one. It stays the same for all calls.
     ///
     /// # Errors
-    /// A sentence. The client gives up.
+    /// A sentence for people. The client gives up then.
     fn set_up(
         &mut self,
         config: &NetworkConfig,
@@ -75,23 +75,24 @@ pub trait Machine: Send {
 }
 
 impl Client {
-    /// Asks the server for its hello and goes no further. It proves that the way is free, the
-    /// server there and the key known; no session begins and none is replaced, and a ratcheted key
-    /// stays where it is. Says what was learnt.
+    /// Asks the server for its hello, and goes no further. An answer proves that the server can be
+    /// reached and knows the key. No session begins or is replaced, and a ratcheted key makes no
+    /// step. Returns sentences about the server.
     ///
     /// # Errors
-    /// A sentence: whether it is the way, the server or the key, as far as this side can tell.
+    /// A sentence about what is wrong: the path, the server or the key, as far as the client can
+    /// tell.
     pub fn ask(settings: ClientSettings) -> Result<String, String> {
         let name = settings.server.clone();
         let client = Client::that_only_asks(settings)?;
         let socket = client
             .connect()
-            .map_err(|reason| format!("there is no way to the server: {reason}"))?;
+            .map_err(|reason| format!("the server cannot be reached: {reason}"))?;
         let at = peer(&socket);
         let socket = Arc::new(socket);
         let greeting = client
             .greet(&socket, &mut FrameReader::new(Arc::clone(&socket)))
-            .map_err(|reason| format!("the way to the server is free, but {at}: {reason}"))?;
+            .map_err(|reason| format!("the server can be reached, but {at}: {reason}"))?;
         let software = &greeting.agreed.software;
         let suite = greeting.agreed.suite;
         let apart = greeting.agreed.time.abs_diff(clock::unix_seconds());
@@ -102,10 +103,10 @@ impl Client {
         ))
     }
 
-    /// Connects and stays connected until [`Client::stop`], or until what `once` asks for is done.
+    /// Connects, and stays connected until [`Client::stop`] or until the tasks of `once` are done.
     ///
     /// # Errors
-    /// A sentence: what made it give up.
+    /// A sentence about why the client gave up.
     pub fn run(self: &Arc<Client>, machine: &mut dyn Machine) -> Result<(), String> {
         let mut lost_at = Instant::now();
         let mut pause = FIRST_PAUSE;
@@ -140,8 +141,8 @@ impl Client {
                     );
                     notify::status(format_args!("connection lost: {end}"));
                     self.lacks_session(format!("connection lost: {end}"));
-                    // Only a session that held begins the pauses anew: a server that ends each at
-                    // once meets growing ones.
+                    // Only a session that lasted resets the pauses. If a server ends each session
+                    // at once, they grow.
                     if began.elapsed() >= HELD {
                         lost_at = Instant::now();
                         pause = FIRST_PAUSE;
@@ -161,7 +162,7 @@ impl Client {
         }
     }
 
-    /// One connection, from its first packet to its end, or why there was no session.
+    /// Runs one connection, from its first packet to its end. Returns why there was no session.
     fn attempt(
         self: &Arc<Client>,
         machine: &mut dyn Machine,
@@ -175,11 +176,12 @@ impl Client {
         let mut reader = FrameReader::new(Arc::clone(&socket));
         let session = self.handshake(&socket, &mut reader);
         process::wipe_stack();
-        // No attempt any more: from here on `stop` must not cut it, but close the session.
+        // The attempt is over. From here on, `stop` must close the session and not cut the
+        // connection.
         self.set_connection(ConnectionState::None);
         let server = peer(&socket);
         let session = session.map_err(|reason| {
-            self.refresh_server(); // the address may be somebody else's by now
+            self.refresh_server(); // the address may belong to another machine by now
             self.handshakes.reject(RejectReason::Incomplete);
             format!("{server}: {reason}")
         })?;
@@ -251,11 +253,11 @@ impl Client {
         Ok(end)
     }
 
-    /// Says that there is a session: to systemd, and to whoever started this.
+    /// Tells systemd and the user that there is a session.
     fn announce(&self, connected: &str) {
         notify::status(connected);
         notify::tell("READY=1");
-        // Where a command runs, stdout is that command's.
+        // If a command runs inside the tunnel, stdout belongs to that command.
         if self.settings.command.is_empty() {
             print(connected);
         } else {
@@ -275,7 +277,7 @@ impl Client {
             .map(drop)
     }
 
-    /// The life of that thread.
+    /// The body of that thread.
     fn run_device_reader(&self, device: &Tun) {
         if let Err(reason) = device::run_device_reader(device, &self.wake, self) {
             self.fail(reason);
@@ -283,10 +285,10 @@ impl Client {
     }
 }
 
-/// Whether a client may connect again without a pause after this, PROTOCOL.md section 6.2.
+/// Whether a client may connect again without a pause after this end. PROTOCOL.md section 6.2.
 ///
 /// # Errors
-/// Why it may not connect again at all.
+/// Why the client may not connect again at all, if so.
 fn may_come_back_at_once(end: &End) -> Result<bool, String> {
     match end {
         End::Closed {
@@ -306,8 +308,8 @@ fn may_come_back_at_once(end: &End) -> Result<bool, String> {
     }
 }
 
-/// Between half of `pause` and all of it, so that a thousand clients do not come back in the same
-/// moment.
+/// A random time between half of `pause` and all of it, so that a thousand clients do not come back
+/// at once.
 fn jittered(pause: Duration) -> Duration {
     let random = u32::from(u16::from_be_bytes(entropy::array()));
     pause / 2 + pause * random / 65_536 / 2

@@ -1,4 +1,4 @@
-//! What becomes of the server's packets?
+//! What does a client do with the server's packets?
 
 use super::state::{Client, Reply};
 use crate::os::{forwarder, network_state, socket};
@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// What the server's records lead to.
+/// What a client does with the server's records.
 pub(super) struct FromServer<'a> {
     pub(super) client: &'a Client,
     pub(super) sender: &'a Arc<SessionSender>,
@@ -36,11 +36,11 @@ impl SessionHandler for FromServer<'_> {
             return;
         };
         let traffic = &self.sender.traffic;
-        // Not from what would be a router on this machine's link.
+        // A source address must not be link-local: it could act as a router on this machine's link.
         if !ip::one_host(source) {
             return count(&traffic.dropped_source);
         }
-        // Never to what listens for many, or for this machine alone.
+        // A packet must not reach services that listen for multicast, or for this machine alone.
         let may_arrive = if self.stack.has_device() {
             ip::one_host(destination)
         } else {
@@ -64,8 +64,8 @@ impl SessionHandler for FromServer<'_> {
         self.batch.send_some();
     }
 
-    /// A machine that has moved to another network keeps a connection that goes nowhere: the kernel
-    /// would now choose another address for it.
+    /// After a machine has moved to another network, its connection leads nowhere. The kernel would
+    /// now choose another address for it.
     fn on_tick(&mut self) -> Result<(), String> {
         let (Ok(own), Ok(server)) = (
             self.sender.socket.local_addr(),
@@ -75,7 +75,7 @@ impl SessionHandler for FromServer<'_> {
         };
         let mark = self.client.mark;
         match source_towards(server, mark) {
-            // Of several ways, the kernel chooses one for each connection.
+            // If there are several routes, the kernel chooses one for each connection.
             Some(now)
                 if now != own.ip()
                     && !(forwarder::is_here(own.ip())
@@ -99,7 +99,7 @@ impl FromServer<'_> {
     }
 }
 
-/// The address from which the kernel would now talk to `server`. Connecting a UDP socket sends
+/// The address that the kernel would now use to talk to `server`. Connecting a UDP socket sends
 /// nothing.
 fn source_towards(server: SocketAddr, mark: Option<u32>) -> Option<IpAddr> {
     let any: IpAddr = if server.is_ipv4() {

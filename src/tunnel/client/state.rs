@@ -1,4 +1,4 @@
-//! What do all threads of a client share?
+//! Which state do all threads of a client share?
 
 use crate::config::settings::{ClientSettings, Device};
 use crate::config::state_file::{StateFile, Store, StoredRatchet};
@@ -26,13 +26,13 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar};
 use std::time::{Duration, Instant};
 
-/// The words of its Close.
+/// The text of its Close.
 pub(super) const LEAVES: &str = "the client leaves";
 
-/// A client. Shared by the thread that runs it and those that stop it.
+/// A client. The thread that runs it shares it with those that stop it.
 pub struct Client {
     pub(super) settings: ClientSettings,
-    /// Of sockets that go around the tunnel, where this machine's packets go through it.
+    /// The mark of sockets that go around the tunnel, if this machine's packets go through it.
     pub(super) mark: Option<u32>,
     pub(super) server: Lock<ServerAddresses>,
     pub(super) key: Lock<ClientKey>,
@@ -44,16 +44,16 @@ pub struct Client {
     pub(super) replies: Lock<Option<SyncSender<Reply>>>,
     pub(super) expects_reply: AtomicBool,
     pub(super) identifier: u16,
-    /// Why it ends, if it was not asked to.
+    /// Why it ends, unless somebody stopped it.
     failure: Lock<Option<String>>,
     /// Why there is no session now, if there is none.
     trouble: Lock<Option<String>>,
     started: Moment,
     pub(super) traffic: Arc<TrafficCounters>,
     pub(super) handshakes: HandshakeCounters,
-    /// Packets from the device while there was no connection.
+    /// Packets from the device that were dropped because there was no connection.
     unrouted: AtomicU64,
-    /// Of the thread that runs it.
+    /// Wakes the thread that runs it.
     pub(super) heartbeat: Heartbeat,
     pub(super) network: Lock<Option<ServerNetwork>>,
 }
@@ -61,21 +61,21 @@ pub struct Client {
 /// The server's addresses.
 pub(super) struct ServerAddresses {
     pub(super) known: Vec<SocketAddr>,
-    /// When they were looked up.
+    /// When they were looked up last.
     pub(super) since: Instant,
 }
 
-/// The connection to the server, as far as it has come.
+/// The state of the connection to the server.
 #[derive(Clone)]
 pub(super) enum ConnectionState {
     None,
-    /// An attempt, which can be cut short.
+    /// An attempt to connect, which `stop` cuts.
     Attempt(Arc<TcpStream>),
-    /// A session, which ends with a Close.
+    /// A session, which `stop` ends with a Close.
     Session(Arc<Connected>),
 }
 
-/// The network that the server has described last.
+/// The network as the server described it last.
 #[derive(Clone)]
 pub(super) struct ServerNetwork {
     /// The device on which it is set up, if there is one.
@@ -83,7 +83,7 @@ pub(super) struct ServerNetwork {
     pub(super) config: NetworkConfig,
 }
 
-/// What the tasks of the command line wait for.
+/// The replies that the command line's tasks wait for.
 pub(super) enum Reply {
     Message(String),
     Echo { sequence: u16 },
@@ -93,7 +93,7 @@ impl Client {
     /// A client that has not connected yet.
     ///
     /// # Errors
-    /// If there are no descriptors left, or the state of a ratcheted key cannot be had.
+    /// If there are no descriptors left, or the state of a ratcheted key cannot be opened.
     pub fn new(settings: ClientSettings) -> io::Result<Arc<Client>> {
         let key = match &settings.ratchet {
             None => static_key(&settings),
@@ -156,7 +156,7 @@ impl Client {
         }
     }
 
-    /// What it is doing, as `text`, `json` or `prometheus`; nothing if it is another format.
+    /// A report as `text`, `json` or `prometheus`. `None` if it is another format.
     pub fn status(&self, format: &str) -> Option<String> {
         let (device, config) = match self.network.lock().clone() {
             Some(network) => (network.device, Some(network.config)),
@@ -167,7 +167,7 @@ impl Client {
             name: self.settings.server.clone(),
             addresses: server.iter().map(|own| Subnet::alone(*own)).collect(),
             traffic: Arc::clone(&self.traffic),
-            // None while the key waits for its disk to make a step.
+            // There is no step while the key waits for the disk.
             step: self.key.try_lock().and_then(|key| key.step()),
             link: match self.connection() {
                 ConnectionState::Session(connected) => Some(Link::of(&connected)),
@@ -194,18 +194,18 @@ impl Client {
         report.render(format)
     }
 
-    /// Keeps for `status` why there is no session.
+    /// Remembers for `status` why there is no session.
     pub(super) fn lacks_session(&self, reason: String) {
         *self.trouble.lock() = Some(reason);
     }
 
-    /// Stops because something is wrong that another connection would not help.
+    /// Stops because of an error that another connection would not repair.
     pub(super) fn fail(&self, reason: String) {
         *self.failure.lock() = Some(reason); // before `run` can end
         self.stop();
     }
 
-    /// How it has ended, once it has stopped.
+    /// The result, once the client has stopped.
     pub(super) fn outcome(&self) -> Result<(), String> {
         match self.failure.lock().take() {
             None => Ok(()),
@@ -217,7 +217,7 @@ impl Client {
         *self.stopped.lock()
     }
 
-    /// Waits, and says whether it was stopped.
+    /// Waits. Returns whether the client was stopped.
     pub(super) fn sleep(&self, time: Duration) -> bool {
         let stopped = self.stopped.lock();
         *stopped.wait_while(&self.stopping, time, |stopped| !*stopped)
@@ -234,8 +234,8 @@ impl Client {
 }
 
 impl Router for Client {
-    /// All packets go to the server, while there is a session. Not what the kernel says on its own
-    /// link (MLD, neighbour discovery): the server would drop that, and count it as a mistake.
+    /// All packets go to the server while there is a session. Packets of the kernel's own link
+    /// (MLD, neighbour discovery) do not: the server would drop them and count them as errors.
     fn sender_for(&self, destination: IpAddr) -> Option<Arc<SessionSender>> {
         if !ip::one_host(destination) {
             return None;
@@ -257,7 +257,7 @@ fn static_key(settings: &ClientSettings) -> ClientKey {
     ClientKey::new(stored, None)
 }
 
-/// The state of a ratcheted key that is only looked at.
+/// The state of a ratcheted key that may only be read.
 struct ReadOnly;
 
 impl Store for ReadOnly {

@@ -1,5 +1,5 @@
-//! What does the command line ask for once there is a connection? A message, and pings through the
-//! tunnel.
+//! What does the command line ask for once there is a connection? It can send a message, and ping
+//! through the tunnel.
 
 use super::state::{Client, Reply};
 use crate::os::log::{self, printable};
@@ -20,11 +20,11 @@ const REPLY_TIME: Duration = Duration::from_secs(5);
 
 /// How long after a ping the next one follows.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// Replies that wait at most. A server that sends more than was asked for is not listened to.
+/// The most replies that wait. Further replies of a server are dropped.
 const MAX_REPLIES: usize = 16;
 
 impl Client {
-    /// Starts the thread that does what the command line asks for.
+    /// Starts the thread that does the command line's tasks.
     pub(super) fn start_tasks(
         self: &Arc<Client>,
         sender: &Arc<SessionSender>,
@@ -44,7 +44,7 @@ impl Client {
             .map(drop)
     }
 
-    /// The life of that thread.
+    /// The body of that thread.
     fn run_tasks(
         &self,
         sender: &Arc<SessionSender>,
@@ -85,7 +85,7 @@ impl Client {
         Ok(())
     }
 
-    /// Pings the server through the tunnel, once a second.
+    /// Pings the server through the tunnel once a second, and prints the replies.
     fn ping(
         &self,
         sender: &Arc<SessionSender>,
@@ -152,13 +152,13 @@ fn ends_to_ping(config: &NetworkConfig) -> Option<(IpAddr, IpAddr)> {
     None
 }
 
-/// A line on stdout. Nobody there to read it is no reason to stop.
+/// Prints a line on stdout. A closed stdout is no reason to stop.
 pub(super) fn print(line: &str) {
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
 
-/// What is `wanted` of the first reply that has it, if that comes in time.
+/// Waits for the first reply of which `wanted` returns something, at most until the deadline.
 fn wait_for<T>(replies: &Receiver<Reply>, wanted: impl Fn(Reply) -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + REPLY_TIME;
     loop {

@@ -1,7 +1,7 @@
-//! What is counted, for `status` and metrics?
+//! What does the program count for `status` and metrics?
 //!
-//! Packets and bytes are counted as the kernel counts them on the tunnel's device (`ip -s link`,
-//! nft): a super-packet once, with the bytes of its IP packet.
+//! It counts packets and bytes as the kernel does on the tunnel's device (`ip -s link`, nft). A
+//! super-packet counts once, with the bytes of its IP packet.
 
 use crate::tunnel::session::path_size::PathSize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ pub fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// What a peer's connections have carried since the start.
+/// The traffic of a peer's connections since the start.
 #[derive(Debug, Default)]
 pub struct TrafficCounters {
     /// Packets sent to the peer.
@@ -24,26 +24,29 @@ pub struct TrafficCounters {
     pub bytes_in: AtomicU64,
     /// Records not sent because the queue was full or too old.
     pub dropped_queue: AtomicU64,
-    /// Packets of the peer not passed on: malformed, or with an offload header that does not fit.
+    /// Packets of the peer that were not passed on because they or their offload headers are
+    /// malformed.
     pub dropped_malformed: AtomicU64,
-    /// Packets of the peer not passed on: their source is not the peer's.
+    /// Packets of the peer that were not passed on because their source is not the peer's.
     pub dropped_source: AtomicU64,
-    /// Packets of the peer not passed on: nobody, or nobody allowed, has their destination.
+    /// Packets of the peer that were not passed on because nobody, or nobody allowed, has their
+    /// destination.
     pub dropped_destination: AtomicU64,
-    /// Packets for the peer with an offload header of this machine's kernel that nobody can follow.
+    /// Packets for the peer that were dropped because of an unusable offload header of this
+    /// machine's kernel.
     pub dropped_offload: AtomicU64,
-    /// Which packets the path to the peer takes.
+    /// The size of segments that the path to the peer takes.
     pub path_size: PathSize,
 }
 
 impl TrafficCounters {
-    /// One more packet for the peer.
+    /// Counts a packet for the peer.
     pub fn packet_out(&self, length: usize) {
         count(&self.packets_out);
         self.bytes_out.fetch_add(length as u64, Ordering::Relaxed);
     }
 
-    /// One more packet from the peer, which was passed on.
+    /// Counts a packet from the peer that was passed on.
     pub fn packet_in(&self, length: usize) {
         count(&self.packets_in);
         self.bytes_in.fetch_add(length as u64, Ordering::Relaxed);
@@ -53,29 +56,29 @@ impl TrafficCounters {
 /// Why a handshake did not become a session. The order is that of [`REASONS`].
 #[derive(Clone, Copy, Debug)]
 pub enum RejectReason {
-    /// What came was no hello.
+    /// The bytes were no hello.
     NoHello,
     /// No client has this key.
     UnknownKey,
-    /// A ratcheted key has left this step behind.
+    /// The hello names an earlier step of a ratcheted key.
     EarlierStep,
     /// The hello's token or fields were refused.
     Hello,
     /// The hello was answered before.
     Replay,
-    /// `max-clients` are connected.
+    /// As many clients as `max-clients` allows are connected.
     Full,
-    /// The ratcheted key's step could not be made durable.
+    /// The ratcheted key's step could not be stored.
     State,
-    /// No version or suite that both sides have.
+    /// The two sides have no version or suite in common.
     Agreement,
     /// Finished was refused.
     Finished,
-    /// A newer handshake was quicker.
+    /// A newer handshake finished first.
     Superseded,
-    /// It did not come to an end in time, or was cut.
+    /// It did not end in time, or the connection ended.
     Incomplete,
-    /// There were too many; a random one was ended.
+    /// There were too many, and this one was chosen at random to end.
     Crowded,
 }
 
@@ -95,26 +98,26 @@ const REASONS: [&str; 12] = [
     "crowded",
 ];
 
-/// What has come of handshakes since the start.
+/// The results of handshakes since the start.
 #[derive(Debug, Default)]
 pub struct HandshakeCounters {
-    /// Those that became a session.
+    /// The number that became a session.
     pub accepted: AtomicU64,
     rejected: [AtomicU64; REASONS.len()],
 }
 
 impl HandshakeCounters {
-    /// One more session.
+    /// Counts a session.
     pub fn accept(&self) {
         count(&self.accepted);
     }
 
-    /// One more that became none.
+    /// Counts a handshake that did not become a session.
     pub fn reject(&self, reason: RejectReason) {
         count(&self.rejected[reason as usize]);
     }
 
-    /// How many became none, by reason.
+    /// The number that did not become a session, by reason.
     pub fn rejected(&self) -> Vec<(&'static str, u64)> {
         let numbers = self.rejected.iter().map(|n| n.load(Ordering::Relaxed));
         REASONS.into_iter().zip(numbers).collect()

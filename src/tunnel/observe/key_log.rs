@@ -1,13 +1,13 @@
-//! What opens a recording of this session? A hole in the tunnel, made on purpose, off unless it is
-//! asked for.
+//! What opens a recording of this session? The key log is a hole in the tunnel, made on purpose. It
+//! is off unless the user asks for it.
 //!
 //! ```text
-//!  fernvpn 1 SUITE CLIENT SERVER      one line a session: the first traffic secrets of both directions, in hexadecimal
+//!  fernvpn 1 SUITE CLIENT SERVER   one line a session: both first traffic secrets in hexadecimal
 //! ```
 //!
-//! Whoever has a line reads all of its session, and can forge in it while it lasts: the keys after
-//! a Rekey follow from the first (PROTOCOL.md, section 5). A line opens no other session, and does
-//! not give the client's key.
+//! With a line, anybody can read all of its session, and forge records while the session lasts. The
+//! keys after a Rekey follow from the first (PROTOCOL.md, section 5). A line opens no other session
+//! and does not reveal the client's key.
 
 use crate::os::{files, log};
 use crate::protocol::fields::hex;
@@ -25,7 +25,7 @@ impl KeyLog {
     /// Opens the key log, if there is to be one, and warns.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// If the file cannot be opened for writing.
     pub fn open(path: Option<&Path>) -> io::Result<Option<KeyLog>> {
         let Some(path) = path else { return Ok(None) };
         let file = files::write_secret(path, true)?;
@@ -46,11 +46,11 @@ impl KeyLog {
         Ok(Some(KeyLog(file)))
     }
 
-    /// Adds a session, before its first packet, by its secrets before any Rekey. `peer` is for the
-    /// log.
+    /// Adds a session before its first packet. The secrets are those before any Rekey. `peer` is
+    /// for the log.
     pub fn add(&self, peer: &str, suite: Suite, client: &TrafficSecret, server: &TrafficSecret) {
-        // One write at the end of the file, so that the lines of two threads or programs do not mix.
-        // The line is not wiped: it is in a file now.
+        // One write appends the line, so that the lines of two threads or programs do not mix. The
+        // line is not wiped from memory, because it is in a file now.
         let line = format!(
             "fernvpn {VERSION} {suite} {} {}\n",
             hex(client.bytes()),

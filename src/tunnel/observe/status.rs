@@ -1,12 +1,12 @@
-//! What is a server or a client doing? A report of one moment, for people, for scripts (JSON) and
-//! for Prometheus.
+//! What is a server or a client doing? This file reports one moment for people, for scripts (JSON)
+//! and for Prometheus.
 //!
-//! `sent` is what was handed over for the peer, `received` what came from it and was passed on. What
-//! was dropped on the way to the peer is in `sent` as well, as on a device with a full queue. What
-//! came and was refused is not in `received`.
+//! `sent` counts packets that were queued for the peer. It includes those that were dropped later,
+//! as on a device with a full queue. `received` counts packets from the peer that were passed on.
+//! It leaves out those that were refused.
 //!
-//! Names and texts of peers may hold anything, so each format escapes them in its own way. No key
-//! is in a report.
+//! Names and texts of peers may hold any characters, so each format escapes them in its own way. A
+//! report has no key in it.
 
 use crate::os::clock::Moment;
 use crate::os::{log, socket};
@@ -21,11 +21,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Columns of a terminal.
+/// The columns of a terminal.
 const TERMINAL: usize = 80;
-/// What stands between two columns of a table.
+/// The gap between two columns of a table.
 const GAP: &str = "  ";
-/// What begins a line that goes on with the one above.
+/// The indent of a line that continues the one above.
 const INDENT: &str = "  ";
 
 /// A running server or client.
@@ -42,15 +42,15 @@ pub struct Report<'a> {
     pub listen: Vec<SocketAddr>,
     /// Its tunnel addresses.
     pub addresses: &'a [Subnet],
-    /// Why a client has no session, if it has none.
+    /// Why a client has no session, if so.
     pub trouble: Option<String>,
-    /// What is wrong on this machine, and what to do.
+    /// Problems of this machine, each with a remedy.
     pub warnings: Vec<String>,
     /// Its handshakes.
     pub handshakes: &'a HandshakeCounters,
     /// Packets from the device for which there was no peer, or none connected.
     pub unrouted: u64,
-    /// A server's clients, a client's server.
+    /// A server's clients, or a client's server.
     pub peers: Vec<Peer>,
 }
 
@@ -60,7 +60,7 @@ pub struct Peer {
     pub name: String,
     /// Its tunnel addresses.
     pub addresses: Vec<Subnet>,
-    /// What was carried since the start.
+    /// The traffic since the start.
     pub traffic: Arc<TrafficCounters>,
     /// The step of its ratcheted key.
     pub step: Option<u64>,
@@ -77,7 +77,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Of this connection.
+    /// The traffic of this connection.
     pub fn of(connected: &Connected) -> Link {
         Link {
             from: connected.from,
@@ -92,8 +92,8 @@ fn load(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-/// What is told of one thing, whatever the format. What is missing is `null` in JSON, has no
-/// sample in Prometheus, and is a dash in text.
+/// One value in all formats. A missing value is `null` in JSON, has no sample in Prometheus, and is
+/// a dash in text.
 enum Value {
     Text(Option<String>),
     List(Vec<String>),
@@ -105,8 +105,8 @@ enum Value {
     ByReason(Vec<(&'static str, u64)>),
 }
 
-/// Its name in JSON, what it is called in a text if it stands there, its metric and the help for
-/// that if it is one, and what it is.
+/// It has a name in JSON, a label if the text shows it, a metric with its help if Prometheus gets
+/// it, and the value.
 type Field = (
     &'static str,
     &'static str,
@@ -131,7 +131,7 @@ impl Value {
         }
     }
 
-    /// Samples, with their labels.
+    /// Samples with their labels.
     fn samples(&self) -> Vec<(String, f64)> {
         let number = match self {
             Value::Text(_) | Value::List(_) => None,
@@ -153,7 +153,7 @@ impl Value {
             .collect()
     }
 
-    /// For people.
+    /// The report for people.
     fn text(&self) -> String {
         let text = match self {
             Value::Text(text) => text.as_ref().map(|text| log::printable(text)),
@@ -201,7 +201,8 @@ fn members(fields: &[Field]) -> String {
 impl Peer {
     #[rustfmt::skip]
     fn fields(&self) -> Vec<Field> {
-        let (link, traffic) = (self.link.as_ref(), &self.traffic);
+        let link = self.link.as_ref();
+        let traffic = &self.traffic;
         let path = link.and_then(|link| link.path);
         let dropped = vec![
             ("queue", load(&traffic.dropped_queue)),
@@ -215,21 +216,33 @@ impl Peer {
             ("addresses", "ADDRESSES", None, shown(&self.addresses)),
             ("from", "FROM", None, Value::Text(link.map(|link| link.from.to_string()))),
             ("suite", "SUITE", None, Value::Text(link.map(|link| link.suite.name().into()))),
-            ("connected", "", Some(("connected", "Whether the peer is connected.")), Value::Yes(link.is_some())),
-            ("connected_since", "SINCE", Some(("connected_since_timestamp_seconds", "Moment when, in Unix time.")),
+            ("connected", "", Some(("connected", "Whether the peer is connected.")),
+                Value::Yes(link.is_some())),
+            ("connected_since", "SINCE",
+                Some(("connected_since_timestamp_seconds", "When it connected, in Unix time.")),
                 Value::Moment(link.map(|link| link.since))),
-            ("last_heard", "HEARD", Some(("last_heard_timestamp_seconds", "When data last came from it, in Unix time.")),
+            ("last_heard", "HEARD",
+                Some(("last_heard_timestamp_seconds", "When data last came, in Unix time.")),
                 Value::Moment(path.map(|path| Moment::ago(path.silence)))),
-            ("round_trip_seconds", "RTT", Some(("round_trip_seconds", "Round trip time of its connection, smoothed.")),
+            ("round_trip_seconds", "RTT",
+                Some(("round_trip_seconds", "Round trip time of its connection, smoothed.")),
                 Value::Time(path.map(|path| path.round_trip))),
-            ("ratchet_step", "STEP", Some(("ratchet_step", "Steps that its ratcheted key has made.")), Value::Number(self.step)),
-            ("received_packets", "", Some(("received_packets_total", "Packets from the peer, a super-packet once.")),
+            ("ratchet_step", "STEP",
+                Some(("ratchet_step", "Steps that its ratcheted key has made.")),
+                Value::Number(self.step)),
+            ("received_packets", "",
+                Some(("received_packets_total", "Packets from the peer (super-packets once).")),
                 number(&traffic.packets_in)),
-            ("received_bytes", "RECEIVED", Some(("received_bytes_total", "Their bytes.")), Value::Bytes(load(&traffic.bytes_in))),
-            ("sent_packets", "", Some(("sent_packets_total", "Packets for the peer, a super-packet once.")),
+            ("received_bytes", "RECEIVED", Some(("received_bytes_total", "Bytes from the peer.")),
+                Value::Bytes(load(&traffic.bytes_in))),
+            ("sent_packets", "",
+                Some(("sent_packets_total", "Packets for the peer (super-packets once).")),
                 number(&traffic.packets_out)),
-            ("sent_bytes", "SENT", Some(("sent_bytes_total", "Their bytes.")), Value::Bytes(load(&traffic.bytes_out))),
-            ("dropped_packets", "DROPPED", Some(("dropped_packets_total", "Packets dropped, by reason.")), Value::ByReason(dropped)),
+            ("sent_bytes", "SENT", Some(("sent_bytes_total", "Bytes for the peer.")),
+                Value::Bytes(load(&traffic.bytes_out))),
+            ("dropped_packets", "DROPPED",
+                Some(("dropped_packets_total", "Packets dropped, by reason.")),
+                Value::ByReason(dropped)),
         ]
     }
 }
@@ -251,17 +264,21 @@ impl Report<'_> {
             ("name", "", None, Value::Text(Some(self.name.into()))),
             ("role", "", None, Value::Text(Some(self.role.into()))),
             ("version", "", None, Value::Text(Some(crate::tunnel::SOFTWARE.into()))),
-            ("started", "up", Some(("start_time_seconds", "When it started, in Unix time.")), Value::Moment(Some(self.started))),
+            ("started", "up", Some(("start_time_seconds", "When it started, in Unix time.")),
+                Value::Moment(Some(self.started))),
             ("uptime_seconds", "", None, Value::Number(Some(self.started.elapsed().as_secs()))),
             ("device", "device", None, Value::Text(self.device.map(str::to_owned))),
             ("listen", "listening on", None, shown(&self.listen)),
             ("addresses", "addresses", None, shown(self.addresses)),
             ("warnings", "", None, shown(&self.warnings)),
-            ("handshakes_accepted", "handshakes", Some(("handshakes_accepted_total", "Handshakes that became a session.")),
+            ("handshakes_accepted", "handshakes",
+                Some(("handshakes_accepted_total", "Handshakes that became a session.")),
                 number(&self.handshakes.accepted)),
-            ("handshakes_refused", "refused", Some(("handshakes_refused_total", "Handshakes that did not, by reason.")),
+            ("handshakes_refused", "refused",
+                Some(("handshakes_refused_total", "Handshakes that did not, by reason.")),
                 Value::ByReason(self.handshakes.rejected())),
-            ("unrouted_packets", "unrouted", Some(("unrouted_packets_total", "Packets from the device without a connected peer to go to.")),
+            ("unrouted_packets", "unrouted",
+                Some(("unrouted_packets_total", "Packets from the device without a connected peer.")),
                 Value::Number(Some(self.unrouted))),
             ("not_connected", "", None, Value::Text(self.trouble.clone())),
         ]
@@ -359,8 +376,8 @@ impl Report<'_> {
         text + &self.table()
     }
 
-    /// The peers: a column for each field, as wide as its widest cell. Where a line would become
-    /// too long for a terminal, the columns go on in the next line.
+    /// The table of peers, with a column for each field, as wide as its widest cell. If a row is
+    /// too long for a terminal, its columns continue in the next line.
     fn table(&self) -> String {
         let rows: Vec<Vec<Field>> = self.peers.iter().map(Peer::fields).collect();
         let mut blocks = vec![vec![String::new()]; rows.len() + 1];
@@ -392,10 +409,12 @@ impl Report<'_> {
     }
 }
 
-/// The largest two units are enough.
+/// A duration in its two largest units.
 fn span(time: Duration) -> String {
     let seconds = time.as_secs();
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    let minutes = seconds / 60;
+    let hours = seconds / 3600;
+    let days = seconds / 86_400;
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{minutes} min {} s", seconds % 60),
@@ -440,8 +459,8 @@ fn label(text: impl Display) -> String {
     )
 }
 
-/// Reports of several instances as one: in Prometheus' format all samples of a metric stand
-/// together.
+/// Joins the reports of several instances. In Prometheus' format, all samples of a metric must
+/// stand together.
 pub fn merged(reports: &[String]) -> String {
     let mut families: Vec<(&str, String)> = Vec::new();
     for report in reports {
@@ -468,7 +487,7 @@ mod tests {
     use super::*;
     use crate::tunnel::observe::counters::RejectReason;
 
-    /// A client whose name is as bad as a key file's comment can be.
+    /// A client with the worst name that a key file's comment allows.
     const EVIL: &str = "a\"b\\c\u{1b}[2J\u{202e}é";
 
     fn report(handshakes: &HandshakeCounters) -> Report<'_> {

@@ -1,24 +1,23 @@
 //! Which client has which address?
 //!
-//! Every configured client has its addresses from the start, connected or not, and they are
-//! computed from the configuration alone: nothing is stored, and a client has the same address
-//! again after a restart of either side. A client without a fixed address takes the free one at
-//! `SHA-256(name)`, or the next free one after it, so that adding or removing one client moves
-//! others only where they collide.
+//! Every configured client has its addresses from the start, connected or not. The configuration
+//! alone determines them. Nothing is stored, and a client has the same address after a restart of
+//! either side. A client without a fixed address gets the free one at `SHA-256(name)`, or the next
+//! free one. So a client that is added or removed moves another one only if they collide.
 
 use crate::packet::subnet::Subnet;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-/// The tunnel's networks and what is taken in them.
+/// The tunnel's networks, and the addresses that are taken in them.
 pub struct AddressPool {
     networks: Vec<Subnet>,
     taken: HashSet<IpAddr>,
 }
 
 impl AddressPool {
-    /// A pool of `networks`, in which their own addresses belong to the server.
+    /// A pool of `networks`. The address that each has is the server's.
     pub fn new(networks: &[Subnet]) -> AddressPool {
         let taken = networks.iter().map(|network| network.address).collect();
         AddressPool {
@@ -27,7 +26,7 @@ impl AddressPool {
         }
     }
 
-    /// Takes a fixed address, which then is nobody else's; none if it is, or lies in no network.
+    /// Takes a fixed address. Returns `None` if it is taken already, or lies in no network.
     pub fn take(&mut self, address: IpAddr) -> Option<Subnet> {
         let network = self
             .networks
@@ -39,8 +38,8 @@ impl AddressPool {
         })
     }
 
-    /// Leases an address in every network in which `name` has none among `fixed`. The same name
-    /// gets the same number in all networks where it is free.
+    /// Leases an address in every network in which `fixed` has none. A name gets the same number in
+    /// all networks, as far as it is free there.
     ///
     /// # Errors
     /// A sentence, if a network is full.
@@ -60,7 +59,10 @@ impl AddressPool {
                 .map(|step| network.host(1 + (start % smallest + step) % smallest))
                 .find(|address| !self.taken.contains(address));
             let address = free.ok_or_else(|| {
-                format!("no address left in {network} for {name}: take a larger network, or remove clients")
+                format!(
+                    "no address is left in {network} for {name}. \
+                     Try: a larger network, or fewer clients"
+                )
             })?;
             self.taken.insert(address);
             leased.push(Subnet {

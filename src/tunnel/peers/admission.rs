@@ -1,10 +1,10 @@
-//! How many strangers are listened to? Until a connection has authenticated it holds a place here.
-//! When all places are taken a random one of the others has to go: a newcomer with a key always has
-//! its chance, whoever fills the places cannot choose who goes, and no address is counted, so that
-//! many clients may share one.
+//! How many connections may be unauthenticated? Until a connection has authenticated, it holds a
+//! place here. When all places are taken, a random one has to go. So a newcomer with a key always
+//! has its chance, and an attacker cannot choose which connection goes. Nothing is counted by
+//! address, so that many clients may share one.
 //!
-//! And how often? [`AcceptLimiter`] leaves the processors to those who are connected. Who waits does so in
-//! the kernel's queue.
+//! How often are connections accepted? [`AcceptLimiter`] leaves processor time to the connected
+//! clients. Newcomers wait in the kernel's queue.
 
 use crate::os::entropy;
 use crate::os::lock::{Lock, Rank};
@@ -12,27 +12,26 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Places for unauthenticated connections.
+/// The number of places for unauthenticated connections.
 pub const PLACES: usize = 1024;
 
-/// One connection is accepted in so long a time, for as long as they keep coming: less than a
-/// handshake costs where several thousand clients come back at once, and a fifth of one processor
-/// where they are all strangers.
+/// The time for one connection while connections keep coming. Several thousand clients that come
+/// back at once are accepted faster than their handshakes take. Strangers cost at most a fifth of
+/// one processor.
 const EACH: Duration = Duration::from_micros(400);
-/// But so much may come at once.
+/// The time that a burst may use at once.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// Who has to wait waits so long at least: to wake up for each one would cost as much as to accept
-/// it.
+/// The shortest wait. To wake up for each connection would cost as much as to accept it.
 const PAUSE: Duration = Duration::from_millis(4);
 
-/// How fast connections are accepted: 2,500 at once, and 2,500 a second.
+/// Limits how fast connections are accepted: 2,500 at once, and 2,500 a second.
 #[derive(Default)]
 pub struct AcceptLimiter {
     spent: Option<Instant>,
 }
 
 impl AcceptLimiter {
-    /// Counts one that is accepted `now`. How long to wait before the next.
+    /// Counts a connection that is accepted `now`. Returns how long to wait before the next.
     pub fn after(&mut self, now: Instant) -> Duration {
         let spent = self.spent.map_or(now, |spent| spent.max(now)) + EACH;
         self.spent = Some(spent);
@@ -51,7 +50,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// With room for `places` connections.
+    /// An empty set with `places` places.
     pub fn new(places: usize) -> Admission {
         Admission {
             places,
@@ -59,8 +58,8 @@ impl Admission {
         }
     }
 
-    /// Gives a connection a place. True if another one lost its own: it is shut down, and its
-    /// thread ends.
+    /// Gives a connection a place. Returns whether another one lost its place: it is shut down, and
+    /// its thread ends.
     pub fn enter(&self, socket: &Arc<TcpStream>) -> bool {
         let mut waiting = self.waiting.lock();
         let full = waiting.len() >= self.places;
@@ -71,13 +70,13 @@ impl Admission {
         full
     }
 
-    /// Ends one of them, if there is any: the system has no thread or descriptor left for a
+    /// Ends one of them, if there is any, because the system has no thread or descriptor left for a
     /// newcomer.
     pub fn make_room(&self) {
         end_one(&mut self.waiting.lock());
     }
 
-    /// Takes the place back: the connection has authenticated, or ended.
+    /// Frees the place of a connection that has authenticated or ended.
     pub fn leave(&self, socket: &Arc<TcpStream>) {
         self.waiting
             .lock()
@@ -92,7 +91,7 @@ impl Admission {
     }
 }
 
-/// Ends a random one, which its thread notices.
+/// Ends a random one. Its thread notices that.
 fn end_one(waiting: &mut Vec<Arc<TcpStream>>) {
     if let Some(last) = waiting.len().checked_sub(1) {
         let random = u64::from_be_bytes(entropy::array()) % waiting.len() as u64;

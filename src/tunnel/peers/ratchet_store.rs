@@ -1,13 +1,14 @@
-//! When does a ratcheted key move, and what is durable before? PROTOCOL.md section 8.
+//! When does a ratcheted key make a step, and what must be stored before? PROTOCOL.md section 8.
 //!
 //! ```text
-//!  server  gets a hello under K    nothing to do                      client  verified ServerHello
-//!          gets a hello under K'   K', s+1, r' durable, then answers          K', s+1 durable, then Finished
-//!          verified Finished        K', s+1, r' durable, then Config
+//!  server  gets a hello under K    changes nothing
+//!          gets a hello under K'   K', s+1, r' durable, then ServerHello
+//!          verified Finished       K', s+1, r' durable, then Config
+//!  client  verified ServerHello    K', s+1 durable, then Finished
 //! ```
 //!
-//! In memory a state moves only after it has become durable. If that fails, the file may hold
-//! either; both continue the chain, because nobody has been shown anything of the new one.
+//! The state in memory changes only after the new one is durable. If storing fails, the file may
+//! hold either state. Both continue the chain, because no peer has seen anything of the new one.
 
 use crate::config::state_file::{Store, StoredRatchet};
 use crate::os::entropy;
@@ -16,7 +17,7 @@ use crate::protocol::ratchet::{ClientState, ServerState, Standing};
 use hmac::digest::zeroize::Zeroizing;
 use std::collections::VecDeque;
 
-/// Earlier ids that are remembered for each client, for the log.
+/// The number of earlier ids that are remembered for each client, for the log.
 const REMEMBERED: usize = 16;
 const LAST: &str = "the ratcheted key has made its last step; fernvpn reset-client makes a new one";
 
@@ -28,7 +29,7 @@ pub struct ServerRatchet {
 }
 
 impl ServerRatchet {
-    /// Continues from what was kept. At the very first it draws `r`, which is durable before it is
+    /// Continues from the stored state. The first time, it draws `r`, which is durable before it is
     /// sent.
     ///
     /// # Errors
@@ -57,11 +58,11 @@ impl ServerRatchet {
         })
     }
 
-    /// Begins anew with another key, since the client fell out of step. No earlier key is known any
-    /// more, so a connection that was made with one is nobody's.
+    /// Begins anew with another key, because the client fell out of step. Earlier keys are
+    /// forgotten, so a connection that was made with one belongs to nobody.
     ///
     /// # Errors
-    /// A sentence: nothing could be made durable, and nothing has changed.
+    /// A sentence. The state could not be stored, and nothing has changed.
     pub fn reset(&mut self, stored: &StoredRatchet) -> Result<(), String> {
         let secret = Zeroizing::new(entropy::array());
         self.store.save(&StoredRatchet {
@@ -82,8 +83,8 @@ impl ServerRatchet {
         self.state.step
     }
 
-    /// The ids that belong to this client: of `K` and of `K'`, each with its key, and of a few keys
-    /// before.
+    /// The ids that belong to this client: those of `K` and `K'`, each with its key, and those of a
+    /// few keys before.
     pub fn keys(&self) -> impl Iterator<Item = (Id, Option<Root>)> {
         let own = [
             self.state.root.clone(),
@@ -94,14 +95,14 @@ impl ServerRatchet {
             .chain(self.past.iter().map(|id| (*id, None)))
     }
 
-    /// The same ids alone.
+    /// The same ids without keys.
     pub fn ids(&self) -> Vec<Id> {
         self.keys().map(|(id, _)| id).collect()
     }
 
-    /// The state that answers an authentic hello under the key with this id: of a client that is
-    /// one step ahead, the next, durable by then. (A handshake that has become late meanwhile gets
-    /// one that is not its own, and is refused.)
+    /// The state that answers an authentic hello under the key with this id. If the client is one
+    /// step ahead, that is the next state, which is durable when this returns. A handshake that is
+    /// late by then gets a state that does not fit, and is refused.
     ///
     /// # Errors
     /// A sentence. The hello must not be answered.
@@ -112,11 +113,11 @@ impl ServerRatchet {
         Ok(self.state.clone())
     }
 
-    /// Finished of a handshake at this step has verified. Config may be sent when this has
-    /// returned.
+    /// Moves on, because Finished of a handshake at this step has verified. Config may be sent when
+    /// this has returned.
     ///
     /// # Errors
-    /// A sentence: a later handshake was quicker, or nothing could be made durable.
+    /// A sentence. A later handshake was faster, or the state could not be stored.
     pub fn finish(&mut self, step: u64) -> Result<(), String> {
         if step != self.state.step {
             return Err("a later handshake has moved the ratcheted key".into());
@@ -126,7 +127,8 @@ impl ServerRatchet {
 
     fn advance(&mut self) -> Result<(), String> {
         let next = self.state.advance(entropy::array()).ok_or(LAST)?;
-        let (key, secret) = (next.root.key().clone(), Some(next.secret.clone()));
+        let key = next.root.key().clone();
+        let secret = Some(next.secret.clone());
         self.store.save(&StoredRatchet {
             key,
             step: next.step,
@@ -136,19 +138,19 @@ impl ServerRatchet {
             self.past.pop_front();
         }
         self.past.push_back(self.state.root.id());
-        self.state = next; // the one before is wiped as it goes
+        self.state = next; // dropping the one before wipes it
         Ok(())
     }
 }
 
-/// A client's key: static, or ratcheted with the store of its state.
+/// A client's key: static, or ratcheted with a store for its state.
 pub struct ClientKey {
     state: ClientState,
     store: Option<Box<dyn Store>>,
 }
 
 impl ClientKey {
-    /// A static key if there is no store.
+    /// Without a store, the key is static.
     pub fn new(kept: StoredRatchet, store: Option<Box<dyn Store>>) -> ClientKey {
         ClientKey {
             state: ClientState {
@@ -159,7 +161,7 @@ impl ClientKey {
         }
     }
 
-    /// The key, and the step of a ratcheted one.
+    /// The key, and its step if it is ratcheted.
     pub fn current(&self) -> (Root, Option<u64>) {
         (self.state.root.clone(), self.step())
     }
@@ -169,8 +171,7 @@ impl ClientKey {
         self.store.as_ref().map(|_| self.state.step)
     }
 
-    /// Makes the next state durable and forgets this one. Finished may be sent when this has
-    /// returned.
+    /// Stores the next state and forgets this one. Finished may be sent when this has returned.
     ///
     /// # Errors
     /// A sentence. Finished must not be sent.

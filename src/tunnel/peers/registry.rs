@@ -6,11 +6,10 @@
 //!  by address  ─> client         for a packet: exact addresses, then networks behind clients
 //! ```
 //!
-//! The client that gets what is sent to an address, and nobody else, may send from it.
+//! Only the client that receives an address's packets may send from that address.
 //!
-//! A reload makes all of this anew. What belongs to a client of the same name goes over: its
-//! connection, its counters, the hellos that were answered. The state of a ratcheted key goes over
-//! with its file.
+//! A reload makes all of this anew. A client of the same name keeps its connection, its counters
+//! and the hellos that were answered. The state of a ratcheted key moves over with its file.
 
 use crate::config::settings::{Peer, ServerSettings};
 use crate::config::state_file::{self, StateFile};
@@ -35,7 +34,7 @@ use std::time::Duration;
 const LINES: u32 = 20;
 /// That interval.
 const LINES_INTERVAL: Duration = Duration::from_secs(10);
-/// Answered hellos that are remembered for each client.
+/// The number of answered hellos that are remembered for each client.
 const REMEMBERED: usize = 64;
 
 /// A configured client, connected or not.
@@ -46,7 +45,7 @@ pub struct Client {
     pub addresses: Vec<Subnet>,
     /// Networks behind it.
     pub routes: Vec<Subnet>,
-    /// What it has sent and received since the server started.
+    /// Its traffic since the server started.
     pub traffic: Arc<TrafficCounters>,
     /// For lines that it can cause at will: it fills no disk, and hides no line of another client.
     pub log: Arc<RateLimitedLog>,
@@ -59,14 +58,14 @@ pub struct Client {
 
 /// A ratcheted key.
 type SharedRatchet = Arc<Lock<ServerRatchet>>;
-/// What an id of one finds: also the key, but for those that it has left behind.
+/// The result of a lookup by id. It has the key, unless the ratchet has left that behind.
 type Found = (SharedRatchet, Option<Arc<Root>>);
 
 #[derive(Default)]
 struct State {
     /// Nonces of hellos that were answered, the newest last.
     answered: VecDeque<[u8; 32]>,
-    /// Handshakes begun, and the number of the newest that has finished.
+    /// The number of handshakes begun, and that of the newest that has finished.
     begun: u64,
     finished: u64,
     connection: Option<Arc<Connected>>,
@@ -80,18 +79,18 @@ pub struct TooLate;
 
 /// A client's connection.
 pub struct Connected {
-    /// Where it comes from.
+    /// The peer's address.
     pub from: SocketAddr,
-    /// What sends to it.
+    /// Its sender.
     pub sender: Arc<SessionSender>,
-    /// The id of the key that it was made with.
+    /// The id of the key with which it was made.
     pub key: Id,
     /// When it was made.
     pub since: Moment,
 }
 
 impl Client {
-    /// `before` are the clients until now.
+    /// Makes a client. `before` has the clients until now.
     fn new(peer: &Peer, addresses: Vec<Subnet>, before: &[Arc<Client>]) -> Client {
         let same = before.iter().find(|client| client.name == peer.name);
         let ratcheted = before
@@ -119,7 +118,7 @@ impl Client {
         }
     }
 
-    /// The ratcheted key, if it has one, from its file if that is not open yet.
+    /// The ratcheted key, if the client has one. Opens its file if that is not open yet.
     fn open_ratchet(&self) -> Result<Option<&SharedRatchet>, String> {
         let Some(path) = &self.ratchet_file else {
             return Ok(None);
@@ -156,12 +155,12 @@ impl Client {
         Some(state.begun)
     }
 
-    /// Puts a connection in place whose handshake has finished. Returns the one that it replaces.
-    /// Of those replaced, one at a time may take until its peer hangs up: a client that connects
-    /// again and again has two connections, not hundreds.
+    /// Registers a connection whose handshake has finished. Returns the one that it replaces. Only
+    /// one replaced connection may wait until its peer hangs up. So a client that connects again
+    /// and again has two connections, not hundreds.
     ///
     /// # Errors
-    /// [`TooLate`]. Nothing has changed then.
+    /// [`TooLate`], and nothing has changed.
     pub fn connect(
         &self,
         number: u64,
@@ -198,7 +197,7 @@ impl Client {
         self.state.lock().connection.clone()
     }
 
-    /// What sends to it, if it is connected.
+    /// Its sender, if it is connected.
     pub fn sender(&self) -> Option<Arc<SessionSender>> {
         self.state
             .lock()
@@ -207,8 +206,8 @@ impl Client {
             .map(|connected| Arc::clone(&connected.sender))
     }
 
-    /// The step of its ratcheted key, if it has one, and does not just wait for its disk to make
-    /// the next.
+    /// The step of its ratcheted key. `None` if it has none, or if its next step just waits for the
+    /// disk.
     pub fn step(&self) -> Option<u64> {
         let ratchet = self.ratchet.get()?.try_lock()?;
         Some(ratchet.step())
@@ -219,9 +218,9 @@ impl Client {
 pub struct Clients {
     all: Vec<Arc<Client>>,
     by_id: HashMap<Id, (Arc<Client>, Root)>,
-    /// The same for ratcheted keys, whose ids change. Shared with the clients before a reload, by
-    /// which a handshake may still be under way. The keys are here as well, so that a stranger
-    /// never waits for somebody's disk.
+    /// The same for ratcheted keys, whose ids change. The clients before a reload share it, because
+    /// a handshake may still use them. The keys are here as well, so that a stranger never waits
+    /// for another client's disk.
     ratcheted: Arc<Lock<HashMap<Id, Found>>>,
     by_address: HashMap<IpAddr, Arc<Client>>,
     networks: Vec<(Subnet, Arc<Client>)>,
@@ -230,15 +229,15 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Makes clients of the configuration's peers and leases their addresses. What those `before` a
-    /// reload have lived through goes over to them, and their ratcheted keys.
+    /// Makes clients of the configuration's peers, and leases their addresses. They take over
+    /// counters, connections and ratcheted keys from those `before` a reload.
     ///
     /// # Errors
-    /// A sentence: settings that contradict each other, or no address left.
+    /// A sentence. Settings contradict each other, or no address is left.
     pub fn new(before: Option<&Clients>, settings: &ServerSettings) -> Result<Clients, String> {
         settings.consistent()?;
         let mut pool = AddressPool::new(&settings.addresses);
-        // Fixed addresses first, so that no lease takes them.
+        // Fixed addresses come first, so that no lease takes them.
         let fixed: Vec<Vec<Subnet>> = settings
             .peers
             .iter()
@@ -265,7 +264,8 @@ impl Clients {
             let before = before.map_or(&[][..], Clients::all);
             clients.add(peer, Arc::new(Client::new(peer, addresses, before)));
         }
-        // The longest prefix first, so that the first that contains an address is the right one.
+        // The longest prefix comes first, so that the first network that contains an address is the
+        // right one.
         clients
             .networks
             .sort_by_key(|(network, _)| std::cmp::Reverse(network.prefix));
@@ -289,11 +289,11 @@ impl Clients {
         self.all.push(client);
     }
 
-    /// Takes the state files of ratcheted keys that are new. They are this program's until the
-    /// clients are dropped.
+    /// Opens and locks the state files of new ratcheted keys. The locks last until the clients are
+    /// dropped.
     ///
     /// # Errors
-    /// A sentence: a file that cannot be had, read or written, or two clients with one key.
+    /// A sentence. A file cannot be locked, read or written, or two clients have one key.
     pub fn open_states(&self) -> Result<(), String> {
         let mut seen: HashMap<Id, &Client> = HashMap::new();
         for client in &self.all {
@@ -317,7 +317,7 @@ impl Clients {
         Ok(())
     }
 
-    /// From now on ids find the ratcheted keys of these clients, and no others.
+    /// From now on, ids only find the ratcheted keys of these clients.
     pub fn publish_ids(&self) {
         let mut own = HashSet::new();
         for ratchet in self.all.iter().filter_map(|client| client.ratchet.get()) {
@@ -339,13 +339,13 @@ impl Clients {
         })
     }
 
-    /// All of them, in the configuration's order.
+    /// All clients, in the configuration's order.
     pub fn all(&self) -> &[Arc<Client>] {
         &self.all
     }
 
-    /// The client that a ClientHello's id names, and its key, unless a ratcheted one has left that
-    /// behind.
+    /// The client that a ClientHello's id names. It comes with its key, unless the ratchet has left
+    /// that behind.
     pub fn by_id(&self, id: &Id) -> Option<(Arc<Client>, Option<Root>)> {
         if let Some((client, root)) = self.by_id.get(id) {
             return Some((Arc::clone(client), Some(root.clone())));
@@ -355,7 +355,7 @@ impl Clients {
             .map(|client| (Arc::clone(client), root.map(|root| (*root).clone())))
     }
 
-    /// The client to which the key of a connection belongs now. `then` is whose it was when the
+    /// The client to which the key of a connection belongs now. `then` is the client when the
     /// connection was made.
     pub fn holder(&self, then: &Client, key: &Id) -> Option<&Arc<Client>> {
         match then.ratchet.get() {
@@ -365,8 +365,8 @@ impl Clients {
         }
     }
 
-    /// The state of a ratcheted key that answers an authentic hello with this id; none for a static
-    /// key.
+    /// The state of a ratcheted key that answers an authentic hello with this id. It is `None` for
+    /// a static key.
     ///
     /// # Errors
     /// A sentence. The hello must not be answered.
@@ -385,7 +385,7 @@ impl Clients {
         Ok(Some(state))
     }
 
-    /// Moves a ratcheted key on, if it is one, since Finished at this step has verified.
+    /// Moves a ratcheted key on, because Finished at this step has verified. A static key stays.
     ///
     /// # Errors
     /// A sentence. Config must not be sent.
@@ -400,8 +400,8 @@ impl Clients {
         Ok(())
     }
 
-    /// Puts the ids that a ratcheted key has `now` in the place of those that it had `before`. Of a
-    /// client that a reload has removed meanwhile there are none, and none come back.
+    /// Replaces the ids that a ratcheted key had `before` by those that it has `now`. If a reload
+    /// has removed the client meanwhile, no ids come back.
     fn update_ids(&self, before: &[Id], shared: &SharedRatchet, now: &ServerRatchet) {
         let mut ratcheted = self.ratcheted.lock();
         let mut known = false;
@@ -413,9 +413,9 @@ impl Clients {
         }
     }
 
-    /// The client to which packets for this address go. In the tunnel's networks an address is
-    /// somebody's exactly or nobody's: a network behind a client, even 0.0.0.0/0, takes neither the
-    /// server's addresses nor free ones, nor any that is no host's.
+    /// The client that receives packets for this address. Inside the tunnel's networks, only the
+    /// client with exactly this address counts. A network behind a client, even 0.0.0.0/0, does not
+    /// get the server's addresses, free ones, or those that no host can have.
     pub fn owner(&self, address: IpAddr) -> Option<&Arc<Client>> {
         self.by_address.get(&address).or_else(|| {
             let behind = self
@@ -434,14 +434,14 @@ impl Clients {
             .is_some_and(|owner| owner.name == client.name)
     }
 
-    /// Whether an address belongs to the tunnel's networks, and so never to the world behind the
+    /// Whether an address belongs to the tunnel's networks, and so never to the network behind the
     /// device.
     pub fn is_inside(&self, address: IpAddr) -> bool {
         self.tunnel.iter().any(|own| own.contains(address))
     }
 }
 
-/// By which ids a ratcheted key is found, and each with its key.
+/// The ids by which a ratcheted key is found, each with its key.
 fn keyed(ratchet: &SharedRatchet, now: &ServerRatchet) -> Vec<(Id, Found)> {
     now.keys()
         .map(|(id, root)| (id, (Arc::clone(ratchet), root.map(Arc::new))))

@@ -1,5 +1,5 @@
-//! What does the configuration say now? One value, which a reload replaces as a whole: connections
-//! that fit the new one as well notice nothing, the others get a Close.
+//! What does the configuration say now? It is one value, which a reload replaces as a whole.
+//! Connections that fit the new one notice nothing. The others get a Close.
 
 use crate::config::settings::ServerSettings;
 use crate::os::log;
@@ -12,7 +12,7 @@ use crate::tunnel::wire::network_config::NetworkConfig;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// What a server works by.
+/// The configuration that a server uses.
 pub(super) struct ActiveConfig {
     pub(super) settings: ServerSettings,
     pub(super) clients: Clients,
@@ -31,7 +31,8 @@ impl ActiveConfig {
             clients,
         };
         for client in active.clients.all() {
-            // Otherwise every client would refuse it, each time it connects.
+            // Without this check, every client would refuse the Config record each time it
+            // connects.
             let config = active.config_for(client).encode();
             if config.len() > MAX_CONTENT || NetworkConfig::decode(&config).is_err() {
                 return Err(
@@ -60,9 +61,8 @@ impl ActiveConfig {
         }
     }
 
-    /// Ends a connection that was made, or would be made, by an older configuration unless it fits
-    /// this one as well: its key must be somebody's, and it must have been told what it would be
-    /// told now.
+    /// Ends a connection that an older configuration has made, unless it fits this one as well. Its
+    /// key must still belong to a client, and its Config record must be the same.
     ///
     /// # Errors
     /// The code of the Close.

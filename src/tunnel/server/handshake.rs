@@ -1,7 +1,7 @@
 //! Who is let in? PROTOCOL.md section 4, on the server.
 //!
-//! A stranger is told nothing. Whatever is wrong, the connection stays open and silent until the
-//! deadline, so that nobody can tell from outside which step refused it.
+//! The server tells a stranger nothing. Whatever is wrong, the connection stays open and silent
+//! until the deadline. So nobody can tell from outside which step refused it.
 
 use super::active_config::ActiveConfig;
 use super::session::{Authenticated, run_session};
@@ -28,20 +28,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// From accept to Finished, in all.
+/// The time from accept to Finished.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// How long a hello of the server may take to fit into the socket, which is empty.
+/// How long the server may take to write a hello into its empty socket.
 const HELLO_WRITE_TIME: Duration = Duration::from_secs(1);
-/// A client's clock that differs by more seconds than this is worth a line in the log.
+/// If a client's clock differs by more seconds than this, the log has a line about it.
 const CLOCK_DIFFERENCE: u64 = 300;
 
 static CLOCKS: RateLimitedLog = RateLimitedLog::new(10, Duration::from_secs(10));
 
-/// What becomes of a connection whose handshake was refused.
+/// What happens to a connection whose handshake was refused.
 enum AfterRefusal {
     /// It stays open and silent until the deadline.
     HoldOpen,
-    /// It has ended by itself, or was told a reason because it has a key.
+    /// It ends at once: it has failed by itself, or its peer has a key and was told the reason.
     Close,
 }
 
@@ -72,11 +72,12 @@ struct Answered {
     at: Instant,
 }
 
-/// The life of one connection. What it leaves on the stack can be wiped behind it.
+/// Serves one connection. It is a function of its own so that its stack can be wiped afterwards.
 #[inline(never)]
 pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
     let socket = Arc::new(socket);
-    // On `[::]`, IPv4 comes in a form that people do not know.
+    // On `[::]`, IPv4 addresses arrive as IPv6 addresses that contain them. The log shows the IPv4
+    // form.
     let from = SocketAddr::new(from.ip().to_canonical(), from.port());
     if shared.admission.enter(&socket) {
         shared.handshakes.reject(RejectReason::Crowded);
@@ -87,7 +88,7 @@ pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
         );
     }
     if shared.stopping.load(Ordering::Acquire) {
-        // It came in too late to be ended with the others.
+        // It came too late to be ended with the others.
         return shared.admission.leave(&socket);
     }
     let mut reader = FrameReader::new(Arc::clone(&socket));
@@ -110,7 +111,7 @@ pub(super) fn serve(shared: &Shared, socket: TcpStream, from: SocketAddr) {
 }
 
 impl PendingConnection<'_> {
-    /// All of the handshake.
+    /// The whole handshake.
     #[inline(never)] // the same
     fn authenticate(&mut self, reader: &mut FrameReader) -> Result<Authenticated, AfterRefusal> {
         self.find_origin(&self.shared.active(), reader)?;
@@ -121,7 +122,7 @@ impl PendingConnection<'_> {
         self.receive_finished(active, answered, reader)
     }
 
-    /// Where it really comes from: a load balancer says whom it speaks for, before anything else.
+    /// Where the client really is. A load balancer sends this first.
     fn find_origin(
         &mut self,
         active: &ActiveConfig,
@@ -139,7 +140,7 @@ impl PendingConnection<'_> {
         Ok(())
     }
 
-    /// ClientHello: the id, then the token, then whether it is new.
+    /// Reads ClientHello: checks the id, then the token, then whether it is new.
     fn receive_hello(
         &self,
         active: &ActiveConfig,
@@ -184,7 +185,7 @@ impl PendingConnection<'_> {
         })
     }
 
-    /// The client that an id names, and the key.
+    /// The client that an id names, and its key.
     fn find_client(
         &self,
         active: &ActiveConfig,
@@ -205,7 +206,7 @@ impl PendingConnection<'_> {
         }
     }
 
-    /// ServerHello, or a reason for a client that has the key.
+    /// Sends ServerHello, or the reason for a refusal to a client that has the key.
     fn answer_hello(
         &self,
         active: &ActiveConfig,
@@ -251,7 +252,7 @@ impl PendingConnection<'_> {
         }
     }
 
-    /// Finished: it proves that the client is there now.
+    /// Reads Finished, which proves that the client is there now.
     fn receive_finished(
         &self,
         active: Arc<ActiveConfig>,
@@ -291,14 +292,15 @@ impl PendingConnection<'_> {
         })
     }
 
-    /// Sends a hello: small, into an empty socket.
+    /// Sends a hello, which is small, into an empty socket.
     fn send(&self, frame: &[u8]) -> io::Result<()> {
         about_to_wait("a hello");
         self.socket.set_write_timeout(Some(HELLO_WRITE_TIME))?;
         (&*self.socket).write_all(frame)
     }
 
-    /// What a stranger sends is no handshake. Strangers may try at will, so it may not fill the log.
+    /// Logs that a stranger's bytes are no handshake. Strangers may try at will, so these lines are
+    /// limited.
     fn refuse(&self, refusal: RejectReason, reason: &dyn Display) -> AfterRefusal {
         self.shared.handshakes.reject(refusal);
         REFUSED_HANDSHAKES.warning(
@@ -339,7 +341,7 @@ impl PendingConnection<'_> {
         AfterRefusal::Close
     }
 
-    /// Without a durable step there is no session: better none than one that is not ratcheted.
+    /// Without a stored step there is no session: better none than one that is not ratcheted.
     fn not_kept(&self, client: &Client, reason: &dyn Display) -> AfterRefusal {
         self.shared.handshakes.reject(RejectReason::State);
         log::error(

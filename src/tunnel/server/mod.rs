@@ -1,8 +1,9 @@
-//! The end that listens: one thread accepts, one per connection reads, one reads the device.
+//! How does a server serve its clients? One thread accepts connections, one per connection reads
+//! it, and one reads the device.
 //!
 //! ```text
 //!  accept ─> thread: ClientHello? ─ no ─> silence until the deadline
-//!                    └ ServerHello ─> Finished? ─> the client's connection from now on, Config ─> records
+//!                    └ ServerHello ─> Finished? ─> the client's connection, Config ─> records
 //! ```
 //!
 //! | file | question |
@@ -55,8 +56,7 @@ impl Server {
     /// Starts to serve on `listeners`, with packets to and from `device` if there is one.
     ///
     /// # Errors
-    /// A sentence: a configuration that contradicts itself, or a thread or descriptor that cannot
-    /// be had.
+    /// A sentence. The configuration contradicts itself, or there is no thread or descriptor left.
     pub fn start(
         settings: ServerSettings,
         listeners: Vec<TcpListener>,
@@ -98,17 +98,17 @@ impl Server {
         Ok(())
     }
 
-    /// The clients, as they are now.
+    /// The clients of the current configuration.
     pub fn clients(&self) -> Vec<Arc<Client>> {
         self.0.active().clients.all().to_vec()
     }
 
-    /// The configuration that holds.
+    /// The current configuration.
     pub fn settings(&self) -> ServerSettings {
         self.0.active().settings.clone()
     }
 
-    /// What it is doing, as `text`, `json` or `prometheus`; nothing if it is another format.
+    /// A report as `text`, `json` or `prometheus`. `None` if it is another format.
     pub fn status(&self, format: &str) -> Option<String> {
         let shared = &self.0;
         let active = shared.active();
@@ -140,13 +140,13 @@ impl Server {
         report.render(format)
     }
 
-    /// Takes up a new configuration, of which what is in use by whoever started the server must be
-    /// the same (listeners, device, addresses). `meanwhile` is done when all is known to be right,
-    /// and before it holds. Returns what was done, in words. Clients to whom it says nothing new
-    /// notice nothing.
+    /// Changes to a new configuration. Its listeners, device and addresses must be those that the
+    /// server was started with. `meanwhile` runs when the configuration is known to be right, and
+    /// before it applies. Returns sentences about the change. A client notices it only if its own
+    /// settings change.
     ///
     /// # Errors
-    /// A sentence. Then nothing has changed.
+    /// A sentence, and nothing has changed.
     pub fn reload(
         &self,
         settings: ServerSettings,
@@ -158,7 +158,8 @@ impl Server {
         meanwhile(&new.settings)?;
         new.clients.publish_ids();
         self.0.active.replace(Arc::clone(&new));
-        // Whoever finishes a handshake by the old one from now on looks again afterwards.
+        // A connection that finishes its handshake under the old configuration checks the new one
+        // afterwards.
         let mut removed = 0;
         let mut changed = 0;
         for client in old.clients.all() {
@@ -177,16 +178,18 @@ impl Server {
         }
         let clients = new.clients.all().len();
         Ok(format!(
-            "{clients} clients; cut off, since their key is gone: {removed}; told to connect again: {changed}"
+            "{clients} clients; disconnected because their key is gone: {removed}; \
+             told to connect again: {changed}"
         ))
     }
 
-    /// Why it cannot go on, if so: its device is gone.
+    /// Why it cannot go on, if its device is gone.
     pub fn failure(&self) -> Option<String> {
         self.0.failure.lock().clone()
     }
 
-    /// Stops: no new connections, Close to every client, and at most a second for them to go.
+    /// Stops. It accepts no connection, sends Close to every client, and waits at most a second for
+    /// them to leave.
     pub fn stop(&self) {
         self.0.stopping.store(true, Ordering::Release);
         for listener in &self.0.listeners {
@@ -212,7 +215,7 @@ impl Drop for Server {
     }
 }
 
-/// The life of a thread that accepts.
+/// The body of a thread that accepts connections.
 fn run_acceptor(shared: &Arc<Shared>, pool: &Arc<ThreadPool>, listener: &TcpListener) {
     let heartbeat = Heartbeat::new("accept");
     let mut limiter = AcceptLimiter::default();
@@ -228,7 +231,7 @@ fn run_acceptor(shared: &Arc<Shared>, pool: &Arc<ThreadPool>, listener: &TcpList
             Err(_) if shared.stopping.load(Ordering::Acquire) => return,
             Err((what, error)) => {
                 ACCEPT.warning("tunnel", what, &[("reason", &error)]);
-                // Until a descriptor is free, accept fails at once.
+                // As long as no descriptor is free, accept fails at once.
                 shared.admission.make_room();
                 thread::sleep(ACCEPT_PAUSE);
             }
@@ -236,7 +239,7 @@ fn run_acceptor(shared: &Arc<Shared>, pool: &Arc<ThreadPool>, listener: &TcpList
     }
 }
 
-/// Accepts one connection, and gives it to a thread. False if none came.
+/// Accepts one connection and gives it to a thread. False if none came.
 fn accept(
     shared: &Arc<Shared>,
     pool: &Arc<ThreadPool>,
@@ -259,12 +262,12 @@ fn accept(
     })
 }
 
-/// The life of the thread that reads the device, if there is one.
+/// The body of the thread that reads the device, if there is one.
 fn run_device_reader(shared: &Shared) {
     let Some(device) = &shared.device else { return };
     if let Err(reason) = device::run_device_reader(device, &shared.wake, shared) {
         *shared.failure.lock() = Some(reason);
-        // Who started the server waits for a signal, and stops it in order.
+        // The code that started the server waits for a signal, and then stops it in order.
         let _ = signal::send(std::process::id(), Signal::Terminate);
     }
 }

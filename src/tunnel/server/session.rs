@@ -1,4 +1,4 @@
-//! What becomes of a client's packets? A session from Finished to its end.
+//! What does a server do with a client's packets? This is a session from Finished to its end.
 
 use super::active_config::ActiveConfig;
 use super::state::{REFUSED_HANDSHAKES, STOPS, Shared};
@@ -26,9 +26,9 @@ use std::time::Duration;
 
 static MESSAGES: RateLimitedLog = RateLimitedLog::new(10, Duration::from_secs(10));
 
-/// What a connection is after Finished.
+/// A connection after Finished.
 pub(super) struct Authenticated {
-    /// The configuration by which it began.
+    /// The configuration under which it began.
     pub(super) active: Arc<ActiveConfig>,
     pub(super) client: Arc<Client>,
     pub(super) from: SocketAddr,
@@ -38,7 +38,7 @@ pub(super) struct Authenticated {
     pub(super) super_packets: bool,
 }
 
-/// A session from Finished to its end.
+/// Runs a session from Finished to its end.
 pub(super) fn run_session(
     shared: &Shared,
     authenticated: Authenticated,
@@ -77,7 +77,7 @@ pub(super) fn run_session(
         return;
     };
     let sender = &connection.sender;
-    // Config goes first, whoever sends first.
+    // Config is the first frame, whichever thread sends first.
     sender.send_all();
     shared.handshakes.accept();
     let addresses = listed(&client.addresses);
@@ -104,10 +104,10 @@ pub(super) fn run_session(
     }
     shared.tell_connected();
     if shared.stopping.load(Ordering::Acquire) {
-        // `stop` may have asked this client for its connection before there was one.
+        // `stop` may have looked for this client's connection before it was registered.
         sender.close(close::STOPPING, STOPS);
     }
-    // So may a reload, in vain.
+    // A reload may have done the same.
     let _ = shared.active().revalidate(&active, &client, &connection);
     let keepalive = Duration::from_secs(active.settings.keepalive.into());
     let timeouts = active.settings.timeouts;
@@ -140,7 +140,7 @@ pub(super) fn run_session(
     log_end(&client, from, &end, is_removed);
 }
 
-/// Puts the connection in its place. Returns the one that it replaces, or `None` if there can be no
+/// Registers the connection. Returns the one that it replaces, or `None` if there can be no
 /// session.
 fn connect(
     shared: &Shared,
@@ -201,10 +201,10 @@ fn log_end(client: &Client, from: SocketAddr, end: &End, is_removed: bool) {
     }
 }
 
-/// What a client's records lead to.
+/// What a server does with a client's records.
 struct FromClient<'a> {
     shared: &'a Shared,
-    /// The configuration, for what arrives together; an idle connection keeps no old one.
+    /// The configuration for the records that arrive together. An idle connection keeps no old one.
     active: Option<Arc<ActiveConfig>>,
     client: &'a Client,
     sender: &'a Arc<SessionSender>,
@@ -213,7 +213,8 @@ struct FromClient<'a> {
 }
 
 impl SessionHandler for FromClient<'_> {
-    /// Routes a packet: only with the client's own source, and to nobody it may not reach.
+    /// Routes a packet. Its source must be the client's, and its destination one that the client
+    /// may reach.
     fn on_packet(&mut self, packet: &Checked) {
         let traffic = &self.client.traffic;
         let Ok((source, destination)) = ip::addresses(packet.packet()) else {
@@ -225,7 +226,7 @@ impl SessionHandler for FromClient<'_> {
             return count(&traffic.dropped_source);
         }
         if let Some(owner) = clients.owner(destination) {
-            // Another client, if they may talk to each other.
+            // The destination is another client, if clients may talk to each other.
             let may = active.settings.client_to_client && owner.name != self.client.name;
             match owner.sender() {
                 Some(to) if may => self.batch.push(&to, packet),
@@ -236,9 +237,9 @@ impl SessionHandler for FromClient<'_> {
                 && !clients.is_inside(destination)
                 && ip::one_host(destination)
         {
-            // The server itself, or by its kernel a host in the world behind it. Never an address
-            // of the tunnel that nobody has, nor one at which whatever listens on this machine
-            // would hear it.
+            // The destination is the server itself, or a host that its kernel can reach. It must
+            // not be a free address of the tunnel, or a local address of this machine on which
+            // services listen.
             self.stack.deliver(packet, &mut self.batch);
         } else {
             return count(&traffic.dropped_destination);

@@ -1,4 +1,4 @@
-//! What do all threads of a server share?
+//! Which state do all threads of a server share?
 
 use super::active_config::ActiveConfig;
 use crate::os::clock::Moment;
@@ -20,16 +20,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar};
 use std::time::{Duration, Instant};
 
-/// The words of a Close when the server stops.
+/// The text of a Close when the server stops.
 pub(super) const STOPS: &str = "the server stops";
 
-/// One for all handshakes that fail: a flood of strangers fills no disk. But it can hide the line
-/// that tells why a real client was refused (the next line that gets through tells how many were
-/// kept back).
+/// One limit for all handshakes that fail, so that a flood of strangers fills no disk. It can hide
+/// the line that tells why a real client was refused. The next line says how many were left out.
 pub(super) static REFUSED_HANDSHAKES: RateLimitedLog =
     RateLimitedLog::new(10, Duration::from_secs(10));
 
-/// What all threads share.
+/// The state that all threads share.
 pub(super) struct Shared {
     pub(super) active: SharedLock<Arc<ActiveConfig>>,
     pub(super) listeners: Vec<TcpListener>,
@@ -48,7 +47,7 @@ pub(super) struct Shared {
     pub(super) reload: Lock<()>,
     pub(super) started: Moment,
     pub(super) handshakes: HandshakeCounters,
-    /// Packets from the device for which there was no connected peer.
+    /// Packets from the device that no connected peer should get.
     pub(super) unrouted: AtomicU64,
 }
 
@@ -81,19 +80,19 @@ impl Shared {
         }
     }
 
-    /// The configuration that holds now.
+    /// The current configuration.
     pub(super) fn active(&self) -> Arc<ActiveConfig> {
         Arc::clone(&self.active.read())
     }
 
-    /// Whether one more client is too many. A client that is connected already only changes its
+    /// Whether one more client is too many. A client that is connected already only replaces its
     /// connection.
     pub(super) fn is_full_for(&self, active: &ActiveConfig, client: &Client) -> bool {
         client.connection().is_none() && *self.connected.lock() >= active.settings.max_clients
     }
 
-    /// Takes a place for one more connection, unless the server is full for this client. Two
-    /// handshakes that finish at once do not both get the last place.
+    /// Takes a place for a connection, unless the server is full for this client. Two handshakes
+    /// that finish at once cannot both get the last place.
     pub(super) fn take_place(&self, active: &ActiveConfig, client: &Client) -> bool {
         let is_known = client.connection().is_some();
         let mut connected = self.connected.lock();
@@ -110,9 +109,9 @@ impl Shared {
         self.fewer_connected.notify_all();
     }
 
-    /// Tells systemd how many clients are connected, if that has changed, and at most once a second:
-    /// a client that connects again and again must not make a datagram each time. An acceptor calls
-    /// this at each turn, and tells what was left out.
+    /// Tells systemd how many clients are connected, if that has changed, and at most once a second.
+    /// A client that connects again and again must not cause a datagram each time. An acceptor
+    /// calls this at each turn, and so reports the last change later.
     pub(super) fn tell_connected(&self) {
         let connected = *self.connected.lock();
         let second = self.started.elapsed().as_secs() + 1;
@@ -124,8 +123,8 @@ impl Shared {
         notify::status(format_args!("{connected} clients connected"));
     }
 
-    /// Waits until no client is connected any more, while any of these takes what was sent to it:
-    /// its Close is the last of that.
+    /// Waits until no client is connected, as long as one of these still takes data. The last data
+    /// for each is its Close.
     pub(super) fn wait_until_empty(&self, senders: &[Arc<SessionSender>]) {
         let taken = || -> u64 {
             let each = senders.iter().map(|sender| taken_by_peer(&sender.socket));
@@ -153,11 +152,11 @@ impl Shared {
 
 impl Router for Shared {
     fn sender_for(&self, destination: IpAddr) -> Option<Arc<SessionSender>> {
-        // What the kernel says on its own link is for nobody here.
+        // Packets of the kernel's own link are for no peer.
         if !ip::one_host(destination) {
             return None;
         }
-        // Not cloned: this is for one packet, and a reload can wait so long.
+        // The lock is held and the value not cloned. A reload can wait for one packet.
         let active = self.active.read();
         let sender = match active.clients.owner(destination) {
             Some(client) => client.sender(),

@@ -1,5 +1,6 @@
-//! Which thread has a connection? One of its own, for as long as it lasts. Then the thread waits a
-//! moment for the next: to start one and to end it costs more than all else that a stranger costs.
+//! Which thread serves a connection? Each connection has a thread of its own. Afterwards that
+//! thread waits a moment for the next connection. To start and end a thread costs more than all
+//! other work for a stranger.
 
 use super::handshake;
 use super::state::Shared;
@@ -14,23 +15,23 @@ use std::time::Duration;
 
 /// A connection thread's stack.
 const STACK: usize = 256 * 1024;
-/// So much memory must be free before a thread is started: what is in use already has to go on, and
-/// std ends the process where an allocation fails. More than 32 MiB, so that the C library asks the
-/// kernel for it, and gives it back.
+/// The memory that must be free before a thread starts. Connections in use must go on, and std ends
+/// the process if an allocation fails. It is more than 32 MiB, so that the C library asks the
+/// kernel for it and gives it back.
 const RESERVE: usize = 33 << 20;
-/// So many threads wait at most for another connection.
+/// The most threads that wait for another connection.
 const MAX_IDLE: usize = 64;
-/// And each for so long.
+/// How long each waits.
 const IDLE_TIME: Duration = Duration::from_secs(1);
 
-/// A connection that was accepted, and where it comes from.
+/// A connection that was accepted, and its peer's address.
 pub(super) struct Accepted {
     pub(super) shared: Arc<Shared>,
     pub(super) socket: TcpStream,
     pub(super) from: SocketAddr,
 }
 
-/// Threads, each with a connection or waiting for one.
+/// Threads that each serve a connection or wait for one.
 pub(super) struct ThreadPool {
     idle: Lock<Idle>,
     given: Condvar,
@@ -38,9 +39,9 @@ pub(super) struct ThreadPool {
 
 #[derive(Default)]
 struct Idle {
-    /// How many threads wait.
+    /// The number of threads that wait.
     threads: usize,
-    /// The connections given to them, which are never more.
+    /// The connections that are given to them. There are never more of these than threads.
     given: VecDeque<Accepted>,
 }
 
@@ -53,10 +54,10 @@ impl ThreadPool {
         })
     }
 
-    /// Has a thread serve a connection: one that waits, or a new one.
+    /// Has a thread serve a connection. It is one that waits, or a new one.
     ///
     /// # Errors
-    /// There is no thread or no memory for it, so that it has ended.
+    /// No thread or no memory is left. The connection has ended.
     pub(super) fn serve(self: &Arc<ThreadPool>, accepted: Accepted) -> io::Result<()> {
         let mut idle = self.idle.lock();
         if idle.threads > idle.given.len() {
@@ -78,7 +79,7 @@ impl ThreadPool {
             .map(drop)
     }
 
-    /// The life of a thread: one connection after the other.
+    /// The body of a thread, which serves one connection after the other.
     fn run_connection_thread(&self, first: Accepted) {
         let mut next = Some(first);
         while let Some(Accepted {
@@ -94,7 +95,7 @@ impl ThreadPool {
         }
     }
 
-    /// What this thread serves next, if there is anything soon.
+    /// The connection that this thread serves next, if one comes soon.
     fn next(&self) -> Option<Accepted> {
         let mut idle = self.idle.lock();
         if idle.threads == MAX_IDLE {

@@ -1,19 +1,19 @@
-//! Where do frames stand in memory? In buffers that all connections share.
+//! Where are frames in memory? All connections share these buffers.
 //!
-//! A connection that has nothing to say holds no buffer: it takes one when there is something to
-//! read or to send, and gives it back when all of it is done.
+//! An idle connection holds no buffer. It takes one when there is something to read or to send, and
+//! gives it back when all of that is done.
 
 use crate::os::lock::{Lock, Rank};
 use crate::protocol::frame;
 use crate::protocol::limits::MAX_BODY;
 
-/// Bytes read at once from a busy connection.
+/// The most bytes that are read at once from a busy connection.
 pub const READ_ROOM: usize = 256 * 1024;
-/// Spare buffers to read into, at most.
+/// The most spare buffers to read into.
 const SPARE_READS: usize = 8;
-/// Room for any frame, of any suite.
+/// The bytes of a buffer that holds any frame of any suite.
 pub const FRAME_ROOM: usize = frame::HEADER + MAX_BODY;
-/// Spare buffers for frames, at most.
+/// The most spare buffers for frames.
 const SPARE_FRAMES: usize = 64;
 
 /// Buffers to read into.
@@ -29,7 +29,8 @@ pub struct BufferPool {
 }
 
 impl BufferPool {
-    /// A pool of buffers of `size` bytes that keeps at most `most` spare ones. Empty at first.
+    /// A pool of buffers of `size` bytes that keeps at most `most` spare ones. It is empty at
+    /// first.
     pub const fn new(size: usize, most: usize) -> BufferPool {
         BufferPool {
             size,
@@ -38,13 +39,13 @@ impl BufferPool {
         }
     }
 
-    /// A buffer with any content.
+    /// A buffer with arbitrary content.
     pub fn take(&self) -> Vec<u8> {
         let spare = self.spare.lock().pop();
         spare.unwrap_or_else(|| vec![0; self.size])
     }
 
-    /// Gives a buffer back. One of another size is dropped.
+    /// Gives a buffer back. A buffer of another size is dropped.
     pub fn give(&self, buffer: Vec<u8>) {
         let mut spare = self.spare.lock();
         if spare.len() < self.most && buffer.len() == self.size {

@@ -1,15 +1,15 @@
-//! How fast may the TCP connection send? Its socket options, and the choice of a congestion
-//! control for its path.
+//! How fast may the TCP connection send? This file sets its socket options, and chooses a
+//! congestion control for its path.
 //!
 //! ```text
-//!  short path   cubic, small buffers                       what waits, waits where flows take turns
+//!  short path   cubic, small buffers          data waits where flows take turns
 //!  long path    bbr ── many losses, queue full ──> cubic ── losses, no queue ──> bbr, for good
 //! ```
 //!
-//! A long path begins with bbr, which keeps its rate where cubic takes each loss for a full queue.
-//! TCP inside the tunnel does not see these losses. But for bbr, TCP inside is an application that
-//! never has enough to send. Then bbr never finds out how much the path carries, and fills its
-//! queue again and again. There cubic is better.
+//! A long path begins with bbr. It keeps its rate where cubic takes each loss for a full queue. TCP
+//! inside the tunnel does not see these losses. But TCP inside may never give bbr enough to send.
+//! Then bbr never learns how much the path carries, and fills its queue again and again. In that
+//! case cubic is better.
 
 use crate::config::settings::Congestion;
 use crate::os::log;
@@ -17,36 +17,35 @@ use crate::os::socket::{self, Tuning};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// From this round trip on, a path counts as long.
+/// A path with at least this round trip counts as long.
 const LONG_PATH: Duration = Duration::from_millis(5);
-/// How long sent data may stay unacknowledged before the kernel gives the connection up.
+/// How long sent data may stay unacknowledged before the kernel gives up the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes that a socket has taken and not sent, beyond which it takes no more. What waits there
-/// cannot be passed by others.
+/// The most bytes that a socket takes and has not sent. Other flows cannot overtake these bytes.
 const UNSENT: u32 = 128 * 1024;
 /// The same on a short path.
 const SHORT_UNSENT: u32 = 64 * 1024;
-/// Bytes that a short path's receiver takes before it has passed them on: some super-packets. What
-/// 10 Gbit/s bring in a round trip comes on top.
+/// Bytes that a short path's receiver takes before it has passed them on. It is enough for some
+/// super-packets and for what 10 Gbit/s bring in a round trip.
 const WINDOW: u128 = 192 * 1024;
-/// On a short path nothing is late that comes within this time. TCP's own least is 200 ms, for
-/// which everybody in the tunnel would wait.
+/// On a short path, an acknowledgement within this time is not late. TCP's own minimum is 200 ms,
+/// and all flows in the tunnel would wait for it.
 const RETRANSMIT: Duration = Duration::from_millis(25);
-/// A round trip that is longer by half and by this than the shortest is explained by a queue.
+/// A queue explains a round trip that exceeds the shortest one by half and by this.
 const QUEUE_DELAY: Duration = Duration::from_millis(1);
-/// How often a long path is looked at.
+/// How often the supervisor looks at a long path.
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
-/// How long after a queue a loss may still come from it.
+/// How long after a queue was seen a loss may still come from it.
 const QUEUE_GONE: Duration = Duration::from_millis(500);
-/// The congestion controls of a long path after its first, after how many losses, and whether
-/// those with a queue.
+/// The next congestion controls of a long path. Each has the number of losses before it is due, and
+/// whether losses with a queue count.
 const STEPS: [(&str, u32, bool); 2] = [("cubic", 64, true), ("bbr", 3, false)];
-/// bbr has lost its idea of a path when its rate is this part of what it was.
+/// bbr has lost its model of the path when its rate falls to this part of its highest.
 const COLLAPSE: u64 = 16;
-/// That has to last for so long, with too little sent for what waits.
+/// How long that must last, while data waits and too little is sent.
 const COLLAPSED: Duration = Duration::from_millis(100);
 
-/// How the socket of a tunnel's connection is set up, at both ends.
+/// The socket options of a tunnel's connection, the same at both ends.
 pub fn tuning() -> Tuning {
     Tuning {
         user_timeout: Some(USER_TIMEOUT),
@@ -60,8 +59,8 @@ pub fn is_short(socket: &TcpStream) -> bool {
     socket::path(socket).is_ok_and(|path| path.shortest < LONG_PATH)
 }
 
-/// Suits a connection to its path. `round_trip` is the handshake's, for systems that do not tell.
-/// A long path gets a supervisor, unless the configuration chooses the congestion control.
+/// Adapts a connection to its path. `round_trip` is the handshake's, for systems that do not report
+/// one. A long path gets a supervisor, unless the configuration chooses the congestion control.
 pub fn tune_for_path(
     socket: &TcpStream,
     congestion: &Congestion,
@@ -71,14 +70,14 @@ pub fn tune_for_path(
     let round_trip = path.as_ref().map_or(round_trip, |path| path.shortest);
     let is_short = round_trip < LONG_PATH;
     if is_short {
-        // What does not fit into a small window waits at the sender, where flows take turns.
+        // Data that does not fit into a small window waits at the sender, where flows take turns.
         let tuning = Tuning {
             receive_buffer_bytes: u32::try_from(WINDOW + round_trip.as_nanos() * 5 / 4).ok(),
             notsent_lowat_bytes: Some(SHORT_UNSENT),
             retransmit: Some(RETRANSMIT),
             ..Tuning::default()
         };
-        let _ = socket::prepare(socket, &tuning); // an older kernel does without
+        let _ = socket::prepare(socket, &tuning); // an older kernel does not have it
     }
     match congestion {
         Congestion::System => None,
@@ -97,8 +96,8 @@ pub fn tune_for_path(
     }
 }
 
-/// Sets the congestion control. What this system does not have or allow leaves its default in
-/// place, with a warning if somebody wished for it.
+/// Sets the congestion control. If this system does not have or allow it, the default stays. If the
+/// configuration asked for it, a warning follows.
 fn set_control(socket: &TcpStream, name: &str, is_wish: bool) {
     let tuning = Tuning {
         congestion_control: Some(name.into()),
@@ -111,13 +110,13 @@ fn set_control(socket: &TcpStream, name: &str, is_wish: bool) {
     }
 }
 
-/// What a long path has shown, and so which congestion control its connection should have.
+/// Observes a long path, and so decides which congestion control its connection should have.
 pub struct CongestionSupervisor {
     checked: Instant,
     retransmitted: u32,
-    /// When the round trip was last so long that a queue explains it.
+    /// When a queue last explained a long round trip.
     queued: Option<Instant>,
-    /// How many of the [`STEPS`] are done.
+    /// The number of [`STEPS`] that are done.
     step: usize,
     /// Losses that count for the next step.
     losses: u32,
@@ -141,7 +140,7 @@ impl CongestionSupervisor {
         }
     }
 
-    /// Looks at the path, if it is time, and changes the congestion control if that is due.
+    /// Looks at the path if it is time, and changes the congestion control if that is due.
     pub fn check(&mut self, socket: &TcpStream) {
         if self.checked.elapsed() < CHECK_INTERVAL {
             return;
@@ -149,13 +148,13 @@ impl CongestionSupervisor {
         if let Ok(path) = socket::path(socket)
             && let Some(name) = self.next_control(&path)
         {
-            // bbr begins anew only if it comes after another one.
+            // bbr only begins anew if another congestion control comes between.
             set_control(socket, "cubic", false);
             set_control(socket, name, false);
         }
     }
 
-    /// The congestion control to begin with now, if it is time for one.
+    /// The congestion control to change to now, if it is time.
     fn next_control(&mut self, path: &socket::Path) -> Option<&'static str> {
         self.checked = Instant::now();
         let lost = path.retransmitted.saturating_sub(self.retransmitted);
@@ -178,9 +177,9 @@ impl CongestionSupervisor {
                 return Some(next);
             }
         }
-        // When TCP inside pauses, as its own bbr does every ten seconds, and something is lost
+        // TCP inside may pause, as its own bbr does every ten seconds. If something is lost
         // meanwhile, bbr takes the little that was sent for all that the path carries. It would
-        // need seconds to find out, so it begins anew.
+        // need seconds to correct that, so it begins anew.
         self.highest_rate = self.highest_rate.max(path.rate);
         let collapsed = path.rate < self.highest_rate / COLLAPSE;
         if self.step == 1 || path.unsent == 0 || !collapsed {

@@ -1,8 +1,8 @@
-//! In which form does a packet leave, and whose turn is it?
+//! In which form does a packet leave, and which peer is next?
 //!
-//! A super-packet leaves whole, in a record of its own, if the peer takes it. Otherwise it leaves as
-//! the packets that it stands for. Small packets that wait for the same peer share a record
-//! (`fair_queue`): one seal, one write.
+//! A super-packet leaves whole, in a record of its own, if the peer takes it. Otherwise it leaves
+//! as the packets that it stands for. Small packets that wait for the same peer share a record
+//! (`fair_queue`), which costs one seal and one write.
 //!
 //! ```text
 //!  Packets       | length u16 | packet | length u16 | packet | …
@@ -19,39 +19,39 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 
-/// From this length on, a packet whose checksum is not complete crosses as a super-packet: the far
-/// kernel then need not sum it up at all. For shorter ones summing costs less than a record of
-/// their own.
+/// A packet of at least this length whose checksum is not complete crosses as a super-packet. The
+/// far kernel then need not compute the sum. For a shorter packet, the sum costs less than a record
+/// of its own.
 const WORTH_ITS_OWN_RECORD: usize = 2048;
-/// Records that a reader sends at most before it reads again. It collects fewer at once, if they
-/// are large.
+/// The most records that a reader sends before it reads again. If they are large, it collects fewer
+/// at once.
 const RECORDS_A_TURN: usize = 16;
-/// Where a packet is put that may leave as a super-packet: behind the room for the record and its
-/// offload header.
+/// The offset of a packet that may leave as a super-packet. The record's header and the offload
+/// header fit before it.
 pub const PACKET_AT: usize = HEADROOM + offload::LENGTH;
 
-/// Knows which peer gets the packets for an address.
+/// Finds the peer that gets the packets for an address.
 pub trait Router {
     /// The sender of the peer that has this address, if there is one and it is connected. If not,
     /// the packet counts as unrouted.
     fn sender_for(&self, destination: IpAddr) -> Option<Arc<SessionSender>>;
 }
 
-/// Packets that one thread has put into the queues of peers, and the peers whose turn to send has
-/// to come.
+/// Packets that one thread has put into the queues of peers, and the peers to which it still has to
+/// send.
 #[derive(Default)]
 pub struct Batch {
-    /// Whose packets wait for [`Batch::send_next`].
+    /// The peers whose packets wait for [`Batch::send_next`].
     peers: VecDeque<Arc<SessionSender>>,
     segments: Vec<u8>,
-    /// The thread can wait for one socket that is full, beside what it waits for anyway. Then no
-    /// flusher has to.
+    /// The full socket for which the thread itself waits, beside its own events. Then no flusher
+    /// has to.
     waits: bool,
     full: Option<Arc<SessionSender>>,
 }
 
 impl Batch {
-    /// For a thread that waits for [`Batch::full`] as well, and says when [`Batch::resume`].
+    /// For a thread that also waits for [`Batch::full`], and then calls [`Batch::resume`].
     pub fn that_waits() -> Batch {
         let mut batch = Batch::default();
         batch.waits = true;
@@ -59,8 +59,8 @@ impl Batch {
     }
 
     /// Adds a packet of `length` bytes from the device. It stands at [`PACKET_AT`] in a buffer of
-    /// [`FRAMES`] and can leave without being copied: then another buffer takes the place of this
-    /// one. `header` is as the device gave it.
+    /// [`FRAMES`]. If the packet leaves without a copy, another buffer takes the place of this one.
+    /// `header` is as the device gave it.
     pub fn push_from_device(
         &mut self,
         peer: &Arc<SessionSender>,
@@ -116,7 +116,7 @@ impl Batch {
         });
     }
 
-    /// Counts a packet, and remembers whose turn has to come.
+    /// Counts a packet, and remembers that its peer has to send.
     fn note(&mut self, peer: &Arc<SessionSender>, length: usize) {
         peer.traffic.packet_out(length);
         if !self.peers.iter().any(|known| Arc::ptr_eq(known, peer)) {
@@ -124,8 +124,8 @@ impl Batch {
         }
     }
 
-    /// Sends one record to one of the peers; they take turns. False if nothing is left for this
-    /// thread to send now.
+    /// Sends one record to one of the peers, which take turns. Returns false if this thread has
+    /// nothing left to send now.
     pub fn send_next(&mut self) -> bool {
         let Some(peer) = self.peers.pop_front() else {
             return false;
@@ -139,8 +139,8 @@ impl Batch {
         !self.peers.is_empty()
     }
 
-    /// Sends what a reader has collected, and little of what others add meanwhile: it has to go on
-    /// reading.
+    /// Sends what a reader has collected, and little that others add meanwhile, because a reader
+    /// has to go on reading.
     pub fn send_some(&mut self) {
         for _ in 0..RECORDS_A_TURN {
             if !self.send_next() {
@@ -157,7 +157,7 @@ impl Batch {
         self.full.as_ref().map(|peer| &*peer.socket)
     }
 
-    /// That socket takes data again.
+    /// Continues, because that socket takes data again.
     pub fn resume(&mut self) {
         if let Some(peer) = self.full.take() {
             peer.resume();
@@ -167,7 +167,7 @@ impl Batch {
 }
 
 impl Drop for Batch {
-    /// Somebody has to wait for the socket.
+    /// Some thread has to wait for the socket.
     fn drop(&mut self) {
         if let Some(peer) = &self.full {
             peer.call_flusher();

@@ -1,8 +1,9 @@
-//! Who is next, and who is dropped? The records that wait for a peer's socket.
+//! Which record is next, and which is dropped? This queue holds the records that wait for a peer's
+//! socket.
 //!
-//! Flows take turns, byte by byte, and whoever has most waiting loses. So a bulk stream delays and
-//! displaces itself, not a ping or a keystroke beside it. Start-time fair queueing (Goyal, Vin,
-//! Cheng 1996) does both with one number for each record:
+//! Flows take turns, byte by byte, and a full queue drops packets of the flow that has most
+//! waiting. So a bulk stream delays and displaces itself, not a ping or a keystroke beside it.
+//! Start-time fair queueing (Goyal, Vin, Cheng 1996) does both with one number for each record:
 //!
 //! ```text
 //!  start   where its flow has come to: max(now, finish of the flow)
@@ -11,10 +12,10 @@
 //!            leaves first                                     dropped first
 //! ```
 //!
-//! A flow that has nothing waiting starts now, before all that others have queued up. Within a flow
-//! nothing changes its place. Records that are not packets are small and rare. They go first.
+//! A flow that has nothing waiting starts now, before the records that others have queued. Within a
+//! flow, the order stays. Records that are not packets are small and rare, so they go first.
 //!
-//! What it does not do: seal, send, lock, wait.
+//! It does not seal, send, lock or wait.
 
 use crate::packet::{ip, offload};
 use crate::protocol::record::{HEADROOM, RecordType, Suite};
@@ -22,30 +23,30 @@ use crate::tunnel::session::buffers::{FRAME_ROOM, FRAMES};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Bytes of memory that may wait for a short path: what a fast one takes in a millisecond or two.
-/// More does not make it faster, and no longer fits into a processor's cache.
+/// The bytes of memory that may wait for a short path. A fast path takes them in a millisecond or
+/// two. More would not make it faster, and would not fit into a processor's cache.
 pub const SHORT_ROOM: usize = 16 * FRAME_ROOM;
-/// The same for a long path: what a fast one takes in a round trip.
+/// The same for a long path. A fast one takes them in a round trip.
 pub const LONG_ROOM: usize = 64 * FRAME_ROOM;
-/// Records that are not packets may be so many: an answer, a Ping, a Close.
+/// The most records that are not packets: an answer, a Ping, a Close.
 const MAX_OTHERS: usize = 256;
-/// A super-packet that is shorter is copied into a buffer of its own size. Many short ones wait
-/// where a connection is slow, and would each hold the room of the longest.
+/// A shorter super-packet is copied into a buffer of its own size. Many short ones wait for a slow
+/// connection, and each would otherwise hold a buffer for the longest.
 const SHORT_CONTENT: usize = 40 * 1024;
-/// Content up to which packets join one record: as much as a super-packet has.
+/// The most bytes of content with which packets join one record: as many as a super-packet has.
 const MAX_JOINED: usize = 60 * 1024;
-/// A packet that has waited for so long is of no use to anybody.
+/// How long a packet may wait. An older one is of no use.
 const MAX_AGE: Duration = Duration::from_millis(500);
-/// Flows are told apart by a hash of so many values. Two with the same take one turn together.
+/// The number of hash values that distinguish flows. Two flows with the same value share one turn.
 const FLOWS: usize = 256;
 
-/// A record not sealed yet: its content, in a buffer in which it can be sealed.
+/// A record that is not sealed yet: its content, in a buffer in which it can be sealed.
 pub struct QueuedRecord {
     /// Its type.
     pub kind: RecordType,
     /// [`HEADROOM`] bytes, the content, room for the suite.
     pub frame: Vec<u8>,
-    /// Bytes of content.
+    /// The bytes of content.
     pub content: usize,
     since: Instant,
     start: u64,
@@ -54,7 +55,7 @@ pub struct QueuedRecord {
 /// The records that wait for one peer.
 pub struct FairQueue {
     records: VecDeque<QueuedRecord>,
-    /// Bytes of their buffers, and how many there may be.
+    /// The bytes of their buffers, and the limit.
     held: usize,
     room: usize,
     finish: Vec<u64>,
@@ -78,14 +79,14 @@ impl FairQueue {
         self.records.is_empty()
     }
 
-    /// Forgets all that waits.
+    /// Forgets all records that wait.
     pub fn clear(&mut self) {
         self.records.clear();
         self.held = 0;
     }
 
-    /// Adds a packet, to the record before it if there is one that it can join. Returns how many
-    /// records were dropped.
+    /// Adds a packet. It joins the record before it if it can. Returns the number of records that
+    /// were dropped.
     pub fn push_packet(&mut self, packet: &[u8]) -> u64 {
         let Ok(length) = u16::try_from(packet.len()) else {
             return 1;
@@ -152,12 +153,12 @@ impl FairQueue {
         )
     }
 
-    /// Takes the record that is next, and says how many were dropped because they have waited for
-    /// too long.
+    /// Takes the next record. Returns also how many were dropped because they have waited for too
+    /// long.
     pub fn pop(&mut self) -> (Option<QueuedRecord>, u64) {
         let mut dropped = 0;
         while let Some(queued) = self.records.pop_front() {
-            // A flow that was alone in the queue is not late for its next record.
+            // A flow that was alone in the queue may send its next record at once.
             let alone = if self.records.is_empty() {
                 queued.content as u64
             } else {
@@ -174,7 +175,7 @@ impl FairQueue {
         (None, dropped)
     }
 
-    /// The start of a packet of this flow, and its place in the queue: behind all with the same
+    /// The start of a packet of this flow, and its place in the queue behind all with the same
     /// start.
     fn place(&mut self, packet: &[u8]) -> (u64, usize) {
         self.finish.resize(FLOWS, 0);
@@ -187,8 +188,8 @@ impl FairQueue {
         )
     }
 
-    /// Puts a record in its place. If all is too much then, the last go: packets of the flow with
-    /// most waiting.
+    /// Puts a record in its place. If the queue is too full then, the last records are dropped.
+    /// They belong to the flow that has most waiting.
     fn insert(&mut self, place: usize, record: QueuedRecord) -> u64 {
         self.held += record.frame.len();
         self.records.insert(place, record);
@@ -204,7 +205,7 @@ impl FairQueue {
     }
 }
 
-/// A buffer just large enough for a record with this content, which stands in `frame`.
+/// A buffer that is just large enough for a record with the content in `frame`.
 fn exact(frame: &[u8], content: usize) -> Vec<u8> {
     let mut own = frame[..HEADROOM + content].to_vec();
     own.resize(Suite::FERNET.frame_len(content), 0);
@@ -241,12 +242,13 @@ mod tests {
 
     fn push_bulk(queue: &mut FairQueue, flow: u8, number: u16) -> u64 {
         let mut frame = FRAMES.take();
-        let (packet, at) = (packet(flow, number, 60_000), HEADROOM + offload::LENGTH);
+        let packet = packet(flow, number, 60_000);
+        let at = HEADROOM + offload::LENGTH;
         frame[at..at + packet.len()].copy_from_slice(&packet);
         queue.push_super_packet(&mut frame, offload::LENGTH + packet.len())
     }
 
-    /// All that waits, as (flow, number), packets that share a record one after the other.
+    /// All that waits, as (flow, number). Packets that share a record come one after the other.
     fn drain(queue: &mut FairQueue) -> Vec<(u8, u16)> {
         let mut all = Vec::new();
         while let (
@@ -325,7 +327,8 @@ mod tests {
             (push_bulk(&mut queue, 2, 0), push_bulk(&mut queue, 2, 1)),
             (1, 1)
         );
-        let (left, flood) = (drain(&mut queue), FULL as u16 - 2);
+        let left = drain(&mut queue);
+        let flood = FULL as u16 - 2;
         assert_eq!(
             left.iter().filter(|(flow, _)| *flow == 2).count(),
             2,
@@ -338,7 +341,7 @@ mod tests {
                 .collect::<Vec<_>>(),
             (0..flood).collect::<Vec<_>>()
         );
-        // What was dropped is not held against the flow for longer than the queue is long.
+        // Dropped packets delay their flow by no more than the length of the queue.
         for number in 0..4 * FULL as u16 {
             push_bulk(&mut queue, 2, number);
             queue.pop();

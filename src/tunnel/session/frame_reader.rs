@@ -1,12 +1,12 @@
-//! Which frames arrive? The receiving half of the TCP connection that carries the tunnel.
+//! Which frames arrive? This is the receiving half of the TCP connection that carries the tunnel.
 //!
 //! ```text
 //!  buffer   | done | frame | frame | part of a frame |   free   |
 //!                   start                            end
 //! ```
 //!
-//! Before the handshake has finished, a buffer is just as large as a hello. After that it comes from
-//! [`READS`], and goes back when all of it is done.
+//! Before the handshake has finished, the buffer is just as large as a hello. After that it comes
+//! from [`READS`], and goes back when all of it is read.
 
 use crate::config::settings::Congestion;
 use crate::os::socket;
@@ -21,19 +21,19 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often a path is looked at while there is traffic, to find out whether large segments pass.
+/// How often the reader checks, while there is traffic, whether large segments pass.
 const SIZE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How often it is looked at after the last traffic, so that an idle connection sleeps.
+/// How often it checks after the last traffic, so that an idle connection sleeps.
 const SIZE_CHECKS: u8 = 2;
 
-/// What came of waiting for data.
+/// The result of waiting for data.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Filled {
-    /// There is more in the buffer.
+    /// The buffer has more data.
     Data,
-    /// Nothing came in time.
+    /// No data came in time.
     TimedOut,
-    /// Nothing came, and what this end has sent does not arrive, but for small segments.
+    /// No data came, and of what this end has sent, only small segments arrive.
     Stuck,
     /// The peer has ended its direction.
     End,
@@ -44,11 +44,11 @@ pub enum Filled {
 pub enum FrameError {
     /// The stream ended, perhaps in the middle of a frame.
     End,
-    /// It did not come in time.
+    /// The frame did not come in time.
     TimedOut,
     /// Its length is out of range.
     BadLength(BadLength),
-    /// What had to come before it is not right.
+    /// The bytes that had to come before it are wrong.
     BadPreface(&'static str),
     /// The socket failed.
     Failed(io::Error),
@@ -74,14 +74,14 @@ pub struct FrameReader {
     end: usize,
     established: bool,
     supervisor: Option<CongestionSupervisor>,
-    /// When the path was last looked at for its size.
+    /// When the reader last checked the segment size of the path.
     sized: Instant,
-    /// How often it still is.
+    /// How often it checks now.
     checks_left: u8,
 }
 
 impl FrameReader {
-    /// A reader with room for a hello.
+    /// A reader whose buffer holds a hello.
     pub fn new(socket: Arc<TcpStream>) -> FrameReader {
         FrameReader {
             socket,
@@ -95,21 +95,21 @@ impl FrameReader {
         }
     }
 
-    /// Suits the connection to its path. `round_trip` is the handshake's, for systems that do not
-    /// tell.
+    /// Adapts the connection to its path. `round_trip` is the handshake's, for systems that do not
+    /// report one.
     pub fn tune_for_path(&mut self, congestion: &Congestion, round_trip: Duration) {
         self.supervisor = congestion::tune_for_path(&self.socket, congestion, round_trip);
     }
 
-    /// The other side has authenticated: from now on it may have a large buffer.
+    /// Allows a large buffer, because the other side has authenticated.
     pub fn establish(&mut self) {
         self.established = true;
     }
 
-    /// Waits for more data, at most `timeout`, and reads what there is.
+    /// Waits for more data, at most `timeout`, and reads it.
     ///
     /// # Errors
-    /// Those of the socket.
+    /// The errors of the socket.
     pub fn fill(&mut self, timeout: Duration) -> io::Result<Filled> {
         self.make_room();
         if let Some(supervisor) = &mut self.supervisor {
@@ -132,8 +132,8 @@ impl FrameReader {
         }
     }
 
-    /// Waits until there is something to read, or says why there is not. While something that was
-    /// sent is not acknowledged, and a moment after something came, it wakes up to look after that.
+    /// Waits until there is something to read, or returns why there is not. It wakes up from time
+    /// to time while sent data is unacknowledged, and soon after data came, to check the path.
     fn wait(&mut self, timeout: Duration) -> io::Result<Option<Filled>> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -185,7 +185,7 @@ impl FrameReader {
         }
     }
 
-    /// The body of the next frame if all of it is there.
+    /// The body of the next frame, if all of it is there.
     ///
     /// # Errors
     /// [`BadLength`] if its header announces more than `limit` bytes, or none.
@@ -198,8 +198,7 @@ impl FrameReader {
         Ok(Some(&mut self.buffer[body..self.start]))
     }
 
-    /// The body of the next frame, waited for until `deadline` in all, however slowly it dribbles
-    /// in.
+    /// The body of the next frame. Waits for it until `deadline`, however slowly its bytes arrive.
     ///
     /// # Errors
     /// [`FrameError`].
@@ -208,7 +207,7 @@ impl FrameReader {
         limit: usize,
         deadline: Instant,
     ) -> Result<&mut [u8], FrameError> {
-        // Looked at twice because a borrow that is returned cannot be given up in the loop.
+        // The frame is parsed twice, because the loop cannot end a borrow that it may return.
         while frame::whole(&self.buffer[self.start..self.end], limit)
             .map_err(FrameError::BadLength)?
             .is_none()
@@ -220,8 +219,8 @@ impl FrameReader {
             .ok_or(FrameError::End)
     }
 
-    /// What `parse` reads at the start, which is then done with. It returns how much that is, or
-    /// none if it needs more, and must not need more than a hello has.
+    /// Reads a value with `parse` and consumes its bytes. `parse` returns their number with the
+    /// value, or `None` if it needs more. It must not need more bytes than a hello has.
     ///
     /// # Errors
     /// [`FrameError`].

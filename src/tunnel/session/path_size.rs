@@ -1,33 +1,33 @@
-//! Which packets does the path take? Some paths drop large ones and do not say so (RFC 2923).
+//! Which packets does the path take? Some paths drop large ones in silence (RFC 2923).
 //!
-//! TCP then sends its first full segment again and again, while small ones arrive. Linux knows a
-//! remedy (net.ipv4.tcp_mtu_probing), which is off by default and belongs to the machine. So each
-//! end watches its own direction, needs no setting, and tells its peer nothing:
+//! TCP then sends its first full segment again and again, while small ones arrive. Linux has a
+//! remedy (net.ipv4.tcp_mtu_probing), but it is off by default, and it is a setting of the machine.
+//! So each end watches its own direction. It needs no setting, and tells its peer nothing:
 //!
 //! ```text
-//!  a large segment sent five times, and small ones arrive, or no large one ever has ─> suspicion: reset
-//!  the peer is back within 5 s ─> it is true: small segments for ten minutes, twice as long the next time
+//!  a large segment was sent five times, and small ones arrive, or no large one ever has ─> reset
+//!  the peer is back within 5 s ─> small segments for ten minutes, the next time twice as long
 //!  it is not                   ─> the path was down: as before
 //! ```
 //!
-//! The size is kept by what is handed to the socket: Linux never joins pieces that were sent with
-//! `MSG_EOR`.
+//! The pieces that are handed to the socket limit the size: Linux never joins pieces that were sent
+//! with `MSG_EOR`.
 
 use crate::os::lock::{Lock, Rank};
 use crate::os::socket::Path;
 use std::time::{Duration, Instant};
 
-/// Bytes of a segment, the first and the last resort. With headers and options they are below the
-/// least that IPv6 and IPv4 paths carry: 1280 and 576 bytes.
+/// The bytes of a segment: the first and the last resort. With headers and options they stay below
+/// what every IPv6 and IPv4 path carries, 1280 and 576 bytes.
 const SEGMENTS: [usize; 2] = [1200, 500];
-/// A segment has been sent one time more than this. Where 10 % are lost at random, one in a hundred
-/// thousand is.
+/// The times that TCP has sent a segment again when it counts as lost to its size. If 10 % are lost
+/// at random, this happens to one segment in a hundred thousand.
 const BACKOFF: u8 = 4;
-/// One time more, and the next one would come after the connection's end. Nothing is lost by a
-/// reset then.
+/// After one more time, the next attempt would come after the connection's end. Then a reset loses
+/// nothing.
 const LAST_BACKOFF: u8 = 5;
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
-/// How long small segments are sent the first time, and the most.
+/// How long a connection sends small segments the first time, and at most.
 const REMEMBERED: Duration = Duration::from_secs(600);
 const MOST_DOUBLED: u32 = 7;
 
@@ -38,14 +38,14 @@ pub fn loses_large_segments(path: &Path) -> bool {
     let is_stuck = path.backoff >= BACKOFF
         && are_large(path.in_flight, path.unacked)
         && path.sacked.saturating_mul(2) <= path.unacked;
-    // A path that is down loses all. There nothing comes from the peer, and mostly large segments
-    // have passed before.
+    // A path that is down loses everything. Then nothing comes from the peer, and large segments
+    // have usually passed before.
     let peer_is_there = path.sacked > 0 || path.silence < path.retransmit_after / 2;
     let is_new = !are_large(path.acked, path.delivered);
     is_stuck && (peer_is_there || is_new || path.backoff >= LAST_BACKOFF)
 }
 
-/// What earlier connections to a peer have found out.
+/// What earlier connections to a peer have learned.
 #[derive(Debug)]
 pub struct PathSize(Lock<Found>);
 
@@ -57,16 +57,16 @@ impl Default for PathSize {
 
 #[derive(Debug, Default)]
 struct Found {
-    /// How many of [`SEGMENTS`] have been tried.
+    /// The number of [`SEGMENTS`] that have been tried.
     steps: usize,
-    /// When large ones are tried again.
+    /// When large segments are tried again.
     until: Option<Instant>,
-    /// How often it has been found out.
+    /// How often large segments were found to vanish.
     times: u32,
     suspected: Option<Instant>,
 }
 
-/// What a connection keeps to.
+/// The limit of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// The most bytes of a segment.
@@ -76,7 +76,7 @@ pub struct Limit {
 }
 
 impl PathSize {
-    /// The limit of a connection that begins now, if there is one.
+    /// The limit of a connection that begins now, if any.
     pub fn limit(&self) -> Option<Limit> {
         let mut found = self.0.lock();
         let now = Instant::now();
@@ -95,7 +95,7 @@ impl PathSize {
         until.map(|until| Limit { segment, until })
     }
 
-    /// Large segments seem to vanish. False if there are no smaller ones to try.
+    /// Notes that large segments seem to vanish. Returns false if there are no smaller ones to try.
     pub fn suspect(&self) -> bool {
         let mut found = self.0.lock();
         let has_smaller = found.steps < SEGMENTS.len();

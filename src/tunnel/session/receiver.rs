@@ -1,4 +1,4 @@
-//! What happens between the handshake and the end? The receiving half of a session.
+//! What happens between the handshake and the end? This is the receiving half of a session.
 //!
 //! ```text
 //!  Packets, SuperPacket   SessionHandler::on_packet
@@ -23,23 +23,23 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long the peer may take no data after a Close, before the connection ends all the same.
+/// How long the peer may take no data after a Close. Then the connection ends.
 pub const CLOSE_PAUSE: Duration = Duration::from_secs(1);
 /// How long the end of a connection may take after a Close, in all.
 pub const CLOSE_TIME: Duration = Duration::from_secs(10);
 /// Why a connection ends on which only small segments arrive.
 const LARGE_VANISH: &str = "the path loses large packets and does not say so; the next connection \
                             sends small ones";
-/// Most bytes of a Ping.
+/// The most bytes of a Ping.
 const MAX_PING: usize = 64;
-/// Most bytes of text in a Close.
+/// The most bytes of text in a Close.
 const MAX_CLOSE: usize = 256;
-/// Most bytes of a Message.
+/// The most bytes of a Message.
 pub const MAX_MESSAGE: usize = 4096;
 
 /// The reasons of a Close, PROTOCOL.md section 6.2.
 pub mod close {
-    /// The sender was asked to stop.
+    /// Somebody stopped the sender.
     pub const LEAVING: u8 = 0;
     /// The server stops.
     pub const STOPPING: u8 = 1;
@@ -51,15 +51,15 @@ pub mod close {
     pub const CONFIGURED: u8 = 4;
 }
 
-/// What is behind this end of the tunnel.
+/// Handles what a session receives.
 pub trait SessionHandler {
     /// A packet from the peer. Its form was checked; its source and destination were not.
     fn on_packet(&mut self, packet: &Checked);
     /// A text from the peer.
     fn on_message(&mut self, text: &str);
-    /// Everything that had arrived was passed on.
+    /// Everything that had arrived has been passed on.
     fn on_batch_end(&mut self);
-    /// Nothing has come for `tick`. A reason ends the connection.
+    /// Nothing has come for `tick`. A returned reason ends the connection.
     fn on_tick(&mut self) -> Result<(), String> {
         Ok(())
     }
@@ -72,14 +72,14 @@ pub enum End {
     Closed {
         /// One of [`close`].
         code: u8,
-        /// In words, printable.
+        /// The text, made printable.
         text: String,
     },
-    /// This side sent Close, or gave the connection up.
+    /// This side sent Close, or gave up the connection.
     Left,
     /// The stream ended without a Close: somebody cut it, or the peer died.
     Truncated,
-    /// No answer to a Ping for so long.
+    /// The peer did not answer a Ping for this long.
     Dead(Duration),
     /// A record was refused.
     Refused(RecordError),
@@ -137,7 +137,7 @@ pub fn receive_until_end(
         };
         let due = (heard + until_due).saturating_duration_since(Instant::now());
         let filled = reader.fill(due.min(timeouts.tick));
-        // After our own Close nothing is of interest any more.
+        // After our own Close, further records are ignored.
         match sender.ended() {
             None => {}
             Some(Ok(())) => return End::Left,
@@ -145,7 +145,8 @@ pub fn receive_until_end(
         }
         match filled {
             Ok(Filled::Stuck) if sender.traffic.path_size.suspect() => {
-                let _ = socket::reset_at_close(&sender.socket); // or the peer waits for its keepalive
+                // Otherwise the peer waits for its keepalive.
+                let _ = socket::reset_at_close(&sender.socket);
                 return End::Failed(io::Error::other(LARGE_VANISH));
             }
             Ok(Filled::Stuck) => {}
@@ -184,7 +185,7 @@ fn handle_frames(
     Ok(())
 }
 
-/// Opens one record, and does what it asks for. An error ends the session.
+/// Opens one record and does what it asks for. An error ends the session.
 fn handle_record(
     body: &mut [u8],
     opener: &mut Opener,
@@ -193,11 +194,11 @@ fn handle_record(
 ) -> Result<(), End> {
     let (kind, content) = opener.open(body).map_err(End::Refused)?;
     match kind {
-        // The handshake is over: the opener refuses them before they come here.
+        // The handshake is over, so the opener refuses these types before.
         RecordType::Finished | RecordType::Config => {
             Err(End::Refused(RecordError::Type(kind.to_byte())))
         }
-        // The opener has stepped to the next key.
+        // The opener has changed to the next key.
         RecordType::Rekey => Ok(()),
         RecordType::Packets => unpack_packets(content, &sender.traffic, handler),
         RecordType::SuperPacket => match content.split_first_chunk::<{ offload::LENGTH }>() {
@@ -279,7 +280,7 @@ fn read_close(content: &[u8]) -> End {
     }
 }
 
-/// Reads and forgets what a peer sends, until the deadline, however fast it comes in. True if
+/// Reads and forgets what a peer sends, until the deadline, however fast it comes. Returns whether
 /// the connection ended before.
 pub fn discard_until(socket: &TcpStream, deadline: Instant) -> bool {
     let mut forgotten = [0; 1024];
@@ -301,9 +302,9 @@ pub fn discard_until(socket: &TcpStream, deadline: Instant) -> bool {
     }
 }
 
-/// After a Close of ours: reads on until the peer ends its half as well. An end with bytes unread
-/// resets the connection, and the reset can overtake the Close. The peer may still have much to
-/// take before the Close, so the wait goes on while it takes something.
+/// Reads on after a Close of ours, until the peer ends its half as well. To end with bytes unread
+/// would reset the connection, and the reset can overtake the Close. The peer may have to take much
+/// data before the Close, so this waits as long as the peer takes some.
 pub fn drain(socket: &TcpStream) {
     let latest = Instant::now() + CLOSE_TIME;
     let mut taken = taken_by_peer(socket);
@@ -316,7 +317,7 @@ pub fn drain(socket: &TcpStream) {
     }
 }
 
-/// Bytes that the peer has acknowledged; 0 where the system does not tell.
+/// The bytes that the peer has acknowledged. It is 0 if the system does not report them.
 pub fn taken_by_peer(socket: &TcpStream) -> u64 {
     socket::path(socket).map_or(0, |path| path.acked)
 }
@@ -328,7 +329,7 @@ mod tests {
     use std::net::{Shutdown, TcpListener};
     use std::thread;
 
-    /// A connection whose sending half is full of data, and then ended.
+    /// A connection whose sending half was filled with data and then ended.
     fn stalled() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -346,7 +347,7 @@ mod tests {
         let slow = thread::spawn(move || {
             let began = Instant::now();
             let mut piece = vec![0; 1 << 18];
-            // A slow path: it is the pace that is tested.
+            // The path is slow, because this tests the pace.
             while began.elapsed() < CLOSE_PAUSE * 2 {
                 far.read_exact(&mut piece).unwrap();
                 thread::sleep(CLOSE_PAUSE / 4);

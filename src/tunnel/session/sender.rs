@@ -1,9 +1,10 @@
-//! How do records leave, and who waits? The sending half of a session.
+//! How do records leave, and which thread waits? This is the sending half of a session.
 //!
-//! Whoever has something for a peer puts it into the peer's queue, and then sends from it as long
-//! as the socket takes data. When the socket is full, a flusher thread waits for it and goes on,
-//! while everybody else only queues. So a stalled peer costs nobody a wait, and an idle one costs
-//! no thread. A reader whose answer has left also leaves the rest to the flusher: it has to read.
+//! A thread that has data for a peer puts it into the peer's queue. Then it sends from the queue as
+//! long as the socket takes data. When the socket is full, a flusher thread waits for it and goes
+//! on, while all others only queue. So no thread waits for a stalled peer, and an idle peer costs
+//! no thread. A reader sends its own answer and leaves the rest to the flusher, because it has to
+//! read.
 //!
 //! ```text
 //!  queue_packet ─> FairQueue                               the state is locked for a moment
@@ -35,26 +36,26 @@ use std::time::{Duration, Instant};
 
 static NO_FLUSHER: RateLimitedLog = RateLimitedLog::new(3, Duration::from_secs(10));
 
-/// How long the flusher stays after its work is done.
+/// How long a flusher stays after its work is done.
 const FLUSHER_IDLE_TIME: Duration = Duration::from_secs(2);
-/// How long the flusher waits for a full socket before it looks whether the session has ended.
+/// How long a flusher waits for a full socket before it checks whether the session has ended.
 const FLUSHER_POLL: Duration = Duration::from_secs(1);
-/// A flusher's stack: it only seals and sends.
+/// The bytes of a flusher's stack. It only seals and sends.
 const FLUSHER_STACK: usize = 128 * 1024;
 
-/// What has come of sending a record.
+/// The result of sending a record.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// Nothing is left for the caller to send.
+    /// The caller has nothing left to send.
     All,
     /// More waits, and the caller has to send it.
     More,
-    /// The socket is full. The caller has to wait for it and [`SessionSender::resume`], or to call
-    /// a flusher who does.
+    /// The socket is full. The caller has to wait for it and call [`SessionSender::resume`], or to
+    /// start a flusher.
     Full,
 }
 
-/// The sending half of a session. Shared by everybody who has something for this peer.
+/// The sending half of a session. All threads that have data for this peer share it.
 pub struct SessionSender {
     /// The connection.
     pub socket: Arc<TcpStream>,
@@ -62,23 +63,23 @@ pub struct SessionSender {
     pub suite: Suite,
     /// Whether the peer takes SuperPacket records.
     pub super_packets: bool,
-    /// What this peer has received and sent.
+    /// The traffic of this peer.
     pub traffic: Arc<TrafficCounters>,
     state: Lock<SendState>,
     work: Condvar,
 }
 
-/// The state behind the lock, which nobody holds while sealing or sending.
+/// The state behind the lock. No thread holds the lock while it seals or sends.
 struct SendState {
     queue: FairQueue,
-    /// Not here while somebody seals and sends with it.
+    /// It is `None` while a thread seals and sends with it.
     writer: Option<Box<FrameWriter>>,
-    /// The socket takes nothing now. To go on is the flusher's.
+    /// The socket is full. The flusher has to go on.
     socket_full: bool,
     has_flusher: bool,
-    /// Nothing new is taken; after what is there the direction ends.
+    /// Nothing new is accepted. The direction ends after what is queued.
     closed: bool,
-    /// Why, if not on purpose.
+    /// The reason, if it was an error.
     failure: Option<io::Error>,
 }
 
@@ -86,10 +87,10 @@ struct SendState {
 /// owner at a time.
 struct FrameWriter {
     sealer: Sealer,
-    /// What the path demands of segments.
+    /// The limit of segments on this path.
     limit: Option<Limit>,
     rekeyed: Instant,
-    /// Nothing else may be sent before the rest of them.
+    /// The rest of these frames must be sent before anything else.
     pending: VecDeque<PendingFrame>,
 }
 
@@ -101,8 +102,8 @@ struct PendingFrame {
 }
 
 impl SessionSender {
-    /// Takes over the socket's sending half. `first` is a frame sealed by `sealer` already
-    /// (Config), or empty. It goes first, with the first call that sends.
+    /// Takes over the socket's sending half. `first` is a frame that `sealer` has sealed already
+    /// (Config), or empty. The first call that sends also sends that frame.
     pub fn new(
         socket: Arc<TcpStream>,
         sealer: Sealer,
@@ -156,7 +157,7 @@ impl SessionSender {
         }
     }
 
-    /// The same for a record that is no packets.
+    /// The same for a record that is not packets.
     pub fn queue_record(&self, kind: RecordType, content: &[u8]) {
         if let Some(mut state) = self.open() {
             let dropped = state.queue.push(kind, content);
@@ -164,8 +165,9 @@ impl SessionSender {
         }
     }
 
-    /// Sends what is no packets, now or as soon as the socket takes it. Only that: whoever calls
-    /// this has to go on reading, and does not send for others whose packets come meanwhile.
+    /// Sends a record that is not packets, now or as soon as the socket takes it. It sends only
+    /// that. The caller has to go on reading, and does not send packets that other threads add
+    /// meanwhile.
     pub fn send(self: &Arc<SessionSender>, kind: RecordType, content: &[u8]) {
         self.queue_record(kind, content);
         if self.send_next() != Sent::All {
@@ -235,12 +237,12 @@ impl SessionSender {
         }
     }
 
-    /// The socket takes data again. Whoever has waited for it has to send.
+    /// Notes that the socket takes data again. The thread that has waited for it has to send.
     pub fn resume(&self) {
         self.state.lock().socket_full = false;
     }
 
-    /// Leaves the rest to a flusher that waits for the socket, which is full.
+    /// Leaves the rest to a flusher, which waits for the full socket.
     pub fn call_flusher(self: &Arc<SessionSender>) {
         let mut state = self.state.lock();
         self.work.notify_all();
@@ -259,14 +261,14 @@ impl SessionSender {
         }
     }
 
-    /// There is no thread for a flusher.
+    /// Handles that no thread is left for a flusher.
     fn do_without_flusher(&self, error: io::Error) {
         let mut state = self.state.lock();
         state.has_flusher = false;
         if state.closed {
             return self.fail(&mut state, Some(error));
         }
-        // Whoever comes with the next record tries again, the keepalive if nobody else.
+        // The next record tries again. At the latest, that is a keepalive.
         state.socket_full = false;
         drop(state);
         NO_FLUSHER.warning(
@@ -276,8 +278,8 @@ impl SessionSender {
         );
     }
 
-    /// The flusher's life: wait for the socket, send what is left, stay a little while in case
-    /// there is more.
+    /// The flusher's body: waits for the socket, sends what is left, and stays a little while in
+    /// case there is more.
     fn flush_until_idle(self: Arc<SessionSender>) {
         let mut state = self.state.lock();
         loop {
@@ -312,8 +314,8 @@ impl SessionSender {
         state.has_flusher = false;
     }
 
-    /// Ends this direction with Close, which goes before anything that has queued up, as soon as
-    /// the socket takes it.
+    /// Ends this direction with Close as soon as the socket takes it. The Close overtakes
+    /// everything in the queue.
     pub fn close(self: &Arc<SessionSender>, code: u8, text: &str) {
         let Some(mut state) = self.open() else { return };
         state.closed = true;
@@ -324,12 +326,12 @@ impl SessionSender {
         self.send_all();
     }
 
-    /// Ends the connection at once, both ways. Its reader wakes up.
+    /// Ends the connection at once, in both directions. Its reader wakes up.
     pub fn abort(&self) {
         self.fail(&mut self.state.lock(), None);
     }
 
-    /// How this direction has ended, if it has: on purpose, or by an error.
+    /// How this direction has ended, if it has: on purpose or by an error.
     pub fn ended(&self) -> Option<io::Result<()>> {
         let mut state = self.state.lock();
         if !state.closed {
@@ -354,8 +356,8 @@ impl SessionSender {
 }
 
 impl FrameWriter {
-    /// Seals the next record, if there is one, and sends it, after what is still there. False if
-    /// the socket is full.
+    /// Sends the rest of earlier frames, then seals and sends the next record, if any. Returns
+    /// false if the socket is full.
     fn seal_and_send(
         &mut self,
         socket: &TcpStream,
@@ -391,7 +393,7 @@ impl FrameWriter {
         Ok(())
     }
 
-    /// Makes a frame of a record, in the buffer in which it stands.
+    /// Turns a record into a frame, in the same buffer.
     fn seal(&mut self, record: QueuedRecord) -> io::Result<()> {
         let mut bytes = record.frame;
         let end = self
@@ -417,7 +419,7 @@ impl PendingFrame {
     }
 }
 
-/// Why a connection ends whose key can seal no more.
+/// Why a connection ends when its key can seal no more.
 fn used_up(reason: SealError) -> io::Error {
     io::Error::other(reason)
 }

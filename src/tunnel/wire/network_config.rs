@@ -1,4 +1,4 @@
-//! What does the server tell a client about its network? The content of a Config record,
+//! What does the server tell a client about its network? This is the content of a Config record,
 //! PROTOCOL.md section 4.5.
 //!
 //! ```text
@@ -21,9 +21,9 @@ pub struct NetworkConfig {
     pub addresses: Vec<Subnet>,
     /// The server's tunnel addresses.
     pub server: Vec<IpAddr>,
-    /// Of the tunnel device, in bytes.
+    /// The MTU of the tunnel device, in bytes.
     pub mtu: u16,
-    /// Networks to send into the tunnel, besides its own.
+    /// Networks whose packets go into the tunnel, besides its own.
     pub routes: Vec<Subnet>,
     /// Resolvers.
     pub dns: Vec<IpAddr>,
@@ -31,9 +31,9 @@ pub struct NetworkConfig {
     pub keepalive: Duration,
 }
 
-/// Smallest MTU: IPv6 needs 1280, RFC 8200 section 5; IPv4 alone would do with 576.
+/// The smallest MTU. IPv6 needs 1280 (RFC 8200, section 5), IPv4 alone only 576.
 pub const MIN_MTU: u16 = 576;
-/// Items in a list at most: what a record holds is more than a machine should be asked to set.
+/// The most items in a list. A record could hold more than a machine should have to set.
 const MAX_ITEMS: usize = 1000;
 
 impl NetworkConfig {
@@ -95,7 +95,7 @@ impl NetworkConfig {
     }
 }
 
-/// Items separated by commas and a blank, for people.
+/// The items, separated by a comma and a blank, for people.
 pub fn listed(items: &[impl Display]) -> String {
     join(items).replace(',', ", ")
 }
@@ -108,7 +108,7 @@ fn join(items: &[impl Display]) -> String {
         .join(",")
 }
 
-/// Addresses or networks, each with its prefix length.
+/// Reads addresses or networks, each with its prefix length.
 fn networks(fields: &Fields, name: &'static str) -> Result<Vec<Subnet>, FieldError> {
     if fields.list(name).any(|item| !item.contains('/')) {
         return Err(FieldError::Value(name));

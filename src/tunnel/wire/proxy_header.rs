@@ -1,5 +1,5 @@
-//! Who is behind the load balancer? The header of version 2 of the PROXY protocol, which HAProxy
-//! and others send first.
+//! Who is behind the load balancer? This reads the header of the PROXY protocol, version 2, which
+//! HAProxy and others send first.
 //!
 //! ```text
 //!  0           12                  13       14         16
@@ -7,21 +7,22 @@
 //!                                                      |<------------ n -------------------->|
 //! ```
 //!
-//! It is believed only where the connection comes from an address that the configuration names, and
-//! not looked for elsewhere: whoever could send it would choose the address in the log. The source
-//! is all that is taken of it.
+//! The server reads it only on connections from addresses that the configuration names. Anybody
+//! else could otherwise choose the address in the log. Only the source address is used.
 
 use std::net::{IpAddr, SocketAddr};
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// Most bytes after the first 16: addresses take 36, and what may follow them is for others.
+/// The most bytes after the first 16. Addresses take 36, and further fields are not for this
+/// program.
 const MAX_LENGTH: usize = 512;
 
-/// Reads the header at the start of `bytes`: its length and the client's address, or none if the
-/// balancer speaks for itself or does not tell. `Ok(None)` if more has to come.
+/// Reads the header at the start of `bytes`. Returns its length and the client's address, without
+/// an address if the balancer speaks for itself or names none. Returns `Ok(None)` if more bytes
+/// have to come.
 ///
 /// # Errors
-/// What is wrong with it.
+/// A text about what is wrong with it.
 pub fn header(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, &'static str> {
     if !SIGNATURE.starts_with(bytes) && !bytes.starts_with(&SIGNATURE) {
         return Err("no PROXY header of version 2");
