@@ -15,7 +15,7 @@ use std::process::ExitCode;
 pub(super) fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let file = arguments
         .path("-c")
-        .ok_or_else(|| UsageError("which file? -c FILE names it".into()))?;
+        .ok_or_else(|| UsageError("no file is given. Try: fernvpn check -c FILE".into()))?;
     let configuration = super::configuration(&file)?;
     let user = match (arguments.text("--user")?, files::reader(&file)) {
         (Some(name), _) => Some(User::find(name).ok_or_else(|| no_user(name))?),
@@ -54,7 +54,7 @@ pub(super) fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 but_see(&overlaps)
             );
             if !process::is_root() {
-                settings.device = Device::None; // the way around the tunnel is root's
+                settings.device = Device::None; // only root can send around the tunnel
             }
             if arguments.has("--connect") {
                 format!("{found}\n{}", Client::ask(settings)?)
@@ -66,12 +66,12 @@ pub(super) fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {
     super::print(&[format!("{}: {found}\n", file.display()).as_bytes()])
 }
 
-/// What follows "no mistakes" where this machine and the file do not fit together.
+/// The text after "no mistakes" if this machine and the file do not fit together.
 fn but_see(overlaps: &[Overlap]) -> &'static str {
     if overlaps.is_empty() {
         ""
     } else {
-        " in the file, but on this machine it will not work as it is: see the warnings"
+        " in the file, but it will not work on this machine: see the warnings"
     }
 }
 
@@ -79,7 +79,7 @@ fn no_user(name: &str) -> String {
     format!("this machine has no user '{name}'")
 }
 
-/// What a user cannot do with a configuration and the key files in it, though they are to run it.
+/// What the user who is to run a configuration cannot do with it and its key files.
 pub(super) fn missing_rights(file: &Path, user: &User) -> Result<Vec<String>, String> {
     let (text, _) = file::read_text(file).map_err(|mistakes| mistakes.to_string())?;
     let name = &user.name;
@@ -110,7 +110,7 @@ pub(super) fn missing_rights(file: &Path, user: &User) -> Result<Vec<String>, St
     Ok(missing)
 }
 
-/// The command that lets a user read a file with a secret, and nobody else.
+/// The command that lets only one user read a file with a secret.
 fn command_to_open(file: &Path, user: &str) -> String {
     if files::reader(file) == Some(user) {
         return files::command_to_close(file);
@@ -119,9 +119,9 @@ fn command_to_open(file: &Path, user: &str) -> String {
     format!("chown {user} {shown} && chmod 600 {shown}")
 }
 
-/// Whether names can be resolved with a client's tunnel. What the server pushes is not known yet.
-/// So a file that leaves the routes to the server has a mistake only where the units look for it,
-/// and elsewhere, perhaps on the way to another machine, gets a warning.
+/// Whether names can be resolved with a client's tunnel. The routes that the server pushes are not
+/// known yet. If a file leaves them to the server, it is a mistake only where the units look for
+/// files. A file elsewhere may be on the way to another machine, and gets a warning.
 fn resolvers(settings: &ClientSettings, file: &Path) -> Result<(), String> {
     let takes_all = settings.routes.as_ref().map(|it| network::are_full(it));
     if takes_all == Some(false) || !matches!(settings.device, Device::Tun(_)) {

@@ -21,10 +21,10 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// What is said to whoever asks for a reload.
-const RESTART: &str = "a client takes up a changed configuration when it is started again";
+/// The answer to a reload.
+const RESTART: &str = "a client reads its configuration only when it starts. Try: restart it";
 
-/// How long an orderly end may take.
+/// How long an orderly stop may take.
 const STOP_TIME: Duration = Duration::from_secs(13);
 
 pub(super) fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -50,7 +50,7 @@ pub(super) fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
             if let Err(reason) = ended {
                 log::error(
                     "tunnel",
-                    "no tunnel any more; COMMAND has no network",
+                    "the tunnel has ended; COMMAND has no network",
                     &[("reason", &reason)],
                 );
             }
@@ -65,7 +65,7 @@ pub(super) fn unlock(_: &Arguments) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::Reason(error.to_string()))
 }
 
-/// How the tunnel ended, and the thread that knows how the command ends, if one was started.
+/// The result of the tunnel, and the thread that waits for the command, if one was started.
 fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>) {
     let client = match Client::new(settings.clone()) {
         Ok(client) => client,
@@ -79,7 +79,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
     let changed = Arc::new(Lock::new(Rank::Machine, Changed::default()));
     if let Some(device) = &lock {
         // The kill switch lets this client ask the local network's resolvers, but not a resolver on
-        // this machine: that one is asked before.
+        // this machine. So the client asks that one before.
         if resolver::past_the_tunnel()
             .iter()
             .all(|resolver| resolver.ip().is_loopback())
@@ -93,7 +93,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         }
     }
     if let Err(error) = keep(&settings, &changed) {
-        let text = "cannot watch the network, so changes that others make stay";
+        let text = "cannot watch the network, so changes by other programs are not repaired";
         log::warning("os", text, &[("reason", &error)]);
     }
     let mut host = Host {
@@ -127,11 +127,12 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
                 let (signal, by_terminal) = signal::wait();
                 if let Some(command) = *running.lock() {
                     if !by_terminal {
-                        let _ = signal::send(command, signal); // it may have ended just now
+                        // The process may have ended just now.
+                        let _ = signal::send(command, signal);
                     }
                     continue;
                 }
-                // From a terminal it says that the terminal is gone.
+                // SIGHUP from a terminal says that the terminal is gone.
                 if (signal, by_terminal) == (Signal::Hangup, false) {
                     log::warning("config", RESTART, &[]);
                     continue;
@@ -139,7 +140,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
                 log::info("tunnel", "stopping", &[("signal", &signal.name())]);
                 notify::tell("STOPPING=1");
                 stopped.stop();
-                // A connection being made cannot be cut short.
+                // An attempt to connect cannot be interrupted.
                 thread::sleep(STOP_TIME);
                 undo();
                 std::process::exit(0);
@@ -204,7 +205,8 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
             ..ClientSettings::new("127.0.0.1:12345", key)
         },
         (None, None) => {
-            let which = "which key? -k FILE names its file, and -c FILE a configuration";
+            let which = "no key is given. \
+                         Try: -k FILE for a key file, or -c FILE for a configuration";
             return Err(UsageError(which.into()).into());
         }
     };
@@ -231,20 +233,20 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
     Ok(settings)
 }
 
-/// What a client changes on this machine.
+/// The changes of a client to this machine.
 #[derive(Default)]
 struct Changed {
     kill_switch: Option<KillSwitch>,
     /// The device, once there is one.
     opened: Option<(Network, Arc<Tun>)>,
-    /// It is undone, and nothing is to be put back any more.
+    /// The changes are undone, and nothing must be repaired any more.
     is_over: bool,
 }
 
-/// Shared by those who make it, put it back, and undo it.
+/// The threads that make, repair and undo the changes share it.
 type Shared = Arc<Lock<Changed>>;
 
-/// Has what is changed on this machine put back when others undo it.
+/// Repairs the changes to this machine when other programs undo them.
 fn keep(settings: &ClientSettings, changed: &Shared) -> io::Result<()> {
     if !matches!(settings.device, Device::Tun(_)) {
         return Ok(());
@@ -265,12 +267,12 @@ fn keep(settings: &ClientSettings, changed: &Shared) -> io::Result<()> {
     })
 }
 
-/// This machine: the device is opened when the server has said what it should look like.
+/// This machine. The device is opened when the server has described its network.
 struct Host {
     settings: ClientSettings,
     changed: Shared,
     client: Arc<Client>,
-    /// Waits for the end of the command, stops the client, and has the command's exit status.
+    /// Waits for the end of the command, stops the client, and keeps the command's exit status.
     command: Option<JoinHandle<u8>>,
     /// The command's process while there is one.
     running: Arc<Lock<Option<u32>>>,

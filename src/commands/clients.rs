@@ -20,7 +20,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// A server's configuration that is about to be changed, which nobody else does meanwhile.
+/// A server's configuration that is about to be changed. A lock keeps other commands from changing
+/// it meanwhile.
 struct Change {
     name: String,
     file: PathBuf,
@@ -33,7 +34,7 @@ impl Change {
     fn begin(arguments: &Arguments) -> Result<Change, Failure> {
         let file = arguments
             .path("-c")
-            .ok_or_else(|| UsageError("which server? -c FILE names it".into()))?;
+            .ok_or_else(|| UsageError("no server is given. Try: -c FILE".into()))?;
         let file = std::path::absolute(&file).unwrap_or(file);
         let lock = files::lock_folder(&file)?;
         let (text, _) = file::read_text(&file).map_err(|mistakes| mistakes.to_string())?;
@@ -65,11 +66,11 @@ impl Change {
         format!("{} has no peer {}", self.file.display(), self.name)
     }
 
-    /// Puts the new text in place. If it is not written, nothing has changed.
+    /// Replaces the file by the new text. After an error, nothing has changed.
     fn write(&self, text: &str, done: &str) -> Result<(), String> {
         files::rewrite(&self.file, text.as_bytes()).map_err(|error| error.to_string())?;
         log::say(format_args!(
-            "{done} {}; a running server takes it up by: fernvpn reload {}",
+            "{done} {}. To apply this to a running server: fernvpn reload {}",
             self.file.display(),
             self.instance()
         ));
@@ -77,7 +78,7 @@ impl Change {
         Ok(())
     }
 
-    /// The service could not read what it is told to reload.
+    /// The service could not read the new file.
     fn warn_of_missing_rights(&self) {
         let Some(user) = files::reader(&self.file).and_then(User::find) else {
             return;
@@ -87,7 +88,7 @@ impl Change {
         }
     }
 
-    /// The instance's name: with the Debian layout, that of the file.
+    /// The instance's name. With the Debian layout, it is the name of the file.
     fn instance(&self) -> String {
         match self.file.file_stem() {
             Some(stem) if self.is_installed() => stem.to_string_lossy().into_owned(),
@@ -99,7 +100,8 @@ impl Change {
         files::reader(&self.file).is_some()
     }
 
-    /// Where the state of a ratcheted key goes: a service may not write beside its configuration.
+    /// The folder for the state of a ratcheted key. A service may not write beside its
+    /// configuration.
     fn state_file(&self) -> PathBuf {
         let stem = self.file.file_stem().unwrap_or_default().to_string_lossy();
         let name = format!("{stem}-{}.key", self.name);
@@ -126,13 +128,13 @@ pub(super) fn add(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let key = client.key.to_text();
     let text = edit::with_section(&change.text, &section(&change, &peer, &key));
     if let Some(state) = &peer.ratchet {
-        // Before the service has run for the first time its folder is not there.
+        // Before the service has run for the first time, its folder does not exist.
         let _ = state.parent().map(fs::create_dir_all);
         files::create_secret(state, &format!("{key}\n"))?;
     }
     let fits = fits(&change, &text);
     if let (Err(_), Some(state)) = (&fits, &peer.ratchet) {
-        let _ = fs::remove_file(state); // ours: created a moment ago
+        let _ = fs::remove_file(state); // this program created it a moment ago
     }
     let addresses = fits?;
     change.write(&text, &format!("added {} to", peer.name))?;
@@ -152,7 +154,7 @@ fn section(change: &Change, peer: &Peer, key: &str) -> String {
     let mut section = format!("[peer]\nname = {}\n", peer.name);
     section += &match &peer.ratchet {
         None => format!("key = {key}\n"),
-        // A name without a folder begins in the configuration's.
+        // A relative name begins in the configuration's folder.
         Some(state) if state.parent() == change.file.parent() => {
             format!(
                 "key-file = {}\nratchet = yes\n",
@@ -167,14 +169,14 @@ fn section(change: &Change, peer: &Peer, key: &str) -> String {
     section
 }
 
-/// The new client's addresses, if the text is a configuration in which every other client keeps its
-/// own.
+/// The new client's addresses. It is an error if the text is no server's configuration, or changes
+/// the address of another client.
 fn fits(change: &Change, text: &str) -> Result<String, String> {
     let cannot = |reason: &str| format!("cannot add {}: {reason}", change.name);
     let settings = match file::parse(text, &change.file) {
         Ok((Configuration::Server(settings), _)) => settings,
         Ok(_) => return Err(cannot("this is no server's configuration")),
-        // Without the new section there was no mistake, so all are about what is in it.
+        // Without the new section there was no mistake, so every mistake is about this section.
         Err(mistakes) => {
             let reasons: Vec<String> = mistakes
                 .list
@@ -205,7 +207,7 @@ fn fits(change: &Change, text: &str) -> Result<String, String> {
         .unwrap_or_default())
 }
 
-/// What the client needs, to be saved as it is.
+/// The client's configuration, complete and ready to be saved.
 fn configuration(
     change: &Change,
     peer: &Peer,
@@ -255,7 +257,7 @@ pub(super) fn remove(arguments: &Arguments) -> Result<ExitCode, Failure> {
     change.write(&text, &format!("removed {} from", change.name))?;
     if let Some(state) = change.peer()?.ratchet.as_ref() {
         log::say(format_args!(
-            "its ratcheted key is of no use any more. After the reload, try: rm {}",
+            "its ratcheted key is of no use now. After the reload, try: rm {}",
             state.display()
         ));
     }
@@ -279,14 +281,14 @@ pub(super) fn reset(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 step: 0,
                 secret: None,
             })?;
-            state_file::forget_new_key(path); // an older one
+            state_file::forget_new_key(path); // the state of an older client
         }
-        // A running server has the state, and takes the new key from beside it.
+        // A running server holds the state, and takes the new key from the file beside it.
         Err(Unavailable::Taken(_)) => {
             state_file::leave_new_key(path, &key)?;
             let instance = change.instance();
             log::say(format_args!(
-                "the server runs, and takes up the new key by: fernvpn reload {instance}"
+                "the server runs. To apply the new key: fernvpn reload {instance}"
             ));
         }
         Err(Unavailable::Failed(reason)) => return Err(Failure::Reason(reason)),

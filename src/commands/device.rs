@@ -1,4 +1,4 @@
-//! The device of a server or client, opened and set up as its settings say. And `fernvpn clean-up`.
+//! How is the device of a server or client opened and set up? And `fernvpn clean-up`.
 
 use super::Failure;
 use crate::config::arguments::Arguments;
@@ -23,16 +23,16 @@ pub(super) fn clean_up(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let device = arguments
         .text("--tun")?
         .map_or(configured, |name| Device::Tun(name.into()));
-    open(&device)?; // which clears, and closes it again
+    open(&device)?; // this clears the network, and closes the device again
     control::clear();
     Ok(ExitCode::SUCCESS)
 }
 
 /// Opens the device, or none if the settings say so. Only one program can have a device of this
-/// name, so whatever an earlier one left behind is nobody's now, and is removed.
+/// name, so this removes everything that an earlier one left behind.
 ///
 /// # Errors
-/// A sentence: what does not work, and what to do.
+/// A sentence about what does not work, and what to do.
 pub fn open(device: &Device) -> io::Result<Option<(Network, Tun)>> {
     let (place, tun) = match device {
         Device::None => return Ok(None),
@@ -62,15 +62,15 @@ pub fn open(device: &Device) -> io::Result<Option<(Network, Tun)>> {
     Ok(Some((network, tun)))
 }
 
-/// Where the device is in a private network: tells how to look around in there, by commands to
-/// paste.
+/// If the device is in a private network, logs commands that look into it.
 pub fn invite(network: &Network, device: &str, commands: &[&str]) {
     let Some(namespace) = network.private() else {
         return;
     };
     let text = "the device is in a private network; to look into it from another terminal:";
     log::info("os", text, &[]);
-    // Where one user only is known, tcpdump ends: it cannot become the user that it runs as.
+    // If the namespace only knows one user, tcpdump would end, because it cannot become its own
+    // user.
     let record = if namespace.of_one_user() {
         format!("tshark -l -i {device}")
     } else {
@@ -108,7 +108,7 @@ pub fn chosen(arguments: &Arguments, configured: &Device) -> Device {
     }
 }
 
-/// Makes room for as many connections as the system allows, and warns if these are too few.
+/// Raises the limit of open files as far as the system allows, and warns if that is too low.
 pub fn raise_limits(connections: usize) {
     let wanted = connections as u64 + 2048;
     match process::raise_open_files(wanted) {
@@ -126,8 +126,8 @@ pub fn raise_limits(connections: usize) {
             &[("reason", &error)],
         ),
     }
-    // Each client has a thread, and so has each connection that is not authenticated yet. At worst,
-    // each client has a flusher as well.
+    // Each client has a thread, and so has each unauthenticated connection. At worst, each client
+    // also has a flusher.
     let usual = connections as u64 + 1024 + 64;
     let worst = 2 * connections as u64 + 1024;
     for limit in process::thread_limits() {

@@ -1,5 +1,5 @@
-//! What do the man pages and the completions of shells say? They are made here, from the same
-//! tables that the program itself reads, so that none of them can be out of date.
+//! What do the man pages and the completions of shells say? This file makes them from the tables
+//! that the program itself reads, so that they cannot be out of date.
 //!
 //! ```text
 //!  fernvpn help --man fernvpn.8          packaging/man/fernvpn.8.in, with every command
@@ -14,12 +14,12 @@ use crate::config::arguments::Known;
 use crate::config::options::{self, OptionSpec, Reload};
 use crate::protocol::record::Suite;
 
-/// Where the commands go in fernvpn.8.in.
+/// The place of the commands in fernvpn.8.in.
 const COMMANDS: &str = ".\\\" every command\n";
-/// The widest line of a man page's source, as far as words can be moved.
+/// The widest line of a man page's source, unless one word is longer.
 const WIDTH: usize = 76;
 
-/// A document of this kind, `--man` or `--completions`, and name.
+/// The document of this kind (`--man` or `--completions`) and name.
 pub fn document(kind: &str, name: &str) -> Option<String> {
     match (kind, name) {
         ("--man", "fernvpn.8") => Some(page_of_commands()),
@@ -108,7 +108,7 @@ fn section(command: &Command) -> String {
     text
 }
 
-/// Lines that stay as they are.
+/// Lines that must not be filled.
 fn block(lines: &str) -> String {
     let lines = literal(lines);
     format!(".Bd -literal -offset indent\n{lines}\n.Ed\n")
@@ -128,7 +128,7 @@ fn guarded(line: &str) -> String {
     }
 }
 
-/// Text that is filled: a line for each sentence, none too long.
+/// Text that is filled. Each sentence begins a line, and no line is too long.
 fn paragraph(text: &mut String, words: &str) {
     let mut line = String::new();
     for word in words.split_whitespace() {
@@ -160,7 +160,7 @@ fn end_line(text: &mut String, line: &mut String) {
 
 // ---- completions
 
-/// What can stand for an option's value.
+/// The kind of an option's value, for completion.
 enum Value {
     Files,
     Words(String),

@@ -27,8 +27,8 @@ pub(super) fn explain(arguments: &Arguments) -> Result<ExitCode, Failure> {
     )
     .map_err(|error| {
         format!(
-            "cannot explain: this program is broken, since its ends do not understand each other: \
-             {error}"
+            "cannot explain: this program is broken, \
+             because its two ends do not understand each other: {error}"
         )
     })?;
     if let Some(file) = arguments.path("--html") {
@@ -48,7 +48,7 @@ pub(super) fn explain(arguments: &Arguments) -> Result<ExitCode, Failure> {
         .write_all(text::draw(&lesson, Paint(coloured)).as_bytes())
         .and_then(|()| stdout.flush());
     match written {
-        // The reader of a pager may leave after the first page.
+        // A user may leave the pager after the first page.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(format!("cannot write to stdout: {}", crate::os::reason(&error)).into())
         }

@@ -1,6 +1,6 @@
 //! What can fernvpn do? Each command has a name, a function, and a text in `help.txt` that explains
-//! it. The program reads from there what the command line may hold; the options that a
-//! configuration has as well come from `config::options`.
+//! it. The program reads the command line's syntax from that text. The options that a configuration
+//! also has come from `config::options`.
 //!
 //! | file | commands |
 //! |---|---|
@@ -40,7 +40,7 @@ use std::process::ExitCode;
 
 type Run = fn(&Arguments) -> Result<ExitCode, Failure>;
 
-/// What each command calls.
+/// The function of each command.
 const RUN: &[(&str, Run)] = &[
     ("genkey", token::genkey),
     ("encrypt", token::encrypt),
@@ -68,13 +68,13 @@ pub struct Command {
     pub name: &'static str,
     /// What it does, in one line.
     pub summary: &'static str,
-    /// The line, or lines, that say how it is called.
+    /// The usage, one or more lines.
     pub usage: &'static str,
-    /// The same, and its options, as the program reads them.
+    /// The usage and the options, as the program reads them.
     pub syntax: Syntax,
-    /// What else there is to know.
+    /// The rest of the explanation.
     pub notes: &'static str,
-    /// Does it.
+    /// The function.
     pub run: Run,
 }
 
@@ -114,7 +114,7 @@ fn command(text: &'static str) -> Option<Command> {
     })
 }
 
-/// The options of a section of the configuration that the command line has as well.
+/// The options of a section of the configuration that the command line also has.
 fn configured(section: &str) -> impl Iterator<Item = Known> {
     options::of(section).filter_map(|option| {
         Some(Known {
@@ -154,7 +154,7 @@ impl Command {
     }
 }
 
-/// An option in a table: what it is, in a column of its own.
+/// A row of a table of options, with the explanation in a column of its own.
 fn explained(known: &Known) -> String {
     let mut line = format!("  {}", known.name);
     if let Some(value) = known.value {
@@ -180,19 +180,19 @@ pub fn overview() -> String {
     for command in all() {
         let _ = writeln!(text, "  {:<13} {}", command.name, command.summary);
     }
-    text + "\nfernvpn help COMMAND explains one of them; fernvpn --version prints the version.\n\
+    text + "\nfernvpn help COMMAND explains one of them. fernvpn --version prints the version.\n\
             Exit status: 0 done; 1 it failed or refused; 2 the command line is wrong.\n"
 }
 
-/// Why a command did not do what it was asked to.
+/// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
     /// The command line is wrong. Exit status 2.
     Usage(UsageError),
-    /// A token was refused. There is no reason in it, on purpose: whoever may know the reason asks
-    /// `inspect`. Exit status 1.
+    /// A token was refused. The text gives no reason, on purpose: `inspect` gives it to those who
+    /// may know. Exit status 1.
     InvalidToken,
-    /// Anything else, with its reason. Exit status 1.
+    /// Any other failure, with its reason. Exit status 1.
     Reason(String),
 }
 
@@ -229,7 +229,7 @@ impl From<io::Error> for Failure {
 /// Writes an answer to stdout.
 ///
 /// # Errors
-/// It cannot be written.
+/// If stdout cannot be written.
 pub fn print(parts: &[&[u8]]) -> Result<ExitCode, Failure> {
     let mut stdout = io::stdout().lock();
     let written = parts
@@ -240,7 +240,7 @@ pub fn print(parts: &[&[u8]]) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How much `server` and `client` log: `--verbose`, `--quiet`.
+/// The log level of `server` and `client`: `--verbose`, `--quiet`.
 fn set_log_level(arguments: &Arguments) -> Result<(), UsageError> {
     match (arguments.has("--verbose"), arguments.has("--quiet")) {
         (true, true) => Err(UsageError(
@@ -296,7 +296,7 @@ fn keys(file: &Path) -> Result<Vec<NamedKey>, Failure> {
     Ok(keys)
 }
 
-/// Sets all options of the configuration that the command line has as well.
+/// Sets all options of the configuration that the command line also has.
 fn set_given<S: Settings>(arguments: &Arguments, settings: &mut S) -> Result<(), UsageError> {
     for option in options::of(S::SECTION) {
         let Some(flag) = option.flag else { continue };

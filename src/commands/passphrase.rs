@@ -5,11 +5,11 @@
 //!  key = U1 xor U2 xor … xor Uc      32 bytes, which is one block of the RFC, so i is always 1
 //! ```
 //!
-//! The same key as the recipe in the documentation of Python's `cryptography`:
+//! The key is that of the recipe in the documentation of Python's `cryptography`:
 //! `urlsafe_b64encode(PBKDF2HMAC(SHA256(), length=32, salt, iterations).derive(passphrase))`.
 //!
-//! The iterations make each guess expensive, and do no more. Whoever holds one token, or one
-//! recorded hello, can guess for as long as they like.
+//! The iterations only make each guess expensive. An attacker with one token or one recorded hello
+//! can guess without limit.
 
 use crate::fernet::{Key, key};
 use hmac::digest::zeroize::Zeroizing;
@@ -17,12 +17,12 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use std::num::NonZeroU32;
 
-/// What the recipe asks for.
+/// The number of iterations in the recipe.
 pub const ITERATIONS: u32 = 1_200_000;
 
 /// The key of a passphrase.
 pub fn derive(passphrase: &[u8], salt: &[u8], iterations: NonZeroU32) -> Key {
-    // Keyed once: a clone of this state saves two of the four compressions of each iteration.
+    // The state is keyed once. A clone of it saves two of the four compressions of each iteration.
     let keyed = Hmac::<Sha256>::new_from_slice(passphrase).expect("HMAC takes a key of any length");
     let hmac = |text: &[u8]| -> [u8; key::LENGTH] {
         keyed

@@ -27,7 +27,7 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let settings = on_this_machine(settings(arguments)?)?;
     device::raise_limits(settings.max_clients);
     let listeners = listen(&settings)?;
-    // A private network is changed from outside, which needs more.
+    // The program changes a private network from outside, which needs more privileges.
     if !matches!(settings.device, Device::Private { .. }) {
         control::share_folder();
         process::keep_network_rights_only()?;
@@ -41,7 +41,7 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     machine.set_up(&settings)?;
     if let (Some(network), Some(device)) = (&machine.network, &machine.device) {
-        // Something for the clients to fetch, of which nothing is secret.
+        // These files are not secret, and give the clients something to fetch.
         let page = "python3 -m http.server --directory /usr/share/doc 8000";
         device::invite(network, device, &["ip -brief address", page]);
     }
@@ -64,7 +64,7 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
         None => false,
     });
     if let Err(error) = checked {
-        let text = "cannot watch the network, so changes that others make stay";
+        let text = "cannot watch the network, so changes by other programs are not repaired";
         log::warning("os", text, &[("reason", &error)]);
     }
     let asked = Arc::clone(&running);
@@ -96,7 +96,7 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     notify::tell("READY=1");
     let signal = loop {
         match signal::wait() {
-            // What became of it is in the log. From a terminal, it says that the terminal is gone.
+            // The log has the result. SIGHUP from a terminal says that the terminal is gone.
             (Signal::Hangup, false) => drop(running.reload()),
             (signal, _) => break signal,
         }
@@ -114,16 +114,16 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     failure.map_or(Ok(ExitCode::SUCCESS), |reason| Err(reason.into()))
 }
 
-/// A server and what it was told.
+/// A server and its settings.
 struct Running {
     arguments: Arguments,
     server: Server,
-    /// Nothing once it stops.
+    /// `None` once it stops.
     machine: Lock<Option<Machine>>,
 }
 
 impl Running {
-    /// Puts back what others have changed. False once the server stops.
+    /// Repairs what other programs have changed. Returns false once the server stops.
     fn check_machine(&self) -> bool {
         let mut machine = self.machine.lock();
         if let Some(machine) = machine.as_mut() {
@@ -132,7 +132,7 @@ impl Running {
         machine.is_some()
     }
 
-    /// Reads the configuration anew and takes it up, or says why not; then nothing has changed.
+    /// Reads the configuration anew and applies it. After an error, nothing has changed.
     fn reload(&self) -> Result<String, String> {
         notify::tell("RELOADING=1");
         let done = self.take_up();
@@ -141,7 +141,7 @@ impl Running {
             Ok(what) => log::info("config", &format!("reloaded: {what}"), &[]),
             Err(reason) => log::error(
                 "config",
-                "not reloaded; the configuration from before still holds",
+                "not reloaded; the earlier configuration stays",
                 &[("reason", reason)],
             ),
         }
@@ -168,7 +168,7 @@ impl Running {
         let done = self.server.reload(new, |new| {
             machine.set_up(new).inspect_err(|_| {
                 if let Err(reason) = machine.set_up(&old) {
-                    log::error("os", "not put back", &[("reason", &reason)]);
+                    log::error("os", "not repaired", &[("reason", &reason)]);
                 }
             })
         });
@@ -177,7 +177,7 @@ impl Running {
     }
 }
 
-/// What a server changes on this machine, undone when this goes.
+/// The changes of a server to this machine. They are undone when this is dropped.
 struct Machine {
     nat: Option<Nat>,
     network: Option<Network>,
@@ -191,11 +191,12 @@ impl Machine {
         }
     }
 
-    /// Makes it what the settings ask for.
+    /// Changes the machine as the settings ask.
     fn set_up(&mut self, settings: &ServerSettings) -> Result<(), String> {
         let text = |error: io::Error| error.to_string();
         if let Some(network) = &mut self.network {
-            // Networks behind clients; the tunnel's own come with the addresses.
+            // These routes are for networks behind clients. The tunnel's own come with the
+            // addresses.
             let routes: Vec<Subnet> = settings
                 .peers
                 .iter()
@@ -228,7 +229,7 @@ impl Machine {
             }
             _ if uplink.is_some() => {
                 return Err(
-                    "nat needs a device on this host, so leave out --no-tun and --private".into(),
+                    "nat needs a device on this host. Try: leave out --no-tun and --private".into(),
                 );
             }
             _ => {}
@@ -250,19 +251,19 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
     }
     settings.peers.extend((1..).zip(keys).map(peer));
     if settings.peers.is_empty() && !arguments.has("-c") {
-        let which = "which clients? -k FILE names a file with a key for each (fernvpn genkey), and \
-                     -c FILE a configuration";
+        let which = "no clients are given. Try: -k FILE for a file with one key each \
+                     (fernvpn genkey), or -c FILE for a configuration";
         return Err(UsageError(which.into()).into());
     }
     settings.consistent()?;
     Ok(settings)
 }
 
-/// The settings for this machine. Where it has the tunnel's networks on another link already, they
-/// become others, unless somebody chose them, and a warning says so.
+/// The settings for this machine. If another link already has one of the default networks, the
+/// server takes others, with a warning. Networks that a person chose stay.
 ///
 /// # Errors
-/// Another server here has the same network: then one of the two could not work.
+/// Another server on this machine has the same network. Only one of the two could work.
 pub(super) fn on_this_machine(mut settings: ServerSettings) -> Result<ServerSettings, String> {
     let overlaps = settings.overlaps();
     if let Some(overlap) = overlaps.iter().find(|overlap| overlap.is_server) {
@@ -287,7 +288,7 @@ pub(super) fn on_this_machine(mut settings: ServerSettings) -> Result<ServerSett
     Ok(settings)
 }
 
-/// Each key is one client, named by its comment, otherwise by its number.
+/// Each key is one client. Its name is the key's comment, or else its number.
 fn peer((number, NamedKey { key, name, .. }): (usize, NamedKey)) -> Peer {
     Peer {
         name: name.unwrap_or_else(|| format!("client{number}")),

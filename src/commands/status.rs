@@ -12,7 +12,7 @@ pub(super) fn status(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let format = arguments.text("--format")?.unwrap_or("text");
     if !["text", "json", "prometheus"].contains(&format) {
         return Err(UsageError(format!(
-            "--format takes text, json or prometheus, and '{format}' is none"
+            "--format takes text, json or prometheus, not '{format}'"
         ))
         .into());
     }
@@ -24,7 +24,8 @@ pub(super) fn status(arguments: &Arguments) -> Result<ExitCode, Failure> {
             for name in control::names() {
                 match control::ask(&name, &question) {
                     Ok(report) => reports.push(report),
-                    Err(error) if error.kind() == ErrorKind::NotFound => {} // A crash has left it.
+                    // A crash has left this socket.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
                     Err(error) => log::say(format_args!(
                         "fernvpn: {}",
                         log::printable(&error.to_string())
@@ -57,8 +58,8 @@ pub(super) fn reload(arguments: &Arguments) -> Result<ExitCode, Failure> {
     super::print(&[format!("reloaded: {done}\n").as_bytes()])
 }
 
-/// The instance that is meant where no name is given: the only one that runs here, or the one that
-/// has the name that a server has by default.
+/// The instance if no name is given. It is the only one that runs here, or the one with a server's
+/// default name.
 fn the_only_one() -> Result<String, String> {
     let names = control::running();
     match names.as_slice() {
@@ -74,7 +75,7 @@ fn the_only_one() -> Result<String, String> {
     }
 }
 
-/// What a running server or client answers: the other end of both commands.
+/// The answers of a running server or client to both commands.
 pub(super) fn answer(
     question: &str,
     status: impl Fn(&str) -> Option<String>,
@@ -94,5 +95,5 @@ fn name(arguments: &Arguments) -> Result<Option<&str>, UsageError> {
     };
     let fine = name.to_str().filter(|name| !name.contains('/'));
     fine.map(Some)
-        .ok_or_else(|| UsageError("NAME is the name of an instance, and no file".into()))
+        .ok_or_else(|| UsageError("NAME is the name of an instance, not a file".into()))
 }

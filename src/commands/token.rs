@@ -1,9 +1,9 @@
-//! The commands for tokens: stdin to stdout, keys from files.
+//! What do the commands for tokens do? They read stdin and write stdout, with keys from files.
 //!
-//! Nothing is written before all of it is known to be right, so that no program ever acts on half a
-//! message. Any refusal reads `invalid token`: the reason is for those who ask `inspect`, not for
-//! whoever sent the token. Messages are encrypted and decrypted where they were read: one buffer, a
-//! third longer than the message.
+//! Nothing is written before the whole message has verified, so that no program acts on half a
+//! message. Every refusal reads `invalid token`. The reason is for users of `inspect`, not for the
+//! sender of the token. Messages are encrypted and decrypted in one buffer, a third longer than the
+//! message.
 
 use super::{Failure, passphrase, print};
 use crate::audit::inspect::{self, Candidate};
@@ -63,8 +63,8 @@ fn from_passphrase(arguments: &Arguments, file: &Path) -> Result<Key, Failure> {
         )));
     }
     warn(Some(
-        "anybody can guess a key from a passphrase from one recorded token; fernvpn genkey alone \
-         makes one that nobody can guess"
+        "with one recorded token, anybody can try passphrases until they find the key. \
+         Only a key of fernvpn genkey cannot be guessed"
             .into(),
     ));
     let key = passphrase::derive(line, salt.as_bytes(), iterations);
@@ -74,7 +74,7 @@ fn from_passphrase(arguments: &Arguments, file: &Path) -> Result<Key, Failure> {
 
 pub(super) fn encrypt(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let keys = ready(arguments)?;
-    // A key file without a key is an error already.
+    // The reader of key files refuses a file without a key.
     let key = keys.first().ok_or_else(|| "there is no key".to_string())?;
     let time = arguments
         .number("--time", u64::MAX)?
@@ -129,7 +129,7 @@ pub(super) fn inspect(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
 }
 
-/// All keys of all key files, in order and made ready.
+/// All keys of all key files, in order and ready for use.
 fn ready(arguments: &Arguments) -> Result<Vec<Fernet>, Failure> {
     Ok(keys(arguments)?
         .iter()
@@ -137,12 +137,12 @@ fn ready(arguments: &Arguments) -> Result<Vec<Fernet>, Failure> {
         .collect())
 }
 
-/// All keys of all key files, each with the words that say which one it is, and the files' warnings
-/// on stderr.
+/// All keys of all key files, each with a text that identifies it. The files' warnings go to
+/// stderr.
 fn keys(arguments: &Arguments) -> Result<Vec<(Key, String)>, Failure> {
     let files = arguments.paths("-k");
     if files.is_empty() {
-        return Err(UsageError("a key file is needed: -k FILE".into()).into());
+        return Err(UsageError("no key file is given. Try: -k FILE".into()).into());
     }
     let mut all = Vec::new();
     for file in files {
@@ -156,8 +156,8 @@ fn keys(arguments: &Arguments) -> Result<Vec<(Key, String)>, Failure> {
     Ok(all)
 }
 
-/// What may have made a token: each key as it is, and then the hello key that fernvpn derives from
-/// each.
+/// The keys that may have made a token: each key itself, then the hello key that fernvpn derives
+/// from it.
 fn candidates(arguments: &Arguments) -> Result<Vec<Candidate>, Failure> {
     let keys = keys(arguments)?;
     let plain = keys.iter().map(|(key, name)| Candidate {
@@ -176,7 +176,7 @@ fn candidates(arguments: &Arguments) -> Result<Vec<Candidate>, Failure> {
     Ok(plain.chain(keys.iter().map(hello)).collect())
 }
 
-/// The limit on a token's age, if one is set. Without it no clock is needed.
+/// The limit on a token's age, if one is set. Without it, no clock is needed.
 fn age(arguments: &Arguments) -> Result<Option<Age>, Failure> {
     let now = arguments.number("--now", u64::MAX)?;
     match (arguments.number("--ttl", u64::MAX)?, now) {
@@ -210,7 +210,7 @@ fn read_token() -> Result<Vec<u8>, String> {
     Ok(text)
 }
 
-/// A warning goes to stderr; if that is closed, to nobody.
+/// Writes a warning to stderr, unless that is closed.
 fn warn(warning: Option<String>) {
     if let Some(warning) = warning {
         let _ = writeln!(io::stderr(), "warning: {warning}");

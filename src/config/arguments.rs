@@ -4,11 +4,11 @@
 //!  --name value   --name=value   -k value   --flag   operand   -- the rest
 //! ```
 //!
-//! Each command has a [`Syntax`], which its help text says; anything else is an error that names
-//! what was not understood and the nearest thing that is known. Options and operands may be mixed.
-//! What follows `--` is operands, or, for a command that runs another one, that one's command line.
-//! Values are kept as the system gave them, because the name of a file need not be text; the
-//! accessors give them types.
+//! Each command has a [`Syntax`], read from its help text. Anything else is an error, which names
+//! the unknown word and the most similar known one. Options and operands may be mixed. The words
+//! after `--` are operands, or the command line of another program if the command runs one. Values
+//! stay as the system gave them, because the name of a file need not be text. The accessors give
+//! them types.
 
 use super::mistakes::with_plain_dashes;
 use crate::fernet::Key;
@@ -16,26 +16,26 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::PathBuf;
 
-/// What a command knows.
+/// The options and operands of a command.
 #[derive(Debug, Default)]
 pub struct Syntax {
     /// Its options.
     pub options: Vec<Known>,
-    /// What its operands are called in the usage, in order, and whether they may be left out:
-    /// `NAME`.
+    /// The names of its operands in the usage, in order, such as `NAME`, and whether they may be
+    /// left out.
     pub operands: Vec<(&'static str, bool)>,
     /// Whether `--` begins the command line of another program.
     pub command: bool,
-    /// Whether it takes options of the configuration as well: `[OPTION ...]` in the usage.
+    /// Whether it also takes options of the configuration: `[OPTION ...]` in the usage.
     pub configured: bool,
 }
 
 /// One option that a command knows.
 #[derive(Debug)]
 pub struct Known {
-    /// As it is written, dashes included: `--ttl`, `-k`.
+    /// The option as it is written, dashes included: `--ttl`, `-k`.
     pub name: &'static str,
-    /// What its value is called in the usage, if it has one: `SECS`.
+    /// The name of its value in the usage, such as `SECS`, if it has one.
     pub value: Option<&'static str>,
     /// Whether it may be given more than once.
     pub repeats: bool,
@@ -44,8 +44,8 @@ pub struct Known {
 }
 
 impl Syntax {
-    /// Reads a help text: its usage, in which an operand that may be left out stands in brackets
-    /// and an option that may be given again is followed by `...`, and its table of options.
+    /// Reads the usage and the table of options of a help text. In the usage, an operand that may
+    /// be left out stands in brackets. An option that may be given again is followed by `...`.
     pub fn read(usage: &'static str, options: &'static str) -> Syntax {
         let mut syntax = Syntax::default();
         for line in options.lines() {
@@ -89,7 +89,7 @@ impl Syntax {
     }
 }
 
-/// The command line is wrong: what, and what would be right.
+/// An error in the command line, and what would be right.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UsageError(pub String);
 
@@ -145,7 +145,7 @@ impl Arguments {
                     };
                     read.options.push((known.name, value));
                 }
-                // The value of a long option may be no text: --config=/a/b\xff.
+                // The value of a long option need not be text: --config=/a/b\xff.
                 None if word.as_encoded_bytes().starts_with(b"-") => {
                     let shown = word.to_string_lossy();
                     let (name, _) = shown.split_once('=').unwrap_or((&shown, ""));
@@ -209,10 +209,10 @@ impl Arguments {
         Ok(self.texts(name)?.first().copied())
     }
 
-    /// The value of an option as a whole number from 0 to `max`: decimal digits, nothing else.
+    /// The value of an option as a whole number from 0 to `max`, in decimal digits only.
     ///
     /// # Errors
-    /// [`UsageError`] if it is none.
+    /// [`UsageError`] if it is not such a number.
     pub fn number(&self, name: &str, max: u64) -> Result<Option<u64>, UsageError> {
         let Some(text) = self.text(name)? else {
             return Ok(None);
@@ -225,12 +225,12 @@ impl Arguments {
         };
         number.map(Some).ok_or_else(|| {
             UsageError(format!(
-                "{name} takes a whole number from 0 to {max}, and '{text}' is none"
+                "{name} takes a whole number from 0 to {max}, not '{text}'"
             ))
         })
     }
 
-    /// The operands, at least those that the syntax requires and at most those that it knows.
+    /// The operands: at least those that the syntax requires, at most those that it knows.
     pub fn operands(&self) -> &[OsString] {
         &self.operands
     }
@@ -251,7 +251,7 @@ impl Syntax {
     }
 }
 
-/// A word where none belongs. It is shown, unless it is a key.
+/// The error about an unexpected word. It shows the word, unless that is a key.
 fn unexpected(syntax: &Syntax, word: &OsStr) -> UsageError {
     if is_key(word) {
         return UsageError(key_on_the_command_line().into());
@@ -272,24 +272,25 @@ fn unexpected(syntax: &Syntax, word: &OsStr) -> UsageError {
     UsageError(format!("unexpected argument '{word}'{advice}"))
 }
 
-/// Whether somebody gave a key where a word or the name of a file belongs. Such a word must not be
-/// shown again.
+/// Whether a word is a key, given where a word or the name of a file belongs. Such a word must not
+/// be shown again.
 pub fn is_key(word: &OsStr) -> bool {
     word.to_str().is_some_and(|text| Key::parse(text).is_ok())
 }
 
-/// What to tell whoever did that.
+/// The advice for a user who did that.
 pub fn key_on_the_command_line() -> &'static str {
-    "this is a key, not a file: every user of this machine can read a command line, so they may \
-     know this key now; make a new one, and keep it in a file (-k FILE)"
+    "this is a key, not a file. Every user of this machine can read a command line, \
+     so the key may be known now. \
+     Try: make a new one, and keep it in a file (-k FILE)"
 }
 
-/// A question after something unknown, if one can guess what was meant.
+/// A question about the word that was probably meant, if there is one.
 pub fn did_you_mean(word: &str, known: impl Iterator<Item = &'static str>) -> String {
     nearest(word, known).map_or(String::new(), |known| format!("; did you mean {known}?"))
 }
 
-/// The known word that was probably meant: one that begins like `word`, or differs from it by few
+/// The known word that was probably meant. It begins like `word`, or differs from it by few
 /// letters.
 fn nearest(word: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let far = |other: &str| {
@@ -305,7 +306,7 @@ fn nearest(word: &str, known: impl Iterator<Item = &'static str>) -> Option<&'st
     }
 }
 
-/// How many characters must be put in, taken out or replaced (Levenshtein).
+/// The number of characters to insert, remove or replace (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
     for (i, x) in a.chars().enumerate() {

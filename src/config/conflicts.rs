@@ -1,8 +1,8 @@
 //! Which options contradict each other, though each one alone is right?
 //!
-//! What may stand only once (a name, a key, an address, a network behind a client) is looked for in
-//! the whole configuration; addresses have to lie in the tunnel's networks, and these apart from
-//! each other. Each conflict says where it is, so that a file's reader can name the line.
+//! Names, keys, addresses and networks behind clients must be unique in the whole configuration.
+//! Addresses must lie in the tunnel's networks, and these must not overlap. Each conflict says
+//! where it is, so that the reader of a file can name the line.
 
 use super::settings::{ClientSettings, Device, Nat, Peer, ServerSettings};
 use super::state_file::StoredRatchet;
@@ -12,11 +12,11 @@ use crate::protocol::key_schedule::Root;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// Smallest MTU with IPv6, RFC 8200 section 5.
+/// The smallest MTU with IPv6, RFC 8200 section 5.
 const MIN_MTU_OF_IPV6: u16 = 1280;
 
-/// Where something stands: in which peer (`None`: in the server itself), which option, and which of
-/// its items.
+/// The place of a value: the peer (`None` for the server itself), the option, and the number of its
+/// item.
 pub type Place = (Option<usize>, &'static str, usize);
 
 /// Two options that contradict each other, or one that contradicts a default.
@@ -24,14 +24,14 @@ pub type Place = (Option<usize>, &'static str, usize);
 pub struct Conflict {
     /// The later one.
     pub at: Place,
-    /// The earlier one, if it is one that was given.
+    /// The earlier one, if it was given.
     pub first: Option<Place>,
     /// What is wrong, and what would be right.
     pub reason: String,
 }
 
 impl ServerSettings {
-    /// The one place where settings are held against each other, whoever has made them.
+    /// Checks settings against each other. All settings pass here, whatever their source.
     ///
     /// # Errors
     /// The first conflict.
@@ -44,7 +44,7 @@ impl ServerSettings {
 }
 
 impl ServerSettings {
-    /// Where this machine has the tunnel's networks on another link as well.
+    /// Finds the tunnel's networks that another link of this machine has as well.
     pub fn overlaps(&self) -> Vec<Overlap> {
         match &self.device {
             Device::Tun(device) => overlaps(&self.addresses, device),
@@ -54,8 +54,8 @@ impl ServerSettings {
 }
 
 impl ClientSettings {
-    /// The same for the networks and routes that a server has told. A route for most of the world
-    /// overlaps everything, and is meant to.
+    /// The same for networks and routes of a server's Config. A route for most of the world
+    /// overlaps everything on purpose.
     pub fn overlaps(&self, networks: &[Subnet], told: &[Subnet]) -> Vec<Overlap> {
         let Device::Tun(device) = &self.device else {
             return Vec::new();
@@ -155,7 +155,7 @@ impl Found<'_> {
         });
     }
 
-    /// For what belongs to one alone. `reason` is told whose it is already.
+    /// Finds values that must be unique. `reason` gets the earlier owner.
     fn once(&mut self, at: Place, thing: String, reason: impl FnOnce(&str) -> String) {
         let first = *self.seen.entry((at.1, thing)).or_insert(at);
         if first != at {
@@ -185,7 +185,7 @@ impl Found<'_> {
                 reason: format!("address {own} lies in the same network as another one"),
             });
         }
-        // Each client has an address in each network, and the server one.
+        // Each client has an address in each network, and so has the server.
         let of = |peer: &Peer| {
             let fixed = peer.addresses.iter().filter(|fixed| own.contains(**fixed));
             fixed.count().max(1)
@@ -207,7 +207,7 @@ impl Found<'_> {
     fn address_of_peer(&mut self, at: Place, address: IpAddr) {
         let networks = &self.settings.addresses;
         match networks.iter().find(|own| own.contains(address)) {
-            None if networks.is_empty() => {} // They have a mistake of their own.
+            None if networks.is_empty() => {} // these have a mistake of their own
             None => {
                 let networks: Vec<String> = networks.iter().map(Subnet::to_string).collect();
                 let networks = networks.join(", ");
@@ -229,7 +229,7 @@ impl Found<'_> {
     }
 }
 
-/// Why this cannot be a server's address, with its network.
+/// Why this cannot be a server's address with its network.
 fn no_address_of_a_server(own: &Subnet) -> Option<String> {
     let Subnet { address, prefix } = own;
     if own.hosts() == 0 {
@@ -255,7 +255,7 @@ fn no_address_of_a_server(own: &Subnet) -> Option<String> {
     None
 }
 
-/// Whether an address means all of its network: the first, and in IPv4 the last.
+/// Whether an address stands for all of its network: the first, and in IPv4 the last.
 fn is_networks(network: &Subnet, address: IpAddr) -> bool {
     address == network.network() || address.is_ipv4() && address == network.host(u64::MAX)
 }

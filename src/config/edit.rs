@@ -1,5 +1,5 @@
-//! How is a client put into the text of a configuration, or taken out of it? All other bytes stay
-//! as they are.
+//! How is a client added to the text of a configuration, or removed? All other bytes stay as they
+//! are.
 //!
 //! ```text
 //!
@@ -13,7 +13,7 @@
 
 use super::file::sections;
 
-/// The text with a section more at its end.
+/// The text with one more section at its end.
 pub fn with_section(text: &str, section: &str) -> String {
     let end = if text.contains("\r\n") { "\r\n" } else { "\n" };
     let gap = if text.is_empty() || text.ends_with('\n') {
@@ -59,9 +59,9 @@ pub fn without_peer(text: &str, name: &str) -> Option<String> {
         end += 1;
     }
     if is_section(end) {
-        end = last; // they belong to that one
+        end = last; // these comments belong to the next section
     }
-    // One of the two gaps goes too.
+    // One of the two blank lines goes too.
     if end == lines.len() && begin > 0 && is_blank(begin - 1) {
         begin -= 1;
     }

@@ -1,5 +1,5 @@
-//! What does the configuration file say? INI as in wg-quick: sections, `name = value`, `#`
-//! comments.
+//! What does the configuration file say? Its format is INI as in wg-quick: sections, `name =
+//! value`, `#` comments.
 //!
 //! ```text
 //!  [server]                        once, or [client] once
@@ -9,7 +9,7 @@
 //!  key = …
 //! ```
 //!
-//! Every mistake is reported, not only the first, each with its line and what would be right.
+//! Every mistake is reported with its line and what would be right, not only the first.
 
 use super::conflicts::{Place, conflicts};
 use super::key_file::{self, Wiped};
@@ -27,13 +27,13 @@ use std::path::{Path, PathBuf};
 /// A mistake in a configuration file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// The line, from 1. None if it concerns the file as a whole.
+    /// The line, from 1. `None` if the mistake concerns the file as a whole.
     pub line: Option<usize>,
     /// What is wrong, and what would be right.
     pub reason: String,
 }
 
-/// All that is wrong with a configuration file.
+/// All mistakes of a configuration file.
 #[derive(Debug)]
 pub struct Mistakes {
     file: String,
@@ -46,7 +46,7 @@ impl fmt::Display for Mistakes {
         for (i, Mistake { line, reason }) in self.list.iter().enumerate() {
             let end = if i + 1 == self.list.len() { "" } else { "\n" };
             match line {
-                // What is shown again of a line of a megabyte ends somewhere.
+                // A message quotes only the beginning of a very long line.
                 Some(line) => write!(f, "{}:{line}: {reason:.400}{end}", self.file)?,
                 None => write!(f, "{}: {reason}{end}", self.file)?,
             }
@@ -60,16 +60,16 @@ impl std::error::Error for Mistakes {}
 /// What a file configures.
 #[derive(Debug)]
 pub enum Configuration {
-    /// It has a section `[server]`.
+    /// A server: the file has a section `[server]`.
     Server(ServerSettings),
-    /// It has a section `[client]`.
+    /// A client: the file has a section `[client]`.
     Client(ClientSettings),
 }
 
-/// No name of an option is longer. A key has 43 letters before its '='.
+/// The longest name of an option. A key has 43 letters before its '='.
 const LONGEST_NAME: usize = 24;
 
-/// A configuration, with warnings that stand in nobody's way.
+/// A configuration, and warnings that do not prevent its use.
 pub type Read = (Configuration, Vec<String>);
 
 /// Reads a configuration file.
@@ -85,7 +85,7 @@ pub fn read(path: &Path) -> Result<Read, Mistakes> {
 /// The text of a configuration file, and a warning if it is too open.
 ///
 /// # Errors
-/// That it cannot be read, or is no text.
+/// If it cannot be read, or is not text.
 pub fn read_text(path: &Path) -> Result<(Wiped, Option<String>), Mistakes> {
     let wrong = |line, reason| Mistakes {
         file: path.display().to_string(),
@@ -118,7 +118,8 @@ pub fn key_files(text: &str, path: &Path) -> Vec<(PathBuf, bool)> {
     files
 }
 
-/// Reads the text of the configuration file `path`, in whose folder the names of key files begin.
+/// Reads the text of the configuration file `path`. Relative names of key files begin in its
+/// folder.
 ///
 /// # Errors
 /// [`Mistakes`], all of them.
@@ -154,7 +155,7 @@ pub(super) fn sections(text: &str) -> Vec<Section> {
 
 pub(super) struct Section {
     pub(super) name: String,
-    /// Of its name in brackets.
+    /// The line of its name in brackets.
     pub(super) line: usize,
     pub(super) options: Vec<Setting>,
 }
@@ -163,19 +164,19 @@ pub(super) struct Section {
 pub(super) struct Setting {
     pub(super) name: String,
     pub(super) line: usize,
-    /// It may be a key.
+    /// The value, which may be a key.
     pub(super) value: Wiped,
 }
 
-/// Where the items of a section's options stand.
+/// The lines of the items of a section's options.
 struct Lines<'a> {
     section: usize,
     items: Vec<(&'a str, usize)>,
 }
 
 impl Lines<'_> {
-    /// The line of an option's item, or if it does not stand there, as a default or a key in a file
-    /// does not, the nearest.
+    /// The line of an option's item. If the item is not in the file (a default, or a key in a key
+    /// file), it is the nearest line.
     fn of(&self, option: &str, item: usize) -> usize {
         let line = |option: &str, item| {
             self.items
@@ -206,7 +207,7 @@ impl<'a> Reading<'a> {
         });
     }
 
-    /// The form: sections and options.
+    /// Reads the form: sections and options.
     fn sections(&mut self, text: &str) -> Vec<Section> {
         let mut sections: Vec<Section> = Vec::new();
         // Some editors begin a file with this mark.
@@ -313,7 +314,7 @@ impl<'a> Reading<'a> {
             option.name == "address" && !own.items.contains(&("address", option.line))
         };
         if section.options.iter().any(is_wrong) {
-            // One mistake is enough: no peer's address is outside of what is not known.
+            // One mistake is enough. Peers' addresses cannot be checked against unknown networks.
             settings.addresses.clear();
         }
         settings.keylog = settings.keylog.map(|file| self.folder().join(file));
@@ -355,8 +356,8 @@ impl<'a> Reading<'a> {
     }
 
     fn client(&mut self, section: &Section) -> ClientSettings {
-        // A stand-in, so that the other mistakes are found too. It is used neither with a mistake
-        // nor with a ratchet.
+        // This key is a placeholder, so that the other mistakes are found too. Neither a file with
+        // a mistake nor a ratchet uses it.
         let mut settings = ClientSettings::new("", Key::from_bytes(&[0; 32]));
         let (_, keys) = self.keyed(section, &mut settings, "server");
         let is_key = |option: &&Setting| option.name.starts_with("key");
@@ -376,7 +377,7 @@ impl<'a> Reading<'a> {
         settings
     }
 
-    /// A section with keys, which has to have them, and the option `due`.
+    /// Checks that a section has the keys and the option `due`.
     fn keyed<'s, S: Settings>(
         &mut self,
         section: &'s Section,
@@ -389,7 +390,7 @@ impl<'a> Reading<'a> {
             None => options::set(settings, name, value),
         });
         for name in [due, "key"] {
-            // For a key, either of both.
+            // A key may stand in either option.
             let is_given = |option: &Setting| option.name.starts_with(name);
             if !section.options.iter().any(is_given) {
                 let reason = format!("this [{}] has no {name}", section.name);
@@ -400,8 +401,8 @@ impl<'a> Reading<'a> {
         (lines, keys)
     }
 
-    /// Sets the options of a section, line by line, so that each mistake has its own. The lines of
-    /// a list are joined.
+    /// Sets the options of a section, line by line, so that each mistake has its own line. The
+    /// lines of a list are joined.
     fn set<'s>(
         &mut self,
         section: &'s Section,
@@ -417,7 +418,7 @@ impl<'a> Reading<'a> {
                 self.wrong(*line, mistakes::unknown_option(name, &section.name));
                 continue;
             }
-            // In one piece, since growing leaves a copy behind.
+            // The buffer is allocated once, because growing would leave a copy behind.
             let joined = Wiped(match lists.get(name.as_str()) {
                 Some(before) => [before, ",", value].concat(),
                 None => value.to_string(),
@@ -435,9 +436,9 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The name and the value of an option, if this line has the form of one. The name is shown again
-/// in errors. A key whose own '=' is the only one in its line, or a piece of it, is no name: no
-/// name has a digit.
+/// The name and the value of an option, if this line has that form. Errors show the name. A line
+/// may hold only a key, or a piece of one, whose '=' is the key's own. That is not a name, because
+/// no name has a digit.
 fn option(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.split_once('=')?;
     let name = name.trim();
@@ -447,7 +448,7 @@ fn option(line: &str) -> Option<(&str, &str)> {
     is_name.then_some((name, value.trim()))
 }
 
-/// The options about keys, which a peer has as well as a client.
+/// The options about keys, which peers and clients have.
 struct KeyOptions<'a> {
     folder: &'a Path,
     ratcheted: bool,
@@ -473,7 +474,7 @@ impl KeyOptions<'_> {
         }
     }
 
-    /// Sets an option, if it is one about keys. A reason never holds any of the text.
+    /// Sets an option if it is about keys. The reason never has any of the text.
     fn set(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
         match name {
             "ratchet" => Some(values::yes_or_no(value).map(drop)),
@@ -485,9 +486,7 @@ impl KeyOptions<'_> {
 
     fn set_key(&mut self, value: &str) -> Result<(), String> {
         if self.ratcheted {
-            return Err(
-                "a ratcheted key changes, so it stands in a key-file of its own, never here".into(),
-            );
+            return Err("a ratcheted key changes, so it must be in a key-file of its own".into());
         }
         let keys = value.split(',').map(key_file::parse_key);
         self.inline = keys.collect::<Result<_, _>>()?;

@@ -6,9 +6,9 @@
 //!  1xQfD8xYGmV1iX4GfZ2OQjT3gAa7K2i5W1Yb8p3ZxGs=
 //! ```
 //!
-//! One key a line. Empty lines, comments, surrounding blanks, CRLF and a last line without an end
-//! are fine; the comment after a key is its name. An error names the file and the line, and never
-//! shows any of the key.
+//! Each line has one key. Empty lines, comments, surrounding blanks, CRLF and a last line without
+//! an end are allowed. The comment after a key is its name. An error names the file and the line,
+//! and never shows any of the key.
 
 use super::arguments::{is_key, key_on_the_command_line};
 use super::mistakes::foreign_key;
@@ -20,9 +20,9 @@ use std::io::{self, Read};
 use std::ops::Deref;
 use std::path::Path;
 
-/// More than this is no key file: `-k /dev/zero` ends with a message. Bytes.
+/// The most bytes of a key file, so that `-k /dev/zero` ends with a message.
 const MAX_FILE: u64 = 16 << 20;
-/// Why a file with a secret cannot be read, for people.
+/// Why a file with a secret cannot be read, as a text for people.
 const NOT_ALLOWED: &str = "permission denied (the user who runs fernvpn must be able to read it; a \
                            running server of root reads only files of root)";
 
@@ -37,7 +37,7 @@ pub struct NamedKey {
     pub line: usize,
 }
 
-/// A text in which a key may stand: wiped when dropped.
+/// A text that may contain a key. It is wiped when dropped.
 pub struct Wiped(pub String);
 
 impl Deref for Wiped {
@@ -57,9 +57,9 @@ impl Drop for Wiped {
 /// The keys of a file, at least one, and a warning if it is too open.
 ///
 /// # Errors
-/// A sentence that names the file: it cannot be read, has no key, or has a line that is none.
+/// A sentence that names the file. It cannot be read, has no key, or has a line that is not a key.
 pub fn read(file: &Path) -> Result<(Vec<NamedKey>, Option<String>), String> {
-    // The name of a file that is itself a key must not be shown.
+    // A name that is itself a key must not be shown.
     let shown = if is_key(file.as_os_str()) {
         "(not shown)".into()
     } else {
@@ -70,15 +70,13 @@ pub fn read(file: &Path) -> Result<(Vec<NamedKey>, Option<String>), String> {
     let keys = parse(&bytes);
     bytes.zeroize();
     match keys {
-        Ok(keys) if keys.is_empty() => {
-            Err(cannot_read("it holds no key; fernvpn genkey prints one"))
-        }
+        Ok(keys) if keys.is_empty() => Err(cannot_read("it holds no key. Try: fernvpn genkey")),
         Ok(keys) => Ok((keys, warning)),
         Err((line, reason)) => Err(format!("key file {shown}, line {line}: {reason}")),
     }
 }
 
-/// A file with a secret: all its bytes, and a warning if others can read it.
+/// All bytes of a file with a secret, and a warning if others can read it.
 ///
 /// # Errors
 /// The reason, for people.
@@ -92,7 +90,7 @@ pub fn read_secret(file: &Path) -> Result<(Vec<u8>, Option<String>), String> {
     let open = File::open(file).map_err(explain)?;
     let warning = too_open(file, &open);
     let size = open.metadata().map_or(0, |data| data.len()).min(MAX_FILE);
-    // Room for all of it at once, so that growing leaves no copy behind.
+    // The buffer is allocated once, because growing would leave a copy behind.
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
     open.take(MAX_FILE + 1)
         .read_to_end(&mut bytes)
@@ -106,7 +104,7 @@ pub fn read_secret(file: &Path) -> Result<(Vec<u8>, Option<String>), String> {
 /// The keys of a text.
 ///
 /// # Errors
-/// The first line that is not right, and why.
+/// The first line that is not a key, and why.
 pub fn parse(text: &[u8]) -> Result<Vec<NamedKey>, (usize, String)> {
     // Some editors begin a file with this mark.
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
@@ -115,7 +113,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<NamedKey>, (usize, String)> {
         let line = std::str::from_utf8(line).map_err(|_| {
             (
                 number,
-                "this is not UTF-8 text (old PowerShells write UTF-16; save the file as UTF-8)"
+                "this is not UTF-8 text (old PowerShells write UTF-16). Try: save the file as UTF-8"
                     .to_string(),
             )
         })?;
@@ -140,7 +138,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<NamedKey>, (usize, String)> {
     Ok(keys)
 }
 
-/// One key, with blanks around it.
+/// Reads one key with blanks around it.
 pub(super) fn parse_key(text: &str) -> Result<Key, String> {
     let reason = match Key::parse(text.trim()) {
         Ok(key) => return Ok(key),
@@ -156,7 +154,7 @@ pub(super) fn parse_key(text: &str) -> Result<Key, String> {
     ))
 }
 
-/// A warning if the group or others can read the file. Pipes and devices have modes that mean
+/// A warning if the group or others can read the file. The modes of pipes and devices mean
 /// something else.
 fn too_open(file: &Path, open: &File) -> Option<String> {
     let mode = files::readable_by_others(open)?;

@@ -1,15 +1,15 @@
-//! What did somebody mean who wrote this? Advice for the mistakes that newcomers make, most of them
-//! habits from other programs.
+//! What did the writer of this line mean? This gives advice for the mistakes of newcomers, most of
+//! them habits from other programs.
 //!
-//! A text in here may be a key. Nothing of it is shown again unless it is a known name.
+//! A text in here may be a key. Only known names are shown again.
 
 use super::options;
 
-/// Names of sections.
+/// The names of sections.
 const SECTIONS: [&str; 3] = ["server", "peer", "client"];
 
-/// What other programs call an option, in lower case and without dashes, and what fernvpn has for
-/// it.
+/// The names of options in other programs, in lower case and without dashes, and fernvpn's
+/// equivalents.
 const FOREIGN: &[(&str, &str)] = &[
     (
         "address",
@@ -54,7 +54,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("push", "'push-routes' and 'push-dns' in [server]"),
 ];
 
-/// Characters that look like a plain dash and are none.
+/// Characters that look like a plain dash.
 const DASHES: [char; 6] = [
     '\u{2010}', '\u{2011}', '\u{2012}', '\u{2013}', '\u{2014}', '\u{2212}',
 ];
@@ -64,7 +64,7 @@ pub fn with_plain_dashes(text: &str) -> String {
     text.replace(DASHES, "-")
 }
 
-/// Why this line is none of a configuration.
+/// Why this line does not belong in a configuration.
 pub(super) fn no_option(line: &str) -> String {
     let neither = "this is neither [section] nor name = value nor # a comment";
     let word = line
@@ -95,7 +95,7 @@ pub(super) fn no_option(line: &str) -> String {
         return format!("{neither}; write {word} = ...");
     }
     if crate::fernet::Key::parse(line).is_ok() {
-        return format!("{neither}; a key stands behind 'key =', and a key file is given by -k");
+        return format!("{neither}; a key belongs behind 'key =', and a key file is given by -k");
     }
     neither.into()
 }
@@ -152,7 +152,7 @@ pub(super) fn value_form(value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What kind of key this is, if it is another program's: advice, to be appended to a reason.
+/// Advice about a key of another program's kind, to be appended to a reason.
 pub(super) fn foreign_key(text: &str) -> &'static str {
     let text = text.trim();
     let is_hex = |text: &str| text.bytes().all(|c| c.is_ascii_hexdigit());

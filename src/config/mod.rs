@@ -1,4 +1,4 @@
-//! What was the program told? Arguments and files, each to one validated value.
+//! What was the program told? It turns arguments and files into validated values.
 //!
 //! | file | question |
 //! |---|---|

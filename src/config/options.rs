@@ -1,4 +1,4 @@
-//! Which options are there? One row for each, from which everything else is made.
+//! Which options are there? Each has one row, from which everything else is made.
 //!
 //! ```text
 //!  OptionSpec ─> the command line      --listen 0.0.0.0:443        config::arguments
@@ -7,8 +7,8 @@
 //!             ─> what a reload of the server does with a change    keep_what_needs_a_restart
 //! ```
 //!
-//! The command line and a file set an option through the same row, so that `--mtu 1400` and
-//! `mtu = 1400` mean the same and fail with the same words.
+//! The command line and a file set an option through the same row. So `--mtu 1400` and `mtu = 1400`
+//! mean the same, and fail with the same words.
 
 use super::settings::{ClientSettings, Device, Peer, ServerSettings};
 use super::values::{
@@ -17,41 +17,41 @@ use super::values::{
 };
 use crate::protocol::record::Suite;
 
-/// The name of the device where none is given.
+/// The name of the device if none is given.
 pub const DEVICE: &str = "fern0";
 
-/// The default that is the list of all suites.
+/// The default of `suites`: all suites.
 const EVERY_SUITE: &str = "every suite";
 /// The value of an option that is a switch: on the command line it has none.
 const SWITCH: &str = "yes|no";
 
 /// One option.
 pub struct OptionSpec {
-    /// As a configuration file has it.
+    /// Its name in a configuration file.
     pub name: &'static str,
-    /// As the command line has it, if it does.
+    /// Its name on the command line, if it has one.
     pub flag: Option<&'static str>,
-    /// What its value is called: `ADDRESS:PORT`; words in lower case stand for themselves.
+    /// The name of its value, such as `ADDRESS:PORT`. Words in lower case stand for themselves.
     pub value: &'static str,
-    /// What it is, in a few words.
+    /// A short explanation.
     pub about: &'static str,
-    /// Whole sentences about the rest that there is to know, for the man page.
+    /// Further sentences for the man page.
     pub more: &'static str,
-    /// What holds without it; empty if nothing does.
+    /// The default. It is empty if there is none.
     pub default: &'static str,
-    /// Whether it has several values: separated by commas, or in several lines.
+    /// Whether it can have several values, separated by commas or in several lines.
     pub list: bool,
     /// What a reload of a server does with a change.
     pub reload: Reload,
-    /// What sets it. Its kind says in which sections the option may stand.
+    /// The function that sets it. Its kind says in which sections the option may stand.
     pub set: Setter,
 }
 
-/// Sets an option to the value in a text. The error is a sentence: what is wrong with the value,
-/// and what would be right.
+/// Sets an option to the value in a text. The error says what is wrong with the value, and what
+/// would be right.
 type Set<S> = fn(&mut S, &str) -> Result<(), String>;
 
-/// What sets an option, for each section that has it.
+/// The functions that set an option, for each section that has it.
 pub enum Setter {
     /// `[server]`.
     Server(Set<ServerSettings>),
@@ -61,7 +61,7 @@ pub enum Setter {
     Both(Set<ServerSettings>, Set<ClientSettings>),
     /// `[peer]`.
     Peer(Set<Peer>),
-    /// `[peer]`, about its key. The reader of a file sets it, who knows the folder.
+    /// `[peer]`, about its key. The reader of a file sets it, because it knows the folder.
     PeerKey,
     /// `[client]`, about its key.
     ClientKey,
@@ -69,13 +69,14 @@ pub enum Setter {
 
 /// What a reload of the server does with a change of an option.
 pub enum Reload {
-    /// It holds from then on.
+    /// The new value applies at once.
     Now,
-    /// The clients that it concerns connect again.
+    /// The clients that the change concerns connect again.
     Reconnect,
-    /// Nothing: this puts the old value back, and says whether the new one was another.
+    /// The change needs a restart. This function restores the old value, and returns whether the
+    /// new one differed.
     Restart(fn(&mut ServerSettings, &ServerSettings) -> bool),
-    /// A client's option: a client has no reload.
+    /// A client's option. A client has no reload.
     Start,
 }
 
@@ -305,7 +306,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         flag: Some("--keylog"),
         value: "FILE",
         about: "write the keys of every session to FILE, for 'fernvpn capture'",
-        more: "Whoever has the file can read everything that went through the tunnel.",
+        more: "With this file, anybody can read everything that went through the tunnel.",
         default: "",
         list: false,
         reload: Reload::Restart(|new, old| keep(&mut new.keylog, &old.keylog)),
@@ -397,9 +398,9 @@ pub const OPTIONS: &[OptionSpec] = &[
         flag: None,
         value: SWITCH,
         about: "whether the key moves on with each session",
-        more: "Whoever gets such a key later cannot read sessions that were recorded before. Both \
-               sides must have the same setting. The server must be able to write the key-file, \
-               so /var/lib/fernvpn is the place for it.",
+        more: "An attacker who gets such a key later cannot read sessions that were recorded \
+               before. Both sides must have the same setting. The server must be able to write \
+               the key-file, so /var/lib/fernvpn is the place for it.",
         default: "no",
         list: false,
         reload: Reload::Reconnect,
@@ -453,12 +454,12 @@ impl OptionSpec {
         }
     }
 
-    /// What its value is called on the command line, where a switch has none.
+    /// The name of its value on the command line, where a switch has none.
     pub fn argument(&self) -> Option<&'static str> {
         Some(self.value).filter(|value| *value != SWITCH)
     }
 
-    /// What holds without it, if anything does.
+    /// The default, if there is one.
     pub fn default(&self) -> Option<String> {
         match self.default {
             "" => None,
@@ -467,7 +468,7 @@ impl OptionSpec {
         }
     }
 
-    /// What it is, with its default.
+    /// The explanation with the default.
     pub fn summary(&self) -> String {
         match self.default() {
             None => self.about.to_owned(),
@@ -486,7 +487,7 @@ pub fn find(section: &str, name: &str) -> Option<&'static OptionSpec> {
     of(section).find(|option| option.name == name)
 }
 
-/// What options are set in.
+/// A section in which options are set.
 pub trait Settings {
     /// The name of the section.
     const SECTION: &'static str;
@@ -538,7 +539,7 @@ pub fn set<S: Settings>(settings: &mut S, name: &str, value: &str) -> Result<(),
         .unwrap_or_else(|| Err(format!("there is no option '{name}'")))
 }
 
-/// Puts back what a running server cannot change, and names the options whose change waits for a
+/// Restores values that a running server cannot change, and names the options whose change needs a
 /// restart.
 pub fn keep_what_needs_a_restart(
     new: &mut ServerSettings,
@@ -555,7 +556,7 @@ pub fn keep_what_needs_a_restart(
     kept
 }
 
-/// Puts the old value back, and says whether the new one was another.
+/// Restores the old value, and returns whether the new one differed.
 fn keep<T: Clone + PartialEq>(new: &mut T, old: &T) -> bool {
     let differs = new != old;
     if differs {
@@ -621,7 +622,7 @@ mod tests {
         }
     }
 
-    /// A default that the help promises is the one that holds.
+    /// Each default in the help is the real one.
     #[test]
     fn the_defaults_are_as_they_are_explained() {
         let told = |option: &&OptionSpec| !["", "unlimited", "leased"].contains(&option.default);

@@ -1,4 +1,4 @@
-//! What a server or a client was told, as one validated value each.
+//! What was a server or a client told? Each has one validated value.
 
 use crate::fernet::Key;
 use crate::packet::subnet::Subnet;
@@ -8,9 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Silence after which an end sends a Ping, until Config says otherwise.
+/// The silence after which an end sends a Ping, until Config sets another.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-/// How often a session that has nothing to look after looks.
+/// The longest that an idle session sleeps between checks.
 const IDLE_TICK: Duration = Duration::from_secs(3600);
 /// How long an answer to a Ping may take.
 pub const DEAD_AFTER: Duration = Duration::from_secs(5);
@@ -30,11 +30,11 @@ pub enum Device {
         /// Not a new namespace but the one that `ip netns` knows by this name.
         namespace: Option<String>,
     },
-    /// None: the program itself answers pings and messages.
+    /// No device. The program itself answers pings and messages.
     None,
 }
 
-/// Which congestion control the carrier's connection uses, for what this end sends.
+/// The congestion control of the connection, for what this end sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Congestion {
     /// `bbr` on a long path, `cubic` on a short one, where the system has and allows them.
@@ -59,11 +59,11 @@ pub enum Nat {
 /// How an end measures the silence of its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Silence after which a Ping is sent.
+    /// The silence after which an end sends a Ping.
     pub keepalive: Duration,
-    /// Silence after a Ping until the peer counts as dead.
+    /// The silence after a Ping until the peer counts as dead.
     pub answer: Duration,
-    /// How often an end looks after other things while the peer is silent.
+    /// How often an end checks other things while the peer is silent.
     pub tick: Duration,
 }
 
@@ -84,11 +84,11 @@ pub struct Peer {
     pub name: String,
     /// Its keys; more than one while it changes from one to the next.
     pub keys: Vec<Key>,
-    /// Fixed addresses. Where a family is missing, one is leased.
+    /// Fixed addresses. The server leases one for a family that is missing.
     pub addresses: Vec<IpAddr>,
     /// Networks behind the client.
     pub routes: Vec<Subnet>,
-    /// Whether the key is ratcheted; then the file that holds its state.
+    /// The file that holds the state of the key, if it is ratcheted.
     pub ratchet: Option<PathBuf>,
 }
 
@@ -99,15 +99,15 @@ pub struct ServerSettings {
     pub name: String,
     /// Where to listen.
     pub listen: Vec<SocketAddr>,
-    /// Load balancers, which say by the PROXY protocol whom they speak for.
+    /// Load balancers that name the client by the PROXY protocol.
     pub balancers: Vec<Subnet>,
     /// The tunnel's device.
     pub device: Device,
     /// The server's tunnel addresses, with their networks.
     pub addresses: Vec<Subnet>,
-    /// Whether they were chosen by a person. Otherwise the server may take others.
+    /// Whether a person chose them. Otherwise the server may take others.
     pub has_chosen_addresses: bool,
-    /// Of the tunnel device, in bytes.
+    /// The MTU of the tunnel device, in bytes.
     pub mtu: u16,
     /// Forwarding for clients.
     pub nat: Nat,
@@ -121,11 +121,11 @@ pub struct ServerSettings {
     pub suites: Vec<Suite>,
     /// Seconds of silence before a Ping.
     pub keepalive: u16,
-    /// What else is known about a silent peer; the option for keepalive is above.
+    /// The other times for a silent peer. The option for keepalive is above.
     pub timeouts: Timeouts,
-    /// Most clients connected at once.
+    /// The most clients that are connected at once.
     pub max_clients: usize,
-    /// Oldest hello, in seconds, or none: no clock is needed then.
+    /// The greatest age of a hello in seconds. If it is `None`, no clock is needed.
     pub hello_max_age: Option<u64>,
     /// The clients.
     pub peers: Vec<Peer>,
@@ -144,27 +144,28 @@ pub struct ClientSettings {
     pub server: String,
     /// The client's key, if it is static.
     pub key: Key,
-    /// Whether the key is ratcheted; then the file that is its state, and `key` is not used.
+    /// The file that is the state of the key, if it is ratcheted. `key` is not used then.
     pub ratchet: Option<PathBuf>,
     /// The tunnel's device.
     pub device: Device,
-    /// Routes to set, and no others; those that the server pushes if None.
+    /// The only routes to set. If it is `None`, the server's pushed routes apply.
     pub routes: Option<Vec<Subnet>>,
-    /// Resolvers to set; those that the server pushes if None.
+    /// The resolvers to set. If it is `None`, the server's pushed resolvers apply.
     pub dns: Option<Vec<IpAddr>>,
-    /// Whether nothing may leave this machine but by the tunnel, until `unlock` or an orderly stop.
+    /// Whether packets may leave this machine by the tunnel only, until `unlock` or an orderly
+    /// stop.
     pub kill_switch: bool,
     /// Suites offered, the preferred one first.
     pub suites: Vec<Suite>,
-    /// How the server's silence is measured; the server says after how much of it to ask.
+    /// The times for a silent server. The server sets the one after which to ask.
     pub timeouts: Timeouts,
-    /// A command line to run in the private network; empty for none.
+    /// A command line to run in the private network. Empty if there is none.
     pub command: Vec<OsString>,
     /// A message to send once connected.
     pub send: Option<String>,
     /// Pings to send through the tunnel once connected.
     pub pings: Option<u32>,
-    /// Leave after `send` and `pings`, and never reconnect.
+    /// Whether to leave after `send` and `pings`, without reconnecting.
     pub once: bool,
     /// The carrier's congestion control.
     pub congestion: Congestion,
@@ -208,7 +209,7 @@ impl Default for ServerSettings {
 }
 
 impl ClientSettings {
-    /// The defaults, for a client of this server with this key.
+    /// The defaults for a client of this server with this key.
     pub fn new(server: &str, key: Key) -> ClientSettings {
         ClientSettings {
             name: "client".into(),

@@ -1,4 +1,4 @@
-//! Where does a ratcheted key stand? The file that is its state, PROTOCOL.md section 8.
+//! At which step is a ratcheted key? This file is its state, PROTOCOL.md section 8.
 //!
 //! ```text
 //!  key=cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=     K
@@ -6,10 +6,10 @@
 //!  secret=7b05 … (64 digits)                            r, the server's alone
 //! ```
 //!
-//! It begins as a key file with one key, which is step 0, and becomes this with the first step. One
-//! program at a time has it: a lock on `.NAME.lock` beside it lasts as long as its [`StateFile`].
-//! Copies and backups of it are of no use and do harm; what a disk may still hold of the one before
-//! is said in PROTOCOL.md.
+//! It begins as a key file with one key, which is step 0, and gets this form with the first step.
+//! One program at a time can use it: a lock on `.NAME.lock` beside it lasts as long as its
+//! [`StateFile`]. Copies and backups are useless and do harm. PROTOCOL.md says what a disk may
+//! still hold of an earlier state.
 
 use super::key_file::{self, Wiped};
 use crate::fernet::Key;
@@ -19,25 +19,25 @@ use hmac::digest::zeroize::{Zeroize, Zeroizing};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
-/// What to do about a file that makes no sense.
-const DAMAGED: &str = "it is damaged; both sides need a new key (fernvpn genkey), alone in their \
-                       files";
+/// The advice about a damaged file.
+const DAMAGED: &str = "it is damaged, and both sides need a new key, alone in its file. \
+                       Try: fernvpn genkey";
 
-/// What is kept of a ratcheted key between two sessions.
+/// The stored state of a ratcheted key between two sessions.
 #[derive(Clone, Debug)]
 pub struct StoredRatchet {
     /// K.
     pub key: Key,
-    /// How many steps it has made.
+    /// The number of steps that it has made.
     pub step: u64,
     /// r, on the server once it has drawn one.
     pub secret: Option<Zeroizing<[u8; 32]>>,
 }
 
-/// What makes a state durable. A file, or in tests a memory that fails on demand.
+/// A durable store for a state. It is a file, or in tests a memory that fails on demand.
 pub trait Store: Send {
-    /// When this returns, the new state has taken the place of the old one for good. After an error
-    /// it may be either.
+    /// Stores the new state. When this returns, the new state is durable. After an error, the store
+    /// may have either.
     ///
     /// # Errors
     /// A sentence.
@@ -45,7 +45,7 @@ pub trait Store: Send {
 }
 
 impl StoredRatchet {
-    /// The state in a file, without the right to change it.
+    /// The state in a file, which may only be read.
     ///
     /// # Errors
     /// A sentence.
@@ -61,7 +61,7 @@ impl StoredRatchet {
                     step: 0,
                     secret: None,
                 }),
-                Ok(_) => Err("a ratcheted key is alone in its file".into()),
+                Ok(_) => Err("a ratcheted key must be alone in its file".into()),
                 Err((line, reason)) => Err(format!("line {line}: {reason}")),
             }
         };
@@ -83,7 +83,7 @@ impl StoredRatchet {
     }
 
     fn to_text(&self) -> Wiped {
-        // Enough, so that growing leaves no copy behind.
+        // The capacity is enough, because growing would leave a copy behind.
         let mut text = Wiped(String::with_capacity(256));
         let mut write = |name, value| fields::write(&mut text.0, name, &Wiped(value));
         write("key", self.key.to_text());
@@ -95,14 +95,14 @@ impl StoredRatchet {
     }
 }
 
-/// Where a new key waits until a running server takes it up: beside the state, `.NAME.reset`.
+/// The file in which a new key waits for a running server: `.NAME.reset` beside the state.
 fn waiting(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.reset"))
 }
 
-/// Leaves a new key for the program that has this state, which takes it up at its next reload, or
-/// when it starts again.
+/// Leaves a new key for the program that uses this state. That program takes it at its next reload
+/// or start.
 ///
 /// # Errors
 /// A sentence.
@@ -110,15 +110,15 @@ pub fn leave_new_key(path: &Path, key: &Key) -> Result<(), String> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let waiting = waiting(&path);
     let text = Wiped(key.to_text() + "\n");
-    // One that waits already was never used.
+    // A key that waits already was never used.
     let _ = fs::remove_file(&waiting);
     files::create_secret(&waiting, &text).map_err(|error| error.to_string())
 }
 
-/// The key that waits for the program that has this state.
+/// The key that waits for the program that uses this state.
 ///
 /// # Errors
-/// A sentence: it cannot be read.
+/// A sentence about why it cannot be read.
 pub fn new_key(path: &Path) -> Result<Option<StoredRatchet>, String> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let waiting = waiting(&path);
@@ -128,16 +128,16 @@ pub fn new_key(path: &Path) -> Result<Option<StoredRatchet>, String> {
     StoredRatchet::read(&waiting).map(Some)
 }
 
-/// Forgets the key that waited: the state has it now.
+/// Removes the key that waited, because the state has it now.
 pub fn forget_new_key(path: &Path) {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let _ = fs::remove_file(waiting(&path));
 }
 
-/// Why a state file cannot be had.
+/// Why a state file cannot be opened.
 #[derive(Debug)]
 pub enum Unavailable {
-    /// Another program has it.
+    /// Another program uses it.
     Taken(String),
     /// It cannot be locked or read.
     Failed(String),
@@ -158,10 +158,10 @@ pub struct StateFile {
 }
 
 impl StateFile {
-    /// Takes the file, and reads it.
+    /// Locks the file and reads it.
     ///
     /// # Errors
-    /// A sentence: another program has it, or it cannot be locked or read.
+    /// Another program uses it, or it cannot be locked or read.
     pub fn open(path: &Path) -> Result<(StateFile, StoredRatchet), Unavailable> {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -169,9 +169,9 @@ impl StateFile {
         let cannot = |reason: &dyn std::fmt::Display| {
             format!("cannot lock {}: {reason}", lock_path.display())
         };
-        // A command of root's must not keep the service of another user out, so the owner is the
-        // state's; but only of a new file: what stands there already may be a link of that user's
-        // to a file of root's.
+        // A command of root must not lock out the service of another user, so the lock gets the
+        // state's owner. Only a new file gets it: an existing one may be a link of that user to a
+        // file of root.
         let lock = File::create_new(&lock_path).inspect(|new| files::give(new, &path));
         let lock = lock
             .or_else(|_| OpenOptions::new().write(true).open(&lock_path))
@@ -191,8 +191,8 @@ impl StateFile {
     }
 }
 
-/// Closing the file is not enough: a program that another thread is just starting has a copy of it
-/// for a moment.
+/// Closing the file is not enough. A program that another thread starts at this moment has a copy
+/// of it for a while.
 impl Drop for StateFile {
     fn drop(&mut self) {
         let _ = self.lock.unlock();
@@ -233,8 +233,8 @@ mod tests {
     fn a_damaged_state_is_no_state() {
         let text = kept(Some([9; 32])).to_text();
         for end in 0..text.len() {
-            // Without its last line it would be a client's state: a file is replaced whole, never
-            // cut.
+            // Without its last line it would be a client's state. A file is replaced as a whole,
+            // never cut.
             let cut = StoredRatchet::parse(&text.as_bytes()[..end]);
             assert!(cut.is_none_or(|cut| cut.secret.is_none()), "{end}");
         }

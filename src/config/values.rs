@@ -1,5 +1,5 @@
-//! What does the value of an option mean? From a text to a typed value, or to a sentence that says
-//! what is wrong with the text and what would be right.
+//! What does the value of an option mean? A text becomes a typed value, or a sentence about what is
+//! wrong with it and what would be right.
 
 use super::settings::{Congestion, Nat};
 use crate::packet::subnet::Subnet;
@@ -8,14 +8,14 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
-/// Items in one list at most: a client is told of no more.
+/// The most items in one list, because a Config record has no more.
 const MAX_ITEMS: usize = 1000;
 
-/// Words that other programs take for yes, and for no.
+/// Words that other programs take for yes and for no.
 const YES: [&str; 5] = ["yes", "true", "on", "1", "enabled"];
 const NO: [&str; 6] = ["no", "false", "off", "0", "none", "disabled"];
 
-/// Comma-separated items, at least one and at most as many as a client takes.
+/// Comma-separated items, at least one and at most [`MAX_ITEMS`].
 pub(super) fn list<T>(
     value: &str,
     parse: impl Fn(&str) -> Result<T, String>,
@@ -23,13 +23,13 @@ pub(super) fn list<T>(
     let items = items(value)?;
     if items.len() > MAX_ITEMS {
         return Err(format!(
-            "more than {MAX_ITEMS} items; join them, or leave some out"
+            "there are more than {MAX_ITEMS} items. Try: join some, or leave some out"
         ));
     }
     items.into_iter().map(parse).collect()
 }
 
-/// The items of a list, none of which has a blank or a semicolon in it.
+/// The items of a list. None may have a blank or a semicolon in it.
 fn items(value: &str) -> Result<Vec<&str>, String> {
     let items: Vec<&str> = value.split(',').map(str::trim).collect();
     for item in &items {
@@ -48,7 +48,7 @@ fn items(value: &str) -> Result<Vec<&str>, String> {
     Ok(items)
 }
 
-/// A network, written by its first address.
+/// A network, written as its first address and its prefix length.
 pub(super) fn network(item: &str) -> Result<Subnet, String> {
     let subnet = subnet(item)?;
     let first = subnet.network();
@@ -61,7 +61,7 @@ pub(super) fn network(item: &str) -> Result<Subnet, String> {
     ))
 }
 
-/// An address, with the length of its network's prefix.
+/// An address with the length of its network's prefix.
 pub(super) fn subnet(item: &str) -> Result<Subnet, String> {
     if let Some((address, mask)) = item.split_once('/')
         && let Ok(IpAddr::V4(mask)) = mask.parse()
@@ -80,13 +80,13 @@ pub(super) fn address(item: &str) -> Result<IpAddr, String> {
         && address.parse::<IpAddr>().is_ok()
     {
         return Err(format!(
-            "'{item}' is no single address; leave out the prefix: {address}"
+            "'{item}' is not a single address; leave out the prefix: {address}"
         ));
     }
     match item.parse::<IpAddr>() {
         Ok(address) if !address.is_unspecified() && !address.is_multicast() => Ok(address),
         _ => Err(format!(
-            "'{item}' is no address such as 10.8.0.2 or fd0f:e12e::2"
+            "'{item}' is not an address such as 10.8.0.2 or fd0f:e12e::2"
         )),
     }
 }
@@ -132,7 +132,7 @@ pub(super) fn number<T: TryFrom<u64>>(value: &str, least: u64, most: u64) -> Res
         return Ok(number);
     }
     let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c.is_whitespace());
-    let mut reason = format!("'{value}' is no whole number from {least} to {most}");
+    let mut reason = format!("'{value}' is not a whole number from {least} to {most}");
     if digits != value && !digits.is_empty() && digits.chars().all(is_digit) {
         reason += &format!("; leave out the unit: {digits}");
     }
@@ -176,7 +176,9 @@ pub(super) fn suites(value: &str) -> Result<Vec<Suite>, String> {
     for name in items(value)? {
         let Some(suite) = Suite::parse(name) else {
             let names = Suite::ALL.map(Suite::name).join(", ");
-            return Err(format!("'{name}' is no suite; there are {names}"));
+            return Err(format!(
+                "there is no suite '{name}'; the suites are {names}"
+            ));
         };
         if !suites.contains(&suite) {
             suites.push(suite);
@@ -190,7 +192,7 @@ pub(super) fn listen_addresses(value: &str) -> Result<Vec<SocketAddr>, String> {
     let mut addresses = Vec::new();
     for item in items(value)? {
         let wrong = |reason: &str| {
-            format!("'{item}' is no ADDRESS:PORT such as 0.0.0.0:12345 or [::]:12345{reason}")
+            format!("'{item}' is not ADDRESS:PORT, such as 0.0.0.0:12345 or [::]:12345{reason}")
         };
         split_port(item, 0).map_err(|reason| wrong(&reason))?;
         addresses.extend(resolved(item).map_err(|_| wrong(""))?);
@@ -198,7 +200,7 @@ pub(super) fn listen_addresses(value: &str) -> Result<Vec<SocketAddr>, String> {
     Ok(addresses)
 }
 
-/// An address may have a zone, as in `[fe80::1%eth0]:12345`, which std reads without brackets.
+/// An address may have a zone, as in `[fe80::1%eth0]:12345`. std reads that only without brackets.
 fn resolved(item: &str) -> io::Result<Vec<SocketAddr>> {
     let zoned = item.strip_prefix('[').and_then(|it| it.split_once("]:"));
     match zoned.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?))) {
@@ -207,21 +209,21 @@ fn resolved(item: &str) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
-/// Where the server is. Only its form is looked at: the host is looked up at every connection.
+/// Where the server is. This only checks the form. The host is looked up at every connection.
 pub(super) fn host_and_port(value: &str) -> Result<String, String> {
     match split_port(value, 1) {
         Ok(()) => Ok(value.into()),
         Err(reason) => Err(format!(
-            "'{value}' is no HOST:PORT such as vpn.example.org:12345 or \
+            "'{value}' is not HOST:PORT, such as vpn.example.org:12345 or \
              [2001:db8::1]:12345{reason}"
         )),
     }
 }
 
-/// Looks whether a text is a host and a port, of at least `least`.
+/// Checks that a text is a host and a port, which must be at least `least`.
 ///
 /// # Errors
-/// What would be right, to be appended to a sentence; empty where there is nothing to guess.
+/// What would be right, to be appended to a sentence. Empty if there is nothing to guess.
 fn split_port(text: &str, least: u16) -> Result<(), String> {
     if text.contains("://") {
         return Err("; leave out what stands before ://, and any path".into());
@@ -274,7 +276,7 @@ fn is_port(text: &str, least: u16) -> Result<(), String> {
 /// program was started.
 pub(super) fn path(value: &str) -> Result<PathBuf, String> {
     if value.starts_with('~') {
-        return Err("'~' means a home folder in a shell only; write the whole path".into());
+        return Err("'~' means a home folder only in a shell; write the whole path".into());
     }
     Ok(value.into())
 }
@@ -295,7 +297,7 @@ pub(super) fn instance_name(value: &str) -> Result<String, String> {
         return Ok(value.into());
     }
     Err(format!(
-        "'{value}' is no name; a name has 1 to 32 letters, digits, '-', '_' and '.'"
+        "'{value}' is not a name; a name has 1 to 32 letters, digits, '-', '_' and '.'"
     ))
 }
 

@@ -1,7 +1,7 @@
 //! The Internet checksum: is this header still what its sender wrote? RFC 1071.
 //!
 //! ```text
-//! bytes   | 00 01 | f2 03 | f4 f5 | f6 f7 |   16-bit words, big-endian; a zero pads an odd last byte
+//! bytes   | 00 01 | f2 03 | f4 f5 | f6 f7 |  16-bit words, big-endian; a zero pads an odd byte
 //! sum     0001 + f203 + f4f5 + f6f7 = 2ddf0 -> ddf0 + 2 = ddf2     a carry is added at the low end
 //! field   not ddf2 = 220d                     words and field together sum to ffff
 //! ```

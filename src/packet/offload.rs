@@ -4,8 +4,8 @@
 //!
 //! ```text
 //! | flags | gso_type |  hdr_len  |  gso_size  | csum_start | csum_offset |     10 bytes
-//!     1        1           2           2            2             2            big-endian in the tunnel, the
-//!                                                                  machine's byte order at the device
+//!     1        1           2           2            2             2     big-endian in the tunnel,
+//!                                                                 or the machine's at the device
 //!
 //! flags     1 NEEDS_CSUM   the checksum field holds only the sum of the pseudo-header
 //!           2 DATA_VALID   somebody has verified the checksum; not believed, never passed on

@@ -71,7 +71,7 @@ fn twenty_mistakes_give_twenty_errors() {
         &Folder::new("twenty"),
         "listen = 0.0.0.0:443                   ! before any section; begin with [server] or [client]
          [server]
-         listen = 0.0.0.0                       ! is no ADDRESS:PORT such as 0.0.0.0:12345
+         listen = 0.0.0.0                       ! is not ADDRESS:PORT, such as 0.0.0.0:12345
          lisen = [::]:443                       ! did you mean listen?
          interface = fern/0                     ! 1 to 15 letters
          address = 10.8.0.1/24
@@ -119,7 +119,7 @@ fn forty_more_and_the_same_for_clients() {
          = 5                                    ! neither
          listen = 0.0.0.0:1, 0.0.0.0:2
          listen = 0.0.0.0:1                     ! stands twice, in line 4
-         listen = 0.0.0.0:70000                 ! is no ADDRESS:PORT
+         listen = 0.0.0.0:70000                 ! is not ADDRESS:PORT
          name = ../x                            ! 1 to 32 letters
          address = 10.8.0.0/24                  ! own address in it, such as 10.8.0.1/24
          address = 10.9.0.1                     ! prefix, such as 10.9.0.1/24
@@ -129,9 +129,9 @@ fn forty_more_and_the_same_for_clients() {
          nat = fern0                            ! fern0 is the tunnel itself
          push-routes = 0.0.0.0/33               ! must be 0 to 32
          push-dns =                             ! has no value
-         push-dns = 9.9.9.9, 0.0.0.0            ! push-dns: '0.0.0.0' is no address such as
+         push-dns = 9.9.9.9, 0.0.0.0            ! push-dns: '0.0.0.0' is not an address such as
          keepalive = 0                          ! 1 to 3600
-         max-clients = -5                       ! max-clients: '-5' is no whole number from 1 to
+         max-clients = -5                       ! max-clients: '-5' is not a whole number from 1 to
          hello-max-age = soon                   ! whole number
          congestion = Bbr                       ! auto nor system
          routes = 10.0.0.0/8                    ! it belongs into [peer]
@@ -151,7 +151,7 @@ fn forty_more_and_the_same_for_clients() {
          key-file = a.key                       ! has the same key
          address = 10.10.0.1                    ! by the server, in line 11
          address = 10.10.0.255                  ! as a whole
-         address = 10.10.0.300                  ! is no address such as
+         address = 10.10.0.300                  ! is not an address such as
          [peer]
          name = bob
          key-file = missing.key                 ! there is no such file
@@ -187,7 +187,7 @@ fn forty_more_and_the_same_for_clients() {
     check(
         &folder,
         "[client]
-         server = vpn.example.org               ! is no HOST:PORT such as
+         server = vpn.example.org               ! is not HOST:PORT, such as
          key = KEY_A
          key = KEY_B                            ! key stands twice in this section, first in line 3
          interface = 0123456789abcdef           ! 1 to 15 letters
@@ -204,7 +204,7 @@ fn forty_more_and_the_same_for_clients() {
         ("a:+1", false),
         ("::1:1", false),
     ] {
-        let says = if right { "" } else { "! is no HOST:PORT" };
+        let says = if right { "" } else { "! is not HOST:PORT" };
         check(
             &folder,
             &format!("[client]\nserver = {value} {says}\nkey-file = {key}"),
@@ -245,7 +245,7 @@ fn habits_of_newcomers_get_advice() {
          --mtu = 1400                           ! leave out the dashes: mtu = ...
          push\u{2013}dns = 9.9.9.9             ! write push-dns with a plain '-'
          // a comment of another kind           ! a comment begins with #
-         keylog = ~/keys                        ! '~' means a home folder in a shell only
+         keylog = ~/keys                        ! '~' means a home folder only in a shell
          interface = \"fern1\"                ! leave out the quotes
          ListenPort = 51820                     ! 'listen = 0.0.0.0:PORT' in [server]
          PrivateKey = KEY_A                     ! one secret key for each client
@@ -267,7 +267,7 @@ fn habits_of_newcomers_get_advice() {
          key = 730ff4c7af3d46923e8ed451ee813c87f7904ac2a26bc969a92de49b5e9c05e1 ! hexadecimal
          [peer]
          name = dora
-         key-file = ~/dora.key                  ! '~' means a home folder in a shell only"
+         key-file = ~/dora.key                  ! '~' means a home folder only in a shell"
             .replace("\\u{2013}", "\u{2013}")
             .replace("\\\"", "\"")
             .as_str(),
@@ -571,7 +571,7 @@ fn what_cannot_be_added_changes_nothing() {
             "x",
             &["--server", "vpn"],
             2,
-            "--server: 'vpn' is no HOST:PORT",
+            "--server: 'vpn' is not HOST:PORT",
         ),
         (
             "d",
@@ -580,8 +580,8 @@ fn what_cannot_be_added_changes_nothing() {
             "s-d.key exists already and is left as it is",
         ),
         ("a", &["--ratchet"], 1, "two peers are called a"),
-        ("a\n[peer]", &[], 2, "is no name"),
-        ("", &[], 2, "is no name"),
+        ("a\n[peer]", &[], 2, "is not a name"),
+        ("", &[], 2, "is not a name"),
     ] {
         let (found, stdout, stderr) = run(&[&["add-client", name, "-c", &file], more].concat(), "");
         assert_eq!(
@@ -606,7 +606,7 @@ fn what_cannot_be_added_changes_nothing() {
     let wrong = folder.file("wrong.conf", text.replace("[server]", "[server]\nmtu = 1"));
     let (status, _, stderr) = run(&["add-client", "x", "-c", &wrong], "");
     assert!(
-        status == 1 && stderr.contains("wrong.conf:2: mtu: '1' is no whole number"),
+        status == 1 && stderr.contains("wrong.conf:2: mtu: '1' is not a whole number"),
         "{stderr}"
     );
 }
@@ -717,7 +717,7 @@ fn a_reset_takes_effect_by_a_reload() {
 
     let (status, new, stderr) = run(&["reset-client", "bob", "-c", &file], "");
     assert_eq!(status, 0, "{stderr}");
-    let advice = format!("takes up the new key by: fernvpn reload {name}");
+    let advice = format!("To apply the new key: fernvpn reload {name}");
     assert!(stderr.contains(&advice), "{stderr}");
     let key = folder.file("bob.key", &new);
     assert_ne!(once(&key).0, 0, "not before the reload");

@@ -704,7 +704,7 @@ mod files {
         let (done, printed, error) = reset("alice");
         assert!(done && !printed.is_empty(), "{error}");
         assert!(
-            error.contains("takes up the new key by: fernvpn reload"),
+            error.contains("To apply the new key: fernvpn reload"),
             "{error}"
         );
         assert_eq!(folder.kept("server").step, 1, "the server's own until then");

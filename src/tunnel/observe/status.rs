@@ -278,7 +278,7 @@ impl Report<'_> {
                 Some(("handshakes_refused_total", "Handshakes that did not, by reason.")),
                 Value::ByReason(self.handshakes.rejected())),
             ("unrouted_packets", "unrouted",
-                Some(("unrouted_packets_total", "Packets from the device without a connected peer.")),
+                Some(("unrouted_packets_total", "Packets from the device without a peer.")),
                 Value::Number(Some(self.unrouted))),
             ("not_connected", "", None, Value::Text(self.trouble.clone())),
         ]

@@ -109,7 +109,7 @@ impl Shared {
         self.fewer_connected.notify_all();
     }
 
-    /// Tells systemd how many clients are connected, if that has changed, and at most once a second.
+    /// Tells systemd how many clients are connected, if that has changed and at most once a second.
     /// A client that connects again and again must not cause a datagram each time. An acceptor
     /// calls this at each turn, and so reports the last change later.
     pub(super) fn tell_connected(&self) {
