@@ -77,7 +77,7 @@ harms=(
 expect 'whatever is taken away from a client is there again within 2 s, and the log says so'
 fern server $s server -c "$dir/server.conf"
 client
-through || die 'not through the tunnel'
+await through
 what $c >"$dir/client-has"
 for one in "${harms[@]}"; do harm $c client-has "$one"; through || die "past the tunnel"; ok "$one"; done
 
@@ -116,6 +116,29 @@ in_ns $r nft reset counters >/dev/null
 [ "$(leaked)" = 0 ] || die 'past it'
 ok 'and it is still there after kill -9'
 run $c "$fernvpn" unlock
+
+expect 'a client that was killed, with another device and the same address, is in nobody'\''s way'
+client --tun other0
+through || die 'not through the tunnel'
+stop client KILL
+client
+through || die 'not through the tunnel'
+[ -z "$(in_ns $c nft list tables | grep other0)" ] || die 'its table is left'
+[ "$(in_ns $c ip rule show priority 12345 | wc -l)" = 1 ] || die 'its rule is left'
+ok
+expect 'but one that lives keeps what it has'
+what $c >"$dir/client-has"
+run $c "$fernvpn" clean-up --tun other0
+as_it_was client-has $c || die 'it has less'
+through || die 'not through the tunnel'
+ok
+expect 'a default route without a device leads into the tunnel, and the log says how to write it'
+run $c ip route del default
+run $c ip route add default via 192.0.2.1
+within 5 logged client 'default route leads into the tunnel'
+run $c ip route replace default via 192.0.2.1 dev eth0
+stop client
+ok
 
 expect 'what cannot be put back is said once, and is tried again'
 mkdir "$dir/bin"

@@ -562,6 +562,9 @@ impl Trouble {
 /// Somebody who changes it again and again fills no disk.
 static REPAIRS: RateLimitedLog = RateLimitedLog::new(60, Duration::from_secs(60));
 
+/// A default route without a device (`ip route add default via ...`) is said once in ten minutes.
+static SWALLOWED: RateLimitedLog = RateLimitedLog::new(1, Duration::from_secs(600));
+
 /// Whether packets of marked sockets could be dropped on arrival: the kernel asks its tables
 /// without the mark whether they come by the interface by which it would answer.
 fn filters_strictly() -> bool {
@@ -647,26 +650,27 @@ impl Network {
         })
     }
 
-    /// Clears what a client with this device has left on the host when it was killed.
+    /// Clears what clients that were killed have left on the host: one with this device, and those
+    /// whose device is gone. An old table still drops packets to the address of its tunnel, which
+    /// may be this one's now.
     pub fn clear(&self) {
         if self.private().is_some() {
             return;
         }
         resolver::clear(&self.device);
-        let rule = rule(&self.device);
-        for family in ["-4", "-6"] {
-            let outside = format!("table main priority {}", priority(&self.device) - 1);
-            for rule in [&rule, &outside] {
-                let line = format!("ip {family} rule del {rule}");
-                while command::attempt(&line.split(' ').collect::<Vec<_>>()) {}
+        clear(&self.device);
+        let Ok(state) = NetworkState::look(&[]) else {
+            return;
+        };
+        let tables = tables("").into_iter();
+        let names = tables.filter_map(|it| it.strip_prefix("fernvpn-").map(str::to_owned));
+        let other = |it: &String| {
+            ["-lock", "-mark"].iter().all(|kind| !it.ends_with(kind)) && !it.starts_with("nat-")
+        };
+        for device in names.filter(other) {
+            if state.link(&device).is_none() {
+                clear(&device);
             }
-        }
-        let table = rules::table_name(&self.device, "");
-        command::attempt(&["nft", "delete", "table", "inet", &table]);
-        if tables("-mark").contains(&rules::table_name(&self.device, "-mark"))
-            && let Err(error) = self.run(&Change::ValidMark.unset(&self.device))
-        {
-            log::warning("os", "not undone", &[("reason", &error)]);
         }
     }
 
@@ -867,6 +871,18 @@ impl Network {
             let text = format!("there is no device {} any more", self.device);
             return Err(io::Error::other(text));
         };
+        let leads_in = |it: &Route| {
+            it.table == MAIN && it.to.prefix == 0 && it.routers.contains(&device.index)
+        };
+        if let Some(route) = state.routes.iter().find(|it| leads_in(it)) {
+            let text = "another program's default route leads into the tunnel, so that the carrier cannot \
+                        leave. Try: name its device, as in ip route replace default via ADDRESS dev eth0";
+            SWALLOWED.warning(
+                "os",
+                text,
+                &[("route", &route.to), ("device", &device.name)],
+            );
+        }
         let (mut repaired, mut failed) = (Vec::new(), None);
         let mut note = |what: String, done: io::Result<()>| match done {
             Ok(()) => repaired.push(what),
@@ -962,6 +978,29 @@ impl Network {
             let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
             self.place.run(&argv)
         })
+    }
+}
+
+/// Clears what is left of a client with this device.
+fn clear(device: &str) {
+    let outside = format!("table main priority {}", priority(device) - 1);
+    for family in ["-4", "-6"] {
+        for rule in [&rule(device), &outside] {
+            let line = format!("ip {family} rule del {rule}");
+            while command::attempt(&line.split(' ').collect::<Vec<_>>()) {}
+        }
+    }
+    command::attempt(&[
+        "nft",
+        "delete",
+        "table",
+        "inet",
+        &rules::table_name(device, ""),
+    ]);
+    if tables("-mark").contains(&rules::table_name(device, "-mark"))
+        && let Err(error) = run_and_show(&Change::ValidMark.unset(device))
+    {
+        log::warning("os", "not undone", &[("reason", &error)]);
     }
 }
 
