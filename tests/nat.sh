@@ -91,6 +91,41 @@ reached
 run $s nft delete table ip filter
 down client server; ok
 
+expect 'so is one that ends with a rule which refuses, also in a chain to which it jumps'
+for ends in 'reject with icmpx admin-prohibited' 'counter log prefix "forward " drop' 'jump rest'; do
+    in_ns $s nft -f - <<NFT
+table inet wall {
+    chain rest { meta mark 7 accept; reject; }
+    chain pass { type filter hook forward priority filter + 10; policy accept; ct state established,related accept; $ends; }
+}
+NFT
+    server auto; client
+    ! fetch 198.51.100.2 2 || die 'there is no firewall'
+    grep -q 'a firewall drops what is forwarded.* table="inet wall" chain=pass' "$dir/server.log" || die "it is not named: $ends"
+    while read -ra words; do run $s "${words[@]}"; done < <(grep '^    nft insert rule' "$dir/server.log")
+    reached
+    run $s nft delete table inet wall
+    down client server
+done
+in_ns $s nft 'table inet wall { chain pass { type filter hook forward priority filter; iifname "elsewhere" drop; ct state invalid drop; }; }'
+server auto; client; reached
+! grep -q 'a firewall drops' "$dir/server.log" || die 'one that lets clients through is named'
+run $s nft delete table inet wall
+down client server; ok
+
+expect 'another program switches forwarding off: it is on again, and the log says so'
+server auto; client
+for device in in fern0; do
+    said=$(times server 'switched forwarding off')
+    run $s sysctl -qw net.ipv4.conf.$device.forwarding=0
+    within 5 more server 'switched forwarding off' "$said"
+    await reached
+done
+run $s sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+run $s sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0
+await reached
+down client server; put_back; ok
+
 expect 'nft is killed: the rules come again, and so do connections'
 mkdir "$dir/bin"
 printf '#!/bin/sh\nexec %s "$@"\n' "$(command -v nft)" >"$dir/bin/nft"

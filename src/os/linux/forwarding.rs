@@ -29,7 +29,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use crate::os::overlaps::GROUP;
-use crate::os::{log, sys, tried};
+use crate::os::{log, rules, sys, tried};
 
 const FOLDER: &str = "/run/fernvpn";
 
@@ -132,6 +132,13 @@ impl Forwarding {
         self.file.is_some() && plan.switches == self.switches && plan.switches.iter().all(is_on)
     }
 
+    /// What somebody else has switched off since this instance switched it on.
+    pub(super) fn lost(&self) -> Vec<String> {
+        let is_lost = |it: &&Switch| it.path.exists() && value(&it.path) == it.off;
+        let lost = self.switches.iter().filter(is_lost);
+        lost.map(|it| name(&it.path)).collect()
+    }
+
     /// Carries the plan out. What is no longer in it is put back, unless it is somebody else's now.
     pub(super) fn carry_out(&mut self, plan: Plan) -> io::Result<()> {
         let written = write_locked(&self.state, &plan.switches);
@@ -175,7 +182,7 @@ impl Forwarding {
                 let numbers: Vec<String> = devices.iter().map(u32::to_string).collect();
                 format!("iif {{ {} }} ", numbers.join(", "))
             };
-            let device = &self.device;
+            let device = rules::device_name(&self.device);
             let _ = write!(
                 text,
                 "meta nfproto {family} {from}iifname != \"{device}\" oifname != \"{device}\" \
@@ -381,7 +388,6 @@ fn is_number(path: &Path) -> bool {
 
 /// Shown as the command that would do the same.
 fn set(path: &Path, value: &str) -> io::Result<()> {
-    let name = path.strip_prefix("/proc/sys").unwrap_or(path).display();
     fs::write(path, value).map_err(|error| {
         let remedy = match error.kind() {
             ErrorKind::ReadOnlyFilesystem => {
@@ -395,6 +401,12 @@ fn set(path: &Path, value: &str) -> io::Result<()> {
             format!("cannot set {} to {value}: {reason}{remedy}", path.display()),
         )
     })?;
-    log::command(&format!("sysctl -w {name}={value}"));
+    log::command(&format!("sysctl -w {}={value}", name(path)));
     Ok(())
+}
+
+/// What `sysctl` calls it.
+fn name(path: &Path) -> String {
+    let name = path.strip_prefix("/proc/sys").unwrap_or(path);
+    name.display().to_string()
 }

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use super::forwarding::Forwarding;
 use crate::os::lock::{Lock, Rank};
+use crate::os::log::RateLimitedLog;
 use crate::os::signal::{self, Signal};
 use crate::os::{command, log, rules, tried};
 use crate::packet::subnet::Subnet;
@@ -42,6 +43,9 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// And how often, counted in looks, whether a firewall has come that drops what is forwarded.
 const FIREWALL_LOOKS: u32 = 30;
+
+/// Somebody who switches forwarding off again and again fills no disk.
+static REPAIRS: RateLimitedLog = RateLimitedLog::new(30, Duration::from_secs(60));
 
 /// Forwarding and NAT, undone when this is dropped.
 pub struct Nat {
@@ -174,7 +178,12 @@ impl Kept {
         ))?;
         let is_done = wanted.forwarding.is_done(&plan);
         if !is_done {
+            let lost = wanted.forwarding.lost();
             wanted.forwarding.carry_out(plan)?;
+            if !lost.is_empty() {
+                let text = "another program switched forwarding off, which is put back";
+                REPAIRS.warning("os", text, &[("what", &lost.join(", "))]);
+            }
         }
         Ok(!is_done)
     }
@@ -186,7 +195,7 @@ impl Kept {
             return Ok(());
         }
         log::command(&format!("nft '{text}'"));
-        let table = format!("table inet fernvpn-nat-{}", self.device);
+        let table = format!("table inet {}", table_name(&self.device));
         match &mut rules.nft {
             Some(nft) => nft.put_in(&format!("delete {table}; {text}"), &table)?,
             nft => *nft = Some(Nft::start(&self.rules, text, &table)?),
@@ -256,14 +265,16 @@ struct Firewall {
 }
 
 fn firewalls() -> Vec<Firewall> {
-    let mut found = drops(&command::said(&["nft", "list", "chains"]).unwrap_or_default());
+    let chains = chains(&command::said(&["nft", "list", "chains"]).unwrap_or_default());
+    let refuses = |it: &&Chain| it.drops || ends_in_refusal(&it.table, &it.name, 0);
+    let mut found: Vec<Firewall> = chains.iter().filter(refuses).map(Chain::firewall).collect();
     // The older tables of the kernel, which nft does not see.
     for (names, program) in [
         ("/proc/net/ip_tables_names", "iptables-legacy"),
         ("/proc/net/ip6_tables_names", "ip6tables-legacy"),
     ] {
         let is_used = std::fs::read_to_string(names).is_ok_and(|names| names.contains("filter"));
-        let policy = |said: String| said.starts_with("-P FORWARD DROP");
+        let policy = |said: String| said.starts_with("-P FORWARD DROP") || refuses_legacy(&said);
         if is_used && command::said(&[program, "-S", "FORWARD"]).is_some_and(policy) {
             found.push(Firewall {
                 name: program.into(),
@@ -277,8 +288,30 @@ fn firewalls() -> Vec<Firewall> {
     found
 }
 
-/// Those in what `nft list chains` says.
-fn drops(list: &str) -> Vec<Firewall> {
+/// A chain of somebody else's that sees what is forwarded.
+struct Chain {
+    /// Its family and name.
+    table: String,
+    name: String,
+    /// Whether its policy is to drop.
+    drops: bool,
+}
+
+impl Chain {
+    fn firewall(&self) -> Firewall {
+        let Chain { table, name, .. } = self;
+        Firewall {
+            name: format!("{table} {name}"),
+            table: table.clone(),
+            chain: name.clone(),
+            insert: ["iifname", "oifname"]
+                .map(|way| format!("nft insert rule {table} {name} {way} DEVICE accept")),
+        }
+    }
+}
+
+/// Those in what `nft list chains` says. fernvpn's own tables let tunnels through.
+fn chains(list: &str) -> Vec<Chain> {
     let (mut table, mut chain) = ("", "");
     let mut found = Vec::new();
     for line in list.lines() {
@@ -287,17 +320,58 @@ fn drops(list: &str) -> Vec<Firewall> {
             table = name;
         } else if let Some(name) = inside.strip_prefix("chain ") {
             chain = name;
-        } else if inside.contains("hook forward") && inside.contains("policy drop") {
-            found.push(Firewall {
-                name: format!("{table} {chain}"),
+        } else if inside.contains("hook forward") && !table.starts_with("inet fernvpn-") {
+            found.push(Chain {
                 table: table.into(),
-                chain: chain.into(),
-                insert: ["iifname", "oifname"]
-                    .map(|way| format!("nft insert rule {table} {chain} {way} DEVICE accept")),
+                name: chain.into(),
+                drops: inside.contains("policy drop"),
             });
         }
     }
     found
+}
+
+/// How many jumps are followed.
+const JUMPS: u32 = 4;
+
+/// Whether a chain refuses what no rule in it has accepted, by a rule without a condition: so do
+/// firewalld and many a script.
+fn ends_in_refusal(table: &str, chain: &str, jumps: u32) -> bool {
+    let table: Vec<&str> = table.split(' ').collect();
+    let ask = [&["nft", "--terse", "list", "chain"], &table[..], &[chain]].concat();
+    let rules = command::said(&ask).unwrap_or_default();
+    rules
+        .lines()
+        .any(|rule| match unconditional(rule).as_slice() {
+            ["drop"] | ["reject", ..] => true,
+            ["jump" | "goto", next] if jumps < JUMPS => {
+                ends_in_refusal(&table.join(" "), next, jumps + 1)
+            }
+            _ => false,
+        })
+}
+
+/// The rule without what only counts and writes a log.
+fn unconditional(rule: &str) -> Vec<&str> {
+    let mut words: Vec<&str> = rule.split_whitespace().collect();
+    if let ["counter", "packets", _, "bytes", _, ..] = words.as_slice() {
+        words.drain(..5);
+    }
+    if let ["log", ..] = words.as_slice() {
+        let verdict = |word: &&str| ["drop", "reject", "jump", "goto"].contains(word);
+        let at = words.iter().position(verdict).unwrap_or(words.len());
+        words.drain(..at);
+    }
+    words
+}
+
+/// Whether `iptables -S` says so.
+fn refuses_legacy(said: &str) -> bool {
+    let refuses = |line: &str| {
+        line.strip_prefix("-A FORWARD -j ")
+            .is_some_and(|to| to.starts_with("DROP") || to.starts_with("REJECT"))
+    };
+    said.lines().any(refuses)
 }
 
 impl Nft {
@@ -431,6 +505,11 @@ fn is_private(network: &Subnet) -> bool {
     }
 }
 
+/// The table of a server with this device.
+fn table_name(device: &str) -> String {
+    rules::table_name(device, "").replacen("fernvpn-", "fernvpn-nat-", 1)
+}
+
 /// `server.nft`, filled in.
 fn rule_text(kept: &Kept, pushed: &[Subnet], guard: &str) -> String {
     let Kept {
@@ -440,9 +519,10 @@ fn rule_text(kept: &Kept, pushed: &[Subnet], guard: &str) -> String {
         ports,
         ..
     } = kept;
-    let uplink_is = uplink
-        .as_ref()
-        .map_or(format!("!= \"{device}\""), |uplink| format!("\"{uplink}\""));
+    let name = rules::device_name(device);
+    let uplink_is = uplink.as_ref().map_or(format!("!= \"{name}\""), |uplink| {
+        format!("\"{}\"", rules::device_name(uplink))
+    });
     let ports = format!("{}-{}", ports.0, ports.1);
     let tunnel: Vec<Subnet> = networks
         .iter()
@@ -457,7 +537,8 @@ fn rule_text(kept: &Kept, pushed: &[Subnet], guard: &str) -> String {
     rules::filled(
         include_str!("server.nft"),
         &[
-            ("DEVICE", device),
+            ("TABLE", &table_name(device)),
+            ("DEVICE", &name),
             ("UPLINK", &uplink_is),
             ("PORTS", &ports),
             ("GUARD", guard.trim_end()),
@@ -536,12 +617,45 @@ mod tests {
         let list = "table inet own {\n\tchain f {\n\t\ttype filter hook forward priority 0; policy accept;\n\t}\n}\n\
                     table ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority 0; policy drop;\n\t}\n\
                     \tchain FORWARD {\n\t\ttype filter hook forward priority 0; policy drop;\n\t}\n}\n";
-        let found = drops(list);
-        assert_eq!(found.len(), 1, "{found:?}");
+        let own = "table inet fernvpn-fern0-lock {\n\tchain passing {\n\t\ttype filter hook forward priority 10; policy drop;\n";
+        let found = chains(&[list, own].concat());
+        let named = |it: &Chain| format!("{} {} {}", it.table, it.name, it.drops);
+        let names: Vec<String> = found.iter().map(named).collect();
+        assert_eq!(names, ["inet own f false", "ip filter FORWARD true"]);
         assert_eq!(
-            found[0].insert[0],
+            found[1].firewall().insert[0],
             "nft insert rule ip filter FORWARD iifname DEVICE accept"
         );
+    }
+
+    #[test]
+    fn a_rule_without_a_condition_is_told_from_others() {
+        let is_final = |rule| matches!(unconditional(rule).as_slice(), ["drop"] | ["reject", ..]);
+        for rule in [
+            "\t\treject with icmpx admin-prohibited",
+            "counter packets 0 bytes 0 reject with icmp host-prohibited",
+            "counter packets 7 bytes 9 drop",
+            "log prefix \"forward: \" drop",
+        ] {
+            assert!(is_final(rule), "{rule}");
+        }
+        for rule in [
+            "iifname \"eth0\" drop",
+            "ct state invalid drop",
+            "counter packets 0 bytes 0",
+            "log prefix \"drop \"",
+            "limit rate 3/second drop",
+            "}",
+            "",
+        ] {
+            assert!(!is_final(rule), "{rule}");
+        }
+        assert!(refuses_legacy(
+            "-P FORWARD ACCEPT\n-A FORWARD -j REJECT --reject-with icmp-host-prohibited\n"
+        ));
+        assert!(!refuses_legacy(
+            "-P FORWARD ACCEPT\n-A FORWARD -i eth0 -j DROP\n"
+        ));
     }
 
     #[test]
