@@ -80,6 +80,14 @@ check: toolchain ## checks format, lints and the links of the documentation; any
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
+# What Linux has alone is then as it is on other systems. Other flags would not change what is checked.
+.PHONY: check-portable
+check-portable: export RUSTFLAGS = --cfg fernvpn_portable -D warnings
+check-portable: export CARGO_TARGET_DIR = target/portable
+check-portable: toolchain ## checks and tests, on Linux, the code that runs on other systems
+	$(CARGO) check --locked --bins
+	$(CARGO) test --locked --no-fail-fast --lib --test commands --test core --test decode
+
 # Seconds for each target, and the targets. The search for leaks is off: it takes a thread that is just ending for a leak.
 FUZZ_SECONDS ?= 60
 FUZZ ?= $(basename $(notdir $(wildcard fuzz/targets/*.rs)))

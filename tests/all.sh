@@ -21,6 +21,7 @@ all() {
     make --no-print-directory build || return
     checks || status=1
     cargo test --locked --no-fail-fast || status=1
+    make --no-print-directory check-portable || status=1
     make --no-print-directory --keep-going --jobs 2 --output-sync=target scripts || status=1
     return $status
 }

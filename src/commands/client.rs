@@ -67,6 +67,10 @@ pub(super) fn unlock(_: &Arguments) -> Result<ExitCode, Failure> {
 
 /// The result of the tunnel, and the thread that waits for the command, if one was started.
 fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>) {
+    // Before the handshake, which would end a session of this client's on another machine.
+    if let Err(error) = device::check_system(&settings.device) {
+        return (Err(error.to_string()), None);
+    }
     let client = match Client::new(settings.clone()) {
         Ok(client) => client,
         Err(error) => return (Err(format!("cannot start: {error}")), None),

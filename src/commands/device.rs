@@ -28,6 +28,17 @@ pub(super) fn clean_up(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether this system has what the device needs.
+///
+/// # Errors
+/// A sentence: what is missing, and what to do.
+pub fn check_system(device: &Device) -> io::Result<()> {
+    match device {
+        Device::None | Device::Private { or_none: true, .. } => Ok(()),
+        Device::Tun(_) | Device::Private { .. } => Tun::check_system(),
+    }
+}
+
 /// Opens the device, or none if the settings say so. Only one program can have a device of this
 /// name, so this removes everything that an earlier one left behind.
 ///

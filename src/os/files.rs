@@ -126,7 +126,7 @@ pub fn rewrite(path: &Path, contents: &[u8]) -> io::Result<()> {
 /// locks along.)
 pub fn lock_folder(path: &Path) -> io::Result<File> {
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let folder = File::open(folder_of(&target)).and_then(|folder| folder.lock().map(|()| folder));
+    let folder = open_to_lock(folder_of(&target)).and_then(|file| file.lock().map(|()| file));
     folder.map_err(|error| {
         tried(
             format_args!("cannot lock the folder of {}", path.display()),
@@ -221,6 +221,20 @@ fn set_mode(file: &File, mode: u32) -> io::Result<()> {
 #[cfg(unix)]
 fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(folder_of(path))?.sync_all()
+}
+
+/// What is locked for a folder: the folder itself.
+#[cfg(unix)]
+fn open_to_lock(folder: &Path) -> io::Result<File> {
+    File::open(folder)
+}
+
+/// What is locked for a folder: a file in it, since a folder cannot be locked here.
+#[cfg(not(unix))]
+fn open_to_lock(folder: &Path) -> io::Result<File> {
+    let file = folder.join(".fernvpn.lock");
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).open(file)
 }
 
 #[cfg(not(unix))]

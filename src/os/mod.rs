@@ -15,11 +15,14 @@
 //! users      may another user read a file?
 //! entropy    random bytes        clock  the time of day                      notify   what systemd is told
 //! sys        the only `unsafe`
+//!
+//! linux      the parts of these that Linux alone has      portable   the same parts with nothing but std
 //! ```
 //!
-//! This is the one room that knows which system it runs on. Each noun has the same functions
-//! everywhere; what needs Linux says so when it is called elsewhere, so that tokens, `--no-tun`,
-//! `explain`, `inspect` and `capture` build and run on any system with std.
+//! This is the one module that knows which system it runs on, and this file chooses. `linux` and
+//! `portable` have the same functions. What needs Linux says so when it is called elsewhere, so that
+//! tokens, `--no-tun`, `explain`, `inspect` and `capture` build and run on any system with std.
+//! `--cfg fernvpn_portable` has Linux take `portable`, to try it: `make check-portable`.
 //!
 //! Errors are `io::Error` with a text for people (what was tried, on what, why it failed, what to
 //! do) and the kind of the original error, for callers that want to tell cases apart.

@@ -29,3 +29,18 @@ pub struct ThreadLimit {
 pub fn wipe_stack() {
     std::hint::black_box(&mut [0u8; 16 * 1024]);
 }
+
+#[cfg(unix)]
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn what_this_process_makes_belongs_to_its_user() {
+        let path = std::env::temp_dir().join(format!("fernvpn-user-{}", std::process::id()));
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().uid(), user());
+        std::fs::remove_file(path).unwrap();
+    }
+}

@@ -1,7 +1,7 @@
 //! Which foreign functions does fernvpn call, and why is each call sound?
 //!
-//! The only file with `unsafe`. Everything here is Linux on a 64-bit machine (x86_64 and aarch64
-//! share all of these numbers and layouts) and is seen by nobody outside `os`. Each function is
+//! The only file with `unsafe`. Everything here is Linux, and is seen by nobody outside `os`. The
+//! numbers are those of the processors named below, which share all of them but one. Each function is
 //! declared by hand as in the C library's headers, has one small safe wrapper right here, and each
 //! structure handed to the kernel has its size asserted at compile time: a structure that is too
 //! short lets the kernel write past its end.
@@ -35,8 +35,14 @@ pub(super) const TUN_F_TSO4: c_uint = 0x02;
 pub(super) const TUN_F_TSO6: c_uint = 0x04;
 pub(super) const TUN_F_USO4: c_uint = 0x20;
 pub(super) const TUN_F_USO6: c_uint = 0x40;
-const TUNSETIFF: c_ulong = 0x4004_54ca;
-const TUNSETOFFLOAD: c_ulong = 0x4004_54d0;
+/// A request by which a program hands over an `int`: `_IOW(…, int)`.
+const IOW_INT: c_ulong = if cfg!(any(target_arch = "powerpc", target_arch = "powerpc64")) {
+    0x8004_0000
+} else {
+    0x4004_0000
+};
+const TUNSETIFF: c_ulong = IOW_INT | 0x54ca;
+const TUNSETOFFLOAD: c_ulong = IOW_INT | 0x54d0;
 
 pub(super) const EINPROGRESS: i32 = 115;
 pub(super) const O_NONBLOCK: c_int = 0o4000;
@@ -92,17 +98,37 @@ const SIG_BLOCK: c_int = 0;
 const SIG_UNBLOCK: c_int = 1;
 const SI_KERNEL: c_int = 0x80;
 
-#[cfg(not(target_pointer_width = "64"))]
-compile_error!("the structures in os/sys.rs are laid out for 64-bit Linux");
+// On others (mips, sparc, alpha, parisc) options of sockets, errors and limits have other numbers.
+#[cfg(not(any(
+    target_arch = "x86",
+    target_arch = "x86_64",
+    target_arch = "arm",
+    target_arch = "aarch64",
+    target_arch = "riscv32",
+    target_arch = "riscv64",
+    target_arch = "loongarch64",
+    target_arch = "powerpc",
+    target_arch = "powerpc64",
+    target_arch = "s390x",
+)))]
+compile_error!(
+    "src/os/sys.rs does not have Linux's numbers for this processor (target_arch). \
+     Try: RUSTFLAGS='--cfg fernvpn_portable', which works without a TUN device"
+);
 
-/// `struct ifreq`: 40 bytes, of which a TUN device uses the name and the flags.
+/// Bytes of a pointer, a `long` and a `size_t`, by which the layouts differ.
+const WORD: usize = size_of::<usize>();
+
+/// `struct ifreq`, of which a TUN device uses the name and the flags. The longest that a union in
+/// it has is `struct ifmap`: two `long`, and 8 bytes.
 #[repr(C)]
 struct IfReq {
     name: [u8; 16],
     flags: u16,
-    unused: [u8; 22],
+    unused: [u8; IFREQ_UNUSED],
 }
-const _: () = assert!(size_of::<IfReq>() == 40);
+const IFREQ_UNUSED: usize = 2 * WORD + 6;
+const _: () = assert!(size_of::<IfReq>() == if WORD == 8 { 40 } else { 32 });
 
 /// `struct pollfd`.
 #[repr(C)]
@@ -119,22 +145,20 @@ struct IoVec {
     base: *mut c_void,
     length: usize,
 }
-const _: () = assert!(size_of::<IoVec>() == 16);
+const _: () = assert!(size_of::<IoVec>() == 2 * WORD);
 
-/// `struct msghdr`. Where musl has two 32-bit fields and padding, the same bytes on a little-endian
-/// machine.
+/// `struct msghdr`. Where musl has two 32-bit fields and padding, the same bytes.
 #[repr(C)]
 struct MsgHdr {
     name: *mut c_void,
-    name_length: u64,
+    name_length: c_uint,
     vectors: *mut IoVec,
     vector_count: usize,
     control: *mut c_void,
     control_length: usize,
     flags: c_int,
 }
-const _: () = assert!(size_of::<MsgHdr>() == 56);
-const _: () = assert!(cfg!(target_endian = "little"));
+const _: () = assert!(size_of::<MsgHdr>() == 7 * WORD);
 
 /// `struct cmsghdr` with room for exactly one descriptor.
 #[repr(C)]
@@ -143,16 +167,16 @@ struct FdMessage {
     level: c_int,
     kind: c_int,
     fd: c_int,
-    padding: c_int,
 }
-const _: () = assert!(size_of::<FdMessage>() == 24);
+const _: () = assert!(size_of::<FdMessage>() == if WORD == 8 { 24 } else { 16 });
 /// `CMSG_LEN(sizeof(int))`. Told to the kernel on receipt as well, so that a second descriptor,
 /// which would fit into the padding and then leak, is never installed.
-const FD_MESSAGE_LENGTH: usize = 20;
+const FD_MESSAGE_LENGTH: usize = WORD + 12;
 
 /// `sigset_t`: 1024 bits in both C libraries, of which the kernel uses the first 64.
 #[repr(C)]
-struct SignalSet([u64; 16]);
+struct SignalSet([c_ulong; SIGNAL_WORDS]);
+const SIGNAL_WORDS: usize = 128 / WORD;
 const _: () = assert!(size_of::<SignalSet>() == 128);
 
 /// `siginfo_t`, of which the third number says who sent the signal.
@@ -178,7 +202,7 @@ struct CapabilitySet {
 }
 const _: () = assert!(size_of::<[CapabilitySet; 2]>() == 24);
 
-/// `struct rlimit`.
+/// `struct rlimit64`.
 #[repr(C)]
 struct RLimit {
     soft: u64,
@@ -229,7 +253,16 @@ unsafe extern "C" {
     fn geteuid() -> c_uint;
     fn getegid() -> c_uint;
     fn umask(mask: c_uint) -> c_uint;
+    // The plain names of a 32-bit glibc mean 32-bit limits; musl has 64 bits everywhere.
+    #[cfg_attr(
+        all(target_env = "gnu", target_pointer_width = "32"),
+        link_name = "getrlimit64"
+    )]
     fn getrlimit(resource: c_uint, limit: *mut RLimit) -> c_int;
+    #[cfg_attr(
+        all(target_env = "gnu", target_pointer_width = "32"),
+        link_name = "setrlimit64"
+    )]
     fn setrlimit(resource: c_uint, limit: *const RLimit) -> c_int;
     fn kill(pid: c_int, signal: c_int) -> c_int;
     fn pthread_sigmask(how: c_int, set: *const SignalSet, old: *mut SignalSet) -> c_int;
@@ -246,7 +279,7 @@ pub(super) fn tun_set_interface(tun: BorrowedFd<'_>, name: &str, flags: u16) -> 
     let mut request = IfReq {
         name: [0; 16],
         flags,
-        unused: [0; 22],
+        unused: [0; IFREQ_UNUSED],
     };
     let room = request.name.len() - 1;
     let target = request.name[..room]
@@ -462,7 +495,6 @@ pub(super) fn send_with_fd(
         level: SOL_SOCKET,
         kind: SCM_RIGHTS,
         fd: fd.as_raw_fd(),
-        padding: 0,
     };
     // The kernel only reads through this pointer; `iovec` is the same type for both directions.
     let mut vector = IoVec {
@@ -486,7 +518,6 @@ pub(super) fn receive_with_fd(
         level: 0,
         kind: 0,
         fd: -1,
-        padding: 0,
     };
     let mut vector = IoVec {
         base: buffer.as_mut_ptr().cast(),
@@ -683,9 +714,9 @@ fn change_signal_mask(how: c_int, signals: &[c_int]) -> io::Result<()> {
     }
 }
 
-/// Signal n is bit n - 1, as sigaddset(3) has it; ours are all below 64.
+/// Signal n is bit n - 1, as sigaddset(3) has it; ours are all below 32.
 fn signal_set(signals: &[c_int]) -> SignalSet {
-    let mut set = SignalSet([0; 16]);
+    let mut set = SignalSet([0; SIGNAL_WORDS]);
     set.0[0] = signals
         .iter()
         .fold(0, |bits, signal| bits | 1 << (signal - 1));

@@ -10,8 +10,8 @@
     reason = "tests"
 )]
 
-#[cfg(all(target_os = "linux", not(fernvpn_portable)))]
 use crate::common;
+#[cfg(all(target_os = "linux", not(fernvpn_portable)))]
 use crate::loopback;
 use common::{Random, TIME, counting, offer};
 use fernvpn::config::state_file::{Store, StoredRatchet};

@@ -116,6 +116,7 @@ pub struct Kernel {
 }
 
 /// A device, and the kernel behind it.
+#[cfg(all(target_os = "linux", not(fernvpn_portable)))]
 pub fn device(offload: bool) -> (Tun, Kernel) {
     let (near, far) = UnixDatagram::pair().unwrap();
     far.set_read_timeout(Some(PATIENCE)).unwrap();

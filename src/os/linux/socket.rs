@@ -80,7 +80,10 @@ pub fn path(stream: &TcpStream) -> io::Result<Path> {
     info.resize(216, 0); // an older kernel tells less
     let field =
         |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-    let double = |at: usize| u64::from(field(at)) | u64::from(field(at + 4)) << 32;
+    let double = |at: usize| {
+        let bytes = info[at..].first_chunk::<8>();
+        bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+    };
     // `struct tcp_info`: tcpi_backoff, tcpi_rto in microseconds, tcpi_unacked, tcpi_sacked,
     // tcpi_last_data_recv in milliseconds, tcpi_rtt and tcpi_min_rtt in
     // microseconds, tcpi_total_retrans, tcpi_pacing_rate, tcpi_notsent_bytes, tcpi_snd_mss,

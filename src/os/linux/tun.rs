@@ -24,6 +24,14 @@ pub struct Tun {
 }
 
 impl Tun {
+    /// Whether this system has such devices. Whoever will need one asks before all else.
+    ///
+    /// # Errors
+    /// It has none: what to do.
+    pub fn check_system() -> io::Result<()> {
+        Ok(())
+    }
+
     /// Creates the device `name` (1 to 15 bytes). With `offload`, packets have a virtio header
     /// and may be super-packets; what this kernel can do beyond TCP (UDP since Linux 6.2) is
     /// switched on too.

@@ -4,7 +4,18 @@ use std::io;
 
 use crate::os::process::ThreadLimit;
 
-/// Not known here.
+/// The number of the user who owns what this process makes, such as a pipe.
+#[cfg(unix)]
+pub fn user() -> u32 {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::fs::MetadataExt;
+    let pipe = io::pipe().map(|(reader, _)| OwnedFd::from(reader));
+    let owner = pipe.and_then(|pipe| std::fs::File::from(pipe).metadata());
+    owner.map_or(u32::MAX, |data| data.uid())
+}
+
+/// There are no numbers of users here.
+#[cfg(not(unix))]
 pub fn user() -> u32 {
     u32::MAX
 }

@@ -9,6 +9,14 @@ use std::io;
 pub enum Tun {}
 
 impl Tun {
+    /// Whether this system has such devices. Whoever will need one asks before all else.
+    ///
+    /// # Errors
+    /// It has none: what to do.
+    pub fn check_system() -> io::Result<()> {
+        Err(crate::os::unsupported("a TUN device"))
+    }
+
     /// Not here.
     pub fn create(_name: &str, _offload: bool) -> io::Result<Tun> {
         Err(crate::os::unsupported("a TUN device"))
