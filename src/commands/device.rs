@@ -31,7 +31,7 @@ pub(super) fn clean_up(arguments: &Arguments) -> Result<ExitCode, Failure> {
 /// Whether this system has what the device needs.
 ///
 /// # Errors
-/// A sentence: what is missing, and what to do.
+/// A sentence about what is missing, and what to do.
 pub fn check_system(device: &Device) -> io::Result<()> {
     match device {
         Device::None | Device::Private { or_none: true, .. } => Ok(()),

@@ -78,9 +78,9 @@ fn twenty_mistakes_give_twenty_errors() {
          address = 10.8.0.9/16                  ! in the same network as another one, in line 6
          mtu = 100                              ! whole number from 576 to 65535
          push-routes = 10.9.0.7/16              ! is an address in the network 10.9.0.0/16
-         push-dns = resolver                    ! no address such as 10.8.0.2
+         push-dns = resolver                    ! not an address such as 10.8.0.2
          client-to-client = maybe               ! neither yes nor no
-         suites = aes-256-gcm, rot13            ! there are aes-256-gcm, fernet
+         suites = aes-256-gcm, rot13            ! the suites are aes-256-gcm, fernet
          keepalive = 15
          keepalive = 20                         ! twice in this section, first in line 13
          max-clients                            ! neither [section] nor name = value
@@ -565,7 +565,7 @@ fn what_cannot_be_added_changes_nothing() {
             "x",
             &["--address", "10.9.0"],
             2,
-            "--address: '10.9.0' is no address",
+            "--address: '10.9.0' is not an address",
         ),
         (
             "x",
