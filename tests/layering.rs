@@ -40,7 +40,7 @@ const TOKENS_A_LINE: usize = 98;
 /// that needs more raises it, and its message says what for.
 const CEILINGS: &[(&str, usize, usize)] = &[
     ("packet", 943, 1085),
-    ("os", 5214, 5996),
+    ("os", 5214, 6250),
     ("config", 2120, 2438),
     ("tunnel", 4781, 5498),
     ("audit", 3879, 4460),

@@ -73,7 +73,7 @@ expect 'a session that has ended leaves no traffic secret, a removed client no k
 # in_memory takes a key as text; the key log has the secrets in hexadecimal digits.
 secret() { awk -v at="$1" '!/^#/ { print $at }' "$dir/secrets.keylog" | tail -1 | xxd -r -p | base64 | tr +/ -_ >"$dir/secret"; }
 inline() {
-    printf '[server]\nlisten = 127.0.0.1:12346\ninterface = fern1\n[peer]\nname = bob\nkey-file = %s\nratchet = yes\n' "$dir/bob.state"
+    printf '[server]\nlisten = 127.0.0.1:12346\ninterface = fern1\naddress = 10.9.0.1/24, fd09::1/64\n[peer]\nname = bob\nkey-file = %s\nratchet = yes\n' "$dir/bob.state"
     [ "$1" = without ] || printf '[peer]\nname = alice\nkey = %s\n' "$(<"$dir/alice.key")"
 }
 (umask 077; inline with >"$dir/inline.conf")
@@ -131,6 +131,7 @@ ok
 expect 'what the service'\''s user leaves in its own folders gives it nothing of root'\''s'
 # This is like a break-in: the attacker owns both folders, and root then cleans up or makes a new key.
 echo untouched >"$dir/roots"
+mkfifo "$dir/hold"
 state=/run/fernvpn/prv0-$(in_ns $ns python3 -c '
 import socket, struct
 print("%016x" % struct.unpack("Q", socket.socket().getsockopt(socket.SOL_SOCKET, 71, 8)))').sysctl # SO_NETNS_COOKIE
@@ -138,6 +139,27 @@ printf '%s written\n' "$dir/roots" "/proc/sys/net/../../../$dir/roots" >"$state"
 run $ns "$fernvpn" clean-up --tun prv0
 [ "$(<"$dir/roots")" = untouched ] && [ ! -e "$state" ] || die 'root has written a file that the user named'
 ok 'not by what is to be put back'
+in_ns $ns sysctl -qw net.ipv4.conf.up0.rp_filter=2
+echo "/proc/sys/net/ipv4/conf/up0/rp_filter 0 2" >"$state"
+run $ns "$fernvpn" clean-up --tun prv0
+[ "$(in_ns $ns sysctl -n net.ipv4.conf.up0.rp_filter)" = 2 ] || die 'root has set what no server sets'
+ok 'not by a setting that no server changes'
+mkfifo "$state"
+run $ns timeout 20 "$fernvpn" clean-up --tun prv0
+[ ! -e "$state" ] || die 'the FIFO is left'
+ok 'not by a FIFO at which root would wait'
+python3 -c '
+import socket, sys
+listener = socket.socket(socket.AF_UNIX); listener.bind(sys.argv[1]); listener.listen(0)
+waiting = [socket.socket(socket.AF_UNIX) for _ in range(8)]
+for one in waiting: one.setblocking(False); one.connect_ex(sys.argv[1])
+print("full", flush=True); sys.stdin.read()' "/run/fernvpn/$id-full.sock" <"$dir/hold" >"$dir/full.log" &
+exec {hold}>"$dir/hold"
+await grep -q full "$dir/full.log"
+run $ns timeout 20 "$fernvpn" clean-up --tun prv0
+exec {hold}>&-
+rm "/run/fernvpn/$id-full.sock"
+ok 'not by a socket at which root would wait'
 ln -s "$dir/none" "$state"
 fern link $ns server -k "$dir/server.key" --tun prv0 --listen 127.0.0.1:12345 --push-routes 0.0.0.0/0 --nat up0
 stop link
@@ -148,9 +170,37 @@ install -m 600 -o $user -g $user "$dir/alice.key" "$dir/state/alice.key"
 printf '[server]\n[peer]\nname = alice\nkey-file = %s\nratchet = yes\n' "$dir/state/alice.key" >"$dir/ratchet.conf"
 chmod 600 "$dir/ratchet.conf"
 ln -s "$dir/roots" "$dir/state/.alice.key.lock"
-"$fernvpn" reset-client alice -c "$dir/ratchet.conf" >/dev/null
+refused $ns "$fernvpn" reset-client alice -c "$dir/ratchet.conf"
 [ "$(stat -c %u "$dir/roots")" = 0 ] || die 'root has given its file away'
 rm "$dir/state/.alice.key.lock"
 "$fernvpn" reset-client alice -c "$dir/ratchet.conf" >/dev/null
 [ "$(stat -c %u "$dir/state/.alice.key.lock")" = $user ] || die 'the service cannot lock its key'
 ok 'not by a link in the place of the lock'
+rm "$dir/state/alice.key"
+mkfifo "$dir/state/alice.key"
+chown $user "$dir/state/alice.key"
+refused $ns timeout 20 "$fernvpn" reset-client alice -c "$dir/ratchet.conf"
+grep -q 'no regular file' "$dir/run.log" || die 'the FIFO is not refused'
+ok 'not by a FIFO in the place of a state file'
+
+expect 'a user who locks what they can open holds up nobody'
+! setpriv --reuid=$user --regid=$user --clear-groups flock -n /run/fernvpn/.lock true 2>/dev/null || die 'another user can lock it'
+mkfifo "$dir/held"
+as_user flock -n /run/fernvpn sh -c 'echo held; read end; true' <"$dir/held" >"$dir/locks.log" &
+exec {held}>"$dir/held"
+await grep -q held "$dir/locks.log"
+fern free $ns server -k "$dir/server.key" --tun prv1 --listen 127.0.0.1:12347 --push-routes 0.0.0.0/0 --nat up0
+! grep -q 'cannot lock' "$dir/free.log" || die 'a lock could not be had'
+stop free
+[ $ended = 0 ] || die "status $ended"
+exec {held}>&-
+ok
+expect 'a lock that somebody may hold is waited for only so long, and the message says who holds it'
+flock /run/fernvpn/.lock sleep 60 &
+holder=$!
+await fails flock -n /run/fernvpn/.lock true
+refused $ns timeout 30 "$fernvpn" server -k "$dir/server.key" --tun prv1 --listen 127.0.0.1:12347 --push-routes 0.0.0.0/0 --nat up0
+pkill -P $holder
+grep -q "cannot lock /run/fernvpn: process $holder (flock) holds" "$dir/run.log" || die 'it does not say who'
+fails ip -n $ns link show dev prv1 2>/dev/null || die 'the device is left'
+ok

@@ -75,6 +75,23 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         Ok(client) => client,
         Err(error) => return (Err(format!("cannot start: {error}")), None),
     };
+    // Its lock comes before anything is changed on this machine.
+    let asked = Arc::clone(&client);
+    let answer = move |question: &str| {
+        status::answer(
+            question,
+            |format| asked.status(format),
+            || Err(RESTART.into()),
+        )
+    };
+    let control = Control::open(&settings.name, answer);
+    if let Err(reason) = &control {
+        log::info(
+            "os",
+            "fernvpn status cannot ask this client",
+            &[("reason", reason)],
+        );
+    }
     let lock = match &settings.device {
         Device::Tun(device) if settings.kill_switch => Some(device.clone()),
         _ => None,
@@ -150,22 +167,6 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
                 std::process::exit(0);
             }
         });
-    let asked = Arc::clone(&client);
-    let answer = move |question: &str| {
-        status::answer(
-            question,
-            |format| asked.status(format),
-            || Err(RESTART.into()),
-        )
-    };
-    let control = Control::open(&host.settings.name, answer);
-    if let Err(reason) = &control {
-        log::info(
-            "os",
-            "fernvpn status cannot ask this client",
-            &[("reason", reason)],
-        );
-    }
     let ended = match waiting {
         Ok(_) => {
             notify::watch();

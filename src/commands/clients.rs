@@ -11,8 +11,9 @@ use crate::config::options;
 use crate::config::settings::{ClientSettings, Peer, ServerSettings};
 use crate::config::state_file::{self, StateFile, Store, StoredRatchet, Unavailable};
 use crate::fernet::Key;
+use crate::os::folder::{Entry, FileLock};
 use crate::os::users::User;
-use crate::os::{entropy, files, log};
+use crate::os::{entropy, files, log, reason};
 use crate::tunnel::peers::registry::Clients;
 use crate::tunnel::wire::network_config::listed;
 use std::fs;
@@ -25,9 +26,10 @@ use std::process::ExitCode;
 struct Change {
     name: String,
     file: PathBuf,
+    entry: Entry,
     text: Wiped,
     settings: ServerSettings,
-    _lock: fs::File,
+    _lock: FileLock,
 }
 
 impl Change {
@@ -36,7 +38,10 @@ impl Change {
             .path("-c")
             .ok_or_else(|| UsageError("no server is given. Try: -c FILE".into()))?;
         let file = std::path::absolute(&file).unwrap_or(file);
-        let lock = files::lock_folder(&file)?;
+        let entry = Entry::find(&file);
+        let entry =
+            entry.map_err(|error| format!("cannot read {}: {}", file.display(), reason(&error)))?;
+        let lock = entry.lock_for_a_change()?;
         let (text, _) = file::read_text(&file).map_err(|mistakes| mistakes.to_string())?;
         let settings = super::configured_server(&file)?;
         let name = arguments
@@ -48,6 +53,7 @@ impl Change {
         Ok(Change {
             name,
             file,
+            entry,
             text,
             settings,
             _lock: lock,
@@ -68,7 +74,7 @@ impl Change {
 
     /// Replaces the file by the new text. After an error, nothing has changed.
     fn write(&self, text: &str, done: &str) -> Result<(), String> {
-        files::rewrite(&self.file, text.as_bytes()).map_err(|error| error.to_string())?;
+        files::rewrite(&self.entry, text.as_bytes()).map_err(|error| error.to_string())?;
         log::say(format_args!(
             "{done} {}. To apply this to a running server: fernvpn reload {}",
             self.file.display(),

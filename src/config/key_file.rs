@@ -13,7 +13,7 @@
 use super::arguments::{is_key, key_on_the_command_line};
 use super::mistakes::foreign_key;
 use crate::fernet::Key;
-use crate::os::{files, reason};
+use crate::os::{files, folder, reason};
 use hmac::digest::zeroize::Zeroize;
 use std::fs::File;
 use std::io::{self, Read};
@@ -81,13 +81,21 @@ pub fn read(file: &Path) -> Result<(Vec<NamedKey>, Option<String>), String> {
 /// # Errors
 /// The reason, for people.
 pub fn read_secret(file: &Path) -> Result<(Vec<u8>, Option<String>), String> {
+    read_opened(file, folder::open_named(file))
+}
+
+/// The same for a file that was opened already, or was not.
+pub(super) fn read_opened(
+    file: &Path,
+    opened: io::Result<File>,
+) -> Result<(Vec<u8>, Option<String>), String> {
     let explain = |error: io::Error| match error.kind() {
         _ if is_key(file.as_os_str()) => key_on_the_command_line().to_string(),
         io::ErrorKind::PermissionDenied => NOT_ALLOWED.into(),
         io::ErrorKind::NotFound => "there is no such file".into(),
         _ => reason(&error),
     };
-    let open = File::open(file).map_err(explain)?;
+    let open = opened.map_err(explain)?;
     let warning = too_open(file, &open);
     let size = open.metadata().map_or(0, |data| data.len()).min(MAX_FILE);
     // The buffer is allocated once, because growing would leave a copy behind.

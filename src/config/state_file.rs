@@ -13,11 +13,13 @@
 
 use super::key_file::{self, Wiped};
 use crate::fernet::Key;
-use crate::os::files;
+use crate::os::folder::{Entry, FileLock};
+use crate::os::{files, reason};
 use crate::protocol::fields::{self, Fields};
 use hmac::digest::zeroize::{Zeroize, Zeroizing};
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::path::{Path, PathBuf};
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::time::Duration;
 
 /// The advice about a damaged file.
 const DAMAGED: &str = "it is damaged, and both sides need a new key, alone in its file. \
@@ -50,8 +52,15 @@ impl StoredRatchet {
     /// # Errors
     /// A sentence.
     pub fn read(file: &Path) -> Result<StoredRatchet, String> {
+        let entry = Entry::find(file).map_err(|error| reason(&error));
         let wrong = |reason: String| format!("state file {}: {reason}", file.display());
-        let mut text = key_file::read_secret(file).map_err(wrong)?.0;
+        StoredRatchet::read_from(&entry.map_err(wrong)?)
+    }
+
+    fn read_from(entry: &Entry) -> Result<StoredRatchet, String> {
+        let shown = entry.path();
+        let wrong = |reason: String| format!("state file {}: {reason}", shown.display());
+        let mut text = key_file::read_opened(shown, entry.read()).map_err(wrong)?.0;
         let kept = if text.starts_with(b"key=") {
             StoredRatchet::parse(&text).ok_or_else(|| DAMAGED.into())
         } else {
@@ -95,10 +104,9 @@ impl StoredRatchet {
     }
 }
 
-/// The file in which a new key waits for a running server: `.NAME.reset` beside the state.
-fn waiting(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.reset"))
+/// Where a new key waits until a running server takes it up: beside the state, `.NAME.reset`.
+fn waiting(path: &Path) -> io::Result<Entry> {
+    Entry::find(path)?.beside(".reset")
 }
 
 /// Leaves a new key for the program that uses this state. That program takes it at its next reload
@@ -107,12 +115,13 @@ fn waiting(path: &Path) -> PathBuf {
 /// # Errors
 /// A sentence.
 pub fn leave_new_key(path: &Path, key: &Key) -> Result<(), String> {
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let waiting = waiting(&path);
     let text = Wiped(key.to_text() + "\n");
-    // A key that waits already was never used.
-    let _ = fs::remove_file(&waiting);
-    files::create_secret(&waiting, &text).map_err(|error| error.to_string())
+    let left = waiting(path).and_then(|waiting| {
+        // One that waits already was never used.
+        let _ = waiting.remove();
+        files::create_secret_at(&waiting, &text)
+    });
+    left.map_err(|error| error.to_string())
 }
 
 /// The key that waits for the program that uses this state.
@@ -120,18 +129,16 @@ pub fn leave_new_key(path: &Path, key: &Key) -> Result<(), String> {
 /// # Errors
 /// A sentence about why it cannot be read.
 pub fn new_key(path: &Path) -> Result<Option<StoredRatchet>, String> {
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let waiting = waiting(&path);
-    if !waiting.exists() {
+    let waiting = waiting(path).map_err(|error| error.to_string())?;
+    if waiting.metadata().is_err() {
         return Ok(None);
     }
-    StoredRatchet::read(&waiting).map(Some)
+    StoredRatchet::read_from(&waiting).map(Some)
 }
 
 /// Removes the key that waited, because the state has it now.
 pub fn forget_new_key(path: &Path) {
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let _ = fs::remove_file(waiting(&path));
+    let _ = waiting(path).and_then(|waiting| waiting.remove());
 }
 
 /// Why a state file cannot be opened.
@@ -153,8 +160,8 @@ impl From<Unavailable> for String {
 
 /// A state file that this program alone may change.
 pub struct StateFile {
-    path: PathBuf,
-    lock: File,
+    entry: Entry,
+    _lock: FileLock,
 }
 
 impl StateFile {
@@ -163,45 +170,30 @@ impl StateFile {
     /// # Errors
     /// Another program uses it, or it cannot be locked or read.
     pub fn open(path: &Path) -> Result<(StateFile, StoredRatchet), Unavailable> {
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let lock_path = path.with_file_name(format!(".{name}.lock"));
-        let cannot = |reason: &dyn std::fmt::Display| {
-            format!("cannot lock {}: {reason}", lock_path.display())
+        let shown = path.display();
+        let failed = |error: io::Error| {
+            let reason = reason(&error);
+            Unavailable::Failed(format!("cannot lock state file {shown}: {reason}"))
         };
-        // A command of root must not lock out the service of another user, so the lock gets the
-        // state's owner. Only a new file gets it: an existing one may be a link of that user to a
-        // file of root.
-        let lock = File::create_new(&lock_path).inspect(|new| files::give(new, &path));
-        let lock = lock
-            .or_else(|_| OpenOptions::new().write(true).open(&lock_path))
-            .map_err(|error| Unavailable::Failed(cannot(&error)))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Unavailable::Taken(format!(
-                    "another program uses {}: a ratcheted key belongs to one at a time",
-                    path.display()
-                )));
-            }
-            Err(TryLockError::Error(error)) => return Err(Unavailable::Failed(cannot(&error))),
-        }
-        let stored = StoredRatchet::read(&path).map_err(Unavailable::Failed)?;
-        Ok((StateFile { path, lock }, stored))
-    }
-}
-
-/// Closing the file is not enough. A program that another thread starts at this moment has a copy
-/// of it for a while.
-impl Drop for StateFile {
-    fn drop(&mut self) {
-        let _ = self.lock.unlock();
+        let entry = Entry::find(path).map_err(failed)?;
+        // The file may be missing, which is said below. Its lock has its owner.
+        let like = entry.metadata().or_else(|_| entry.folder_metadata());
+        let lock = entry.beside(".lock").map_err(failed)?;
+        let lock = like.and_then(|like| lock.lock(&like, Duration::ZERO));
+        let lock = lock.map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => Unavailable::Taken(format!(
+                "another program uses {shown}: a ratcheted key belongs to one at a time ({error})"
+            )),
+            _ => failed(error),
+        })?;
+        let stored = StoredRatchet::read_from(&entry).map_err(Unavailable::Failed)?;
+        Ok((StateFile { entry, _lock: lock }, stored))
     }
 }
 
 impl Store for StateFile {
     fn save(&mut self, state: &StoredRatchet) -> Result<(), String> {
-        files::replace_atomically(&self.path, state.to_text().as_bytes(), 0o600)
+        files::replace_atomically(&self.entry, state.to_text().as_bytes(), 0o600)
             .map_err(|error| error.to_string())
     }
 }

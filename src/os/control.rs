@@ -23,14 +23,14 @@ pub use system::{Control, ask, clear, names, running, share_folder};
 mod system {
     use super::io;
     use crate::os::platform::files::for_owner_only;
-    use crate::os::{files, log, process, reason};
+    use crate::os::{folder, log, process, reason};
     use std::fs::{self, Permissions};
     use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
     use std::net::Shutdown;
     use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::path::{Path, PathBuf};
-    use std::sync::Arc;
+    use std::sync::{Arc, mpsc};
     use std::thread;
     use std::time::Duration;
 
@@ -40,6 +40,8 @@ mod system {
     const PATIENCE: Duration = Duration::from_secs(10);
     /// How long an answer may take: a reload may have to wait for other programs.
     const ANSWER_TIME: Duration = Duration::from_secs(60);
+    /// How long an instance may take to accept an asker.
+    const CONNECT_TIME: Duration = Duration::from_secs(2);
     /// Longest question, in bytes.
     const QUESTION: u64 = 128;
     /// Longest answer, in bytes: the report of many thousands.
@@ -117,7 +119,8 @@ mod system {
         let folder = Path::new("/run/fernvpn");
         if process::is_root() && fs::metadata(folder).is_ok_and(|data| data.uid() != 0) {
             let _ = chown(folder, None, Some(0))
-                .and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o775)));
+                .and_then(|()| fs::set_permissions(folder, Permissions::from_mode(0o775)))
+                .and_then(|()| folder::share_lock(folder));
         }
     }
 
@@ -167,6 +170,20 @@ mod system {
         })
     }
 
+    /// Connects, but waits for nobody whose queue of askers is full: a socket may be in another
+    /// user's folder.
+    fn connect(path: &Path) -> io::Result<UnixStream> {
+        let (tell, told) = mpsc::channel();
+        let path = path.to_owned();
+        let connecting = move || {
+            let _ = tell.send(UnixStream::connect(path)); // who asked may be gone
+        };
+        thread::Builder::new().spawn(connecting)?;
+        let late = || io::Error::new(ErrorKind::TimedOut, "nobody accepts the connection");
+        told.recv_timeout(CONNECT_TIME)
+            .unwrap_or_else(|_| Err(late()))
+    }
+
     /// Makes a folder for sockets, if there is none.
     fn make_folder(folder: &Path) -> io::Result<()> {
         if !is_open_to_all(folder) {
@@ -197,8 +214,8 @@ mod system {
         };
         make_folder(folder).map_err(cannot)?;
         // Two that start at once look one after the other.
-        let _alone = files::lock_folder(&path)?;
-        match UnixStream::connect(&path) {
+        let _alone = folder::lock(folder)?;
+        match connect(&path) {
             Ok(_) => {
                 let text = format!(
                     "another instance is called {name}; --name gives this one a name of its own"
@@ -254,7 +271,7 @@ mod system {
         );
         let mut failed = io::Error::new(ErrorKind::NotFound, none);
         for path in folders().iter().map(|folder| socket(folder, name)) {
-            let mut instance = match UnixStream::connect(&path) {
+            let mut instance = match connect(&path) {
                 Ok(instance) => instance,
                 Err(error)
                     if matches!(
@@ -319,16 +336,16 @@ mod system {
     pub fn clear() {
         // Those of other users are theirs: root must not be led by a link.
         for path in sockets(own_folders()) {
-            let alone = files::lock_folder(&path);
-            let dead = UnixStream::connect(&path)
-                .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+            let alone = folder::lock(path.parent().unwrap_or(&path));
+            let dead =
+                connect(&path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
             let _ = (alone.is_ok() && dead).then(|| fs::remove_file(&path));
         }
     }
 
     /// The names of the instances that run here, sorted, as far as this user may ask them.
     pub fn running() -> Vec<String> {
-        let is_alive = |path: &PathBuf| UnixStream::connect(path).is_ok();
+        let is_alive = |path: &PathBuf| connect(path).is_ok();
         named(sockets(folders()).filter(is_alive))
     }
 

@@ -12,6 +12,7 @@
 //! resolver   who resolves names: systemd-resolved, resolvconf
 //! control    a running instance is asked, by a Unix socket
 //! files      secrets read, created, replaced                                 log      lines on stderr
+//! folder     the same where another user may swap names, and locks between processes
 //! users      may another user read a file?
 //! entropy    random bytes        clock  the time of day                      notify   what systemd is told
 //! sys        the only `unsafe`
@@ -46,6 +47,7 @@ pub mod command;
 pub mod control;
 pub mod entropy;
 pub mod files;
+pub mod folder;
 pub mod forwarder;
 pub mod lock;
 pub mod log;

@@ -1,7 +1,7 @@
 //! Which foreign functions does fernvpn call, and why is each call sound?
 //!
 //! The only file with `unsafe`. Everything here is Linux, and is seen by nobody outside `os`. The
-//! numbers are those of the processors named below, which share all of them but one. Each function is
+//! numbers are those of the processors named below, which share all of them but two. Each function is
 //! declared by hand as in the C library's headers, has one small safe wrapper right here, and each
 //! structure handed to the kernel has its size asserted at compile time: a structure that is too
 //! short lets the kernel write past its end.
@@ -46,6 +46,16 @@ const TUNSETOFFLOAD: c_ulong = IOW_INT | 0x54d0;
 
 pub(super) const EINPROGRESS: i32 = 115;
 pub(super) const O_NONBLOCK: c_int = 0o4000;
+pub(super) const O_NOFOLLOW: c_int = if cfg!(any(
+    target_arch = "arm",
+    target_arch = "aarch64",
+    target_arch = "powerpc",
+    target_arch = "powerpc64"
+)) {
+    0o100_000
+} else {
+    0o400_000
+};
 pub(super) const POLLIN: i16 = 0x1;
 pub(super) const POLLOUT: i16 = 0x4;
 

@@ -14,7 +14,8 @@
 //! never written, so that a program which reads it (Docker, for one) sees that it has to set it.
 //!
 //! Sysctls outlive the process. A file in `/run/fernvpn` has a line for each switch (path, off, on).
-//! Its owner keeps it locked, so that other instances know who is alive. Who stops leaves on what
+//! Its owner keeps it locked, so that other instances know who is alive. The folder may be the
+//! service's user's, so a line counts only if it is one of the table above. Who stops leaves on what
 //! another living instance lists too, and that one puts it back later. Who finds the file of a dead
 //! instance with the same device puts everything back ([`put_back`]).
 //!
@@ -23,11 +24,12 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
+use crate::os::folder::{self, Entry, FileLock, owner_of, set_mode};
 use crate::os::overlaps::GROUP;
 use crate::os::{log, rules, sys, tried};
 
@@ -41,7 +43,6 @@ const OURS: &str = "2";
 struct Switch {
     path: PathBuf,
     off: String,
-    /// Empty in a line of an older version: then it is put back without a question.
     on: String,
     /// The device's number, which stays when the device is renamed. 0: all devices.
     device: u32,
@@ -63,7 +64,7 @@ pub(super) struct Forwarding {
 pub(super) struct Plan {
     switches: Vec<Switch>,
     others: Vec<Others>,
-    _lock: File,
+    _lock: FileLock,
 }
 
 /// The file of another instance in the same network.
@@ -243,12 +244,19 @@ pub fn put_back(device: &str) {
     let Ok(state) = state_file(device) else {
         return;
     };
-    let Ok(text) = fs::read_to_string(&state) else {
+    let Ok(entry) = Entry::at(&state) else {
         return;
     };
-    let _lock = lock();
-    restore(&listed(&text), &others(&state));
-    let _ = fs::remove_file(&state);
+    if entry.metadata().is_err() {
+        return; // nothing was switched on
+    }
+    match lock() {
+        Ok(_lock) => {
+            restore(&read(&entry), &others(&state));
+            let _ = entry.remove();
+        }
+        Err(error) => log::warning("os", "not undone", &[("reason", &error)]),
+    }
 }
 
 /// Switches off what is still as fernvpn has set it, and what no other living instance needs.
@@ -261,7 +269,7 @@ fn restore(switches: &[Switch], others: &[Others]) {
     };
     for Switch { path, off, on, .. } in switches.iter().rev() {
         // The device may be gone.
-        let is_as_set = path.exists() && (on.is_empty() || value(path) == *on);
+        let is_as_set = path.exists() && value(path) == *on;
         if is_as_set
             && !is_needed(path)
             && let Err(error) = set(path, off)
@@ -272,11 +280,11 @@ fn restore(switches: &[Switch], others: &[Others]) {
 }
 
 /// Held while anybody looks at or changes the switches.
-fn lock() -> io::Result<File> {
-    let taken = fs::create_dir_all(FOLDER)
-        .and_then(|()| File::open(FOLDER))
-        .and_then(|folder| folder.lock().map(|()| folder));
-    taken.map_err(|error| tried(format!("cannot lock {FOLDER}"), &error))
+fn lock() -> io::Result<FileLock> {
+    let folder = Path::new(FOLDER);
+    let made = fs::create_dir_all(folder);
+    made.map_err(|error| tried(format!("cannot make {FOLDER}"), &error))?;
+    folder::lock(folder)
 }
 
 /// Which network this is, among all until the machine is started anew, when `/run` is empty.
@@ -307,46 +315,93 @@ fn others(own: &Path) -> Vec<Others> {
         .map(|name| Path::new(FOLDER).join(name))
         .filter(|path| path != own)
         .filter_map(|path| {
-            let file = File::open(&path).ok()?;
+            let entry = Entry::at(&path).ok()?;
             Some(Others {
-                alive: matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
-                switches: listed(&fs::read_to_string(path).ok()?),
+                alive: is_alive(&entry.read().ok()?),
+                switches: read(&entry),
             })
         })
         .collect()
 }
 
-/// The lines of a file. The folder is the service's user's, who must not have root write anything
-/// but what a server changes, and that user may change as well.
+/// Whether the owner of a state file keeps it locked. Others can open the file, to read it. Their
+/// lock does not count, where one can tell whose it is.
+fn is_alive(file: &File) -> bool {
+    if !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        return false;
+    }
+    let holder = folder::holder_pid(file).map(|pid| PathBuf::from(format!("/proc/{pid}")));
+    let holder = holder.and_then(|process| fs::metadata(process).ok());
+    let (Some(holder), Ok(file)) = (holder, file.metadata()) else {
+        return true;
+    };
+    [0, owner_of(&file).0].contains(&owner_of(&holder).0)
+}
+
+/// The most that is read of a state file, in bytes. A line has about 60.
+const MAX_STATE: u64 = 1 << 20;
+
+fn read(entry: &Entry) -> Vec<Switch> {
+    let mut text = String::new();
+    let file = entry.read();
+    let read = file.and_then(|file| file.take(MAX_STATE).read_to_string(&mut text));
+    if let Err(error) = read {
+        log::warning(
+            "os",
+            "not undone",
+            &[("reason", &crate::os::reason(&error))],
+        );
+    }
+    listed(&text)
+}
+
+/// What a server may switch on, and how: the table at the top.
+const SWITCHES: &[(&str, &str, &str, &str)] = &[
+    ("ipv4", "forwarding", "0", OURS),
+    ("ipv6", "force_forwarding", "0", "1"),
+    ("ipv6", "forwarding", "0", OURS),
+    ("ipv6", "accept_ra", "1", "2"),
+];
+
+/// The lines of a file. The folder may be the service's user's, who must not have root write
+/// anything but what a server changes.
 fn listed(text: &str) -> Vec<Switch> {
     let switch = |line: &str| {
-        let mut words = line.split(' ');
-        let (path, off) = (words.next()?, words.next()?);
-        let is_network = path.starts_with("/proc/sys/net/") && !path.contains("..");
-        is_network.then(|| Switch {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [path, off, on] = words[..] else {
+            return None;
+        };
+        let (family, rest) = path.strip_prefix("/proc/sys/net/")?.split_once("/conf/")?;
+        let (device, name) = rest.split_once('/')?;
+        let is_device = !["", ".", "..", "default"].contains(&device);
+        let of_all = (family, name) == ("ipv6", "forwarding");
+        let is_listed = SWITCHES.contains(&(family, name, off, on));
+        (is_listed && is_device && (device == "all") == of_all).then(|| Switch {
             path: path.into(),
             off: off.into(),
-            on: words.next().unwrap_or_default().into(),
+            on: on.into(),
             device: 0,
         })
     };
     text.lines().filter_map(switch).collect()
 }
 
-/// Replaces the file in one step by one that is locked already.
+/// Replaces the file in one step by one that is locked already. Others may read it, but not before
+/// it is locked.
 fn write_locked(path: &Path, switches: &[Switch]) -> io::Result<File> {
-    let new = path.with_extension("new");
-    if let Err(error) = fs::remove_file(&new)
-        && error.kind() != ErrorKind::NotFound
-    {
-        return Err(error);
+    let state = Entry::at(path)?;
+    let new = state.beside(".new")?;
+    match new.remove() {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
-    let mut file = File::create_new(&new)?; // no link: root may be here in another user's folder
-    file.lock()?;
+    let mut file = new.create()?;
+    file.try_lock()?;
     for Switch { path, off, on, .. } in switches {
         writeln!(file, "{} {off} {on}", path.display())?;
     }
-    fs::rename(&new, path)?;
+    set_mode(&file, 0o644)?;
+    new.rename_to(&state)?;
     Ok(file)
 }
 
@@ -409,4 +464,37 @@ fn set(path: &Path, value: &str) -> io::Result<()> {
 fn name(path: &Path) -> String {
     let name = path.strip_prefix("/proc/sys").unwrap_or(path);
     name.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_server_switches_is_put_back() {
+        let right = "/proc/sys/net/ipv4/conf/eth0/forwarding 0 2\n\
+                     /proc/sys/net/ipv6/conf/all/forwarding 0 2\n\
+                     /proc/sys/net/ipv6/conf/eth0/force_forwarding 0 1\n\
+                     /proc/sys/net/ipv6/conf/eth0.7/accept_ra 1 2\n";
+        assert_eq!(listed(right).len(), 4);
+        for wrong in [
+            "/proc/sys/net/ipv4/conf/eth0/rp_filter 0 2",
+            "/proc/sys/net/ipv4/conf/all/forwarding 0 2",
+            "/proc/sys/net/ipv4/conf/default/forwarding 0 2",
+            "/proc/sys/net/ipv4/conf/../forwarding 0 2",
+            "/proc/sys/net/ipv4/conf//forwarding 0 2",
+            "/proc/sys/net/ipv4/conf/a/b/forwarding 0 2",
+            "/proc/sys/net/ipv4/conf/../../core/conf/forwarding 0 2",
+            "/proc/sys/net/ipv6/conf/eth0/forwarding 0 2",
+            "/proc/sys/net/ipv6/conf/eth0/accept_ra 0 2",
+            "/proc/sys/net/ipv4/conf/eth0/forwarding 1 2",
+            "/proc/sys/net/ipv4/conf/eth0/forwarding 0 1",
+            "/proc/sys/net/ipv4/conf/eth0/forwarding 0",
+            "/proc/sys/net/ipv4/conf/eth0/forwarding 0 2 3",
+            "/proc/sys/net/ipv4/ip_forward 0 2",
+            "/etc/passwd 0 2",
+        ] {
+            assert_eq!(listed(wrong), [], "{wrong}");
+        }
+    }
 }
