@@ -135,27 +135,46 @@ impl<'a> Fields<'a> {
             return Err(FieldError::Value(name));
         }
         let mut bytes = [0; 32];
+        let mut all = 0;
         for (byte, [high, low]) in bytes.iter_mut().zip(text.as_chunks().0) {
-            let high = hex_digit(*high).ok_or(FieldError::Value(name))?;
-            let low = hex_digit(*low).ok_or(FieldError::Value(name))?;
+            let (high, low) = (hex_digit(*high), hex_digit(*low));
+            all |= high | low;
             *byte = high << 4 | low;
         }
-        Ok(bytes)
+        match all {
+            ..16 => Ok(bytes),
+            _ => Err(FieldError::Value(name)),
+        }
     }
 }
 
-/// The value of a lower-case hexadecimal digit.
-fn hex_digit(character: u8) -> Option<u8> {
-    match character {
-        b'0'..=b'9' => Some(character - b'0'),
-        b'a'..=b'f' => Some(character - b'a' + 10),
-        _ => None,
-    }
+/// The value of a lower-case hexadecimal digit, or 255. A ratcheted key's secret is written so:
+/// as in base64url, each digit is computed without a look-up, and none ends the reading early.
+fn hex_digit(character: u8) -> u8 {
+    let range = |first: u8, last: u8, value: u8| {
+        let offset = character.wrapping_sub(first);
+        // Stored plus one, so that 0 can mean "not in this range".
+        if offset <= last - first {
+            offset + value + 1
+        } else {
+            0
+        }
+    };
+    (range(b'0', b'9', 0) | range(b'a', b'f', 10)).wrapping_sub(1)
+}
+
+/// The lower-case hexadecimal digit of a value 0..=15.
+fn hex_character(digit: u8) -> u8 {
+    let letter = if digit > 9 { b'a' - b'9' - 1 } else { 0 };
+    b'0' + digit + letter
 }
 
 /// 32 bytes as 64 hexadecimal digits.
 pub fn hex(bytes: &[u8; 32]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    let mut text = String::with_capacity(64); // growing would leave a copy behind
+    text.extend(digits.map(|digit| char::from(hex_character(digit))));
+    text
 }
 
 #[cfg(test)]
