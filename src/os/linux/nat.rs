@@ -413,33 +413,49 @@ impl Nft {
         if let Some(stdin) = &mut self.child.stdin {
             writeln!(stdin, "{text}\nlist {table}")?;
         }
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self
-                .says
-                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            {
-                Err(_) => {
-                    return Err(io::Error::new(
-                        ErrorKind::TimedOut,
-                        "nft does not put the rules of NAT in",
-                    ));
-                }
-                Ok(line) if line.starts_with(table) => return Ok(()),
-                Ok(line) if line.starts_with("Error") => {
-                    return Err(io::Error::other(format!(
-                        "nft refuses the rules of NAT: {}",
-                        line.trim()
-                    )));
-                }
-                Ok(_) => {}
-            }
-        }
+        outcome(&self.says, table, Instant::now() + PATIENCE)
     }
 
     fn end(&mut self) {
         drop(self.child.stdin.take());
         let _ = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+/// What came of rules that make this table, by what nft says about them.
+fn outcome(says: &Receiver<String>, table: &str, deadline: Instant) -> io::Result<()> {
+    let mut said = Vec::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match says.recv_timeout(left) {
+            Ok(line) if line.starts_with(table) => return Ok(()),
+            // Some begin with a place: "internal:0:0-0: Error: …".
+            Ok(line) if line.contains("Error:") => {
+                let text = format!("nft refuses the rules of NAT: {}", line.trim());
+                return Err(io::Error::other(text));
+            }
+            Ok(line) => said.push(line),
+            Err(reason) => {
+                let kind = match reason {
+                    RecvTimeoutError::Timeout => ErrorKind::TimedOut,
+                    RecvTimeoutError::Disconnected => ErrorKind::BrokenPipe,
+                };
+                return Err(io::Error::new(kind, no_table(reason, &said)));
+            }
+        }
+    }
+}
+
+/// Why there is no table, in nft's own words if it had any.
+fn no_table(reason: RecvTimeoutError, said: &[String]) -> String {
+    let what = match reason {
+        RecvTimeoutError::Timeout => "nft does not put the rules of NAT in",
+        RecvTimeoutError::Disconnected => "nft ended before the rules of NAT were in",
+    };
+    let lines: Vec<&str> = said.iter().map(|line| line.trim()).collect();
+    match lines.iter().all(|line| line.is_empty()) {
+        true => what.into(),
+        false => format!("{what}: {}", lines.join(" ").trim()),
     }
 }
 
@@ -656,6 +672,50 @@ mod tests {
         assert!(!refuses_legacy(
             "-P FORWARD ACCEPT\n-A FORWARD -i eth0 -j DROP\n"
         ));
+    }
+
+    #[test]
+    fn what_nft_says_is_passed_on() {
+        let of = |lines: &[&str], time: Duration| {
+            let (sender, says) = mpsc::channel();
+            lines
+                .iter()
+                .for_each(|line| sender.send((*line).to_owned()).unwrap());
+            // One that goes on keeps its end of the channel.
+            let goes_on = time.is_zero().then_some(sender);
+            let outcome = outcome(&says, "table inet t", Instant::now() + time);
+            drop(goes_on);
+            outcome.map_err(|error| error.to_string())
+        };
+        let long = Duration::from_secs(60);
+        assert_eq!(of(&["", "table inet t { # progname nft"], long), Ok(()));
+        for (lines, time, told) in [
+            (
+                &["Error: Could not process rule: Not supported"][..],
+                long,
+                "nft refuses the rules of NAT: Error: Could not process rule: Not supported",
+            ),
+            (
+                &["internal:0:0-0: Error: Operation not permitted"],
+                long,
+                "nft refuses the rules of NAT: internal:0:0-0: Error: Operation not permitted",
+            ),
+            (
+                &["nft: error while loading shared libraries: libnftables.so.1"],
+                long,
+                "nft ended before the rules of NAT were in: nft: error while loading shared \
+                 libraries: libnftables.so.1",
+            ),
+            (&[], long, "nft ended before the rules of NAT were in"),
+            (
+                &["", "waiting for a lock"],
+                Duration::ZERO,
+                "nft does not put the rules of NAT in: waiting for a lock",
+            ),
+            (&[], Duration::ZERO, "nft does not put the rules of NAT in"),
+        ] {
+            assert_eq!(of(lines, time), Err(told.to_owned()));
+        }
     }
 
     #[test]
