@@ -1084,21 +1084,21 @@ pub fn inspect(data: &[u8]) {
 pub fn proxy(data: &[u8]) {
     const FIXED: usize = 16;
     match balancer::header(data) {
-        Ok(Some((length, source))) => {
+        Ok(Some((length, origin))) => {
             assert_eq!(
                 length,
                 FIXED + usize::from(u16::from_be_bytes([data[14], data[15]]))
             );
             assert_eq!(
                 balancer::header(&data[..length]),
-                Ok(Some((length, source))),
+                Ok(Some((length, origin))),
                 "it needs what follows it"
             );
             assert!(
                 (0..length).all(|end| balancer::header(&data[..end]) == Ok(None)),
                 "it does not need all of it"
             );
-            if let Some(source) = source {
+            if let balancer::Origin::Client(source) = origin {
                 let ip = match source.ip() {
                     IpAddr::V4(ip) if data[13] == 0x11 => ip.octets().to_vec(),
                     IpAddr::V4(ip) => ip.to_ipv6_mapped().octets().to_vec(),
@@ -1111,10 +1111,9 @@ pub fn proxy(data: &[u8]) {
                         && ports.len() >= 4
                 );
             } else {
-                assert!(
-                    data[12] == 0x20 || data[13] == 0,
-                    "an address is passed over"
-                );
+                let is_local = origin == balancer::Origin::Balancer;
+                assert_eq!(data[12] == 0x20, is_local);
+                assert!(is_local || data[13] == 0, "an address is passed over");
             }
         }
         Ok(None) => assert!(data.len() < FIXED + 512, "it waits without bound"),
@@ -1146,7 +1145,8 @@ pub fn proxy(data: &[u8]) {
         let length = u16::try_from(rest.len()).unwrap_or(u16::MAX).to_be_bytes();
         let written = [b"\r\n\r\n\0\r\nQUIT\n", &[0x21, family][..], &length, &rest].concat();
         let source = SocketAddr::new(ip.to_canonical(), u16::from_be_bytes([ports[0], ports[1]]));
-        let expected = (rest.len() <= 512).then_some(Some((written.len(), Some(source))));
+        let expected =
+            (rest.len() <= 512).then_some(Some((written.len(), balancer::Origin::Client(source))));
         assert_eq!(balancer::header(&written).ok(), expected);
     }
 }

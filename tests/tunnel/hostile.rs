@@ -13,6 +13,7 @@ use fernvpn::protocol::frame;
 use fernvpn::protocol::key_schedule::Root;
 use fernvpn::tunnel::server::HANDSHAKE_TIME;
 use loopback::*;
+use serde_json::Value;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
@@ -190,12 +191,33 @@ fn a_client_comes_in_behind_a_load_balancer() {
     let mut hello = RawHello::new(0, PLAIN);
     hello.frame = [PROXY_HEADER, &hello.frame].concat();
     hello.ask(at).finish().expect("a Config").1.says_hello();
-    // The balancer's own looking after the server is no stranger's attempt.
-    let mut health = TcpStream::connect(at).unwrap();
-    health.write_all(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0").unwrap();
-    health.shutdown(Shutdown::Write).unwrap();
-    health.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!(health.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_balancers_health_checks_are_no_refused_handshakes() {
+    const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    let (server, at) = serve(behind_balancer(), None);
+    let incomplete = || {
+        let report: Value = serde_json::from_str(&server.status("json").unwrap()).unwrap();
+        report["handshakes_refused"]["incomplete"].as_u64().unwrap()
+    };
+    let unknown = [&LOCAL[..12], b"\x21\0\0\0"].concat();
+    for (name, bytes, counted) in [
+        ("a check without a header", &b""[..], 0),
+        ("a check", LOCAL, 0),
+        ("half a header", &LOCAL[..15], 1),
+        ("one byte of a hello", &[LOCAL, b"\0"].concat(), 1),
+        ("a client that hangs up", PROXY_HEADER, 1),
+        ("one whose address is not told", &unknown, 1),
+    ] {
+        let before = incomplete();
+        let mut socket = TcpStream::connect(at).unwrap();
+        socket.write_all(bytes).unwrap();
+        socket.shutdown(Shutdown::Write).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(socket.read(&mut [0]).unwrap(), 0, "{name}");
+        assert_eq!(incomplete() - before, counted, "{name}");
+    }
 }
 
 #[test]

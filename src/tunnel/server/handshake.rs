@@ -19,7 +19,7 @@ use crate::tunnel::peers::registry::Client;
 use crate::tunnel::session::congestion;
 use crate::tunnel::session::frame_reader::{FrameError, FrameReader};
 use crate::tunnel::session::receiver::discard_until;
-use crate::tunnel::wire::proxy_header;
+use crate::tunnel::wire::proxy_header::{self, Origin};
 use crate::tunnel::{fresh, fresh_hello};
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -132,9 +132,15 @@ impl PendingConnection<'_> {
         if !balancers.iter().any(|own| own.contains(self.from.ip())) {
             return Ok(());
         }
+        reader
+            .data_until(self.deadline)
+            .map_err(|reason| self.no_client(&reason))?;
         match reader.preface_until(proxy_header::header, self.deadline) {
-            Ok(Some(origin)) => self.from = origin,
-            Ok(None) => {}
+            Ok(Origin::Client(origin)) => self.from = origin,
+            Ok(Origin::Unknown) => {}
+            Ok(Origin::Balancer) => reader
+                .data_until(self.deadline)
+                .map_err(|reason| self.no_client(&reason))?,
             Err(reason) => return Err(self.no_frame(&reason)),
         }
         Ok(())
@@ -319,6 +325,18 @@ impl PendingConnection<'_> {
         reason: &dyn Display,
     ) -> AfterRefusal {
         self.refuse(refusal, &format_args!("client {}: {reason}", client.name))
+    }
+
+    /// A balancer that hangs up before it speaks for a client has looked whether the server is there.
+    /// That is no handshake, and is not counted as one.
+    fn no_client(&self, reason: &FrameError) -> AfterRefusal {
+        match reason {
+            FrameError::End | FrameError::Failed(_) => {
+                log::debug("tunnel", "health check", &[("from", &self.from)]);
+                AfterRefusal::Close
+            }
+            _ => self.no_frame(reason),
+        }
     }
 
     fn no_frame(&self, reason: &FrameError) -> AfterRefusal {

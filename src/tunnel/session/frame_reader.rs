@@ -219,6 +219,17 @@ impl FrameReader {
             .ok_or(FrameError::End)
     }
 
+    /// Waits until there is anything to read.
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub fn data_until(&mut self, deadline: Instant) -> Result<(), FrameError> {
+        match self.start < self.end {
+            true => Ok(()),
+            false => self.more_until(deadline),
+        }
+    }
+
     /// Reads a value with `parse` and consumes its bytes. `parse` returns their number with the
     /// value, or `None` if it needs more. It must not need more bytes than a hello has.
     ///

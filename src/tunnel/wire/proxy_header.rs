@@ -17,13 +17,23 @@ const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// program.
 const MAX_LENGTH: usize = 512;
 
-/// Reads the header at the start of `bytes`. Returns its length and the client's address, without
-/// an address if the balancer speaks for itself or names none. Returns `Ok(None)` if more bytes
-/// have to come.
+/// Whom a balancer speaks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The client at this address.
+    Client(SocketAddr),
+    /// A client whose address it does not name.
+    Unknown,
+    /// Itself (the command LOCAL): it checks whether the server is up.
+    Balancer,
+}
+
+/// Reads the header at the start of `bytes`. Returns its length and whom the balancer speaks for.
+/// Returns `Ok(None)` if more bytes have to come.
 ///
 /// # Errors
 /// A text about what is wrong with it.
-pub fn header(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, &'static str> {
+pub fn header(bytes: &[u8]) -> Result<Option<(usize, Origin)>, &'static str> {
     if !SIGNATURE.starts_with(bytes) && !bytes.starts_with(&SIGNATURE) {
         return Err("no PROXY header of version 2");
     }
@@ -37,16 +47,15 @@ pub fn header(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, &'sta
     let Some(rest) = rest.get(..length) else {
         return Ok(None);
     };
-    let source = match (command, family) {
-        (0x20, _) | (0x21, 0x00) => None,
-        (0x21, 0x11) => Some(source::<4>(rest)),
-        (0x21, 0x21) => Some(source::<16>(rest)),
+    let origin = match (command, family) {
+        (0x20, _) => Some(Origin::Balancer),
+        (0x21, 0x00) => Some(Origin::Unknown),
+        (0x21, 0x11) => source::<4>(rest).map(Origin::Client),
+        (0x21, 0x21) => source::<16>(rest).map(Origin::Client),
         _ => return Err("a PROXY header that is not about TCP"),
     };
-    let source = source
-        .map(|source| source.ok_or("a PROXY header that is too short"))
-        .transpose()?;
-    Ok(Some((SIGNATURE.len() + 4 + length, source)))
+    let origin = origin.ok_or("a PROXY header that is too short")?;
+    Ok(Some((SIGNATURE.len() + 4 + length, origin)))
 }
 
 /// Source and destination, then the port of each.
@@ -75,6 +84,7 @@ mod tests {
 
     #[test]
     fn addresses_of_both_kinds_and_none() {
+        let client = |text: &str| Origin::Client(text.parse().unwrap());
         let four = [192, 0, 2, 7, 198, 51, 100, 1, 0xc3, 0x50, 1, 187];
         let six = [
             &[0x20, 1, 0xd, 0xb8][..],
@@ -93,15 +103,14 @@ mod tests {
         .concat();
         let with_more = [&four[..], &[0x04, 0, 3, 1, 2, 3]].concat();
         for (bytes, expected) in [
-            (with(0x21, 0x11, &four), Some("192.0.2.7:50000")),
-            (with(0x21, 0x11, &with_more), Some("192.0.2.7:50000")),
-            (with(0x21, 0x21, &six), Some("[2001:db8::7]:50000")),
-            (with(0x21, 0x21, &mapped), Some("192.0.2.7:50000")),
-            (with(0x21, 0x00, &[]), None),
-            (with(0x20, 0x11, &four), None),
-            (with(0x20, 0x00, &[1; 512]), None),
+            (with(0x21, 0x11, &four), client("192.0.2.7:50000")),
+            (with(0x21, 0x11, &with_more), client("192.0.2.7:50000")),
+            (with(0x21, 0x21, &six), client("[2001:db8::7]:50000")),
+            (with(0x21, 0x21, &mapped), client("192.0.2.7:50000")),
+            (with(0x21, 0x00, &[]), Origin::Unknown),
+            (with(0x20, 0x11, &four), Origin::Balancer),
+            (with(0x20, 0x00, &[1; 512]), Origin::Balancer),
         ] {
-            let expected = expected.map(|text| text.parse().unwrap());
             let followed = [&bytes[..], b"\0\0\0\x01x"].concat();
             assert_eq!(header(&followed), Ok(Some((bytes.len(), expected))));
             for end in 0..bytes.len() {
