@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MOST = 25
 # These are still being rewritten.
-LATER = {"docs/CAPTURE.md", "docs/FERNET.md", "docs/LAB.md", "docs/PROTOCOL.md", "docs/wireshark/README.md"}
+LATER = {"docs/CAPTURE.md", "docs/LAB.md", "docs/wireshark/README.md"}
 
 
 def paragraphs(source, is_markdown):
