@@ -21,7 +21,7 @@ use crate::protocol::record::Suite;
 pub const DEVICE: &str = "fern0";
 
 /// The default of `suites`: all suites.
-const EVERY_SUITE: &str = "every suite";
+const DEFAULT_SUITES: &str = "the default suites";
 /// The value of an option that is a switch: on the command line it has none.
 const SWITCH: &str = "yes|no";
 
@@ -243,7 +243,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         value: "SUITE",
         about: "allowed suites, the preferred one first",
         more: "A suite is the encryption that protects the packets.",
-        default: EVERY_SUITE,
+        default: DEFAULT_SUITES,
         list: true,
         reload: Reload::Now,
         set: Setter::Both(
@@ -463,7 +463,7 @@ impl OptionSpec {
     pub fn default(&self) -> Option<String> {
         match self.default {
             "" => None,
-            EVERY_SUITE => Some(Suite::ALL.map(Suite::name).join(", ")),
+            DEFAULT_SUITES => Some(Suite::DEFAULT.map(Suite::name).join(", ")),
             text => Some(text.to_owned()),
         }
     }
