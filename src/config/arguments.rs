@@ -434,7 +434,7 @@ mod tests {
             let error = number(bad).expect_err(bad).0;
             assert_eq!(
                 error,
-                format!("--ttl takes a whole number from 0 to 1000, and '{bad}' is none")
+                format!("--ttl takes a whole number from 0 to 1000, not '{bad}'")
             );
         }
         assert!(read("x --ttl=").expect("fits").number("--ttl", 9).is_err());
