@@ -98,6 +98,24 @@ grep -q '^long.example A tcp' "$dir/asked" || die 'not asked by TCP'
 ok
 echo 'nameserver 203.0.113.53' >"$dir/etc/resolv.conf"
 
+expect 'nor does it matter that a resolver on this machine cannot ask any more, and that another one that is known is dead'
+cat >"$dir/stub.py" <<'PY'
+import socket
+near = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); near.bind(("127.0.0.53", 53))
+while True:
+    query, whom = near.recvfrom(512)
+    far = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); far.settimeout(2)
+    try: far.sendto(query, ("203.0.113.53", 53)); near.sendto(far.recv(512), whom)
+    except OSError: pass
+PY
+start stub $c python3 "$dir/stub.py"
+await in_ns $c sh -c 'ss -Hlun "sport = :53" | grep -q .'
+printf 'nameserver 127.0.0.53\nnameserver 203.0.113.9\n' >"$dir/etc/resolv.conf"
+answers 'vpn.example A 198.51.100.3'
+client vpn.example --kill-switch; connected; down
+stop stub; ok
+echo 'nameserver 203.0.113.53' >"$dir/etc/resolv.conf"
+
 expect 'a file knows the name: nobody is asked'
 echo '198.51.100.3 listed.example' >>"$dir/etc/hosts"
 client listed.example --kill-switch; connected; down

@@ -101,9 +101,9 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
     if let Some(device) = &lock {
         // The kill switch lets this client ask the local network's resolvers, but not a resolver on
         // this machine. So the client asks that one before.
-        if resolver::past_the_tunnel()
-            .iter()
-            .all(|resolver| resolver.ip().is_loopback())
+        let known = resolver::past_the_tunnel();
+        let is_here = |resolver: &SocketAddr| resolver.ip().is_loopback();
+        if (known.is_empty() || known.iter().any(is_here))
             && let Err(reason) = client.find_server()
         {
             log::warning("tunnel", &reason, &[]);
