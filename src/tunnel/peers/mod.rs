@@ -5,7 +5,7 @@
 //! | [`registry`] | who may connect, and who is connected? |
 //! | [`address_pool`] | which client has which address? |
 //! | [`ratchet_store`] | when does a ratcheted key move? |
-//! | [`admission`] | how many strangers are listened to? |
+//! | [`admission`] | how many connections may be unauthenticated? |
 
 pub mod address_pool;
 pub mod admission;
