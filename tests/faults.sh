@@ -383,7 +383,7 @@ for side in server client; do for program in ip nft; do
         [ "$(wc -l <"$dir/count")" -ge "$at" ] || break
         failures=$((failures + 1))
         # The first two calls are the clean-up before the start. What they remove need not be there.
-        [ "$at" -le 2 ] || grep -q "$program .*failed: planted failure\|nft does not put the rules" "$dir/tried.log" ||
+        [ "$at" -le 2 ] || grep -q "$program .*failed: planted failure\|nft does not install the rules" "$dir/tried.log" ||
             die "$side: $program failed at call $at, and it is not said"
         # A failure while something is undone is logged, and the next start removes the rest.
         ! left || grep -q 'not undone' "$dir/tried.log" || die "$side: $program failed at call $at, and something is left"

@@ -140,7 +140,7 @@ run $c ip route replace default via 192.0.2.1 dev eth0
 stop client
 ok
 
-expect 'what cannot be put back is said once, and is tried again'
+expect 'what cannot be restored is said once, and is tried again'
 mkdir "$dir/bin"
 printf '#!/bin/sh\n[ ! -e %s/refuse ] || { echo refused >&2; exit 1; }\nexec %s "$@"\n' "$dir" "$(command -v nft)" >"$dir/bin/nft"
 chmod +x "$dir/bin/nft"
@@ -150,10 +150,10 @@ PATH=$client_path
 what $c >"$dir/client-has"
 touch "$dir/refuse"
 run $c nft delete table inet fernvpn-fern0
-logged client 'cannot be put back.*refused' 2
+logged client 'cannot be restored.*refused' 2
 run $c ip address flush dev fern0 # which is, all the same
 within 2 in_ns $c sh -c 'ip -o address show dev fern0 | grep -q 10.8.0'
-[ "$(times client 'cannot be put back')" = 1 ] || die 'said again'
+[ "$(times client 'cannot be restored')" = 1 ] || die 'said again'
 rm "$dir/refuse"
 within 4 as_it_was client-has $c
 logged client 'is right again' 2

@@ -85,7 +85,7 @@ expect 'a firewall that drops what is forwarded is named, and a way through it'
 in_ns $s nft 'table ip filter { chain FORWARD { type filter hook forward priority filter; policy drop; }; }'
 server auto; client
 ! fetch 198.51.100.2 2 || die 'there is no firewall'
-grep -q 'a firewall drops what is forwarded.* table="ip filter" chain=FORWARD' "$dir/server.log" || die 'it is not named'
+grep -q 'a firewall drops forwarded packets.* table="ip filter" chain=FORWARD' "$dir/server.log" || die 'it is not named'
 while read -ra words; do run $s "${words[@]}"; done < <(grep '^    nft insert rule' "$dir/server.log")
 reached
 run $s nft delete table ip filter
@@ -101,7 +101,7 @@ table inet wall {
 NFT
     server auto; client
     ! fetch 198.51.100.2 2 || die 'there is no firewall'
-    grep -q 'a firewall drops what is forwarded.* table="inet wall" chain=pass' "$dir/server.log" || die "it is not named: $ends"
+    grep -q 'a firewall drops forwarded packets.* table="inet wall" chain=pass' "$dir/server.log" || die "it is not named: $ends"
     while read -ra words; do run $s "${words[@]}"; done < <(grep '^    nft insert rule' "$dir/server.log")
     reached
     run $s nft delete table inet wall

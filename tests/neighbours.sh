@@ -81,7 +81,7 @@ server host 0
 it_forwards
 within 5 is_router4
 within 5 is_router6
-logged host 'a firewall drops what is forwarded.* table="ip filter" chain=FORWARD' 5
+logged host 'a firewall drops forwarded packets.* table="ip filter" chain=FORWARD' 5
 down host
 { is_router4 && is_router6; } || die 'it has been switched off for the other program'
 in_ns $s nft delete table ip filter

@@ -1,7 +1,7 @@
-//! What time of day is it? For timestamps that people and token formats want.
+//! What time of day is it? People and token formats want timestamps.
 //!
-//! Nothing secure rests on it (machines without a clock can connect), so it never fails: before
-//! 1970 is 0.
+//! Security does not depend on it (machines without a clock can connect), so it never fails. A time
+//! before 1970 is 0.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ pub fn unix_seconds() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-/// A moment: how long ago it was, and its name in Unix time.
+/// A moment, as the time since then and as Unix time.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     at: Instant,
@@ -28,7 +28,7 @@ impl Moment {
         }
     }
 
-    /// The moment that was so long ago.
+    /// The moment that is `ago` in the past.
     pub fn ago(time: Duration) -> Moment {
         let now = Moment::now();
         Moment {
@@ -48,12 +48,13 @@ impl Moment {
     }
 }
 
-/// `2026-11-23T22:04:47Z`. Any u64 is fine; the year then has more digits.
+/// A text such as `2026-11-23T22:04:47Z`. Any u64 is allowed; the year of a large one has more
+/// digits.
 pub fn utc(unix_seconds: u64) -> String {
     let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
-    // Civil date from a day count (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms"):
-    // years begin on 1 March, so that the leap day is a year's last, and 400 years have 146,097
-    // days.
+    // This computes a civil date from a day count (Howard Hinnant, "chrono-Compatible Low-Level
+    // Date Algorithms"). Years begin on 1 March, so that the leap day is the last of its year. 400
+    // years have 146,097 days.
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era =
@@ -80,7 +81,8 @@ mod tests {
         // date -u -d @N +%FT%TZ
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00Z"),
-            (499_162_800, "1985-10-26T08:20:00Z"), // 1985-10-26T01:20:00-07:00, the time of the Fernet vectors
+            // This is 1985-10-26T01:20:00-07:00, the time of the Fernet vectors.
+            (499_162_800, "1985-10-26T08:20:00Z"),
             (951_782_399, "2000-02-28T23:59:59Z"),
             (951_782_400, "2000-02-29T00:00:00Z"),
             (951_868_800, "2000-03-01T00:00:00Z"),

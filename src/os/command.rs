@@ -1,8 +1,8 @@
-//! How does fernvpn change the machine? By running the program an administrator would run, and
-//! showing it.
+//! How does fernvpn change the machine? It runs the program that an administrator would run, and
+//! shows the command.
 //!
 //! Each command line is printed before it runs, in a form that can be typed. No shell is involved:
-//! the words go to the program as they are. What the program says on stderr becomes the error.
+//! the words go to the program as they are. The program's text on stderr becomes the error.
 
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use super::log::{self, RateLimitedLog};
 
-/// How often a program that runs is asked whether it has ended.
+/// How often this checks whether a program has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
-/// Longest that a command may take.
+/// The longest time that a command may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Which Debian package has a program.
+/// The Debian package that has a program.
 const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nft", "nftables"),
@@ -29,7 +29,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
 ];
 
-/// Where Debian has them.
+/// The folders in which Debian has them.
 const SYSTEM_PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin";
 
 /// Runs `argv`, waits for its end, and reports a failure in its own words.
@@ -55,7 +55,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
     places.into_iter().find(|place| place.is_file())
 }
 
-/// Runs `argv` where it may have nothing to do; shows it, and is true, if it did something.
+/// Runs `argv`, which may have nothing to do. If it did something, shows it and returns true.
 pub fn attempt(argv: &[&str]) -> bool {
     let Ok(mut command) = prepare(argv) else {
         return false;
@@ -67,10 +67,11 @@ pub fn attempt(argv: &[&str]) -> bool {
     did
 }
 
-/// Whoever undoes repairs as fast as they are made fills no disk.
+/// The limit on lines about repairs, so that a program which undoes each at once fills no disk.
 static REPAIRS: RateLimitedLog = RateLimitedLog::new(300, Duration::from_secs(60));
 
-/// Runs `argv` and shows it when it has worked: a repair that fails is tried again and again.
+/// Runs `argv`, and shows it only when it has worked, because a repair that fails is tried again
+/// and again.
 pub(super) fn run_and_show(argv: &[&str]) -> io::Result<()> {
     let mut command = prepare(argv)?;
     finish(&mut command)?;
@@ -80,7 +81,7 @@ pub(super) fn run_and_show(argv: &[&str]) -> io::Result<()> {
     Ok(())
 }
 
-/// What `argv` says, if it succeeds. To look at something, which is not shown.
+/// The output of `argv`, if it succeeds. It only looks at something, so it is not shown.
 pub fn said(argv: &[&str]) -> Option<String> {
     let output = output(&mut prepare(argv).ok()?, "")
         .ok()
@@ -88,12 +89,12 @@ pub fn said(argv: &[&str]) -> Option<String> {
     String::from_utf8(output.stdout).ok()
 }
 
-/// A command that finds what lies in `sbin` (not in the search path of an ordinary Debian user) and
-/// speaks English.
+/// A command that speaks English, and finds programs in `sbin`, which an ordinary Debian user's
+/// search path lacks.
 pub(super) fn prepare(argv: &[&str]) -> io::Result<Command> {
     let (program, arguments) = argv.split_first().ok_or(ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
-    // Only this process speaks to systemd for the service (`notify`).
+    // Only this process talks to systemd for the service (`notify`).
     command
         .args(arguments)
         .env("PATH", search_path())
@@ -103,14 +104,14 @@ pub(super) fn prepare(argv: &[&str]) -> io::Result<Command> {
 }
 
 fn search_path() -> String {
-    // Never an empty entry: it would mean the current folder.
+    // The path must not have an empty entry, which would mean the current folder.
     let path = std::env::var("PATH").ok().filter(|path| !path.is_empty());
     path.map_or(SYSTEM_PATH.to_owned(), |path| {
         format!("{path}:{SYSTEM_PATH}")
     })
 }
 
-/// Shows and runs a prepared command; `place` is printed in front when it does not run on the host.
+/// Shows and runs a prepared command. `place` stands in front if it does not run on the host.
 pub(super) fn run_prepared(command: &mut Command, place: &str) -> io::Result<()> {
     log::command(&format!("{place}{}", line(command)));
     finish(command)
@@ -123,7 +124,7 @@ fn finish(command: &mut Command) -> io::Result<()> {
 }
 
 fn finished(command: &mut Command, shown: &str, input: &str) -> io::Result<()> {
-    // A long one, which is nft with its rules, is not said twice.
+    // A long command, which is nft with its rules, is not shown twice.
     let named = if shown.len() > 200 {
         format!("{} ...", command.get_program().display())
     } else {
@@ -148,7 +149,7 @@ fn finished(command: &mut Command, shown: &str, input: &str) -> io::Result<()> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    // nft repeats all that it was given.
+    // nft repeats its whole input.
     let said: Vec<&str> = said
         .lines()
         .map(str::trim)
@@ -163,19 +164,20 @@ fn finished(command: &mut Command, shown: &str, input: &str) -> io::Result<()> {
     Err(io::Error::other(format!("{named} failed: {why}{remedy}")))
 }
 
-/// What to do if that was BusyBox's `ip`, which knows only a part of the real one's words, and whose
-/// complaints are about anything else. It names itself in each of them.
+/// The advice if that was BusyBox's `ip`, which knows only a part of the real program's words. Its
+/// errors are about other things, but each names BusyBox.
 fn busybox(program: &str, said: &[&str]) -> &'static str {
     let is_busybox = |line: &&str| line.starts_with("ip: ") || line.starts_with("BusyBox v");
     if program == "ip" && said.iter().any(is_busybox) {
-        " (this ip is BusyBox's, which knows too little. Try: apt install iproute2, or your system's package of that name)"
+        " (this ip is BusyBox's, which lacks what is needed. \
+         Try: apt install iproute2, or your system's package of that name)"
     } else {
         ""
     }
 }
 
-/// Runs a command to its end, but not for ever: one that hangs, or says more than a pipe holds
-/// (64 KiB), must not hold the tunnel up. `input` is short: a pipe holds it.
+/// Runs a command to its end, but not for ever. A command that hangs, or writes more than a pipe
+/// holds (64 KiB), must not stop the tunnel. `input` is short enough for a pipe.
 fn output(command: &mut Command, input: &str) -> io::Result<Output> {
     let stdin = match input {
         "" => Stdio::null(),
@@ -187,7 +189,8 @@ fn output(command: &mut Command, input: &str) -> io::Result<Output> {
         .stderr(Stdio::piped())
         .spawn()?;
     if let Some(mut pipe) = child.stdin.take() {
-        let _ = pipe.write_all(input.as_bytes()); // one that does not read it says why it failed
+        // A command that does not read it reports why it failed.
+        let _ = pipe.write_all(input.as_bytes());
     }
     let begun = Instant::now();
     while child.try_wait()?.is_none() {
@@ -205,7 +208,8 @@ fn output(command: &mut Command, input: &str) -> io::Result<Output> {
     child.wait_with_output()
 }
 
-/// As a person would type it: words with anything but plain characters in single quotes.
+/// The command as a person would type it. Words with other than plain characters are in single
+/// quotes.
 fn line(command: &Command) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@%+=,".contains(&byte);
     let words = std::iter::once(command.get_program()).chain(command.get_args());

@@ -1,6 +1,6 @@
-//! How is a running fernvpn asked something? By a Unix socket for each instance, which only its own
-//! user and root may open: one line asks, and what comes back until the end of the connection is
-//! the answer.
+//! How does a command ask a running fernvpn? Each instance has a Unix socket, which only its own
+//! user and root may open. The question is one line. The answer is everything until the end of the
+//! connection.
 //!
 //! ```text
 //!  /run/fernvpn/NAME.sock              root's, and a service's
@@ -11,8 +11,9 @@
 //!  answer   ok\n text …      or, if it was refused, no\n and the reason
 //! ```
 //!
-//! What a crash leaves behind is replaced by the next instance of that name, or removed by `fernvpn
-//! clean-up`. Each asker has a thread of its own, so that one who does not read holds up nobody.
+//! The next instance of the same name replaces the socket that a crash has left, or `fernvpn
+//! clean-up` removes it. Each asker has a thread of its own, so that an asker that does not read
+//! holds up nobody.
 
 use std::io;
 
@@ -36,17 +37,17 @@ mod system {
 
     /// How long a thread that cannot accept waits before it tries again.
     const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-    /// How long an asker may take to ask, and to read a part of the answer.
+    /// How long an asker may take to ask, or to read a part of the answer.
     const PATIENCE: Duration = Duration::from_secs(10);
     /// How long an answer may take: a reload may have to wait for other programs.
     const ANSWER_TIME: Duration = Duration::from_secs(60);
     /// How long an instance may take to accept an asker.
     const CONNECT_TIME: Duration = Duration::from_secs(2);
-    /// Longest question, in bytes.
+    /// The most bytes of a question.
     const QUESTION: u64 = 128;
-    /// Longest answer, in bytes: the report of many thousands.
+    /// The most bytes of an answer. The report of many thousand clients fits.
     const ANSWER: u64 = 1 << 28;
-    /// Askers at once. More are turned away.
+    /// The most askers at once. Further ones are refused.
     pub(super) const ASKERS: usize = 16;
 
     /// An instance's socket. It is removed when this is dropped.
@@ -56,12 +57,12 @@ mod system {
     }
 
     impl Control {
-        /// Makes the socket of the instance `name`, and answers every question from now on, until
-        /// this process ends.
+        /// Makes the socket of the instance `name`, and answers every question until this process
+        /// ends.
         ///
         /// # Errors
-        /// A sentence: another instance has this name, there is no place for the socket, or no
-        /// thread.
+        /// A sentence. Another instance has this name, the socket cannot be made, or no thread is
+        /// left.
         pub fn open(
             name: &str,
             answer: impl Fn(&str) -> Result<String, String> + Send + Sync + 'static,
@@ -88,14 +89,14 @@ mod system {
             let asked = move || {
                 loop {
                     match listener.accept() {
-                        // Each asker's thread has the answer, too.
+                        // Each asker's thread shares the function that answers.
                         Ok((asker, _)) if Arc::strong_count(&answer) <= ASKERS => {
                             let answer = Arc::clone(&answer);
                             let thread = thread::Builder::new().name("asker".into());
                             let _ = thread.spawn(move || reply(&asker, &*answer));
                         }
                         Ok(_) => {}
-                        // Out of descriptors, which will not change at once.
+                        // No descriptor is left, which will not change at once.
                         Err(_) => thread::sleep(ACCEPT_PAUSE),
                     }
                 }
@@ -113,8 +114,8 @@ mod system {
         }
     }
 
-    /// For root, who is about to give up the right to write everywhere: where a service has made
-    /// the folder, root's group may write there too.
+    /// Prepares the folder for root, before root gives up the right to write everywhere. If a
+    /// service has made the folder, root's group may write there too.
     pub fn share_folder() {
         let folder = Path::new("/run/fernvpn");
         if process::is_root() && fs::metadata(folder).is_ok_and(|data| data.uid() != 0) {
@@ -124,7 +125,7 @@ mod system {
         }
     }
 
-    /// Where this user's instances have their sockets, the best place first.
+    /// The folders for sockets of this user's instances, the best one first.
     fn own_folders() -> Vec<PathBuf> {
         let user = process::user();
         let run = match std::env::var_os("XDG_RUNTIME_DIR") {
@@ -135,7 +136,7 @@ mod system {
         vec![PathBuf::from("/run/fernvpn"), run.join("fernvpn"), last]
     }
 
-    /// Where to look for instances: root also finds those of other users.
+    /// The folders in which to look for instances. Root also finds those of other users.
     fn folders() -> Vec<PathBuf> {
         let mut folders = own_folders();
         folders.retain(|folder| !is_open_to_all(folder) || is_own(folder));
@@ -158,25 +159,25 @@ mod system {
         folders
     }
 
-    /// Whether everybody may make a folder of this name, with sockets in it.
+    /// Whether everybody may make a folder of this name with sockets in it.
     fn is_open_to_all(folder: &Path) -> bool {
         folder.parent() == Some(&std::env::temp_dir())
     }
 
-    /// Whether this user made the folder, and nobody else may write there.
+    /// Whether this user made the folder, and only they may write there.
     fn is_own(folder: &Path) -> bool {
         fs::symlink_metadata(folder).is_ok_and(|data| {
             data.is_dir() && data.uid() == process::user() && data.mode() & 0o077 == 0
         })
     }
 
-    /// Connects, but waits for nobody whose queue of askers is full: a socket may be in another
-    /// user's folder.
+    /// Connects, but does not wait long for an instance whose queue of askers is full. A socket may
+    /// be in another user's folder.
     fn connect(path: &Path) -> io::Result<UnixStream> {
         let (tell, told) = mpsc::channel();
         let path = path.to_owned();
         let connecting = move || {
-            let _ = tell.send(UnixStream::connect(path)); // who asked may be gone
+            let _ = tell.send(UnixStream::connect(path)); // the asker may be gone
         };
         thread::Builder::new().spawn(connecting)?;
         let late = || io::Error::new(ErrorKind::TimedOut, "nobody accepts the connection");
@@ -184,7 +185,7 @@ mod system {
             .unwrap_or_else(|_| Err(late()))
     }
 
-    /// Makes a folder for sockets, if there is none.
+    /// Makes a folder for sockets if there is none.
     fn make_folder(folder: &Path) -> io::Result<()> {
         if !is_open_to_all(folder) {
             return fs::create_dir_all(folder);
@@ -213,16 +214,15 @@ mod system {
             ))
         };
         make_folder(folder).map_err(cannot)?;
-        // Two that start at once look one after the other.
+        // The lock lets two instances that start at once look one after the other.
         let _alone = folder::lock(folder)?;
         match connect(&path) {
             Ok(_) => {
-                let text = format!(
-                    "another instance is called {name}; --name gives this one a name of its own"
-                );
+                let text =
+                    format!("another instance is called {name}. Try: --name with another name");
                 return Err(io::Error::new(ErrorKind::AddrInUse, text));
             }
-            // Whoever listened there is dead.
+            // The instance that listened there is dead.
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                 fs::remove_file(&path).map_err(cannot)?
             }
@@ -235,14 +235,14 @@ mod system {
         })
     }
 
-    /// For its owner alone from the start: whoever owns the folder could put a link there before
-    /// its mode is changed.
+    /// The socket belongs to its owner alone from the start. The folder's owner could put a link
+    /// there before a later change of its mode.
     fn bind(path: &Path) -> io::Result<UnixListener> {
         let listener = for_owner_only(|| UnixListener::bind(path))?;
         fs::set_permissions(path, Permissions::from_mode(0o600)).map(|()| listener)
     }
 
-    /// Nobody to tell if the asker is gone.
+    /// If the asker is gone, nobody can be told.
     fn reply(mut asker: &UnixStream, answer: &dyn Fn(&str) -> Result<String, String>) {
         let mut question = String::new();
         let _ = asker.set_read_timeout(Some(PATIENCE));
@@ -260,10 +260,10 @@ mod system {
         let _ = asker.write_all(text.as_bytes());
     }
 
-    /// Asks the instance `name`. What is refused is an error too.
+    /// Asks the instance `name`. A refusal is an error too.
     ///
     /// # Errors
-    /// A sentence. `NotFound`: there is no such instance.
+    /// A sentence. The kind is `NotFound` if there is no such instance.
     pub fn ask(name: &str, question: &str) -> io::Result<String> {
         let none = format!(
             "no fernvpn called {name} is running here, or it belongs to another user. Try: fernvpn \
@@ -282,7 +282,7 @@ mod system {
                     continue;
                 }
                 Err(error) => {
-                    let advice = "it takes the user who runs it, or root";
+                    let advice = "only its own user and root may ask";
                     let text = format!(
                         "cannot ask by {}: {} ({advice})",
                         path.display(),
@@ -305,8 +305,8 @@ mod system {
                 .and_then(|()| instance.shutdown(Shutdown::Write))
                 .and_then(|()| instance.take(ANSWER).read_to_string(&mut answer))
                 .map_err(lost)?;
-            // Root may ask what is somebody else's: the owner of the folder chooses who answers,
-            // and what.
+            // Root may ask another user's instance, so the owner of that folder chooses who
+            // answers, and what.
             let answer = answer
                 .split('\n')
                 .map(log::printable)
@@ -315,7 +315,7 @@ mod system {
             return match answer.split_once('\n') {
                 Some(("ok", text)) => Ok(text.into()),
                 Some(("no", reason)) => Err(io::Error::other(reason)),
-                _ => Err(lost(io::Error::other("it ended the conversation"))),
+                _ => Err(lost(io::Error::other("it ended the connection"))),
             };
         }
         Err(failed)
@@ -332,9 +332,9 @@ mod system {
             .filter(|path| path.extension().is_some_and(|end| end == "sock"))
     }
 
-    /// Removes the sockets at which nobody listens any more, as far as this user may.
+    /// Removes the sockets at which no instance listens, as far as this user may.
     pub fn clear() {
-        // Those of other users are theirs: root must not be led by a link.
+        // Other users remove their own, so that no link leads root to another file.
         for path in sockets(own_folders()) {
             let alone = folder::lock(path.parent().unwrap_or(&path));
             let dead =
@@ -371,12 +371,12 @@ pub use elsewhere::{Control, ask, clear, names, running, share_folder};
 mod elsewhere {
     use super::io;
 
-    /// Never made.
+    /// This is never made.
     pub struct Control;
 
     impl Control {
         /// # Errors
-        /// Always.
+        /// Always, because there are no Unix sockets.
         pub fn open(
             _: &str,
             _: impl Fn(&str) -> Result<String, String> + Send + Sync + 'static,
@@ -395,7 +395,7 @@ mod elsewhere {
     pub fn share_folder() {}
 
     /// # Errors
-    /// Always.
+    /// Always, because there are no Unix sockets.
     pub fn ask(_: &str, _: &str) -> io::Result<String> {
         Err(io::Error::new(
             io::ErrorKind::Unsupported,
@@ -437,7 +437,7 @@ mod tests {
         assert!(second.to_string().contains("--name"), "{second}");
         drop(first);
         assert!(!path.exists());
-        // As a crash leaves it: the file without the listener.
+        // A crash leaves this: the file without a listener.
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         drop(open_in(&folder, "one").unwrap());

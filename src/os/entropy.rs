@@ -1,17 +1,18 @@
-//! Where do keys, IVs and nonces come from? From the kernel's generator, and from nothing else.
+//! Where do keys, IVs and nonces come from? They come from the kernel's generator alone.
 //!
-//! No generator of our own in between: there is no state to seed, to fork by accident or to leak.
+//! There is no generator of our own in between. So there is no state to seed, to fork by accident
+//! or to leak.
 
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-/// Fills `bytes` with random bytes. Ends the process when the system gives none: every caller is
-/// about to make a key, an IV or a nonce, nothing safe can be done without it, and an error could
-/// be ignored.
+/// Fills `bytes` with random bytes. Ends the process if the system gives none. Every caller makes a
+/// key, an IV or a nonce: nothing is safe without random bytes, and a caller could ignore an error.
 pub fn fill(bytes: &mut [u8]) {
     if let Err(error) = SysRng.try_fill_bytes(bytes) {
         super::log::say(format_args!(
-            "fernvpn: the system gives no random bytes ({error}); without them no key is safe, so this ends here"
+            "fernvpn: the system gives no random bytes ({error}). \
+             Without them no key is safe, so the program ends"
         ));
         std::process::abort();
     }

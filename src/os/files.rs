@@ -5,14 +5,14 @@
 //! readable_by_others  whether a key file is open to users that it does not concern
 //! create_secret       mode 0600, never over an existing file, on disk when it returns
 //! write_secret        mode 0600, from the start or from the end, for what grows
-//! replace_atomically  write beside it, fsync, rename, fsync of the folder: the durable step of ratcheted keys
+//! replace_atomically  write beside it, fsync, rename, fsync of the folder
 //! rewrite             the same for a configuration, whose mode stays
 //! ```
 //!
-//! A file keeps its owner when root replaces it, and a new secret of root's belongs to the owner of
-//! its folder: a service of another user has to get at both. What it does not do: erase what a disk
-//! or a backup still holds of an old file. Elsewhere than on Unix there are no modes and owners
-//! here, and no fsync of folders. Names that somebody else may swap are `folder`'s matter.
+//! A file keeps its owner when root replaces it, and a new secret of root belongs to the owner of
+//! its folder. A service of another user must be able to use both. This does not erase what a disk
+//! or a backup still holds of an old file. On systems other than Unix, there are no modes, owners
+//! or fsync of folders. Names that somebody else may swap are `folder`'s matter.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -21,9 +21,9 @@ use std::path::Path;
 use super::folder::{Entry, mode_of, owner_of, owner_only};
 use super::{process, tried};
 
-/// The permission bits of an open file if users other than its owner can read it. (Asked of the
-/// open file, not of the path, which could name another one by now.) A group that may read a file
-/// of root's is one that root chose: a service's.
+/// The permission bits of an open file if users other than its owner can read it. It asks about the
+/// open file, because the path could name another one by now. If a group may read a file of root,
+/// root chose that group for a service.
 pub fn readable_by_others(file: &File) -> Option<u32> {
     let metadata = file.metadata().ok().filter(fs::Metadata::is_file)?;
     let others = if owner_of(&metadata).0 == 0 {
@@ -34,18 +34,18 @@ pub fn readable_by_others(file: &File) -> Option<u32> {
     Some(mode_of(&metadata) & 0o777).filter(|mode| mode & others != 0)
 }
 
-/// Where the configurations of services are, which belong to root.
+/// The folder of the services' configurations, which belongs to root.
 const SERVICES: &str = "/etc/fernvpn";
 /// The user and the group of services.
 pub const SERVICE: &str = "fernvpn";
 
-/// The user who will read this file, if one knows: the services' in their folder.
+/// The user who will read this file, if that is known. In the services' folder, it is their user.
 pub fn reader(path: &Path) -> Option<&'static str> {
     let path = std::path::absolute(path).ok()?;
     path.starts_with(SERVICES).then_some(SERVICE)
 }
 
-/// The command that gives a file with a secret to those who need it, and to nobody else.
+/// The command that lets only those who need it read a file with a secret.
 pub fn command_to_close(path: &Path) -> String {
     let shown = path.display();
     match reader(path) {
@@ -54,8 +54,8 @@ pub fn command_to_close(path: &Path) -> String {
     }
 }
 
-/// Creates a file with a secret in it that only its owner can read. An existing file is left alone:
-/// it may hold the only copy of a key.
+/// Creates a file with a secret that only its owner can read. An existing file stays as it is,
+/// because it may hold the only copy of a key.
 pub fn create_secret(path: &Path, text: &str) -> io::Result<()> {
     let entry = Entry::at(path);
     let entry =
@@ -77,15 +77,15 @@ pub fn create_secret_at(entry: &Entry, text: &str) -> io::Result<()> {
         ErrorKind::AlreadyExists => io::Error::new(
             ErrorKind::AlreadyExists,
             format!(
-                "{shown} exists already and is left as it is: move it away, or choose another name"
+                "{shown} exists already and stays as it is. \
+                 Try: move it away, or choose another name"
             ),
         ),
         _ => tried(format_args!("cannot create {shown}"), &error),
     })
 }
 
-/// Opens a file that grows, for its owner only: at its end, or emptied. One that exists keeps its
-/// mode.
+/// Opens a file for its owner only, to append or emptied. An existing file keeps its mode.
 pub fn write_secret(path: &Path, at_end: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
     owner_only(
@@ -111,7 +111,7 @@ pub fn replace_atomically(entry: &Entry, contents: &[u8], mode: u32) -> io::Resu
     })
 }
 
-/// The same with the mode that the file has.
+/// The same with the mode of the existing file.
 pub fn rewrite(entry: &Entry, contents: &[u8]) -> io::Result<()> {
     let metadata = entry.metadata().map_err(|error| {
         let shown = entry.path().display();
@@ -178,7 +178,7 @@ mod tests {
         let folder = Folder::new("readers");
         let path = folder.0.join("key");
         create_secret(&path, "secret").unwrap();
-        let of_group = (!process::is_root()).then_some(0o640); // root's groups are chosen
+        let of_group = (!process::is_root()).then_some(0o640); // root chose these groups
         for (bits, noticed) in [
             (0o600, None),
             (0o400, None),

@@ -1,8 +1,8 @@
 //! How are files read, replaced and locked in a folder whose owner may swap every name in it?
 //!
-//! Root works in folders of the service's user (state files, `/run/fernvpn`). That user may at any
-//! moment put a link, a FIFO or another file in the place of a name. So a name is resolved once, to
-//! an open folder, and everything else is done in that folder:
+//! Root works in folders of the service's user (state files, `/run/fernvpn`). At any moment, that
+//! user may replace a file by a link, a FIFO or another file. So a name is resolved once, to an
+//! open folder, and everything else happens in that folder:
 //!
 //! ```text
 //! find      a link is followed only if root or this user has made it
@@ -11,8 +11,8 @@
 //! lock      a file that only its owner may open, with a deadline; who holds it is in the error
 //! ```
 //!
-//! An open folder is named `/proc/self/fd/N`. Without `/proc`, and elsewhere than on Linux, its own
-//! name has to do.
+//! The path of an open folder is `/proc/self/fd/N`. Without `/proc`, and on systems other than
+//! Linux, its own path has to be enough.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
@@ -24,11 +24,11 @@ use std::time::{Duration, Instant};
 use super::platform::files::{without_waiting, without_waiting_or_links};
 use super::{process, tried};
 
-/// How long a lock may be held by others. They look at or write a few small files meanwhile.
+/// How long others may hold a lock. They read or write a few small files meanwhile.
 pub const LOCK_TIME: Duration = Duration::from_secs(5);
-/// How long until a lock that others hold is tried again.
+/// The pause between two attempts to take a lock that others hold.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
-/// Links that lead to links, as the kernel has it.
+/// The most links that lead to links, as in the kernel.
 const MAX_LINKS: usize = 40;
 
 /// A name in an open folder.
@@ -41,10 +41,10 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Resolves a path, but for what its last name may be. The file need not exist.
+    /// Resolves a path, and its last name if that is a link. The file need not exist.
     ///
     /// # Errors
-    /// There is no such folder, or a link of another user leads there.
+    /// If there is no such folder, or a link of another user leads there.
     pub fn find(path: &Path) -> io::Result<Entry> {
         let mut entry = Entry::open(path, path)?;
         for _ in 0..MAX_LINKS {
@@ -63,7 +63,7 @@ impl Entry {
         Err(entry.refused("too many links"))
     }
 
-    /// The last name as it is, link or not.
+    /// Resolves the folder of a path. The last name stays as it is, link or not.
     ///
     /// # Errors
     /// There is no such folder.
@@ -113,12 +113,12 @@ impl Entry {
         io::Error::other(format!("{} is refused: {reason}", self.path.display()))
     }
 
-    /// What has the name, if anything has. A link is not followed.
+    /// The metadata of the file, if it exists. A link is not followed.
     pub fn metadata(&self) -> io::Result<Metadata> {
         fs::symlink_metadata(self.inside(&self.name))
     }
 
-    /// What the folder is.
+    /// The metadata of the folder.
     ///
     /// # Errors
     /// It is gone.
@@ -132,7 +132,7 @@ impl Entry {
     /// Opens the file to read it.
     ///
     /// # Errors
-    /// There is none, or it is none that root should read here.
+    /// There is no file, or none that root should read here.
     pub fn read(&self) -> io::Result<File> {
         self.open_with(OpenOptions::new().read(true))
     }
@@ -162,22 +162,22 @@ impl Entry {
         }
     }
 
-    /// Creates the file for its owner only. Another owner and mode come later, if at all: the umask
-    /// has no say in that.
+    /// Creates the file for its owner only, whatever the umask is. Another owner and mode may
+    /// follow.
     ///
     /// # Errors
-    /// `AlreadyExists`, or the folder is not to be written.
+    /// `AlreadyExists`, or this process may not write to the folder.
     pub fn create(&self) -> io::Result<File> {
         let mut options = OpenOptions::new();
         owner_only(options.write(true).create_new(true));
         options.open(self.inside(&self.name))
     }
 
-    /// Creates the file with these bytes, which are on disk when this returns. Without an owner it is
-    /// this user's.
+    /// Creates the file with these bytes, which are on disk when this returns. Without an `owner`,
+    /// it belongs to this user.
     ///
     /// # Errors
-    /// `AlreadyExists`, or it cannot be written. Then there is none.
+    /// `AlreadyExists`, or it cannot be written. There is no file then.
     pub fn write_new(
         &self,
         contents: &[u8],
@@ -188,27 +188,29 @@ impl Entry {
         let owned = file
             .metadata()
             .and_then(|now| set_owner(&file, &now, owner.unwrap_or(owner_of(&now))));
-        // The mode after the owner, which takes bits of it away.
+        // The mode comes last, because a change of owner removes bits of it.
         let written = owned
             .and_then(|()| set_mode(&file, mode))
             .and_then(|()| file.write_all(contents));
         let written = written.and_then(|()| file.sync_all());
         if written.is_err() {
-            let _ = self.remove(); // ours: created a moment ago
+            let _ = self.remove(); // this process created it a moment ago
         }
         written
     }
 
-    /// Puts these bytes in the file's place: after a crash at any moment there is the old file or the
-    /// new one, whole. When this returns, the new one is on disk. One writer at a time.
+    /// Replaces the file by these bytes. After a crash at any moment, the old file or the new one
+    /// is there as a whole. When this returns, the new one is on disk. There may be only one writer
+    /// at a time.
     ///
     /// # Errors
-    /// It cannot be written. It may then be the old file or the new one.
+    /// It cannot be written. It may be the old file or the new one then.
     pub fn replace(&self, contents: &[u8], mode: u32) -> io::Result<()> {
         let new = self.beside(".new")?;
         let owner = self.metadata().ok().map(|old| owner_of(&old));
-        // The name is always the same, so that what a crash left behind, perhaps a key, does not
-        // outlive the next call. Removed rather than opened: somebody could have put a link there.
+        // The name is always the same, so that the next call removes what a crash has left, perhaps
+        // a key. It removes the file and does not open it, because somebody could have put a link
+        // there.
         match new.remove() {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => new.write_new(contents, mode, owner)?,
@@ -216,20 +218,20 @@ impl Entry {
         new.rename_to(self)
             .and_then(|()| self.sync_folder())
             .inspect_err(|_| {
-                let _ = new.remove(); // as best we can; the next call tries again
+                let _ = new.remove(); // the next call tries again
             })
     }
 
     /// Takes the name of a file in the same folder.
     ///
     /// # Errors
-    /// The folder is not to be written.
+    /// This process may not write to the folder.
     pub fn rename_to(&self, other: &Entry) -> io::Result<()> {
         fs::rename(self.inside(&self.name), self.inside(&other.name))
     }
 
     /// # Errors
-    /// There is none, or the folder is not to be written.
+    /// There is no file, or this process may not write to the folder.
     pub fn remove(&self) -> io::Result<()> {
         fs::remove_file(self.inside(&self.name))
     }
@@ -242,19 +244,21 @@ impl Entry {
         self.folder.as_ref().map_or(Ok(()), File::sync_all)
     }
 
-    /// Locks this file, which is made if there is none. It is for that only.
+    /// Locks this file, and creates it if there is none. It has no other use.
     ///
-    /// A new one belongs to the owner of `like`: a command of root's must not keep the service of
-    /// another user out. One that exists keeps its owner, but nobody else may open it from now on.
+    /// A new file belongs to the owner of `like`, so that a command of root does not lock out the
+    /// service of another user. An existing file keeps its owner, but no other user may open it
+    /// from now on.
     ///
     /// # Errors
-    /// `WouldBlock`: somebody else holds it for longer than `patience`. Or it cannot be opened.
+    /// `WouldBlock` if another process holds it for longer than `patience`. Otherwise it cannot be
+    /// opened.
     pub fn lock(&self, like: &Metadata, patience: Duration) -> io::Result<FileLock> {
         let end = Instant::now() + patience;
         loop {
             let file = self.open_lock(like)?;
             match file.try_lock() {
-                // Whoever held it may have removed it.
+                // The process that held it may have removed it.
                 Ok(()) if self.metadata().is_ok_and(|now| is_same(&now, &file)) => {
                     return Ok(FileLock { file, gone: None });
                 }
@@ -268,7 +272,7 @@ impl Entry {
         }
     }
 
-    /// Keeps every other fernvpn from changing this file. Nothing is left of the lock afterwards.
+    /// Keeps every other fernvpn from changing this file. The lock leaves no file behind.
     ///
     /// # Errors
     /// A sentence: somebody else holds it for longer than [`LOCK_TIME`], or it cannot be made.
@@ -310,12 +314,12 @@ fn close_to_others(file: &File) {
             0o077
         };
         if mode_of(&metadata) & others != 0 {
-            let _ = set_mode(file, mode_of(&metadata) & !others); // the owner's next lock does it
+            let _ = set_mode(file, mode_of(&metadata) & !others); // the owner's next lock repeats it
         }
     }
 }
 
-/// Lets root without the right to open every file use a lock that another user's folder has.
+/// Allows root without the right to open every file to use a lock in another user's folder.
 #[cfg(unix)]
 pub fn share_lock(folder: &Path) -> io::Result<()> {
     let lock = Entry::find(&folder.join(LOCK))?;
@@ -328,8 +332,8 @@ pub fn share_lock(folder: &Path) -> io::Result<()> {
 /// The file that is locked for a whole folder.
 const LOCK: &str = ".lock";
 
-/// Keeps every other fernvpn from changing what is in a folder for short files, which nobody locks
-/// for long.
+/// Keeps every other fernvpn from changing the files in a folder. It is for folders that no process
+/// locks for long.
 ///
 /// # Errors
 /// A sentence: somebody else holds it for longer than [`LOCK_TIME`], or it cannot be opened.
@@ -339,16 +343,16 @@ pub fn lock(folder: &Path) -> io::Result<FileLock> {
     locked.map_err(|error| tried(format_args!("cannot lock {}", folder.display()), &error))
 }
 
-/// A lock that others see, until this is dropped.
+/// A lock between processes, until this is dropped.
 #[derive(Debug)]
 pub struct FileLock {
     file: File,
-    /// What is removed with it.
+    /// The file that is removed with it.
     gone: Option<Entry>,
 }
 
-/// Closing the file is not enough: a program that another thread is just starting has a copy of it
-/// for a moment.
+/// Closing the file is not enough. A program that another thread starts at this moment has a copy
+/// of it for a while.
 impl Drop for FileLock {
     fn drop(&mut self) {
         if let Some(gone) = &self.gone {
@@ -358,7 +362,7 @@ impl Drop for FileLock {
     }
 }
 
-/// Who holds the lock of an open file, as far as the kernel tells.
+/// The process that holds the lock of an open file, as far as the kernel tells.
 pub fn holder(file: &File) -> String {
     let unknown = || "another program".to_owned();
     let Some(pid) = holder_pid(file) else {
@@ -387,7 +391,7 @@ pub(super) fn holder_pid(file: &File) -> Option<u32> {
 /// Opens a file that its caller has named, which may be a pipe or a device of this user or root.
 ///
 /// # Errors
-/// There is none, or it is one that another user may make wait.
+/// There is no file, or another user could make a reader of it wait.
 pub fn open_named(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -402,7 +406,7 @@ pub fn open_named(path: &Path) -> io::Result<File> {
             "it is no regular file, and belongs to another user",
         ));
     }
-    // The same, but its reader waits for what is written.
+    // This opens the same file, and its reader waits for data.
     let again = by_number(&file);
     File::open(if again.exists() { &again } else { path })
 }
@@ -438,7 +442,7 @@ mod system {
             .is_ok_and(|own| (own.dev(), own.ino()) == (metadata.dev(), metadata.ino()))
     }
 
-    /// Root may, others only where nothing changes.
+    /// Root may change owners. For others, this only succeeds if nothing changes.
     pub(super) fn set_owner(file: &File, now: &Metadata, owner: (u32, u32)) -> io::Result<()> {
         if owner_of(now) == owner {
             return Ok(());
@@ -467,7 +471,7 @@ mod system {
     }
 }
 
-/// No owners, modes and inodes.
+/// There are no owners, modes and inodes.
 #[cfg(not(unix))]
 mod system {
     use super::{File, Metadata, OpenOptions, Path, PathBuf, io};
@@ -559,7 +563,7 @@ mod tests {
         assert!(error.to_string().contains(&holder), "{error}");
         drop(held);
         drop(entry.lock(&like, Duration::ZERO).unwrap());
-        // Whoever holds the folder itself, as anybody may, holds up nobody.
+        // Anybody may lock the folder itself, which holds up nobody.
         let whole = File::open(&folder.0).unwrap();
         whole.lock().unwrap();
         drop(lock(&folder.0).unwrap());

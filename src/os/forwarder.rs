@@ -1,9 +1,10 @@
-//! Does the carrier go to a program on this machine, and where does that one go?
+//! Does the tunnel's connection go to a program on this machine, and where does that program
+//! connect to?
 //!
 //! `server = 127.0.0.1:4444` may be `ssh -L`, stunnel or a proxy. Such a program connects to the
-//! server by itself, without the mark of a carrier. A tunnel for all addresses would lead its
-//! connection into itself: a loop, in which nothing moves. So that connection is found and led past
-//! the tunnel.
+//! server by itself, without the mark of a carrier. A tunnel for all addresses would lead that
+//! connection into itself: a loop that carries nothing. So this file finds the connection, and the
+//! client leads it past the tunnel.
 //!
 //! ```text
 //! /proc/net/tcp   local 127.0.0.1:4444, established ─> the number of its socket
@@ -20,8 +21,8 @@ pub fn is_here(address: IpAddr) -> bool {
     !address.is_unspecified() && UdpSocket::bind((address, 0)).is_ok()
 }
 
-/// Where the program goes that has accepted connections at `listener` on this machine. Nothing if it
-/// has no connection, or is another user's and cannot be looked at.
+/// The addresses to which the program that listens at `listener` connects. There are none if it has
+/// no connection, or if another user's program cannot be inspected.
 pub fn destinations(listener: SocketAddr) -> BTreeSet<SocketAddr> {
     let sockets = established();
     let accepted = sockets.iter().filter(|it| it.own == listener);
@@ -55,7 +56,8 @@ fn established() -> Vec<Connection> {
     lines.filter_map(connection).collect()
 }
 
-/// A line: number, own and other address, state (01: established), ..., the socket's number.
+/// A line has a number, the own and the other address, the state (01: established), ..., and the
+/// socket's number.
 fn connection(line: &str) -> Option<Connection> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let [_, own, other, "01", .., _] = words.as_slice() else {
@@ -68,7 +70,7 @@ fn connection(line: &str) -> Option<Connection> {
     })
 }
 
-/// `0100007F:115C`: words of 32 bits, each as this machine has it in memory.
+/// Reads an address such as `0100007F:115C`. Its words of 32 bits have this machine's byte order.
 fn address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let word = |at: usize| {
@@ -100,7 +102,8 @@ mod tests {
 
     #[test]
     fn lines_of_proc_are_read() {
-        let line = "  2: 0100007F:115C 0200000A:D431 01 00000000:00000000 00:00000000 00000000  1000        0 4711 1 0 20";
+        let line = "  2: 0100007F:115C 0200000A:D431 01 00000000:00000000 00:00000000 \
+                    00000000  1000        0 4711 1 0 20";
         let read = connection(line).unwrap();
         assert_eq!(read.own, "127.0.0.1:4444".parse().unwrap());
         assert_eq!(read.other, "10.0.0.2:54321".parse().unwrap());

@@ -1,10 +1,10 @@
 //! Which lock may a thread take while it holds another one?
 //!
 //! [`Rank`] lists every lock of the program, in the one order in which a thread may take them. So
-//! no two threads ever wait for each other. No lock is held over a system call that can wait,
-//! except the few of which [`Rank::may_wait`] says why.
+//! no two threads ever wait for each other. No thread holds a lock over a system call that can
+//! wait, except the few locks that [`Rank::may_wait`] explains.
 //!
-//! Debug builds check both rules: each thread keeps a list of the locks that it holds, and panics
+//! Debug builds check both rules. Each thread keeps a list of the locks that it holds, and panics
 //! at the first step out of order. Release builds contain nothing of this.
 
 use std::ops::{Deref, DerefMut};
@@ -20,13 +20,13 @@ thread_local! {
 /// The lock order: a thread takes a lock only if it holds none of the same or a later rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
-    /// `commands`: what was set up on this machine.
+    /// `commands`: the changes to this machine.
     Machine,
     /// `server::state`: one reload at a time.
     Reload,
-    /// `os::nat`: what the server should forward.
+    /// `os::nat`: the packets that the server forwards.
     NatWanted,
-    /// `os::nat`: the rules that nft has put in.
+    /// `os::nat`: the rules that nft has installed.
     NatRules,
     /// `peers::registry`: one client's ratcheted key at the server.
     ServerRatchet,
@@ -36,9 +36,9 @@ pub enum Rank {
     RatchetIds,
     /// `os::tun`: one thread at a time reads the device.
     DeviceRead,
-    /// `server::state`: the configuration that holds now.
+    /// `server::state`: the current configuration.
     ActiveConfig,
-    /// `client::state`: how far the connection to the server has come.
+    /// `client::state`: the state of the connection to the server.
     ConnectionState,
     /// `peers::registry`: one client's connection and handshakes.
     ClientState,
@@ -46,7 +46,7 @@ pub enum Rank {
     SendQueue,
     /// `session::buffers`: spare buffers.
     BufferPool,
-    /// `session::path_size`: what earlier connections to a peer have found out.
+    /// `session::path_size`: what earlier connections to a peer have learned.
     PathSize,
     /// `server::state`: the number of connected clients.
     ConnectedCount,
@@ -56,7 +56,7 @@ pub enum Rank {
     IdleThreads,
     /// `client::state`: whether the client was asked to stop.
     Stopped,
-    /// `client::state`: where replies to the command line's tasks go.
+    /// `client::state`: the channel for replies to the command line's tasks.
     Replies,
     /// `client::state`: the network that the server has described.
     ServerNetwork,
@@ -75,22 +75,23 @@ pub enum Rank {
 }
 
 impl Rank {
-    /// Whether a thread may hold this lock over a system call that can wait. Only somebody who has
-    /// to wait for the same call anyway takes these locks.
+    /// Whether a thread may hold this lock over a system call that can wait. Only threads that have
+    /// to wait for the same call anyway take these locks.
     #[cfg(debug_assertions)]
     fn may_wait(self) -> bool {
         match self {
-            // Who takes them changes the machine too, or is asked why that has failed.
+            // The threads that take these change the machine too, or report why that has failed.
             Rank::Machine | Rank::Reload | Rank::NatWanted | Rank::NatRules => true,
-            // The key must be durable before anybody uses it. Packets and strangers never need it.
+            // The key must be durable before it is used. Packets and strangers never need this
+            // lock.
             Rank::ServerRatchet | Rank::ClientKey => true,
             _ => false,
         }
     }
 }
 
-/// Says that a system call follows which can wait. Debug builds panic if this thread holds a lock
-/// for which others would have to wait as well.
+/// Declares that a system call follows which can wait. Debug builds panic if this thread holds a
+/// lock for which others would have to wait too.
 #[inline]
 pub fn about_to_wait(call: &str) {
     #[cfg(debug_assertions)]
@@ -119,7 +120,7 @@ impl Place {
         }
     }
 
-    /// Checks the order, before the thread can get stuck.
+    /// Checks the order before the thread can get stuck.
     fn enter(self) -> Held {
         #[cfg(debug_assertions)]
         HELD.with_borrow(|held| {
@@ -141,14 +142,14 @@ impl Place {
     }
 }
 
-/// Stands in this thread's list until it is dropped.
+/// An entry in this thread's list until it is dropped.
 #[derive(Debug)]
 struct Held(#[cfg_attr(not(debug_assertions), expect(dead_code))] Place);
 
 #[cfg(debug_assertions)]
 impl Drop for Held {
     fn drop(&mut self) {
-        // Not at all while the thread ends: then there is no list any more.
+        // While the thread ends, the list does not exist any more.
         let _ = HELD.try_with(|held| {
             let mut held = held.borrow_mut();
             if let Some(at) = held.iter().rposition(|rank| *rank == self.0.rank) {
@@ -158,8 +159,8 @@ impl Drop for Held {
     }
 }
 
-/// A mutex with a place in the lock order. If a thread dies while it holds the lock, the content
-/// stays in use: all state behind these locks is valid at every statement.
+/// A mutex with a place in the lock order. If a thread panics while it holds the lock, the content
+/// stays in use, because the state behind these locks is valid at every statement.
 #[derive(Debug)]
 pub struct Lock<T> {
     place: Place,
@@ -175,14 +176,14 @@ impl<T> Lock<T> {
         }
     }
 
-    /// Waits until nobody else holds it.
+    /// Takes the lock. Waits until no other thread holds it.
     pub fn lock(&self) -> Locked<'_, T> {
         let held = self.place.enter();
         let guard = self.mutex.lock().unwrap_or_else(PoisonError::into_inner);
         Locked { guard, held }
     }
 
-    /// Takes it if nobody holds it now. Who does not wait may do so in any order.
+    /// Takes the lock if no thread holds it now. This does not wait, so any order is allowed.
     pub fn try_lock(&self) -> Option<Locked<'_, T>> {
         let guard = self.mutex.try_lock().ok()?;
         let held = self.place.hold();
@@ -198,8 +199,8 @@ pub struct Locked<'a, T> {
 }
 
 impl<'a, T> Locked<'a, T> {
-    /// Gives the lock up until `condition` is notified, at most for `timeout`. True if that has
-    /// passed.
+    /// Releases the lock until `condition` is notified, at most for `timeout`. Returns whether that
+    /// has passed.
     pub fn wait(self, condition: &Condvar, timeout: Duration) -> (Locked<'a, T>, bool) {
         let Locked { guard, held } = self;
         let (guard, waited) = condition
@@ -208,7 +209,7 @@ impl<'a, T> Locked<'a, T> {
         (Locked { guard, held }, waited.timed_out())
     }
 
-    /// Gives the lock up while `still` is true, at most for `timeout`.
+    /// Releases the lock while `still` is true, at most for `timeout`.
     pub fn wait_while(
         self,
         condition: &Condvar,
@@ -237,7 +238,7 @@ impl<T> DerefMut for Locked<'_, T> {
     }
 }
 
-/// A lock that many may hold to read.
+/// A lock that many threads may hold to read.
 #[derive(Debug)]
 pub struct SharedLock<T> {
     place: Place,
@@ -253,14 +254,14 @@ impl<T> SharedLock<T> {
         }
     }
 
-    /// Waits until nobody changes it.
+    /// Takes the lock to read. Waits until no thread changes the content.
     pub fn read(&self) -> Reading<'_, T> {
         let held = self.place.enter();
         let guard = self.lock.read().unwrap_or_else(PoisonError::into_inner);
         Reading { guard, _held: held }
     }
 
-    /// Puts another content in place. Returns the one before.
+    /// Replaces the content. Returns the one before.
     pub fn replace(&self, content: T) -> T {
         let _held = self.place.enter();
         let mut guard = self.lock.write().unwrap_or_else(PoisonError::into_inner);
@@ -317,7 +318,7 @@ mod tests {
             let _queue = queue.lock();
             assert!(queue.try_lock().is_none(), "trying is no waiting");
         }));
-        // Whoever has panicked holds nothing, and the locks still work.
+        // A thread that has panicked holds no lock, and the locks still work.
         assert_eq!((*queue.lock(), *pool.lock()), (1, 2));
     }
 

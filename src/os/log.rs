@@ -1,16 +1,16 @@
-//! What does a running fernvpn tell? Lines on stderr.
+//! What does a running fernvpn report? It writes lines to stderr.
 //!
 //! ```text
 //! 2026-11-23T22:04:47Z info tunnel: client connected client=alice from=192.0.2.7:50122
-//! <6>tunnel: client connected client=alice from=192.0.2.7:50122              the same, when systemd's journal reads
-//! + ip link set dev fern0 up                                                 with --verbose, a command
-//!     nsenter -t 4711 -n -m ping 10.8.0.1                                    a command for the reader to copy
+//! <6>tunnel: client connected client=alice from=192.0.2.7:50122      the same for journald
+//! + ip link set dev fern0 up                                         with --verbose, a command
+//!     nsenter -t 4711 -n -m ping 10.8.0.1                            a command to copy
 //! ```
 //!
-//! Values may come from strangers. Whatever is not plain ASCII without blanks is quoted and
-//! escaped, so one call is one line, and nobody but us can begin a line or a field. Lines that
-//! strangers can cause at will go through [`RateLimitedLog`], so that they fill no disk. Keys are never
-//! logged: no type that holds one has `Display`.
+//! Values may come from strangers. A value that is not plain ASCII without blanks is quoted and
+//! escaped. So one call is one line, and strangers cannot begin a line or a field. Lines that
+//! strangers can cause at will go through [`RateLimitedLog`], so that they do not fill a disk. Keys
+//! are never logged: no type that holds one has `Display`.
 
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
@@ -35,7 +35,7 @@ pub fn set_verbose(verbose: bool) {
     );
 }
 
-/// Only warnings and errors from now on: the terminal is somebody else's.
+/// Only writes warnings and errors from now on, because another program uses the terminal.
 pub fn set_quiet() {
     MOST.store(Level::Warning as u8, Ordering::Relaxed);
 }
@@ -44,46 +44,46 @@ fn is_written(level: Level) -> bool {
     level as u8 <= MOST.load(Ordering::Relaxed)
 }
 
-/// It ends here, or something is broken that a person must repair.
-pub fn error(room: &str, text: &str, fields: Fields<'_>) {
-    write(Level::Error, room, text, fields);
+/// The program ends, or a person must repair something.
+pub fn error(module: &str, text: &str, fields: Fields<'_>) {
+    write(Level::Error, module, text, fields);
 }
 
-/// It goes on, but a person should know.
-pub fn warning(room: &str, text: &str, fields: Fields<'_>) {
-    write(Level::Warning, room, text, fields);
+/// The program goes on, but a person should know.
+pub fn warning(module: &str, text: &str, fields: Fields<'_>) {
+    write(Level::Warning, module, text, fields);
 }
 
-/// What happens in ordinary running.
-pub fn info(room: &str, text: &str, fields: Fields<'_>) {
-    write(Level::Info, room, text, fields);
+/// An ordinary event.
+pub fn info(module: &str, text: &str, fields: Fields<'_>) {
+    write(Level::Info, module, text, fields);
 }
 
-/// With `--verbose`.
-pub fn debug(room: &str, text: &str, fields: Fields<'_>) {
-    write(Level::Debug, room, text, fields);
+/// A line for `--verbose` only.
+pub fn debug(module: &str, text: &str, fields: Fields<'_>) {
+    write(Level::Debug, module, text, fields);
 }
 
-/// With `--verbose`: a command about to be run, in the form in which a person could type it.
+/// For `--verbose` only: a command that is about to run, as a person could type it.
 pub fn command(line: &str) {
     if is_written(Level::Debug) {
         write_line(&format!("+ {}\n", without_controls(line)));
     }
 }
 
-/// A command that the reader may want to run: alone on its line, to be copied.
+/// A command that the reader may want to run. It is alone on its line, to be copied.
 pub fn to_paste(line: &str) {
     write_line(&format!("    {}\n", without_controls(line)));
 }
 
-/// A line that is no log, for who started this. (`eprintln!` would end the program if nobody reads
-/// stderr any more.)
+/// A line for the user that is not a log line. (`eprintln!` would end the program if stderr is
+/// closed.)
 pub fn say(text: impl Display) {
     write_line(&format!("{text}\n"));
 }
 
-/// Lets at most `limit` lines through per interval, and then tells how many it kept back. One for
-/// each kind of line that strangers can trigger; it can be a `static`.
+/// Lets at most `limit` lines through per interval, and later reports how many it left out. Each
+/// kind of line that strangers can trigger has one. It can be a `static`.
 #[derive(Debug)]
 pub struct RateLimitedLog {
     limit: u32,
@@ -99,7 +99,7 @@ struct RateLimitState {
 }
 
 impl RateLimitedLog {
-    /// At most `limit` lines per `interval`.
+    /// Allows at most `limit` lines per `interval`.
     pub const fn new(limit: u32, interval: Duration) -> RateLimitedLog {
         RateLimitedLog {
             limit,
@@ -115,31 +115,31 @@ impl RateLimitedLog {
         }
     }
 
-    /// A warning, if there is room for one. The first in a new interval carries the number of those
-    /// that were kept back as `suppressed=N`.
-    pub fn warning(&self, room: &str, text: &str, fields: Fields<'_>) {
-        self.write(Level::Warning, room, text, fields);
+    /// Writes a warning if the limit allows it. The first in a new interval has the number of lines
+    /// left out as `suppressed=N`.
+    pub fn warning(&self, module: &str, text: &str, fields: Fields<'_>) {
+        self.write(Level::Warning, module, text, fields);
     }
 
-    /// The same for what happens in ordinary running.
-    pub fn info(&self, room: &str, text: &str, fields: Fields<'_>) {
-        self.write(Level::Info, room, text, fields);
+    /// The same for an ordinary event.
+    pub fn info(&self, module: &str, text: &str, fields: Fields<'_>) {
+        self.write(Level::Info, module, text, fields);
     }
 
-    fn write(&self, level: Level, room: &str, text: &str, fields: Fields<'_>) {
+    fn write(&self, level: Level, module: &str, text: &str, fields: Fields<'_>) {
         match self.permit(Instant::now()) {
             None => {}
-            Some(0) => write(level, room, text, fields),
+            Some(0) => write(level, module, text, fields),
             Some(suppressed) => write(
                 level,
-                room,
+                module,
                 text,
                 &[fields, &[("suppressed", &suppressed)]].concat(),
             ),
         }
     }
 
-    /// Whether a line may be written now, and if so how many were kept back before it.
+    /// Whether a line may be written now, and if so, how many were left out before it.
     pub fn permit(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock();
         if state
@@ -158,7 +158,7 @@ impl RateLimitedLog {
     }
 }
 
-/// The numbers are syslog's, as systemd reads them at the beginning of a line.
+/// The number of a level, from syslog. systemd reads it at the beginning of a line.
 #[derive(Clone, Copy)]
 enum Level {
     Error = 3,
@@ -167,21 +167,21 @@ enum Level {
     Debug = 7,
 }
 
-fn write(level: Level, room: &str, text: &str, fields: Fields<'_>) {
+fn write(level: Level, module: &str, text: &str, fields: Fields<'_>) {
     if is_written(level) {
         let now = (!journal_reads()).then(clock::unix_seconds);
-        write_line(&line(now, level, room, text, fields));
+        write_line(&line(now, level, module, text, fields));
     }
 }
 
-/// One write for the whole line, so that lines of several threads do not mix. Nobody to tell if
-/// stderr is gone.
+/// One write has the whole line, so that lines of several threads do not mix. If stderr is closed,
+/// nobody can be told.
 fn write_line(line: &str) {
     about_to_wait("the log");
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
-fn line(now: Option<u64>, level: Level, room: &str, text: &str, fields: Fields<'_>) -> String {
+fn line(now: Option<u64>, level: Level, module: &str, text: &str, fields: Fields<'_>) -> String {
     let name = match level {
         Level::Error => "error",
         Level::Warning => "warning",
@@ -192,16 +192,17 @@ fn line(now: Option<u64>, level: Level, room: &str, text: &str, fields: Fields<'
         Some(seconds) => format!("{} {name} ", clock::utc(seconds)),
         None => format!("<{}>", level as u8),
     };
-    let mut line = format!("{begin}{room}: {}", without_controls(text));
+    let mut line = format!("{begin}{module}: {}", without_controls(text));
     for (name, value) in fields {
-        let _ = write!(line, " {name}={}", quoted(&value.to_string())); // into a String: cannot fail
+        // Writing to a String cannot fail.
+        let _ = write!(line, " {name}={}", quoted(&value.to_string()));
     }
     line.push('\n');
     line
 }
 
-/// As it is if it is plain; otherwise in quotes, with `"`, `\`, control and invisible characters
-/// escaped.
+/// A plain value as it is. Another value is in quotes, with `"`, `\`, control and invisible
+/// characters escaped.
 fn quoted(value: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');
     if !value.is_empty() && value.bytes().all(plain) {
@@ -211,10 +212,9 @@ fn quoted(value: &str) -> String {
     }
 }
 
-/// A text is ours, but may have the words of an error in it that are not.
+/// A text without control characters. The text is ours, but may contain another program's error.
 pub(super) fn without_controls(text: &str) -> String {
-    // Blanks in other scripts, controls and marks that reorder a line are what `escape_debug`
-    // rewrites.
+    // `escape_debug` rewrites blanks of other scripts, controls, and marks that reorder a line.
     let clean = |c: char| {
         if matches!(c, '"' | '\'' | '\\') {
             c.to_string()
@@ -225,20 +225,23 @@ pub(super) fn without_controls(text: &str) -> String {
     text.chars().map(clean).collect()
 }
 
-/// Somebody else's text without what could move a terminal's cursor, or turn what follows around.
+/// Another program's text, without characters that move a terminal's cursor or reverse the text
+/// after them.
 pub fn printable(text: &str) -> String {
     let moves = |c: char| {
         c.is_control()
-            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            || ('\u{200e}'..='\u{200f}').contains(&c)
+            || ('\u{2028}'..='\u{202e}').contains(&c)
+            || ('\u{2066}'..='\u{2069}').contains(&c)
     };
     text.chars()
         .map(|c| if moves(c) { '\u{fffd}' } else { c })
         .collect()
 }
 
-/// Whether stderr goes straight to systemd's journal. The variable alone is not enough: whatever a
-/// service starts, a terminal for one, inherits it. So it names the device and inode of the
-/// journal's socket (systemd.exec(5)).
+/// Whether stderr goes straight to systemd's journal. The variable alone does not tell, because
+/// every program that a service starts inherits it, for example a terminal. So it names the device
+/// and inode of the journal's socket (systemd.exec(5)).
 fn journal_reads() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {

@@ -1,17 +1,18 @@
 //! What is changed in the network, and how is each change put back?
 //!
-//! The table is [`Change`]: what sets it and what unsets it stand side by side. Each is one `ip`
-//! command, printed when it runs.
+//! The table is [`Change`], in which the command that makes a change stands beside the one that
+//! undoes it. Each is one `ip` command, printed when it runs.
 //!
-//! Most of it would go by itself: the addresses and routes of a device of our own vanish with its
-//! descriptor (kill -9 included), those in a private network with the namespace, where nothing is
-//! undone at all. On the host they are undone because the device may be one that was there before
-//! us and stays (`ip tuntap add ... user`); that something is gone already is no error then.
+//! Most changes would vanish by themselves. The addresses and routes of a device of our own vanish
+//! with its descriptor, also after kill -9. Those in a private network vanish with the namespace,
+//! so nothing is undone there. On the host, this file undoes them, because the device may have
+//! existed before and stay (`ip tuntap add ... user`). A change that is gone already is no error
+//! then.
 //!
-//! A client on the host leaves the main table alone, because a route that somebody else puts there
-//! (a DHCP server's option 121, a "local" network of public addresses) would win by being longer.
-//! Its routes are in a table of their own, which a rule asks before the main one, for whatever has
-//! not the mark [`MARK`]:
+//! A client on the host leaves the main table alone. A longer route that another program puts there
+//! would win, for example one of a DHCP server's option 121, or a "local" network of public
+//! addresses. So the client's routes are in a table of their own. A rule asks it before the main
+//! table, for packets without the mark [`MARK`]:
 //!
 //! ```text
 //! carrier, marked by its socket ───────────────────────┐
@@ -19,10 +20,9 @@
 //! everything else ───> own table ─> tunnel device, or, if it has no route for it, main table
 //! ```
 //!
-//! Rules and firewall outlive a killed process. They are recognised by their numbers and names,
-//! which the device's name decides: whoever has just opened that device knows that they are
-//! nobody's, and clears them ([`Network::clear`]). Only the kill switch ([`lock`]) is meant to
-//! stay.
+//! Rules and firewall outlive a killed process. Their numbers and names follow from the device's
+//! name. A program that has just opened that device knows that no other uses them, and clears them
+//! ([`Network::clear`]). Only the kill switch ([`lock`]) stays on purpose.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -37,16 +37,16 @@ use super::resolver::{self, Resolvers};
 use super::{command, forwarder, log, rules};
 use crate::packet::subnet::Subnet;
 
-/// The mark of what goes around the tunnel. Also the number of the first client's routing table,
-/// and of its rule.
+/// The mark of packets that go around the tunnel. It is also the number of the first client's
+/// routing table and rule.
 pub const MARK: u32 = 12345;
 
 /// Where the device is.
 #[derive(Debug)]
 pub enum Place {
-    /// In the network everybody uses.
+    /// In the host's own network.
     Host,
-    /// In a network of its own.
+    /// In a private network.
     Private(Namespace),
 }
 
@@ -62,48 +62,51 @@ impl Place {
 /// One change to a device's network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The device is up and carries packets of at most so many bytes.
+    /// The device is up and has this MTU.
     Up {
-        /// At least 1280 for IPv6 to work.
+        /// The most bytes of a packet. IPv6 needs at least 1280.
         mtu: u16,
     },
-    /// The device is one of the servers on this machine, which know each other by their group.
+    /// The device is in the group of all fernvpn servers on this machine, so that they recognise
+    /// each other.
     Group,
     /// The device has this address.
     Address(Subnet),
-    /// Packets to these addresses, of at most so many bytes each, go into the device.
+    /// Packets to these addresses, of at most this many bytes, go into the device.
     Route(Subnet, u16),
-    /// The same by the client's own table.
+    /// The same in the client's own table.
     Steered(Subnet, u16),
-    /// Packets to a network of containers or virtual machines on this machine go there, by the same
-    /// table.
+    /// Packets to a network of containers or virtual machines on this machine go there, by a route
+    /// in the same table.
     Inner {
-        /// Which network.
+        /// The network.
         network: Subnet,
         /// The bridge to it.
         bridge: String,
         /// This machine's address in it.
         source: IpAddr,
     },
-    /// That table is asked before the main one, for IPv6 (or IPv4).
+    /// A rule asks that table before the main one, for IPv6 or IPv4.
     Rule {
-        /// Which of the two.
+        /// Whether the rule is for IPv6.
         ipv6: bool,
     },
-    /// nft's table of the client: replies keep their way, and packets to the tunnel address come by
-    /// the tunnel.
+    /// The client's table in nft: replies keep their route, and packets to the tunnel address must
+    /// come by the tunnel.
     Firewall {
         /// The tunnel addresses.
         own: Vec<IpAddr>,
-        /// Whether IPv6 is not to leave at all, because the tunnel does not carry it.
+        /// Whether IPv6 must not leave at all, because the tunnel does not carry it.
         refuse_ipv6: bool,
-        /// Where a program on this machine goes that carries the tunnel.
+        /// The connection of a program on this machine that carries the tunnel goes past the
+        /// tunnel.
         outside: Vec<SocketAddr>,
     },
-    /// TCP to there goes past the tunnel: it is the connection of a program that carries it.
+    /// TCP to this address goes past the tunnel, because it is the connection of a program that
+    /// carries it.
     Outside(SocketAddr),
-    /// Where strict reverse path filtering would drop the carrier's packets: judge them by their
-    /// mark.
+    /// Reverse path filtering judges packets by their mark, because in strict mode it would drop
+    /// the carrier's.
     ValidMark,
 }
 
@@ -113,14 +116,14 @@ impl Change {
         match self {
             Change::Up { mtu } => words(format_args!("ip link set dev {device} mtu {mtu} up")),
             Change::Group => words(format_args!("ip link set dev {device} group {GROUP}")),
-            // nodad: nobody else is on this link, and waiting for a duplicate would hold up the
+            // nodad: no other host is on this link, and the search for a duplicate would delay the
             // first packets.
             Change::Address(prefix) if prefix.address.is_ipv6() => {
                 words(format_args!("ip address add {prefix} dev {device} nodad"))
             }
             Change::Address(prefix) => words(format_args!("ip address add {prefix} dev {device}")),
-            // add, not replace: a route that is there already is somebody else's, and could not be
-            // put back.
+            // This adds and does not replace: an existing route belongs to another program, and
+            // could not be restored.
             Change::Route(..) | Change::Steered(..) | Change::Inner { .. } => {
                 words(format_args!("ip route add {}", self.route(device)))
             }
@@ -142,8 +145,8 @@ impl Change {
                 let text = filled(CLIENT_RULES, device, "", own, *refuse_ipv6, &[], outside);
                 vec![vec!["nft".into(), text]]
             }
-            // A table without rules remembers that it was 0, as long as the kernel does: see
-            // `clear`.
+            // A table without rules remembers that the setting was 0, as long as the kernel does:
+            // see `clear`.
             Change::ValidMark => {
                 let table = rules::table_name(device, "-mark");
                 let mut both = words(format_args!("nft add table inet {table}"));
@@ -153,7 +156,7 @@ impl Change {
         }
     }
 
-    /// Whether both are about the same thing, of which there can be only one.
+    /// Whether both are about the same object, which can exist only once.
     fn is_replaced_by(&self, new: &Change) -> bool {
         match (self, new) {
             (Change::Route(old, _), Change::Route(new, _))
@@ -167,7 +170,7 @@ impl Change {
         }
     }
 
-    /// The commands that make the change in place of what is there of the same kind.
+    /// The commands that make the change in place of an existing one of the same kind.
     fn replace(&self, device: &str) -> Vec<Vec<String>> {
         match self {
             Change::Route(..) | Change::Steered(..) | Change::Inner { .. } => {
@@ -177,7 +180,7 @@ impl Change {
         }
     }
 
-    /// The commands that take it back.
+    /// The commands that undo the change.
     fn unset(&self, device: &str) -> Vec<Vec<String>> {
         match self {
             Change::Up { .. } => words(format_args!("ip link set dev {device} down")),
@@ -205,7 +208,7 @@ impl Change {
                 outside_rule(to, device)
             )),
             Change::Firewall { .. } => delete_table(device, ""),
-            // The last of several clients sets it back.
+            // The last of several clients restores it.
             Change::ValidMark if tables("-mark").len() > 1 => delete_table(device, "-mark"),
             Change::ValidMark => {
                 let mut both = words(format_args!("{VALID_MARK}=0"));
@@ -215,7 +218,7 @@ impl Change {
         }
     }
 
-    /// What `ip route` is told of it.
+    /// The words for `ip route`.
     fn route(&self, device: &str) -> String {
         match self {
             Change::Route(prefix, mtu) => format!("{prefix} dev {device} mtu {mtu}"),
@@ -234,7 +237,7 @@ impl Change {
         }
     }
 
-    /// What it is called in the log.
+    /// Its name in the log.
     fn name(&self) -> String {
         match self {
             Change::Up { mtu } => format!("device up with mtu {mtu}"),
@@ -251,7 +254,7 @@ impl Change {
         }
     }
 
-    /// The table of nft's that it is.
+    /// The table in nft, if the change is one.
     fn table(&self, device: &str) -> Option<String> {
         match self {
             Change::Firewall { .. } => Some(rules::table_name(device, "")),
@@ -260,7 +263,7 @@ impl Change {
         }
     }
 
-    /// Whether the kernel has it. nft's tables are looked at elsewhere.
+    /// Whether the kernel has it. Other code checks nft's tables.
     fn is_in(&self, state: &NetworkState, device: &Link) -> bool {
         let has_route = |wanted: &dyn Fn(&Route) -> bool| state.routes.iter().any(wanted);
         match self {
@@ -298,7 +301,7 @@ impl Change {
         }
     }
 
-    /// Whether this is the kernel's route, in whatever table.
+    /// Whether this is the kernel's route, in any table.
     fn is_route(&self, there: &Route, state: &NetworkState, device: &Link) -> bool {
         let (to, by, mtu, source) = match self {
             Change::Route(to, mtu) | Change::Steered(to, mtu) => {
@@ -319,7 +322,7 @@ impl Change {
     }
 }
 
-/// A command, in words. No name, address or number in our commands has a blank.
+/// Splits a command into words. No name, address or number in our commands has a blank.
 fn words(line: std::fmt::Arguments<'_>) -> Vec<Vec<String>> {
     vec![line.to_string().split(' ').map(str::to_owned).collect()]
 }
@@ -329,11 +332,11 @@ fn delete_table(device: &str, kind: &str) -> Vec<Vec<String>> {
     words(format_args!("nft delete table inet {name}"))
 }
 
-/// How long after a line in the log the same reason gets another one.
+/// How long the log does not repeat the same reason.
 const SAID_AGAIN_AFTER: Duration = Duration::from_secs(600);
-/// Largest packet to where the tunnel's own network ends: the links there are Ethernet, mostly. The
-/// carrier cuts a packet of any size as it likes, so between the tunnel's ends only the device sets
-/// a limit.
+/// The largest packet that goes beyond the tunnel's own network, where most links are Ethernet. The
+/// carrier can cut a packet of any size. So between the tunnel's ends, only the device sets a
+/// limit.
 const BEYOND: u16 = 1500;
 const ALL_IPV6: Subnet = Subnet {
     address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -346,8 +349,8 @@ fn family(ipv6: bool) -> &'static str {
     if ipv6 { "-6" } else { "-4" }
 }
 
-/// fern1 has the table after fern0's. Any other name has one of its own, far from the small numbers
-/// that people choose: the name's FNV-1a hash, with its highest bit set.
+/// The number of a device's table. fern1 has the table after fern0's. Another name has its FNV-1a
+/// hash with the highest bit set, far from the small numbers that people choose.
 fn table(device: &str) -> u32 {
     let number = device
         .strip_prefix("fern")
@@ -361,8 +364,8 @@ fn table(device: &str) -> u32 {
     )
 }
 
-/// A rule comes before the main table's, which is number 32766. Rules of one priority can be for
-/// several tables.
+/// A rule's priority, before the main table's rule, which is 32766. Rules of one priority can be
+/// for several tables.
 fn priority(device: &str) -> u32 {
     let table = table(device);
     if table < 32766 { table } else { MARK }
@@ -375,8 +378,8 @@ fn outside_rule(to: &SocketAddr, device: &str) -> String {
     format!("to {address} ipproto tcp dport {port} table main priority {priority}")
 }
 
-/// Where the program goes that carries the tunnel, if that is one on this machine, and `routes` would
-/// lead it into the tunnel. This is said.
+/// The addresses to which a program on this machine that carries the tunnel connects, if `routes`
+/// would lead that connection into the tunnel. The log says so.
 fn outside(carrier: SocketAddr, routes: &[Subnet]) -> Vec<SocketAddr> {
     let carrier = SocketAddr::new(carrier.ip().to_canonical(), carrier.port());
     if routes.is_empty() || !forwarder::is_here(carrier.ip()) {
@@ -386,14 +389,14 @@ fn outside(carrier: SocketAddr, routes: &[Subnet]) -> Vec<SocketAddr> {
     let in_tunnel = |to: &SocketAddr| routes.iter().any(|route| route.contains(to.ip()));
     let found: Vec<SocketAddr> = to.iter().filter(|to| in_tunnel(to)).copied().collect();
     if !found.is_empty() {
-        let text = "a program on this machine carries the tunnel: its connection goes past the tunnel, \
-                    or there would be a loop";
+        let text = "a program on this machine carries the tunnel; \
+                    its connection goes past the tunnel, to prevent a loop";
         let to: Vec<String> = found.iter().map(ToString::to_string).collect();
         log::warning("os", text, &[("server", &carrier), ("to", &to.join(", "))]);
     } else if to.is_empty() {
-        let text = "a program on this machine carries the tunnel, and its connection was not found: if it \
-                    goes into the tunnel, there is a loop. Try: ip rule add to ADDRESS table main \
-                    priority 12344, with the address that the program connects to";
+        let text = "a program on this machine carries the tunnel, and its connection was not \
+                    found. If it goes into the tunnel, there is a loop. Try: ip rule add to ADDRESS \
+                    table main priority 12344, with the address that the program connects to";
         log::warning("os", text, &[("server", &carrier)]);
     }
     found
@@ -439,7 +442,7 @@ fn filled(
     )
 }
 
-/// The kill switch of a client. It lasts until [`unlock`], and longer than this.
+/// The kill switch of a client. It lasts until [`unlock`], also after this is dropped.
 #[derive(Debug)]
 pub struct KillSwitch {
     device: String,
@@ -449,10 +452,10 @@ pub struct KillSwitch {
 }
 
 impl KillSwitch {
-    /// Begins it, for a client with this device.
+    /// Begins it for a client with this device.
     ///
     /// # Errors
-    /// What does not work. Then there is none.
+    /// What does not work. There is no kill switch then.
     pub fn begin(device: &str) -> io::Result<KillSwitch> {
         let state = NetworkState::look(&[MAIN]).unwrap_or_default();
         let bridges: Vec<String> = (state.inner_devices().into_iter())
@@ -466,8 +469,8 @@ impl KillSwitch {
         })
     }
 
-    /// Puts it in again if somebody has taken it away, and lets this machine's packets to new
-    /// containers and virtual machines pass.
+    /// Installs it again if another program has removed it, and allows this machine's packets to
+    /// new containers and virtual machines.
     pub fn check(&mut self) {
         let repaired = self.repair();
         self.trouble.tell(repaired);
@@ -498,7 +501,7 @@ fn lock(
     rules::Table::put_in(&rules::table_name(device, "-lock"), text, run)
 }
 
-/// Ends the kill switch of a client with this device, or each that there is.
+/// Ends the kill switch of a client with this device, or all kill switches.
 pub fn unlock(device: Option<&str>) -> io::Result<()> {
     let locks = device.map_or_else(
         || tables("-lock"),
@@ -514,7 +517,7 @@ pub fn unlock(device: Option<&str>) -> io::Result<()> {
         .try_for_each(|table| command::run(&["nft", "delete", "table", "inet", table]))
 }
 
-/// nft's tables of clients on this machine whose name ends so.
+/// The tables in nft of clients on this machine whose name has this end.
 fn tables(kind: &str) -> Vec<String> {
     let all = command::said(&["nft", "list", "tables", "inet"]).unwrap_or_default();
     let names = all
@@ -526,8 +529,8 @@ fn tables(kind: &str) -> Vec<String> {
         .collect()
 }
 
-/// What is said of repairs, and of those that do not work: of each reason once, and again after ten
-/// minutes.
+/// The log lines about repairs, and about repairs that fail. Each reason is logged once, and again
+/// after ten minutes.
 #[derive(Debug, Default)]
 struct Trouble(Option<(String, Instant)>);
 
@@ -536,7 +539,7 @@ impl Trouble {
         match repaired {
             Ok(repaired) => {
                 if !repaired.is_empty() {
-                    let text = "another program changed the tunnel's network, which is put back";
+                    let text = "another program changed the tunnel's network; restored it";
                     REPAIRS.warning("os", text, &[("what", &repaired.join(", "))]);
                 }
                 if self.0.take().is_some() {
@@ -549,8 +552,8 @@ impl Trouble {
                     *last != reason || since.elapsed() > SAID_AGAIN_AFTER
                 });
                 if is_new {
-                    let text = "the tunnel's network cannot be put back; packets may go past the tunnel; \
-                                trying again";
+                    let text = "the tunnel's network cannot be restored, and packets may go past \
+                                the tunnel; trying again";
                     log::error("os", text, &[("reason", &reason)]);
                     self.0 = Some((reason, Instant::now()));
                 }
@@ -559,21 +562,21 @@ impl Trouble {
     }
 }
 
-/// Somebody who changes it again and again fills no disk.
+/// A program that changes it again and again must not fill a disk.
 static REPAIRS: RateLimitedLog = RateLimitedLog::new(60, Duration::from_secs(60));
 
 /// A default route without a device (`ip route add default via ...`) is said once in ten minutes.
 static SWALLOWED: RateLimitedLog = RateLimitedLog::new(1, Duration::from_secs(600));
 
-/// Whether packets of marked sockets could be dropped on arrival: the kernel asks its tables
-/// without the mark whether they come by the interface by which it would answer.
+/// Whether packets to marked sockets could be dropped on arrival. The kernel looks up the route of
+/// an answer without the mark, and drops packets that arrive by another interface.
 fn filters_strictly() -> bool {
     let folder = std::fs::read_dir("/proc/sys/net/ipv4/conf").into_iter();
     let mut devices = folder.flatten().flatten();
     devices.any(|device| says_one(&device.path().join("rp_filter")))
 }
 
-/// Whether it judges them by their mark instead.
+/// Whether the kernel judges them by their mark instead.
 fn marks_are_valid() -> bool {
     says_one(Path::new("/proc/sys/net/ipv4/conf/all/src_valid_mark"))
 }
@@ -588,7 +591,7 @@ pub fn are_full(routes: &[Subnet]) -> bool {
     routes.iter().filter_map(size).sum::<u64>() >= 1 << 31
 }
 
-/// Whether there is a device of this name, as far as can be known.
+/// Whether there is a device of this name, as far as the system shows.
 pub fn has_device(name: &str) -> bool {
     let devices = Path::new("/sys/class/net");
     !devices.exists() || devices.join(name).exists()
@@ -599,16 +602,17 @@ pub fn has_device(name: &str) -> bool {
 pub struct Network {
     place: Place,
     device: String,
-    /// What must be there.
+    /// The changes that must be in place.
     made: Vec<Change>,
     resolvers: Resolvers,
-    /// Those of nft's tables among them.
+    /// The tables in nft among them.
     tables: Vec<rules::Table>,
     trouble: Trouble,
 }
 
 impl Network {
-    /// No change yet. `device` is the name of an open `Tun`, and so a valid one without blanks.
+    /// Makes a value without changes. `device` is the name of an open `Tun`, and so a valid one
+    /// without blanks.
     pub fn new(place: Place, device: &str) -> Network {
         Network {
             place,
@@ -628,14 +632,14 @@ impl Network {
         }
     }
 
-    /// Whether the device can have IPv6, with an MTU like this. (A network of its own begins with
-    /// the kernel's defaults.)
+    /// Whether the device can have IPv6 with this MTU. (A private network begins with the kernel's
+    /// defaults.)
     fn has_ipv6(&self, mtu: u16) -> bool {
         let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");
         mtu >= 1280 && disabled.is_ok_and(|value| self.private().is_some() || value.trim() == "0")
     }
 
-    /// Whether another one has IPv6.
+    /// Whether another device has IPv6.
     fn others_have_ipv6(&self) -> bool {
         let devices = std::fs::read_dir("/proc/sys/net/ipv6/conf")
             .into_iter()
@@ -674,7 +678,7 @@ impl Network {
         }
     }
 
-    /// Sets the device up, or changes it to this.
+    /// Sets the device up, or changes it to these settings.
     ///
     /// # Errors
     /// A sentence that names the command that failed.
@@ -692,7 +696,7 @@ impl Network {
         Ok(())
     }
 
-    /// The same for a client, with its resolvers. On the host it steers by a table of its own.
+    /// The same for a client, with its resolvers. On the host, it uses a routing table of its own.
     ///
     /// # Errors
     /// A sentence that names the command that failed.
@@ -704,11 +708,12 @@ impl Network {
         resolvers: &[IpAddr],
         carrier: SocketAddr,
     ) -> io::Result<()> {
-        // What this machine cannot have is left out: a tunnel for IPv4 alone is better than none.
+        // Without IPv6 on this machine, that part is left out, because a tunnel for IPv4 alone is
+        // better than none.
         let has_ipv6 = self.has_ipv6(mtu);
         let of_use = |own: &&Subnet| has_ipv6 || own.address.is_ipv4();
         if !addresses.iter().all(|own| of_use(&own)) {
-            let text = "the tunnel is for IPv4 alone: its mtu is below 1280, or IPv6 is switched off here \
+            let text = "the tunnel carries IPv4 only: its mtu is below 1280, or IPv6 is off here \
                         (net.ipv6.conf.default.disable_ipv6)";
             log::info("os", text, &[]);
         }
@@ -718,12 +723,14 @@ impl Network {
             return self.set_up(mtu, addresses, routes);
         }
         let carries_ipv6 = addresses.iter().any(|own| own.address.is_ipv6());
-        // Most of IPv4 by a tunnel without IPv6: then no IPv6 at all, rather than past the tunnel.
+        // If a tunnel without IPv6 takes most of IPv4, no IPv6 leaves at all, so that none goes
+        // past the tunnel.
         let is_full = are_full(routes);
         let refuse_ipv6 = is_full && !carries_ipv6 && has_ipv6;
         if is_full && !has_ipv6 && self.others_have_ipv6() {
-            let text = "IPv6 goes past the tunnel, whose device cannot have it (its mtu is below 1280, or \
-                        net.ipv6.conf.default.disable_ipv6 is set); kill-switch = yes stops it";
+            let text = "IPv6 goes past the tunnel, because the device cannot have it (its mtu is \
+                        below 1280, or net.ipv6.conf.default.disable_ipv6 is set). \
+                        Try: kill-switch = yes";
             log::warning("os", text, &[]);
         }
         let own = addresses.iter().map(|own| own.address).collect();
@@ -758,7 +765,7 @@ impl Network {
                     wanted.push(steered);
                 }
             }
-            // Another client may have set it, and will set it back.
+            // Another client may have set it, and will restore it.
             let strict = self.made.contains(&Change::ValidMark)
                 || filters_strictly() && (!marks_are_valid() || !tables("-mark").is_empty());
             wanted.extend(strict.then_some(Change::ValidMark));
@@ -777,9 +784,9 @@ impl Network {
         Ok(())
     }
 
-    /// Makes what is new, and then takes back what is no longer wanted: in between both are there,
-    /// since the kernel drops all IPv4 routes of a device with its last address. What is here
-    /// after a failure is what was made, so that something else can be wanted then.
+    /// Makes the new changes, and then undoes those that are no longer wanted. In between both
+    /// exist, because the kernel drops all IPv4 routes of a device with its last address. After a
+    /// failure, the list has the changes that were made, so that another call can go on from there.
     fn change_to(&mut self, mut wanted: Vec<Change>) -> io::Result<()> {
         for new in &wanted {
             if self.made.contains(new) {
@@ -809,9 +816,9 @@ impl Network {
         Ok(())
     }
 
-    /// Lets a second address come and the first go. An IPv4 address in the same network as an older
-    /// one goes with that one, unless the kernel is told to promote it. IPv6 has an address once,
-    /// whatever its prefix length.
+    /// Prepares the device for a second address before the first goes. The kernel removes an IPv4
+    /// address with an older one in the same network, unless it is set to promote it. IPv6 has an
+    /// address once, whatever its prefix length.
     fn make_room_for(&mut self, new: &Subnet) -> io::Result<()> {
         let same = |old: &Change| matches!(old, Change::Address(old) if old.address == new.address);
         if new.address.is_ipv6() {
@@ -833,7 +840,7 @@ impl Network {
         Ok(())
     }
 
-    /// Makes one change, in place of an older one if it `replaces` that.
+    /// Makes one change. It takes the place of an older one if it `replaces` that.
     fn make(&mut self, change: &Change, replaces: bool) -> io::Result<()> {
         let commands = if replaces {
             change.replace(&self.device)
@@ -851,8 +858,8 @@ impl Network {
         self.run(&commands.collect::<Vec<_>>())
     }
 
-    /// Compares what must be there with what is there, repairs the difference, and logs it. A
-    /// private network is nobody else's.
+    /// Compares the wanted changes with the kernel's state, repairs the difference, and logs it. No
+    /// other program changes a private network.
     pub fn check(&mut self) {
         if self.private().is_none() && !self.made.is_empty() {
             let repaired = self.repair();
@@ -875,8 +882,9 @@ impl Network {
             it.table == MAIN && it.to.prefix == 0 && it.routers.contains(&device.index)
         };
         if let Some(route) = state.routes.iter().find(|it| leads_in(it)) {
-            let text = "another program's default route leads into the tunnel, so that the carrier cannot \
-                        leave. Try: name its device, as in ip route replace default via ADDRESS dev eth0";
+            let text = "another program's default route leads into the tunnel, so that the carrier \
+                        cannot leave. Try: name its device, as in \
+                        ip route replace default via ADDRESS dev eth0";
             SWALLOWED.warning(
                 "os",
                 text,
@@ -901,7 +909,8 @@ impl Network {
                 note(change.name(), put_back(change, &state, device));
             }
         }
-        // Its own table is nobody else's. (Without it, a longer route there would win.)
+        // Its own table belongs to no other program. (Without this check, a longer route there
+        // would win.)
         for route in state
             .routes
             .iter()
@@ -921,7 +930,7 @@ impl Network {
         failed.map_or(Ok(repaired), Err)
     }
 
-    /// Strict filtering may have begun since the tunnel did.
+    /// Strict filtering may have begun after the tunnel.
     fn follow_filtering(&mut self) -> io::Result<()> {
         let steers = self.made.iter().any(|it| matches!(it, Change::Rule { .. }));
         if steers
@@ -935,8 +944,8 @@ impl Network {
         Ok(())
     }
 
-    /// Routes to the networks of containers and virtual machines, where a client's own table would
-    /// lead their packets into the tunnel. True if one has come or gone.
+    /// Keeps routes to the networks of containers and virtual machines, whose packets a client's
+    /// own table would lead into the tunnel. Returns whether one has come or gone.
     fn follow_bridges(&mut self, state: &NetworkState) -> io::Result<bool> {
         let is_inner = |it: &&Change| matches!(it, Change::Inner { .. });
         let Some(at) = (self.made.iter()).position(|it| matches!(it, Change::Rule { .. })) else {
@@ -1004,10 +1013,11 @@ fn clear(device: &str) {
     }
 }
 
-/// Makes a change again that somebody has undone.
+/// Makes a change again that another program has undone.
 fn put_back(change: &Change, state: &NetworkState, device: &Link) -> io::Result<()> {
     match change {
-        // Another route to there is somebody else's; one by our device is ours.
+        // A route by our device is ours. Another route to the same addresses belongs to another
+        // program.
         Change::Route(to, _)
             if !(state.routes.iter())
                 .any(|it| it.table == MAIN && it.to == *to && it.device == Some(device.index)) =>
@@ -1018,13 +1028,14 @@ fn put_back(change: &Change, state: &NetworkState, device: &Link) -> io::Result<
     }
 }
 
-/// Whether `ip route replace` of a route to there takes this one away: it is of the same metric.
+/// Whether `ip route replace` of a route to the same addresses removes this one, because the metric
+/// is the same.
 fn is_replaceable(there: &Route, to: &Subnet) -> bool {
     let metric = if to.address.is_ipv4() { 0 } else { 1024 };
     there.metric == metric && there.to == *to
 }
 
-/// Takes a route out of our own table that is not ours.
+/// Removes a route from our own table that is not ours.
 fn delete(route: &Route, state: &NetworkState) -> io::Result<()> {
     let device = state.links.iter().find(|it| Some(it.index) == route.device);
     let by = device.map_or(String::new(), |it| format!(" dev {}", it.name));
@@ -1040,11 +1051,11 @@ fn run_and_show(commands: &[Vec<String>]) -> io::Result<()> {
     })
 }
 
-/// Takes everything back, last change first, and goes on after a failure, which is logged.
+/// Undoes everything, the last change first. It logs a failure and goes on.
 impl Drop for Network {
     fn drop(&mut self) {
         if self.private().is_some() {
-            return; // it all goes with the namespace
+            return; // everything vanishes with the namespace
         }
         self.resolvers.change_to(&[]);
         for change in self.made.iter().rev() {
@@ -1058,8 +1069,7 @@ impl Drop for Network {
     }
 }
 
-/// What the kernel says, through `ip`, of a device, route or address that does not exist (any
-/// more).
+/// The kernel's errors, through `ip`, about a device, route or address that does not exist.
 fn is_gone(error: &io::Error) -> bool {
     let text = error.to_string();
     [
@@ -1072,7 +1082,7 @@ fn is_gone(error: &io::Error) -> bool {
     .any(|gone| text.contains(gone))
 }
 
-/// Adds what to do, where `ip` gives only a reason, and a puzzling one.
+/// Adds the remedy if `ip` only gives a reason, and a puzzling one.
 fn explain(change: &Change, error: io::Error) -> io::Error {
     let text = error.to_string();
     let remedy = match change {
@@ -1080,10 +1090,12 @@ fn explain(change: &Change, error: io::Error) -> io::Error {
             if prefix.address.is_ipv6()
                 && (text.contains("Permission denied") || text.contains("IPv6 is disabled")) =>
         {
-            "IPv6 is switched off on this machine: sysctl net.ipv6.conf.default.disable_ipv6=0, or IPv4 alone: address = 10.8.0.1/24"
+            "IPv6 is off on this machine. Try: sysctl net.ipv6.conf.default.disable_ipv6=0, \
+             or IPv4 alone: address = 10.8.0.1/24"
         }
         Change::Route(..) if text.contains("File exists") => {
-            "this machine has a route to the same addresses already: configure other ones, or remove it"
+            "this machine has a route to the same addresses already. \
+             Try: configure other ones, or remove it"
         }
         _ => return error,
     };

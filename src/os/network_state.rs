@@ -1,4 +1,4 @@
-//! What is there of a device's network, and is it what must be there?
+//! What does the kernel have of a device's network, and is that what it must have?
 //!
 //! ```text
 //! Network (what must be there) ──┐
@@ -6,13 +6,13 @@
 //! NetworkState (what is there) ──┘  and after each change of our own ─> repaired, and logged
 //! ```
 //!
-//! Others change a machine's network, too: a firewall is loaded anew, a network service removes
-//! rules that it does not know, a person sets a device down. So what a tunnel needs is not a step
-//! that was taken once.
+//! Other programs change a machine's network, too. A firewall is loaded anew, a network service
+//! removes rules that it does not know, or a person sets a device down. So it is not enough to set
+//! a tunnel up once.
 //!
-//! A look is eight questions to the kernel by netlink. It takes 0.6 ms in a debug build, so 0.03 % of
-//! a processor, and no program is started for it. nft's tables are listed only when the kernel's
-//! number for all of its rules has changed.
+//! A check is eight questions to the kernel by netlink. It takes 0.6 ms in a debug build, which is
+//! 0.03 % of a processor, and starts no program. nft lists its tables only if the kernel's number
+//! for all rules has changed.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -32,15 +32,15 @@ pub(super) struct Link {
     pub is_up: bool,
     pub mtu: u32,
     pub group: u32,
-    /// `bridge`, `veth`, `tun`; nothing for hardware.
+    /// The kind, such as `bridge`, `veth` or `tun`. It is empty for hardware.
     pub kind: String,
-    /// The bridge that it is a port of.
+    /// The bridge of which it is a port.
     pub master: Option<u32>,
-    /// Whether this machine forwards what comes from there (of veth pairs, which alone are asked).
+    /// Whether this machine forwards packets from there. This is only known of veth pairs.
     pub forwards: bool,
 }
 
-/// A device's address. What has a lifetime (DHCP, router advertisements) is not permanent.
+/// A device's address. An address with a lifetime (DHCP, router advertisements) is not permanent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Address {
     pub device: u32,
@@ -48,7 +48,7 @@ pub(super) struct Address {
     pub is_permanent: bool,
 }
 
-/// A route. One without a device is a refusal, or has several ways.
+/// A route. Without a device, it refuses packets or has several next hops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     pub to: Subnet,
@@ -68,26 +68,26 @@ pub(super) struct Rule {
     pub is_ipv6: bool,
     pub priority: u32,
     pub table: u32,
-    /// `not fwmark` this one, and nothing else.
+    /// The mark, if the rule is `not fwmark` this mark and has no other condition.
     pub unless_marked: Option<u32>,
-    /// For TCP to this address alone.
+    /// The address, if the rule is only for TCP to it.
     pub to: Option<SocketAddr>,
 }
 
-/// What the kernel has.
+/// The state of the kernel.
 #[derive(Debug, Default)]
 pub(super) struct NetworkState {
     pub links: Vec<Link>,
     pub addresses: Vec<Address>,
     pub routes: Vec<Route>,
     pub rules: Vec<Rule>,
-    /// Changes with every change of nft's rules. Nothing if the kernel does not tell.
+    /// A number that changes with nft's rules. `None` if the kernel does not report it.
     pub nft: Option<u32>,
 }
 
 impl NetworkState {
-    /// Looks at it. The routes are those of `tables`, or of all where there may be networks behind
-    /// bridges.
+    /// Reads the state. The routes are those of `tables`, or all routes if there may be networks
+    /// behind bridges.
     pub(super) fn look(tables: &[u32]) -> io::Result<NetworkState> {
         super::platform::network_state::look(tables)
     }
@@ -96,13 +96,14 @@ impl NetworkState {
         self.links.iter().find(|link| link.name == name)
     }
 
-    /// The devices that lead to containers and virtual machines of this machine alone, and not to
-    /// others, who could call any address local (TunnelCrack). No route leads to a router behind
-    /// them, and they are
+    /// The devices that lead only to containers and virtual machines of this machine. Other devices
+    /// do not count, because hosts there could call any address local (TunnelCrack). No route leads
+    /// to a router behind these devices, and each is one of:
     ///
-    /// * a bridge, each port of which is a virtual one: it has no uplink;
-    /// * one end of a veth pair, with a private address, of a machine that forwards: the other end is
-    ///   a container's. (In a container itself it is the uplink; but that does not forward.)
+    /// * a bridge with virtual ports only, and so without an uplink;
+    /// * one end of a veth pair with a private address, if this machine forwards. The other end
+    ///   belongs to a container. (In a container, a veth is the uplink, but a container does not
+    ///   forward.)
     pub(super) fn inner_devices(&self) -> BTreeSet<&str> {
         let leads_out = |index| self.routes.iter().any(|it| it.routers.contains(&index));
         let is_inner = |link: &&Link| {
@@ -119,9 +120,9 @@ impl NetworkState {
         inner.map(|link| link.name.as_str()).collect()
     }
 
-    /// The networks behind these devices, by the addresses that this machine has there: the network,
-    /// the device, the address. One that was learnt there (by a router advertisement of a container, by
-    /// DHCP) does not count.
+    /// The networks behind these devices, each with the device and this machine's address. An
+    /// address that was learnt there (by a container's router advertisement, or DHCP) does not
+    /// count.
     pub(super) fn inner_networks(&self) -> Vec<(Subnet, &str, IpAddr)> {
         let devices = self.inner_devices();
         let inner = |own: &Address| {
@@ -140,7 +141,7 @@ impl NetworkState {
         };
         let mut networks: Vec<(Subnet, &str, IpAddr)> = Vec::new();
         for found in self.addresses.iter().filter_map(inner) {
-            // The first address in a network is the one that the kernel prefers.
+            // The kernel prefers the first address in a network.
             if !networks.iter().any(|(network, ..)| *network == found.0) {
                 networks.push(found);
             }

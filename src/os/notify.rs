@@ -1,21 +1,21 @@
-//! What does systemd know of this service? What it is told here, by datagrams to `NOTIFY_SOCKET`
+//! What does systemd know of this service? This file tells it, by datagrams to `NOTIFY_SOCKET`
 //! (sd_notify(3)).
 //!
 //! ```text
-//! READY=1       a server listens; a client has made its first attempt, so that a server that is away fails no boot
+//! READY=1       a server listens, or a client has made its first attempt, successful or not
 //! STATUS=...    a line for people, in `systemctl status`
 //! RELOADING=1   until the next READY=1
 //! STOPPING=1    an orderly stop has begun
-//! WATCHDOG=1    every thread that the tunnel hangs on has turned since the last one
+//! WATCHDOG=1    every thread that the tunnel depends on has made a turn since the last one
 //! ```
 //!
-//! A thread that panics ends the process, so what the watchdog is for are threads that stand still:
-//! that wait for a lock, a program or a kernel for ever. Those that accept, that read the device,
-//! and the one that keeps a client connected have a [`Heartbeat`] each. They wait no longer than
-//! [`MAX_IDLE_WAIT`] where they have nothing to do. What only one of a server's clients hangs on is not
-//! watched.
+//! A thread that panics ends the process. So the watchdog is for threads that stand still, because
+//! they wait for a lock, a program or the kernel for ever. The threads that accept, that read the
+//! device, and that keep a client connected have a [`Heartbeat`] each. They wait at most
+//! [`MAX_IDLE_WAIT`] when they have nothing to do. Threads on which only one of a server's clients
+//! depends are not watched.
 //!
-//! Without systemd nothing of this happens.
+//! Without systemd, this file does nothing.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +27,7 @@ use super::lock::{Lock, Rank, about_to_wait};
 use super::log;
 use super::platform::notify::send;
 
-/// How long a watched thread that has nothing to do may wait.
+/// How long a watched thread with nothing to do may wait.
 pub const MAX_IDLE_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a datagram may wait for a busy systemd.
@@ -40,11 +40,11 @@ struct Watched {
     name: &'static str,
 }
 
-/// A thread that must not stand still. It is watched until this is dropped.
+/// A thread that must not stand still. The watchdog watches it until this is dropped.
 pub struct Heartbeat(Arc<Watched>);
 
 impl Heartbeat {
-    /// From now on a thread for `name` is watched.
+    /// Watches a thread for `name` from now on.
     pub fn new(name: &'static str) -> Heartbeat {
         let beat = Arc::new(Watched {
             turned: AtomicBool::new(true),
@@ -54,13 +54,13 @@ impl Heartbeat {
         Heartbeat(beat)
     }
 
-    /// It has turned once more.
+    /// Says that the thread has made a turn.
     pub fn beat(&self) {
         self.0.turned.store(true, Ordering::Relaxed);
     }
 }
 
-/// Who has not turned since this was asked the last time.
+/// The threads that made no turn since the last call.
 fn still() -> Vec<&'static str> {
     let mut still = Vec::new();
     HEARTBEATS.lock().retain(|heartbeat| {
@@ -75,7 +75,7 @@ fn still() -> Vec<&'static str> {
     still
 }
 
-/// Starts the watchdog, if systemd asks this process for one: it looks twice in each of systemd's
+/// Starts the watchdog if systemd asks this process for one. It checks twice in each of systemd's
 /// intervals.
 pub fn watch() {
     let variable = |name| std::env::var(name).ok();
@@ -104,14 +104,14 @@ pub fn watch() {
     if let Err(error) = started {
         log::warning(
             "os",
-            "no thread for the watchdog, which will end this service",
+            "no thread for the watchdog; systemd will end this service",
             &[("reason", &error)],
         );
     }
 }
 
-/// What `systemctl status` shows.
-/// It never waits: where systemd is busy, the line is left out.
+/// Sets the line that `systemctl status` shows. It never waits: if systemd is busy, it leaves the
+/// line out.
 pub fn status(text: impl Display) {
     let state = format!("STATUS={}", log::without_controls(&text.to_string()));
     tell_within(&state, None);

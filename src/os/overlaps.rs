@@ -1,8 +1,9 @@
 //! Does this machine have the tunnel's addresses on another link as well?
 //!
-//! Two links with one network: the kernel sends everything to one of them, and the tunnel seems to
-//! be up while nothing passes. Looked at are the routes of the main table. A route over a gateway
-//! that is larger than the tunnel's network is no overlap: the tunnel's is longer, and wins.
+//! If two links have one network, the kernel sends everything to one of them. The tunnel then seems
+//! to be up while nothing passes. This checks the routes of the main table. A route over a gateway
+//! that is larger than the tunnel's network is no overlap, because the tunnel's route is longer and
+//! wins.
 
 use std::fmt;
 use std::fs;
@@ -10,7 +11,7 @@ use std::fs;
 use super::command;
 use crate::packet::subnet::Subnet;
 
-/// The link group of all devices of fernvpn's servers on this machine, by which they know each
+/// The link group of all devices of fernvpn's servers on this machine, so that they recognise each
 /// other.
 pub(super) const GROUP: u32 = 12345;
 
@@ -21,9 +22,9 @@ pub struct Overlap {
     pub network: Subnet,
     /// The other one.
     pub other: Subnet,
-    /// Where that is.
+    /// The device of the other one.
     pub device: String,
-    /// Whether that is the device of another server.
+    /// Whether that device belongs to another server.
     pub is_server: bool,
     /// Whether `network` is a route of the tunnel, and not its own network.
     pub is_route: bool,
@@ -50,15 +51,16 @@ impl fmt::Display for Overlap {
         write!(
             f,
             "the tunnel's {what} {network} overlaps {other} of {device}: \
-             packets to these addresses go to only one of the two. Try: {remedy}, or another network for {device}"
+             packets to these addresses go to only one of the two. \
+             Try: {remedy}, or another network for {device}"
         )
     }
 }
 
-/// A network that hardly anybody has at home.
+/// A network that few people have at home.
 const SUGGESTED: &str = "10.198.86.1/24";
 
-/// Networks for a server that was told none, where the usual ones are in use.
+/// Networks for a server without configured ones, if the default ones are in use.
 const OTHERS: [&str; 5] = [
     SUGGESTED,
     "10.86.198.1/24",
@@ -67,7 +69,7 @@ const OTHERS: [&str; 5] = [
     "fd0f:e12e:2::1/64",
 ];
 
-/// All overlaps of the tunnel's networks, whose own device is left out.
+/// All overlaps of the tunnel's networks. The tunnel's own device does not count.
 pub fn overlaps(networks: &[Subnet], own: &str) -> Vec<Overlap> {
     let mut found = Vec::new();
     for (family, is_ipv4) in [("-4", true), ("-6", false)] {
@@ -86,8 +88,8 @@ pub fn overlaps(networks: &[Subnet], own: &str) -> Vec<Overlap> {
     found
 }
 
-/// For each of `networks` that is in use here already, another one that is not, of the same family.
-/// The others stay as they are.
+/// Replaces each of `networks` that this machine uses already by a free one of the same family. The
+/// others stay.
 pub fn free(networks: &[Subnet], own: &str) -> Vec<Subnet> {
     let is_free = |network: &Subnet| overlaps(&[*network], own).is_empty();
     let instead_of = |network: &Subnet| {
@@ -101,7 +103,7 @@ pub fn free(networks: &[Subnet], own: &str) -> Vec<Subnet> {
     networks.iter().map(instead_of).collect()
 }
 
-/// Those in what `ip route show` says.
+/// The overlaps in the output of `ip route show`.
 fn in_routes(said: &str, networks: &[Subnet], own: &str) -> Vec<Overlap> {
     let mut found: Vec<Overlap> = Vec::new();
     for line in said.lines() {
@@ -110,7 +112,7 @@ fn in_routes(said: &str, networks: &[Subnet], own: &str) -> Vec<Overlap> {
             let at = words.iter().position(|it| *it == word)?;
             words.get(at + 1).copied()
         };
-        // `default` is no network, and neither are `unreachable` and its like.
+        // `default` is not a network, and neither are `unreachable` and similar words.
         let other = words.first().and_then(|word| word.parse::<Subnet>().ok());
         let (Some(other), Some(device)) = (other, after("dev")) else {
             continue;

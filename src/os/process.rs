@@ -1,30 +1,29 @@
-//! As whom does this process run, and within which limits?
+//! As which user does this process run, and within which limits?
 
 pub use super::platform::process::{
     forbid_core_dumps, keep_network_rights_only, raise_open_files, shell_status, thread_limits,
     user,
 };
 
-/// Whether the effective user is root. That does not promise every capability: a container may have
-/// taken some.
+/// Whether the effective user is root. Root may lack some capabilities, for example in a container.
 pub fn is_root() -> bool {
     user() == 0
 }
 
-/// A limit on threads, by the name under which people find it.
+/// A limit on threads.
 pub struct ThreadLimit {
-    /// What to change.
+    /// The name of the setting to change.
     pub name: &'static str,
-    /// How many threads it allows.
+    /// The number of threads that it allows.
     pub most: u64,
-    /// Whether the process ends where it is reached. Otherwise a new thread is refused, and all
-    /// else goes on.
+    /// Whether the process ends when the limit is reached. Otherwise a new thread is refused, and
+    /// all others go on.
     pub deadly: bool,
 }
 
-/// Overwrites what functions that have returned have left on this thread's stack. A key that is
-/// moved is wiped where it ends, and not where it was before. No more than a handshake uses, since
-/// each thread keeps it.
+/// Overwrites what earlier functions have left on this thread's stack. A key that is moved is wiped
+/// at its last place only, not at earlier ones. It overwrites as much as a handshake uses and no
+/// more, because each thread keeps that memory.
 #[inline(never)]
 pub fn wipe_stack() {
     std::hint::black_box(&mut [0u8; 16 * 1024]);

@@ -2,15 +2,15 @@
 //!
 //! | manager | is given the tunnel's resolvers by | what programs then ask |
 //! |---|---|---|
-//! | systemd-resolved | `resolvectl dns DEVICE`, and the domain `~.` | 127.0.0.53, or its NSS module |
-//! | resolvconf, openresolv | `resolvconf -a DEVICE`, first and alone (`-m 0 -x`) | `/etc/resolv.conf` |
+//! | systemd-resolved | `resolvectl dns DEVICE`, and domain `~.` | 127.0.0.53, or its NSS module |
+//! | resolvconf, openresolv | `resolvconf -a DEVICE`, alone (`-m 0 -x`) | `/etc/resolv.conf` |
 //! | none | nothing: [`Resolvers`] says who still resolves names | `/etc/resolv.conf` |
 //!
-//! A resolver's setting is a state that is kept: [`Resolvers::keep`] looks whether it is still
-//! there, and makes it again. It only reads files for that, since it is called every few seconds.
+//! [`Resolvers::keep`] checks whether the resolvers are still set, and sets them again. It only
+//! reads files for that, because it is called every few seconds.
 //!
-//! What outlives a crash is resolvconf's record, which [`clear`] removes. systemd-resolved forgets
-//! a device's resolvers together with the device.
+//! Only resolvconf's record outlives a crash, and [`clear`] removes it. systemd-resolved forgets a
+//! device's resolvers together with the device.
 
 use std::fs;
 use std::io;
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use super::{command, log, network};
 
-/// What keeps the resolvers of this machine.
+/// The service that manages the resolvers of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manager {
     Resolved,
@@ -37,7 +37,8 @@ impl Manager {
         }
     }
 
-    /// Whether its program is installed. systemd-resolved has one that is called resolvconf, too.
+    /// Whether its program is installed. systemd-resolved has a program that is called resolvconf,
+    /// too.
     fn is_here(self) -> bool {
         let real = |program| command::find(program).and_then(|path| fs::canonicalize(path).ok());
         match self {
@@ -76,8 +77,7 @@ impl Manager {
         }
     }
 
-    /// The files that show whether the setting is there. The first is what the manager has made
-    /// of it.
+    /// The files that show whether the resolvers are set. The manager wrote the first one.
     fn shown_by(self, device: &str) -> PathBuf {
         match self {
             Manager::Resolved => {
@@ -95,14 +95,14 @@ impl Manager {
 pub struct Resolvers {
     device: String,
     list: Vec<IpAddr>,
-    /// Who has them now.
+    /// The manager that has them now.
     manager: Option<Manager>,
-    /// What the manager's file said when they were set.
+    /// The content of the manager's file when they were set.
     shown: Option<String>,
 }
 
 impl Resolvers {
-    /// None yet. `device` is the name of the tunnel's device.
+    /// Makes a value without resolvers. `device` is the name of the tunnel's device.
     pub fn new(device: &str) -> Resolvers {
         Resolvers {
             device: device.to_owned(),
@@ -112,8 +112,8 @@ impl Resolvers {
         }
     }
 
-    /// Puts these in place of the ones before. A tunnel without its resolvers is better than none,
-    /// so a failure is only said: who resolves names then, and what to do.
+    /// Replaces the earlier resolvers by these. A tunnel without its resolvers is better than none.
+    /// So a failure only logs which resolvers are asked then, and what to do.
     pub fn change_to(&mut self, list: &[IpAddr]) {
         if self.list == list {
             return;
@@ -127,7 +127,7 @@ impl Resolvers {
         }
     }
 
-    /// Sets them again if somebody has replaced them.
+    /// Sets them again if another program has replaced them.
     pub fn keep(&mut self) {
         let Some(manager) = self.manager else { return };
         let now = fs::read_to_string(manager.shown_by(&self.device)).ok();
@@ -136,13 +136,13 @@ impl Resolvers {
         }
         self.shown = now;
         if manager == Manager::Resolvconf && self.resolv_conf_is_ours() {
-            return; // for example, a search domain has come
+            return; // for example, a search domain was added
         }
-        let text = "somebody has replaced the tunnel's resolvers; they are set again";
+        let text = "another program replaced the tunnel's resolvers; set them again";
         log::warning("os", text, &[]);
         self.set();
         if manager == Manager::Resolvconf && !self.resolv_conf_is_ours() {
-            // It does nothing for a record that it has already.
+            // resolvconf does nothing for a record that it has already.
             command::attempt(&["resolvconf", "-u"]);
             self.shown = fs::read_to_string(RESOLV_CONF).ok();
         }
@@ -186,8 +186,8 @@ impl Resolvers {
         }
     }
 
-    /// Whether programs that read it ask the tunnel's resolvers, or one on this machine, which
-    /// resolvconf has told of them.
+    /// Whether programs that read this text ask the tunnel's resolvers, or a resolver on this
+    /// machine that resolvconf has told of them.
     fn resolv_conf_is_ours(&self) -> bool {
         named_in(Path::new(RESOLV_CONF))
             .first()
@@ -201,7 +201,7 @@ impl Drop for Resolvers {
     }
 }
 
-/// Removes what a killed client with this device has left.
+/// Removes the record that a killed client with this device has left.
 pub fn clear(device: &str) {
     let record = record(device, Path::new("/"));
     let folders = ["interface", "interfaces"].map(|name| Path::new("/run/resolvconf").join(name));
@@ -210,14 +210,14 @@ pub fn clear(device: &str) {
     }
 }
 
-/// Looks, before a tunnel that takes everything is there, whether programs could resolve names with
-/// it. `has_own` says that the tunnel brings resolvers.
+/// Checks whether programs could resolve names with a tunnel that takes everything, before it is
+/// up. `has_own` says that the tunnel brings resolvers.
 ///
 /// # Errors
-/// A sentence: who would be asked in vain, and what to do.
+/// A sentence about the resolvers that could not be reached, and what to do.
 pub fn check_for_full_tunnel(has_own: bool) -> Result<(), String> {
     let runs = |manager: &Manager| match manager {
-        // It only looks.
+        // This command only looks.
         Manager::Resolved => command::said(&["resolvectl", "dns"]).is_some(),
         Manager::Resolvconf => true,
     };
@@ -239,7 +239,7 @@ pub fn check_for_full_tunnel(has_own: bool) -> Result<(), String> {
     ))
 }
 
-/// Whether a resolver is one of the local network's, to which no way leads through a tunnel.
+/// Whether a resolver is in the local network, to which no route leads through a tunnel.
 fn stays_behind(address: IpAddr) -> bool {
     let is_private = match address {
         IpAddr::V4(it) => it.is_private() || it.is_link_local() || it.octets()[0] == 0,
@@ -249,11 +249,11 @@ fn stays_behind(address: IpAddr) -> bool {
     is_private || !address.is_loopback() && way().is_some_and(|way| !way.contains(" via "))
 }
 
-/// Where resolvers listen.
+/// The port of resolvers.
 pub const PORT: u16 = 53;
 
-/// The resolvers of the networks that this machine is in, which a tunnel's socket can ask past the
-/// tunnel. Those on this machine come last: their own questions may go into the tunnel.
+/// The resolvers of the networks of this machine, which a marked socket can ask past the tunnel.
+/// Resolvers on this machine come last, because their own questions may go into the tunnel.
 pub fn past_the_tunnel() -> Vec<SocketAddr> {
     past_the_tunnel_in(Path::new("/"))
 }
@@ -291,7 +291,7 @@ pub fn in_hosts_file(host: &str) -> Vec<IpAddr> {
         .collect()
 }
 
-/// A name as resolvers know it: one without a dot belongs to the domains that are searched.
+/// The full forms of a name. A name without a dot gets each of the search domains.
 pub fn full_names(host: &str) -> Vec<String> {
     if host.contains('.') {
         return vec![host.to_owned()];
@@ -309,8 +309,7 @@ pub fn full_names(host: &str) -> Vec<String> {
 }
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// Files in which the local networks' resolvers are named, by whoever knows them, and folders of
-/// such files.
+/// Files in which other programs name the local networks' resolvers, and folders of such files.
 const KNOWN_TO: [&str; 5] = [
     "etc/resolv.conf",
     "run/systemd/resolve/resolv.conf",
@@ -332,7 +331,7 @@ fn reason(reasons: &[String]) -> String {
     }
 }
 
-/// The name of resolvconf's record for a device. Debian's resolvconf has an order of interfaces in
+/// The name of resolvconf's record for a device. Debian's resolvconf has an order of interfaces, in
 /// which names such as `tun*` come first.
 fn record(device: &str, root: &Path) -> String {
     let order = fs::read_to_string(root.join("etc/resolvconf/interface-order"));
@@ -369,7 +368,7 @@ fn named_in(file: &Path) -> Vec<SocketAddr> {
 }
 
 fn resolver(text: &str) -> Option<SocketAddr> {
-    // It knows zones, as in fe80::1%eth0. Without the check it would look names up.
+    // std knows zones, as in fe80::1%eth0. Without the check, it would look names up.
     let address = text.split_once('%').map_or(text, |(address, _)| address);
     address.parse::<IpAddr>().ok()?;
     (text, PORT).to_socket_addrs().ok()?.next()

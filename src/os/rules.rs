@@ -1,15 +1,15 @@
-//! How does a file of rules become what nft reads? One line, filled in as the head of the file
-//! says.
+//! How does a file of rules become nft's input? It becomes one line, filled in as the head of the
+//! file says.
 
 use super::command;
 use crate::packet::subnet::Subnet;
 use std::collections::BTreeSet;
 use std::{fs, io};
 
-/// `file` with each of `words` replaced where it stands as a whole word, all at once, so that no
-/// text is taken for a word. A line in which one of them is empty is left out. A line that ends with
-/// the name of one of `lists` (`# NAME`) stands for one line per item: FAMILY is `ip` or `ip6`, NET
-/// the item.
+/// Replaces each of `words` in `file` where it stands as a whole word, all at once, so that no
+/// inserted text is replaced. A line in which one of them is empty is left out. A line that ends
+/// with the name of one of `lists` (`# NAME`) becomes one line for each item. FAMILY becomes `ip`
+/// or `ip6`, and NET the item.
 pub(super) fn filled(file: &str, words: &[(&str, &str)], lists: &[(&str, &[Subnet])]) -> String {
     let mut filled = Vec::new();
     for rule in file.lines() {
@@ -31,7 +31,7 @@ pub(super) fn filled(file: &str, words: &[(&str, &str)], lists: &[(&str, &[Subne
     filled.join(" ")
 }
 
-/// The rule with its words replaced, or nothing if one of them is empty.
+/// The rule with its words replaced, or `None` if one of them is empty.
 fn with_words(rule: &str, words: &[(&str, &str)]) -> Option<String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let (mut filled, mut rest) = (String::new(), rule);
@@ -51,9 +51,8 @@ fn with_words(rule: &str, words: &[(&str, &str)]) -> Option<String> {
     Some(filled + rest)
 }
 
-/// The name of the table of a device, and of a `kind` of tables: nft does not know all characters
-/// that a device's name may have. What it does not know is written as its number, after a `/`, which
-/// no device's name has.
+/// The name of the table of a device and a `kind`. nft does not allow all characters of a device's
+/// name. Such a character becomes a `/`, which no device's name has, and its number.
 pub(super) fn table_name(device: &str, kind: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let written = device.chars().map(|c| match c {
@@ -63,24 +62,24 @@ pub(super) fn table_name(device: &str, kind: &str) -> String {
     format!("fernvpn-{}{kind}", written.collect::<String>())
 }
 
-/// How a device's name is written between quotes: a `*` at its end would stand for any text.
+/// A device's name as it is written between quotes. A `*` at its end would stand for any text.
 pub(super) fn device_name(device: &str) -> String {
     device.replace('*', r"\*")
 }
 
-/// A table of nft's that was put in, and is to stay.
+/// A table in nft that was installed and must stay.
 #[derive(Debug)]
 pub(super) struct Table {
     pub name: String,
     text: String,
-    /// What nft lists, as it was right after.
+    /// nft's listing right after the table was installed.
     listed: String,
-    /// nft's rules as a whole when the table was last seen to be there.
+    /// The number of nft's rules as a whole when the table was last found.
     generation: Option<u32>,
 }
 
 impl Table {
-    /// Puts the table in, in place of an older one of this name. `text` does both.
+    /// Installs the table, in place of an older one of this name. `text` does both.
     pub(super) fn put_in(
         name: &str,
         text: String,
@@ -96,7 +95,7 @@ impl Table {
         })
     }
 
-    /// Whether it is there as it was put in. `generation` is the kernel's number for all rules.
+    /// Whether it is there as it was installed. `generation` is the kernel's number for all rules.
     pub(super) fn is_there(&mut self, generation: Option<u32>) -> bool {
         if generation.is_some() && self.generation == generation {
             return true;
@@ -106,7 +105,7 @@ impl Table {
         is_there
     }
 
-    /// Puts the same in again.
+    /// Installs the same again.
     pub(super) fn put_back(
         &mut self,
         run: impl FnOnce(&[&str]) -> io::Result<()>,
@@ -116,12 +115,12 @@ impl Table {
     }
 }
 
-/// Without what packets add to its maps.
+/// The listing without the entries that packets add to its maps.
 fn list(name: &str) -> Option<String> {
     command::said(&["nft", "--terse", "list", "table", "inet", name])
 }
 
-/// The ports above `first` from which a UDP socket of this machine is connected to another one.
+/// The local ports above `first` of connected UDP sockets of this machine.
 pub(super) fn connected_ports(first: u16) -> BTreeSet<u16> {
     let tables = ["/proc/net/udp", "/proc/net/udp6"].map(fs::read_to_string);
     let text = tables.map(Result::unwrap_or_default).concat();

@@ -1,20 +1,21 @@
-//! How is fernvpn asked to stop or to reload? By a signal, and signals arrive in one thread only.
+//! How do people and systemd stop fernvpn or make it reload? They send a signal, and signals arrive
+//! in one thread only.
 //!
-//! They are blocked before the first thread starts (threads inherit the mask) and awaited by
-//! whoever calls `wait`. So no code ever runs inside a signal handler, and no system call is cut
-//! short by one. Programs that we start inherit the mask too: Ctrl-C does not cut a change to the
-//! machine in half. A command of the user's gets its signals back (`Namespace::enter`).
+//! They are blocked before the first thread starts (threads inherit the mask), and the thread that
+//! calls `wait` gets them. So no code runs inside a signal handler, and no signal interrupts a
+//! system call. Programs that we start inherit the mask too, so Ctrl-C does not interrupt a change
+//! to the machine. A command of the user gets its signals back (`Namespace::enter`).
 //!
-//! A SIGHUP that was ignored at the start (`nohup`) stays without effect when a terminal sends it,
-//! which goes away then. One that somebody sends on purpose still means: reload.
+//! If SIGHUP was ignored at the start (`nohup`), it has no effect when a terminal sends it as it
+//! closes. If somebody sends it on purpose, it still means: reload.
 //!
-//! SIGPIPE is ignored by Rust's start-up code. On other systems than Linux the defaults stay:
-//! Ctrl-C ends us.
+//! Rust's start-up code ignores SIGPIPE. On systems other than Linux, the defaults stay, and Ctrl-C
+//! ends the program.
 
 pub use super::platform::signal::{block, send, wait};
 
-/// What a person, systemd or a terminal asks for, by the numbers that kill(2) knows, and from which
-/// a shell makes the status 128 + n. These four have the same numbers on every Unix.
+/// The requests of a person, systemd or a terminal. The numbers are those of kill(2), from which a
+/// shell makes the status 128 + n. These four have the same numbers on every Unix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGHUP, by custom: reload.

@@ -1,11 +1,12 @@
-//! What does the tunnel want of a TCP socket that std does not give?
+//! What does the tunnel need of a TCP socket that std lacks?
 //!
-//! To wait with a time limit, to read what is there, and to send as much as fits, all on one socket
-//! that several threads use at the same time. On Linux each is one system call. Elsewhere sockets
-//! do not block, and a wait is sleep and another look: slower, never wrong, good enough for a class.
+//! It needs to wait with a time limit, to read what is there, and to send as much as fits. Several
+//! threads do this on one socket at the same time. On Linux, each is one system call. Elsewhere,
+//! sockets do not block, and a wait sleeps and looks again. That is slower, but right, and good
+//! enough for a class.
 //!
 //! ```text
-//! connect        a socket with its options set before the first packet: only then is the mark on the SYN too
+//! connect        a socket with its options set before the first packet, so that the SYN is marked
 //! prepare        the same options for an accepted socket
 //! accept         the next connection
 //! stop_listening wakes the thread that accepts
@@ -21,53 +22,54 @@ pub use super::platform::socket::{
     wait_readable, wait_writable,
 };
 
-/// What a carrier connection is tuned to. `TCP_NODELAY` is always on: without it small records wait
-/// 40 ms.
+/// The options of a carrier connection. `TCP_NODELAY` is always on, because without it small
+/// records wait 40 ms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tuning {
-    /// Bytes not yet sent that the kernel takes at most before the socket counts as full: short
-    /// queues are ours to keep, and packets in the kernel cannot be dropped any more.
+    /// The most unsent bytes in the kernel before the socket counts as full. Packets should queue
+    /// in the program, because those in the kernel cannot be dropped any more.
     pub notsent_lowat_bytes: Option<u32>,
-    /// How long sent data may stay unacknowledged before the kernel gives the connection up.
+    /// How long sent data may stay unacknowledged before the kernel gives up the connection.
     pub user_timeout: Option<Duration>,
-    /// By name, such as `bbr`.
+    /// The congestion control by name, such as `bbr`.
     pub congestion_control: Option<String>,
     /// The firewall mark by which the full tunnel's routing rules exempt the carrier.
     pub mark: Option<u32>,
-    /// `SO_RCVBUF`; the kernel doubles it and no longer adapts it.
+    /// `SO_RCVBUF`. The kernel doubles it and no longer adapts it.
     pub receive_buffer_bytes: Option<u32>,
-    /// The shortest time after which something is sent again, if nothing else tells sooner that it
-    /// was lost; the receiver waits at most half of that for more to acknowledge. Linux has them
-    /// since 6.15.
+    /// The shortest time after which TCP sends data again, unless it learns earlier of the loss.
+    /// The receiver delays an acknowledgement by at most half of that. Linux has both options since
+    /// 6.15.
     pub retransmit: Option<Duration>,
 }
 
-/// What TCP has seen of a connection's path.
+/// What TCP has measured of a connection's path.
 #[derive(Clone, Copy, Debug)]
 pub struct Path {
     /// The round trip now, smoothed.
     pub round_trip: Duration,
-    /// Since the last data came from the peer.
+    /// The time since the last data came from the peer.
     pub silence: Duration,
-    /// The shortest of the last minutes: the path without queues.
+    /// The shortest round trip of the last minutes, which is the path without queues.
     pub shortest: Duration,
     /// Segments sent again.
     pub retransmitted: u32,
-    /// At which it sends: bytes a second, as the congestion control sees the path.
+    /// The sending rate in bytes a second, as the congestion control sees the path.
     pub rate: u64,
     /// Bytes that wait to be sent.
     pub unsent: u32,
-    /// How often in a row the time for an acknowledgement has passed; it doubles each time.
+    /// How often in a row the timeout for an acknowledgement has passed. It doubles each time.
     pub backoff: u8,
-    /// That time now.
+    /// That timeout now.
     pub retransmit_after: Duration,
     /// Segments sent and not acknowledged in order.
     pub unacked: u32,
-    /// Those of them that the peer has nevertheless.
+    /// Those of them that the peer has received out of order.
     pub sacked: u32,
     /// Bytes of a full segment.
     pub segment: u32,
-    /// Bytes sent and not acknowledged in order; 0 where the kernel does not tell (before 4.19).
+    /// Bytes sent and not acknowledged in order. It is 0 if the kernel does not report it (before
+    /// 4.19).
     pub in_flight: u64,
     /// Bytes acknowledged.
     pub acked: u64,
@@ -88,7 +90,7 @@ pub fn prepare(stream: &TcpStream, tuning: &Tuning) -> io::Result<()> {
     super::platform::socket::tune(stream, tuning)
 }
 
-/// Connects, at most `timeout` long, with the options already set.
+/// Connects with these options set, at most for `timeout`.
 pub fn connect(address: SocketAddr, timeout: Duration, tuning: &Tuning) -> io::Result<TcpStream> {
     super::platform::socket::connect(address, timeout, tuning).map_err(|error| match error.kind() {
         ErrorKind::TimedOut => io::Error::new(
@@ -170,7 +172,7 @@ mod tests {
             let day = Duration::from_secs(86_400);
             let waiting = scope.spawn(move || accept(listener, day));
             stop_listening(listener).unwrap();
-            // An error, or nothing: then the caller sees that it is to stop.
+            // It may be an error or `None`. In both cases, the caller sees that it has to stop.
             assert!(!matches!(waiting.join().unwrap(), Ok(Some(_))));
         });
     }

@@ -1,17 +1,16 @@
 //! Which foreign functions does fernvpn call, and why is each call sound?
 //!
-//! The only file with `unsafe`. Everything here is Linux, and is seen by nobody outside `os`. The
-//! numbers are those of the processors named below, which share all of them but two. Each function is
-//! declared by hand as in the C library's headers, has one small safe wrapper right here, and each
-//! structure handed to the kernel has its size asserted at compile time: a structure that is too
-//! short lets the kernel write past its end.
+//! This is the only file with `unsafe`. Everything here is for Linux, and private to `os`. The
+//! processors named below share all of these numbers but two. Each function is declared by hand as
+//! in the C library's headers, and has one small safe wrapper here. The size of each structure for
+//! the kernel is asserted at compile time. If a structure were too short, the kernel would write
+//! past its end.
 //!
-//! Three arguments are used again and again below, and the SAFETY comments name them: *slice*:
-//! pointer and length come from one live Rust slice; *descriptor*: it is borrowed, so it is open
-//! for the whole call; *plain*: the call takes and returns numbers only, and no memory of ours is
-//! involved.
+//! The SAFETY comments below use three words. *Slice*: pointer and length come from one live Rust
+//! slice. *Descriptor*: it is borrowed, so it is open for the whole call. *Plain*: the call takes
+//! and returns only numbers, and touches no memory of ours.
 //!
-//! What it does not do: decide anything. Meaning and messages are in the other files of this room.
+//! This file decides nothing. The other files of this module have the meaning and the messages.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulong, c_void};
@@ -101,7 +100,7 @@ const PR_SET_DUMPABLE: c_int = 4;
 const PR_SET_NO_NEW_PRIVS: c_int = 38;
 /// Two sets of 32 capabilities each.
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
-/// Numbers 0 to 31 of `CAP_*`, a bit each.
+/// Numbers 0 to 31 of `CAP_*`, one bit each.
 pub(super) const CAP_NET_ADMIN: u32 = 1 << 12;
 const RLIMIT_NOFILE: c_uint = 7;
 const SIG_BLOCK: c_int = 0;
@@ -157,7 +156,7 @@ struct IoVec {
 }
 const _: () = assert!(size_of::<IoVec>() == 2 * WORD);
 
-/// `struct msghdr`. Where musl has two 32-bit fields and padding, the same bytes.
+/// `struct msghdr`. musl has two 32-bit fields and padding in places, which are the same bytes.
 #[repr(C)]
 struct MsgHdr {
     name: *mut c_void,
@@ -179,8 +178,8 @@ struct FdMessage {
     fd: c_int,
 }
 const _: () = assert!(size_of::<FdMessage>() == if WORD == 8 { 24 } else { 16 });
-/// `CMSG_LEN(sizeof(int))`. Told to the kernel on receipt as well, so that a second descriptor,
-/// which would fit into the padding and then leak, is never installed.
+/// `CMSG_LEN(sizeof(int))`. The kernel gets it on receipt as well. A second descriptor would fit
+/// into the padding and leak, and so it is never installed.
 const FD_MESSAGE_LENGTH: usize = WORD + 12;
 
 /// `sigset_t`: 1024 bits in both C libraries, of which the kernel uses the first 64.
@@ -280,10 +279,9 @@ unsafe extern "C" {
 }
 
 // ---- TUN device
-// -----------------------------------------------------------------------------------------------
 
-/// TUNSETIFF: makes `tun` (an open `/dev/net/tun`) the device `name`; returns the name the kernel
-/// gave it. `name` is at most 15 bytes; longer ones are refused, since the sixteenth byte must stay
+/// TUNSETIFF: makes `tun` (an open `/dev/net/tun`) the device `name`. Returns the name that the
+/// kernel gave it. A `name` of more than 15 bytes is refused, because the sixteenth byte must stay
 /// zero.
 pub(super) fn tun_set_interface(tun: BorrowedFd<'_>, name: &str, flags: u16) -> io::Result<String> {
     let mut request = IfReq {
@@ -307,7 +305,7 @@ pub(super) fn tun_set_interface(tun: BorrowedFd<'_>, name: &str, flags: u16) -> 
     Ok(String::from_utf8_lossy(&request.name[..end]).into_owned())
 }
 
-/// TUNSETOFFLOAD: which super-packets the kernel may hand over unsegmented.
+/// TUNSETOFFLOAD: sets which super-packets the kernel may hand over unsegmented.
 pub(super) fn tun_set_offload(tun: BorrowedFd<'_>, features: c_uint) -> io::Result<()> {
     // SAFETY: descriptor, plain: this request carries its flags as a number, not as a pointer.
     check(unsafe { ioctl(tun.as_raw_fd(), TUNSETOFFLOAD, c_ulong::from(features)) }).map(drop)
@@ -321,16 +319,15 @@ pub(super) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 // ---- waiting
-// --------------------------------------------------------------------------------------------------
 
-/// Waits until one of a few descriptors is ready (or at its end, or in error: then the read or
-/// write says so) and tells which; all false when `timeout` has passed. `None` waits for ever.
-/// Signals do not shorten the wait.
+/// Waits until one of these descriptors is ready, at its end or in error, and returns which. (The
+/// next read or write then reports an end or error.) All are false when `timeout` has passed.
+/// `None` waits for ever. Signals do not shorten the wait.
 pub(super) fn wait_for<const N: usize>(
     watched: [(BorrowedFd<'_>, i16); N],
     timeout: Option<Duration>,
 ) -> io::Result<[bool; N]> {
-    // A deadline too far away for the clock to hold is no deadline.
+    // A deadline that the clock cannot represent is no deadline.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut fds = watched.map(|(fd, events)| PollFd {
         fd: fd.as_raw_fd(),
@@ -339,14 +336,15 @@ pub(super) fn wait_for<const N: usize>(
     });
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        // Rounded up: a wait of 0 for the last half millisecond would spin.
+        // The time is rounded up, because a wait of 0 for the last half millisecond would spin.
         let timeout_ms = left.map_or(-1, |left| {
             c_int::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
         });
         // SAFETY: slice, of `struct pollfd` (size asserted); the descriptors in it are borrowed
         // until we return.
         match check(unsafe { poll(fds.as_mut_ptr(), N as c_ulong, timeout_ms) }) {
-            Ok(0) if timeout_ms == c_int::MAX => continue, // 24 days: the caller asked for more
+            // These are 24 days, and the caller asked for more.
+            Ok(0) if timeout_ms == c_int::MAX => continue,
             Ok(_) => return Ok(fds.map(|fd| fd.revents != 0)),
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
@@ -355,7 +353,6 @@ pub(super) fn wait_for<const N: usize>(
 }
 
 // ---- sockets
-// --------------------------------------------------------------------------------------------------
 
 /// A TCP socket for the family of `address`, not connected, closed on exec.
 pub(super) fn tcp_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
@@ -391,7 +388,7 @@ pub(super) fn connect_to(fd: BorrowedFd<'_>, address: &SocketAddr) -> io::Result
     check(unsafe { connect(fd.as_raw_fd(), bytes.as_ptr().cast(), length) }).map(drop)
 }
 
-/// A netlink socket of this protocol that hears what the kernel tells these groups (a bit each).
+/// A netlink socket of this protocol that hears what the kernel tells these groups (one bit each).
 pub(super) fn netlink_socket(protocol: c_int, groups: u32) -> io::Result<OwnedFd> {
     // SAFETY: plain.
     let fd = check(unsafe { socket(c_int::from(AF_NETLINK), SOCK_RAW | SOCK_CLOEXEC, protocol) })?;
@@ -406,22 +403,22 @@ pub(super) fn netlink_socket(protocol: c_int, groups: u32) -> io::Result<OwnedFd
     Ok(socket)
 }
 
-/// Has the descriptor `fd` stand for what `new` stands for, from one moment to the next. Whoever
-/// waits for `fd` just now goes on with what it was.
+/// Makes the descriptor `fd` refer to the file of `new`, in one step. A thread that waits for `fd`
+/// at that moment goes on with the old file.
 pub(super) fn put_in_place_of(fd: BorrowedFd<'_>, new: OwnedFd) -> io::Result<()> {
     const O_CLOEXEC: c_int = SOCK_CLOEXEC;
     // SAFETY: descriptor, plain. `fd` stays open, and its owner's.
     check(unsafe { dup3(new.as_raw_fd(), fd.as_raw_fd(), O_CLOEXEC) }).map(drop)
 }
 
-/// shutdown(2) of both directions. On a listening socket it wakes whoever is blocked in accept, for
-/// good.
+/// shutdown(2) of both directions. On a listening socket, it wakes the thread that is blocked in
+/// accept, and ends later calls.
 pub(super) fn shut_down(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: descriptor, plain.
     check(unsafe { shutdown(fd.as_raw_fd(), SHUT_RDWR) }).map(drop)
 }
 
-/// What has arrived, without waiting, whatever the socket's own blocking mode is.
+/// Reads what has arrived without waiting, whatever the socket's own blocking mode is.
 pub(super) fn receive_now(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: descriptor, slice, exclusively borrowed.
     count(unsafe {
@@ -434,7 +431,7 @@ pub(super) fn receive_now(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<u
     })
 }
 
-/// As much as the socket takes without waiting; no SIGPIPE.
+/// Writes as much as the socket takes without waiting, and without SIGPIPE.
 pub(super) fn send_now(fd: BorrowedFd<'_>, bytes: &[u8], alone: bool) -> io::Result<usize> {
     let end = if alone { MSG_EOR } else { 0 };
     // SAFETY: descriptor, slice.
@@ -469,7 +466,7 @@ pub(super) fn set_option_bytes(
         .map(drop)
 }
 
-/// The bytes of an option's value, as many as the kernel has, at most `N`.
+/// Reads the bytes of an option's value: as many as the kernel has, at most `N`.
 pub(super) fn option_bytes<const N: usize>(
     fd: BorrowedFd<'_>,
     level: c_int,
@@ -492,7 +489,6 @@ pub(super) fn option_bytes<const N: usize>(
 }
 
 // ---- one descriptor across a Unix socket
-// ----------------------------------------------------------------------
 
 /// Sends `bytes` (at least one) and with them a copy of `fd`.
 pub(super) fn send_with_fd(
@@ -517,8 +513,8 @@ pub(super) fn send_with_fd(
     count(unsafe { sendmsg(stream.as_raw_fd(), &raw const message, MSG_NOSIGNAL) })
 }
 
-/// Receives bytes and the descriptor that came with them, if one did; it is closed on exec.
-/// Waits as long as the stream's read timeout says. 0 bytes: the other side is gone.
+/// Receives bytes, and the descriptor that came with them, if one did. It is closed on exec. Waits
+/// as long as the stream's read timeout says. 0 bytes mean that the other side is gone.
 pub(super) fn receive_with_fd(
     stream: &UnixStream,
     buffer: &mut [u8],
@@ -546,7 +542,7 @@ pub(super) fn receive_with_fd(
     Ok((length, fd))
 }
 
-/// The pointers stay valid as long as the two arguments do: callers keep both in their own frame.
+/// The pointers stay valid as long as the two arguments do. Callers keep both in their own frame.
 fn message_of(vector: &mut IoVec, control: &mut FdMessage, control_length: usize) -> MsgHdr {
     MsgHdr {
         name: std::ptr::null_mut(),
@@ -560,7 +556,6 @@ fn message_of(vector: &mut IoVec, control: &mut FdMessage, control_length: usize
 }
 
 // ---- namespaces
-// -----------------------------------------------------------------------------------------------
 
 /// Leaves the namespaces named by `flags` for new ones. For a process with one thread.
 pub(super) fn leave_namespaces(flags: c_int) -> io::Result<()> {
@@ -584,7 +579,7 @@ pub(super) fn bind_mount(source: &Path, target: &Path) -> io::Result<()> {
     change_mount(&c_path(source)?, &c_path(target)?, MS_REC | MS_BIND)
 }
 
-/// Mounts at `target`, and no longer at `source`, what is mounted there.
+/// Moves the mount at `source` to `target`.
 pub(super) fn move_mount(source: &Path, target: &Path) -> io::Result<()> {
     change_mount(&c_path(source)?, &c_path(target)?, MS_MOVE)
 }
@@ -600,9 +595,9 @@ fn change_mount(source: &CStr, target: &CStr, flags: c_ulong) -> io::Result<()> 
     check(unsafe { mount(source, target, std::ptr::null(), flags, none) }).map(drop)
 }
 
-/// Has `command` enter `namespaces` (descriptor and kind, in this order), go back to the folder
-/// `directory`, and receive signals again, all between fork and exec. There it has one thread, as a
-/// user namespace demands.
+/// Makes `command` enter `namespaces` (descriptor and kind, in this order), go back to the folder
+/// `directory`, and receive signals again. All of this happens between fork and exec. There it has
+/// one thread, as a user namespace demands.
 pub(super) fn enter_before_exec(
     command: &mut Command,
     namespaces: Vec<(OwnedFd, c_int)>,
@@ -629,7 +624,6 @@ fn change_directory(path: &CStr) -> io::Result<()> {
 }
 
 // ---- process
-// --------------------------------------------------------------------------------------------------
 
 /// The effective user and group.
 pub(super) fn effective_ids() -> (u32, u32) {
@@ -642,8 +636,8 @@ pub(super) fn set_dumpable(dumpable: bool) -> io::Result<()> {
     check(unsafe { prctl(PR_SET_DUMPABLE, c_ulong::from(dumpable)) }).map(drop)
 }
 
-/// What `make` makes is for its owner alone from the first moment; so is what other threads make
-/// meanwhile.
+/// Calls `make` so that its files are for their owner alone from the first moment. Files that other
+/// threads make meanwhile are so as well.
 pub(super) fn for_owner_only<T>(make: impl FnOnce() -> T) -> T {
     // SAFETY: plain, and cannot fail.
     let before = unsafe { umask(0o177) };
@@ -653,8 +647,8 @@ pub(super) fn for_owner_only<T>(make: impl FnOnce() -> T) -> T {
     made
 }
 
-/// No program that this thread starts gets more rights than it has, and of its capabilities it
-/// keeps those in `kept`. Threads that start later are the same.
+/// Of its capabilities, this thread keeps those in `kept`. No program that it starts gets more
+/// rights than it has. Threads that start later are the same.
 pub(super) fn keep_capabilities(kept: u32) -> io::Result<()> {
     let (on, none) = (c_ulong::from(true), c_ulong::from(false));
     let mut header = CapabilityHeader {
@@ -691,7 +685,6 @@ pub(super) fn set_open_file_limit(soft: u64, hard: u64) -> io::Result<()> {
 }
 
 // ---- signals
-// --------------------------------------------------------------------------------------------------
 
 pub(super) fn send_signal(pid: i32, signal: c_int) -> io::Result<()> {
     // SAFETY: plain.
@@ -704,8 +697,8 @@ pub(super) fn block_signals(signals: &[c_int]) -> io::Result<()> {
     change_signal_mask(SIG_BLOCK, signals)
 }
 
-/// Waits for one of these signals, all of which must be blocked; says whether the kernel itself
-/// sent it.
+/// Waits for one of these signals, all of which must be blocked. Returns also whether the kernel
+/// itself sent it.
 pub(super) fn wait_for_signal(signals: &[c_int]) -> io::Result<(c_int, bool)> {
     let (set, mut info) = (signal_set(signals), SignalInfo([0; 32]));
     // SAFETY: `set` and `info` are a whole `sigset_t` and `siginfo_t` (sizes asserted); both live
@@ -724,7 +717,7 @@ fn change_signal_mask(how: c_int, signals: &[c_int]) -> io::Result<()> {
     }
 }
 
-/// Signal n is bit n - 1, as sigaddset(3) has it; ours are all below 32.
+/// The set of these signals. Signal n is bit n - 1, as in sigaddset(3). Ours are all below 32.
 fn signal_set(signals: &[c_int]) -> SignalSet {
     let mut set = SignalSet([0; SIGNAL_WORDS]);
     set.0[0] = signals
@@ -734,7 +727,6 @@ fn signal_set(signals: &[c_int]) -> SignalSet {
 }
 
 // ---- results
-// --------------------------------------------------------------------------------------------------
 
 fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 {

@@ -1,8 +1,8 @@
-//! May a user of this machine read or write a file? Asked for a user who is not the one who runs
-//! this program: a service's, before it starts.
+//! May a user of this machine read or write a file? The question is about another user than the one
+//! who runs this program: a service's user, before the service starts.
 //!
-//! Users and groups are those of /etc/passwd and /etc/group. What other rules allow or forbid
-//! (access lists, security modules, users from a network) is not looked at.
+//! Users and groups are those of /etc/passwd and /etc/group. This does not look at other rules:
+//! access lists, security modules, users from a network.
 
 use std::fs;
 use std::path::Path;

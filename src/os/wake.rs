@@ -1,12 +1,14 @@
-//! How is a thread woken that waits for a packet? By a second thing it waits for.
+//! How can another thread wake a thread that waits for a packet? The thread also waits for a second
+//! descriptor.
 //!
-//! A pair of connected Unix sockets: the reader waits for the far end beside its device, and
-//! ringing closes the connection. It rings once and stays rung, so nobody can come too late to hear
-//! it, and there is nothing to drain.
+//! This is a pair of connected Unix sockets. The reader waits for the far end beside its device,
+//! and ringing closes the connection. It rings once and stays rung, so no reader can be too late,
+//! and there is nothing to drain.
 
 use std::io;
 
-/// Give the reader a reference (it can be waited for, `AsFd`), and ring when it must stop.
+/// A signal to one reader. The reader gets a reference to wait for (`AsFd`), and must stop when it
+/// rings.
 #[derive(Debug)]
 pub struct Wake {
     #[cfg(unix)]
@@ -17,15 +19,15 @@ pub struct Wake {
 
 #[cfg(unix)]
 impl Wake {
-    /// A wake that has not rung. Takes two descriptors.
+    /// A wake that has not rung. It uses two descriptors.
     pub fn new() -> io::Result<Wake> {
         let (near, far) = std::os::unix::net::UnixStream::pair()?;
         Ok(Wake { far, near })
     }
 
-    /// From now on every wait ends at once.
+    /// Rings. From now on, every wait ends at once.
     pub fn ring(&self) {
-        // Cannot fail on a connected pair; rung twice, it is down already.
+        // This cannot fail on a connected pair. If it rings twice, the pair is closed already.
         let _ = self.near.shutdown(std::net::Shutdown::Both);
     }
 }
@@ -37,10 +39,10 @@ impl std::os::fd::AsFd for Wake {
     }
 }
 
-/// Where there is no device to wait for, there is nothing to wake.
+/// Without a device, no thread waits and there is nothing to wake.
 #[cfg(not(unix))]
 impl Wake {
-    /// Nothing.
+    /// A wake that does nothing.
     pub fn new() -> io::Result<Wake> {
         Ok(Wake {})
     }

@@ -577,7 +577,7 @@ fn what_cannot_be_added_changes_nothing() {
             "d",
             &["--ratchet"],
             1,
-            "s-d.key exists already and is left as it is",
+            "s-d.key exists already and stays as it is",
         ),
         ("a", &["--ratchet"], 1, "two peers are called a"),
         ("a\n[peer]", &[], 2, "is not a name"),

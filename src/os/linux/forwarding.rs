@@ -1,25 +1,27 @@
-//! How does a host forward packets for the tunnel, and for nobody who did not ask for it?
+//! How does a host forward packets for the tunnel, and for nothing else?
 //!
 //! ```text
 //! switch                                off -> on
 //! ipv4/conf/DEVICE/forwarding             0 -> 2     for each device by which packets may arrive
 //! ipv6/conf/DEVICE/force_forwarding       0 -> 1     the same, since Linux 6.17
-//! ipv6/conf/all/forwarding                0 -> 2     older kernels have IPv6 forward on all devices or on none,
-//! ipv6/conf/DEVICE/accept_ra              1 -> 2     and then take router advertisements only if this is 2
+//! ipv6/conf/all/forwarding                0 -> 2     before 6.17, IPv6 forwards on all devices or none,
+//! ipv6/conf/DEVICE/accept_ra              1 -> 2     and then router advertisements need a 2 here
 //! ```
 //!
-//! A switch that is on already belongs to somebody else, and stays as it is. The kernel takes every
-//! number but 0 for "on", and everybody else writes 1. So a 2 is fernvpn's own, and a 2 that became
-//! a 1 is used by another program since: from then on it is theirs. `all/forwarding` of IPv4 is
-//! never written, so that a program which reads it (Docker, for one) sees that it has to set it.
+//! A switch that is on already belongs to another program, and stays as it is. The kernel takes
+//! every number but 0 for "on", and other programs write 1. So a 2 is fernvpn's own. If a 2 has
+//! become a 1, another program uses the switch and owns it from then on. fernvpn never writes
+//! `all/forwarding` of IPv4. A program that reads it, such as Docker, then sees that it has to set
+//! it.
 //!
-//! Sysctls outlive the process. A file in `/run/fernvpn` has a line for each switch (path, off, on).
-//! Its owner keeps it locked, so that other instances know who is alive. The folder may be the
-//! service's user's, so a line counts only if it is one of the table above. Who stops leaves on what
-//! another living instance lists too, and that one puts it back later. Who finds the file of a dead
-//! instance with the same device puts everything back ([`put_back`]).
+//! Sysctls outlive the process. A file in `/run/fernvpn` has a line for each switch (path, off,
+//! on). Its owner keeps it locked, so that other instances see that the owner is alive. The folder
+//! may belong to the service's user, so a line only counts if it is one of the table above. When an
+//! instance stops, it leaves a switch on if another living instance lists it too. That instance
+//! restores it later. An instance that finds the file of a dead instance with its own device
+//! restores all of that file's switches ([`put_back`]).
 //!
-//! Packets that pass only because of these switches, and that do not concern a tunnel, are dropped
+//! Firewall rules drop packets that pass only because of these switches and do not concern a tunnel
 //! ([`Forwarding::guard`]).
 
 use std::fmt::Write as _;
@@ -38,17 +40,17 @@ const FOLDER: &str = "/run/fernvpn";
 /// "On", as fernvpn writes it.
 const OURS: &str = "2";
 
-/// One sysctl that this instance has switched on, or shall.
+/// One sysctl that this instance has switched on, or plans to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Switch {
     path: PathBuf,
     off: String,
     on: String,
-    /// The device's number, which stays when the device is renamed. 0: all devices.
+    /// The device's number, which stays when the device is renamed. 0 stands for all devices.
     device: u32,
 }
 
-/// What one server has switched on.
+/// The switches that one server has turned on.
 pub(super) struct Forwarding {
     device: String,
     ipv4: bool,
@@ -59,8 +61,7 @@ pub(super) struct Forwarding {
     switches: Vec<Switch>,
 }
 
-/// The switches that are to be this server's from now on. While it lives, no other instance changes
-/// any.
+/// A plan of this server's switches. While it lives, no other instance changes any switch.
 pub(super) struct Plan {
     switches: Vec<Switch>,
     others: Vec<Others>,
@@ -74,7 +75,7 @@ struct Others {
 }
 
 impl Forwarding {
-    /// Nothing is switched on yet. Without an `uplink`, packets may arrive by any device.
+    /// Makes a value with no switch on. Without an `uplink`, packets may arrive by any device.
     pub(super) fn new(
         device: &str,
         (ipv4, ipv6): (bool, bool),
@@ -91,7 +92,8 @@ impl Forwarding {
         })
     }
 
-    /// Looks at what is there. Whoever reads the plan puts the rules in before it is carried out.
+    /// Looks at the switches, and makes a plan. The caller installs the plan's rules before it
+    /// carries the plan out.
     pub(super) fn plan(&self) -> io::Result<Plan> {
         let lock = lock()?;
         let others = others(&self.state);
@@ -113,7 +115,7 @@ impl Forwarding {
             && !is_per_device
             && let Some(all) = self.ours(all, "0", OURS, &others)
         {
-            // A host that becomes a router must not lose its own router: this comes first.
+            // A host that becomes a router must not lose its own router, so this comes first.
             for device in entries(&conf_folder("ipv6")) {
                 let path = conf("ipv6", &device, "accept_ra");
                 switches.extend(self.ours(path, "1", "2", &others));
@@ -127,20 +129,21 @@ impl Forwarding {
         })
     }
 
-    /// Whether the plan is what is there.
+    /// Whether the machine is as the plan says.
     pub(super) fn is_done(&self, plan: &Plan) -> bool {
         let is_on = |switch: &Switch| value(&switch.path) == switch.on;
         self.file.is_some() && plan.switches == self.switches && plan.switches.iter().all(is_on)
     }
 
-    /// What somebody else has switched off since this instance switched it on.
+    /// The switches that another program has turned off since this instance turned them on.
     pub(super) fn lost(&self) -> Vec<String> {
         let is_lost = |it: &&Switch| it.path.exists() && value(&it.path) == it.off;
         let lost = self.switches.iter().filter(is_lost);
         lost.map(|it| name(&it.path)).collect()
     }
 
-    /// Carries the plan out. What is no longer in it is put back, unless it is somebody else's now.
+    /// Carries the plan out. It restores switches that the plan no longer lists, unless another
+    /// program owns them now.
     pub(super) fn carry_out(&mut self, plan: Plan) -> io::Result<()> {
         let written = write_locked(&self.state, &plan.switches);
         self.file =
@@ -159,9 +162,9 @@ impl Forwarding {
         Ok(())
     }
 
-    /// Rules that drop what passes because of the plan alone. What goes to or comes from the device
-    /// of another server is for that server's rules to judge. Frames between two ports of one bridge
-    /// are not forwarded by these switches, but pass the same hook (br_netfilter).
+    /// Rules that drop packets which pass only because of the plan. They leave packets to or from
+    /// another server's device to that server's rules. They accept frames between two ports of one
+    /// bridge: those pass the same hook (br_netfilter) without these switches.
     pub(super) fn guard(&self, plan: &Plan) -> String {
         let of = |path: &str| {
             let ours = plan.switches.iter().filter(|it| it.path.starts_with(path));
@@ -201,7 +204,7 @@ impl Forwarding {
         accepted.collect::<String>() + &text
     }
 
-    /// The devices by which packets may arrive. Those of a bridge's or bond's ports arrive by the
+    /// The devices by which packets may arrive. Packets at a port of a bridge or bond arrive by the
     /// bridge or bond.
     fn devices(&self, family: &str) -> Vec<String> {
         if let Some(uplink) = &self.uplink {
@@ -214,7 +217,7 @@ impl Forwarding {
         devices
     }
 
-    /// This switch, unless it is on already and it was not fernvpn that switched it on.
+    /// This switch, unless another program has turned it on already.
     fn ours(&self, path: PathBuf, off: &str, on: &str, others: &[Others]) -> Option<Switch> {
         let name = path.parent()?.file_name()?.to_str()?;
         let device = if name == "all" { 0 } else { index(name) };
@@ -238,8 +241,8 @@ impl Forwarding {
     }
 }
 
-/// Puts back what a server with this device switched on. For whoever has just opened the device,
-/// which is therefore nobody else's, and for the server itself.
+/// Restores the switches that a server with this device turned on. The caller is the server itself,
+/// or a program that has just opened the device, which proves that no server uses it.
 pub fn put_back(device: &str) {
     let Ok(state) = state_file(device) else {
         return;
@@ -259,7 +262,8 @@ pub fn put_back(device: &str) {
     }
 }
 
-/// Switches off what is still as fernvpn has set it, and what no other living instance needs.
+/// Turns off the switches that are still as fernvpn set them and that no other living instance
+/// needs.
 fn restore(switches: &[Switch], others: &[Others]) {
     let is_needed = |path: &Path| {
         let living = others.iter().filter(|other| other.alive);
@@ -279,7 +283,7 @@ fn restore(switches: &[Switch], others: &[Others]) {
     }
 }
 
-/// Held while anybody looks at or changes the switches.
+/// The lock that an instance holds while it looks at or changes the switches.
 fn lock() -> io::Result<FileLock> {
     let folder = Path::new(FOLDER);
     let made = fs::create_dir_all(folder);
@@ -287,7 +291,7 @@ fn lock() -> io::Result<FileLock> {
     folder::lock(folder)
 }
 
-/// Which network this is, among all until the machine is started anew, when `/run` is empty.
+/// A number for this network. It is unique until the machine restarts, when `/run` is empty.
 fn network() -> io::Result<String> {
     let socket = UnixDatagram::unbound()?;
     let cookie = sys::option_bytes::<8>(socket.as_fd(), sys::SOL_SOCKET, sys::SO_NETNS_COOKIE);
@@ -306,7 +310,7 @@ fn state_file(device: &str) -> io::Result<PathBuf> {
     Ok(PathBuf::from(format!("{FOLDER}/{device}-{network}.sysctl")))
 }
 
-/// The files of all instances in this network, but for this one's.
+/// The files of all other instances in this network.
 fn others(own: &Path) -> Vec<Others> {
     let ending = format!("-{}.sysctl", network().unwrap_or_default());
     let names = entries(Path::new(FOLDER)).into_iter();
@@ -324,8 +328,8 @@ fn others(own: &Path) -> Vec<Others> {
         .collect()
 }
 
-/// Whether the owner of a state file keeps it locked. Others can open the file, to read it. Their
-/// lock does not count, where one can tell whose it is.
+/// Whether the owner of a state file keeps it locked. Other users can open the file to read it.
+/// Their locks do not count, if the kernel tells whose they are.
 fn is_alive(file: &File) -> bool {
     if !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
         return false;
@@ -355,7 +359,7 @@ fn read(entry: &Entry) -> Vec<Switch> {
     listed(&text)
 }
 
-/// What a server may switch on, and how: the table at the top.
+/// The switches that a server may turn on, and their values: the table at the top.
 const SWITCHES: &[(&str, &str, &str, &str)] = &[
     ("ipv4", "forwarding", "0", OURS),
     ("ipv6", "force_forwarding", "0", "1"),
@@ -363,8 +367,8 @@ const SWITCHES: &[(&str, &str, &str, &str)] = &[
     ("ipv6", "accept_ra", "1", "2"),
 ];
 
-/// The lines of a file. The folder may be the service's user's, who must not have root write
-/// anything but what a server changes.
+/// The lines of a file. The folder may belong to the service's user, who must not make root write
+/// anything except a server's switches.
 fn listed(text: &str) -> Vec<Switch> {
     let switch = |line: &str| {
         let words: Vec<&str> = line.split(' ').collect();
@@ -386,8 +390,8 @@ fn listed(text: &str) -> Vec<Switch> {
     text.lines().filter_map(switch).collect()
 }
 
-/// Replaces the file in one step by one that is locked already. Others may read it, but not before
-/// it is locked.
+/// Replaces the file in one step by one that is locked already. Other processes can only read it
+/// when it is locked.
 fn write_locked(path: &Path, switches: &[Switch]) -> io::Result<File> {
     let state = Entry::at(path)?;
     let new = state.beside(".new")?;
@@ -431,7 +435,7 @@ fn entries(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Without the end of the line; empty if it cannot be read.
+/// The content without the end of the line. It is empty if the file cannot be read.
 fn value(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.trim().to_owned()
@@ -441,12 +445,13 @@ fn is_number(path: &Path) -> bool {
     value(path).parse::<u32>().is_ok()
 }
 
-/// Shown as the command that would do the same.
+/// Writes a sysctl, and logs the command that would do the same.
 fn set(path: &Path, value: &str) -> io::Result<()> {
     fs::write(path, value).map_err(|error| {
         let remedy = match error.kind() {
             ErrorKind::ReadOnlyFilesystem => {
-                " (Try: set it where this container is started, as docker run --sysctl does; or nat = no)"
+                " (Try: set it where this container is started, as docker run --sysctl does, \
+                 or nat = no)"
             }
             _ => "",
         };
@@ -460,7 +465,7 @@ fn set(path: &Path, value: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// What `sysctl` calls it.
+/// Its name for `sysctl`.
 fn name(path: &Path) -> String {
     let name = path.strip_prefix("/proc/sys").unwrap_or(path);
     name.display().to_string()

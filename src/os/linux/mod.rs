@@ -1,7 +1,7 @@
-//! Linux: everything.
+//! What does Linux have? It has everything that this program uses.
 //!
-//! Each file here has a file of the same name, with the same signatures, in `portable/`, but for
-//! `forwarding` and `netlink`, which only this folder uses.
+//! Each file here has a file of the same name, with the same signatures, in `portable/`. Only
+//! `forwarding` and `netlink` have none, because only this folder uses them.
 
 pub(super) mod files;
 mod forwarding;

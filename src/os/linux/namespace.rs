@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! fernvpn, many threads                              fernvpn --namespace-holder DEVICE, one thread
-//!   start /proc/self/exe, socket as its stdin  --->    leave the network and mount namespaces for new ones
-//!                                                      (not root: in a new user namespace, as its root)
+//!   start /proc/self/exe, socket as its stdin  --->    make new network and mount namespaces
+//!                                                      (not root: also a user namespace)
 //!                                                      create the TUN device in there
 //!   the device's descriptor, by SCM_RIGHTS     <---    'R' or 'U', name | or '!', what went wrong
 //!   read and write packets, from outside               wait for the end of the socket, then exit
@@ -11,27 +11,28 @@
 //! ```
 //!
 //! A process with threads cannot make a user namespace, and the tunnel must stay outside, where its
-//! server is. Hence the second process. It owns nothing but the namespaces: when it and all that
-//! ran inside have ended, and the device's descriptor is closed (an open one keeps its network
-//! alive), they vanish with addresses and routes. It ends when its socket does, and the kernel
-//! closes the socket when the parent dies, by kill -9 too. (PR_SET_PDEATHSIG would do that as well,
-//! but when the parent's *thread* ends, which may be long before.) It is in a process group of its
-//! own, so Ctrl-C does not reach it.
+//! server is. So there is a second process, the holder. It owns only the namespaces. They vanish
+//! with addresses and routes when it and all programs inside have ended, and the device's
+//! descriptor is closed. (An open descriptor keeps its network alive.)
 //!
-//! Commands enter through `setns` rather than by asking the holder to run them: then the user's
-//! command has our terminal and is our child, and the holder has no requests to understand. `ip`
-//! has to be root in there; a command of the user's is to be the user again, in a further user
-//! namespace, and to have the tunnel's resolver:
+//! The holder ends when its socket does. The kernel closes the socket when the parent dies, also
+//! after kill -9. (PR_SET_PDEATHSIG would act when the parent's *thread* ends, which may be long
+//! before.) The holder is in a process group of its own, so Ctrl-C does not reach it.
+//!
+//! Commands enter through `setns`; the holder does not run them. So the user's command has our
+//! terminal and is our child, and the holder needs no requests. `ip` has to be root in there. A
+//! command of the user runs as the user again, in a further user namespace, with the tunnel's
+//! resolver:
 //!
 //! ```text
 //! fernvpn --namespace-command USER:GROUP RESOLVERS COMMAND…        started inside, by setns
-//!   mounts of its own: another resolv.conf in /etc, nothing over the known ways around the tunnel ([`MASKED`])
+//!   mounts of its own: another resolv.conf in /etc, and no way around the tunnel ([`MASKED`])
 //!   a user namespace in which the user is the user, without any capability; then exec COMMAND
 //! ```
 //!
-//! What lies in a network namespace is IP and abstract Unix sockets. A Unix socket with a path
-//! still leads out to whoever listens there: X11, a Docker daemon, an SSH control master. That is
-//! what to look for if something leaks.
+//! A network namespace contains IP and abstract Unix sockets. A Unix socket with a path still leads
+//! outside: to X11, a Docker daemon or an SSH control master. If something leaks, look for these
+//! first.
 
 use super::signal::AWAITED;
 use crate::os::namespace::{COMMAND_WORD, HOLDER_WORD, THIS};
@@ -50,13 +51,13 @@ use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-/// Making namespaces takes milliseconds; a holder that has not answered by then never will.
+/// How long the holder may take to answer. It needs milliseconds to make namespaces.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// The longest answer, in bytes.
 const ANSWER_LIMIT: usize = 4096;
 
-/// Where services listen that would resolve names, or start programs, outside the private
-/// network. A command finds nothing there. `USER` stands for the user's number.
+/// The sockets of services that resolve names, or start programs, outside the private network. They
+/// are hidden from a command. `USER` stands for the user's number.
 const MASKED: &[&str] = &[
     "/run/dbus",
     "/run/nscd",
@@ -67,20 +68,20 @@ const MASKED: &[&str] = &[
     "/run/user/USER/gnupg",
 ];
 
-/// A private network with one TUN device and a loopback. It goes when this is dropped.
+/// A private network with one TUN device and a loopback. It vanishes when this is dropped.
 #[derive(Debug)]
 pub struct Namespace {
     holder: Child,
-    /// Whether it lies in a user namespace of its own, whose root is us.
+    /// Whether it has a user namespace of its own, in which we are root.
     of_user: bool,
-    /// Brings the one answer; after that only its end matters.
+    /// Brings the one answer. After that, only its end matters.
     socket: UnixStream,
 }
 
 impl Namespace {
-    /// A new private network, or that of this name (`ip netns`), and the device in it, open.
-    /// The loopback is up; the device is not yet. `program` is one whose `main` calls [`hold`]:
-    /// [`THIS`], but in tests.
+    /// Makes a new private network, or enters the one of this name (`ip netns`), and opens the
+    /// device in it. The loopback is up, the device not yet. The `main` of `program` calls
+    /// [`hold`]: it is [`THIS`], except in tests.
     pub fn create(
         program: &str,
         device: &str,
@@ -105,7 +106,7 @@ impl Namespace {
             .process_group(0)
             .spawn()
             .map_err(failed)?;
-        // From here on an early return drops the namespace, and with it the holder.
+        // From here on, an early return drops the namespace and so ends the holder.
         let mut namespace = Namespace {
             holder,
             of_user: false,
@@ -136,10 +137,10 @@ impl Namespace {
         command::run_prepared(&mut command, "private: ")
     }
 
-    /// Has `command` run inside when it is started, in the current folder, with signals not
-    /// blocked. In a user namespace it is root there, which outside it is not.
+    /// Prepares `command` to run inside, in the current folder, with signals not blocked. In a user
+    /// namespace it is root inside, but not outside.
     pub fn enter(&self, command: &mut Command) -> io::Result<()> {
-        // The user namespace first: it gives the right to enter the others.
+        // The user namespace comes first, because it gives the right to enter the others.
         let kinds = [
             ("user", sys::CLONE_NEWUSER),
             ("net", sys::CLONE_NEWNET),
@@ -150,7 +151,7 @@ impl Namespace {
             .into_iter()
             .filter(|(name, _)| self.of_user || *name != "user")
         {
-            // The holder is our child and not yet waited for, so its number is nobody else's.
+            // The holder is our child and was not waited for, so no other process has its number.
             let path = format!("/proc/{}/ns/{name}", self.pid());
             let file = File::open(&path).map_err(|error| {
                 tried(
@@ -169,7 +170,7 @@ impl Namespace {
         Ok(())
     }
 
-    /// The user's command, to be started inside as that user, with these resolvers.
+    /// Prepares the user's command to run inside as that user, with these resolvers.
     pub fn command(&self, resolvers: &[IpAddr], words: &[OsString]) -> io::Result<Command> {
         let (user, group) = sys::effective_ids();
         let ids = if self.of_user {
@@ -195,12 +196,12 @@ impl Namespace {
         self.holder.id()
     }
 
-    /// Whether no other user than the one who has started it exists inside.
+    /// Whether only the user who started it exists inside.
     pub fn of_one_user(&self) -> bool {
         self.of_user
     }
 
-    /// What a person types to look around inside.
+    /// The words before a command with which a person looks around inside.
     pub fn enter_command(&self) -> String {
         let pid = self.pid();
         if self.of_user {
@@ -213,14 +214,14 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // The end of the socket would do; this way it is gone when drop returns, and leaves no
-        // zombie.
+        // The end of the socket would be enough. But this way the holder is gone when drop returns,
+        // and leaves no zombie.
         let _ = self.holder.kill();
         let _ = self.holder.wait();
     }
 }
 
-/// The holder's `main`. It must run before the program has a second thread.
+/// The `main` of the holder. It must run before the program has a second thread.
 pub fn hold() -> ExitCode {
     let Ok(socket) = io::stdin()
         .as_fd()
@@ -229,7 +230,7 @@ pub fn hold() -> ExitCode {
     else {
         return ExitCode::FAILURE;
     };
-    // Nobody ends this process but its parent: systemd's stop signal reaches every process of a
+    // Only the parent may end this process, but systemd's stop signal reaches every process of a
     // service.
     let made = signal::block()
         .map_err(|error| error.to_string())
@@ -238,16 +239,16 @@ pub fn hold() -> ExitCode {
         Ok((kind, tun)) => {
             let answer = [&[kind], tun.name().as_bytes()].concat();
             sys::send_with_fd(&socket, &answer, tun.as_fd()).map(drop)
-        } // and our own descriptor is closed, so that the device is the parent's alone
+        } // this closes our own descriptor, so that only the parent has the device
         Err(text) => (&socket).write_all(format!("!{text}").as_bytes()),
     };
     if let Err(error) = answered {
         log::say(format_args!(
-            "fernvpn {HOLDER_WORD}: nobody to answer to: {error} (it is not meant to be run by hand)"
+            "fernvpn {HOLDER_WORD}: cannot answer: {error} (only fernvpn itself runs this)"
         ));
         return ExitCode::FAILURE;
     }
-    // Nothing is ever sent: this waits for the end.
+    // The parent never sends anything. This waits for the end.
     while matches!((&socket).read(&mut [0]), Err(error) if error.kind() == ErrorKind::Interrupted) {
     }
     ExitCode::SUCCESS
@@ -261,19 +262,20 @@ fn make_namespaces() -> Result<(u8, Tun), String> {
         arguments.next().unwrap_or_default(),
         arguments.next().unwrap_or_default(),
     );
-    let outside = sys::effective_ids(); // asked now: inside a new user namespace we are nobody
+    // Inside a new user namespace we are nobody, so this asks now.
+    let outside = sys::effective_ids();
     let mut network = sys::CLONE_NEWNET | sys::CLONE_NEWNS;
     if let Some(name) = arguments.next() {
         let path = Path::new("/run/netns").join(&name);
         let entered =
             File::open(path).and_then(|file| sys::enter_namespace(file.as_fd(), sys::CLONE_NEWNET));
-        let remedy = "`ip netns` lists those there are; it takes root";
+        let remedy = "Try, as root: ip netns";
         entered
             .map_err(|error| format!("network namespace {name}: {} ({remedy})", reason(&error)))?;
         network = sys::CLONE_NEWNS;
     }
 
-    // 1. With the privilege if we have it, otherwise with what every user may do.
+    // 1. If we have the privilege, we use it. Otherwise we do what every user may do.
     let kind = match sys::leave_namespaces(network) {
         Ok(()) => b'R',
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
@@ -283,13 +285,13 @@ fn make_namespaces() -> Result<(u8, Tun), String> {
         }
         Err(error) => return Err(blame("unshare", &error)),
     };
-    // 2. Root inside is the user outside; nothing else is mapped.
+    // 2. Root inside is the user outside. No other user is mapped.
     if kind == b'U' {
         map_ids((0, 0), outside)?;
     }
-    // 3. What is mounted inside, such as another resolv.conf, must not show outside.
+    // 3. Mounts inside, such as another resolv.conf, must not show outside.
     sys::make_mounts_private().map_err(|error| blame("make mounts private", &error))?;
-    // 4. The device. It belongs to the namespace in which /dev/net/tun is opened.
+    // 4. The device belongs to the namespace in which /dev/net/tun is opened.
     let tun = Tun::create(&device, offload == "offload").map_err(|error| match error.kind() {
         ErrorKind::PermissionDenied => match forbidding_setting("/proc/sys") {
             Some(setting) => format!("{error}; {setting}"),
@@ -314,8 +316,8 @@ fn map_ids(inside: (u32, u32), outside: (u32, u32)) -> Result<(), String> {
     Ok(())
 }
 
-/// The `main` of what is started inside for the user. It returns only if the command cannot be
-/// run, with the status that env(1) has for the reason.
+/// The `main` of the process that becomes the user's command. It returns only if the command cannot
+/// be run, with env(1)'s status for the reason.
 pub fn become_command() -> ExitCode {
     log::set_quiet();
     let words: Vec<OsString> = std::env::args_os().skip(2).collect();
@@ -358,7 +360,7 @@ fn settle(ids: &str, resolvers: &str) -> io::Result<()> {
         lay_over_etc(resolvers)
             .map_err(|error| tried("cannot lay the tunnel's resolv.conf over /etc", &error))?;
     }
-    // ping(8) without the right to raw sockets; nobody else's matter in this network.
+    // This lets ping(8) work without raw sockets. It only concerns this network.
     let _ = fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0");
     let Some(ids) = ids else { return Ok(()) };
     sys::leave_namespaces(sys::CLONE_NEWUSER)
@@ -367,8 +369,8 @@ fn settle(ids: &str, resolvers: &str) -> io::Result<()> {
         .map_err(io::Error::other)
 }
 
-/// Covers /etc with a folder that has the same entries and another resolv.conf. A file that is
-/// mounted over the host's own would go when the host replaces that by a rename.
+/// Covers /etc with a folder that has the same entries and another resolv.conf. A file mounted over
+/// the host's own would vanish when the host replaces that by a rename.
 fn lay_over_etc(resolvers: &str) -> io::Result<()> {
     let (etc, new) = (Path::new("/etc"), Path::new("/tmp"));
     command::run(&["mount", "-t", "tmpfs", "-o", "mode=755", "fernvpn", "/tmp"])?;
@@ -395,7 +397,7 @@ fn lay_over_etc(resolvers: &str) -> io::Result<()> {
     sys::move_mount(new, etc)
 }
 
-/// Why a step failed, and which setting is to blame, if one is known to be.
+/// Why a step failed, and the setting that causes it, if that is known.
 fn blame(step: &str, error: &io::Error) -> String {
     let why = forbidding_setting("/proc/sys").unwrap_or_else(|| {
         "no known setting forbids it; in a container, its seccomp profile or capabilities may"
@@ -404,7 +406,7 @@ fn blame(step: &str, error: &io::Error) -> String {
     format!("{step}: {}: {why}", reason(error))
 }
 
-/// The first setting that forbids namespaces to users, and how to permit them.
+/// The first setting that forbids namespaces to users, and how to allow them.
 fn forbidding_setting(root: &str) -> Option<String> {
     [
         ("kernel.unprivileged_userns_clone", "0", "1"),
@@ -419,7 +421,10 @@ fn forbidding_setting(root: &str) -> Option<String> {
         fs::read_to_string(path).is_ok_and(|value| value.trim() == *forbids)
     })
     .map(|(name, forbids, permits)| {
-        format!("the setting {name}={forbids} forbids it: `sudo sysctl {name}={permits}`, or run as root, or use --no-tun")
+        format!(
+            "the setting {name}={forbids} forbids it. \
+             Try: `sudo sysctl {name}={permits}`, or run as root, or use --no-tun"
+        )
     })
 }
 

@@ -1,19 +1,19 @@
-//! How do a server's clients reach what is behind it? By forwarding (`forwarding.rs`), and under
-//! the server's address (`server.nft`).
+//! How do clients reach the networks behind a server? The server forwards their packets
+//! (`forwarding.rs`) under its own address (`server.nft`).
 //!
-//! The firewall's table belongs to a child, `nft -i`: the kernel removes it when that one ends,
-//! which it does when its stdin does, however this process dies. Should the child be ended, the
-//! rules are put in again by another one; if that cannot be, the server ends: it would forward
-//! without them. A thread looks every 2 s at what forwards, since devices come and go, and other
-//! programs begin to forward.
+//! The firewall's table belongs to a child, `nft -i`. The child ends when its stdin ends, however
+//! this process dies, and then the kernel removes the table. If somebody ends the child, another
+//! child installs the rules again. If that fails, the server ends, because it would forward without
+//! them. A thread checks every 2 s what forwards, because devices come and go, and other programs
+//! begin to forward.
 //!
-//! Connections from behind the server to its clients are for hosts in private networks that it
-//! pushes (10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7, or parts of these): a site, not the
+//! Hosts behind the server may connect to clients only from private networks that it pushes:
+//! 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7, or parts of these. That is a site, not the
 //! internet. NAT gives clients only ports that the kernel gives to programs that connect, and none
-//! at which the server listens: CVE-2021-3773.
+//! at which the server listens (CVE-2021-3773).
 //!
-//! With a named uplink only this and the tunnel's device forward. Otherwise all do, and packets
-//! that have nothing to do with the tunnel are dropped if they were not forwarded before.
+//! With a named uplink, only this and the tunnel's device forward. Otherwise all devices do.
+//! Packets that do not concern the tunnel are dropped then, if they were not forwarded before.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::IpAddr;
@@ -35,27 +35,27 @@ use crate::packet::subnet::Subnet;
 
 pub use super::forwarding::put_back;
 
-/// Longest that `nft` may take to put the rules in.
+/// The longest time that `nft` may take to install the rules.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How often the server looks whether it still forwards as it has to.
+/// How often the server checks whether it still forwards as planned.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// And how often, counted in looks, whether a firewall has come that drops what is forwarded.
+/// After how many of these checks it also looks for a firewall that drops forwarded packets.
 const FIREWALL_LOOKS: u32 = 30;
 
-/// Somebody who switches forwarding off again and again fills no disk.
+/// A program that switches forwarding off again and again must not fill a disk.
 static REPAIRS: RateLimitedLog = RateLimitedLog::new(30, Duration::from_secs(60));
 
 /// Forwarding and NAT, undone when this is dropped.
 pub struct Nat {
     kept: Arc<Kept>,
-    /// Dropped to end the thread that looks.
+    /// Ends the thread that checks, when it is dropped.
     stop: Option<Sender<()>>,
     looks: Option<JoinHandle<()>>,
 }
 
-/// What is kept as it has to be.
+/// The state that the thread keeps.
 struct Kept {
     device: String,
     networks: Vec<Subnet>,
@@ -65,15 +65,15 @@ struct Kept {
     rules: Arc<Lock<Rules>>,
 }
 
-/// What can change while the server runs.
+/// The parts that can change while the server runs.
 struct Wanted {
     pushed: Vec<Subnet>,
     forwarding: Forwarding,
-    /// The firewalls of others that were named in the log.
+    /// Other programs' firewalls that the log has named.
     firewalls: Vec<String>,
 }
 
-/// What the child has put in, or shall.
+/// The rules that the child has installed, or has to.
 #[derive(Default)]
 struct Rules {
     text: String,
@@ -89,12 +89,12 @@ struct Nft {
 }
 
 impl Nat {
-    /// Forwards what comes from `networks` by the tunnel's `device`, by one `uplink` or by any
-    /// device, and connections to clients from the private ones of the `pushed` networks. The
-    /// server listens at the ports `listen`.
+    /// Forwards packets from `networks` that come by the tunnel's `device`, out by one `uplink` or
+    /// by any device. Also forwards connections to clients from the private ones of the `pushed`
+    /// networks. The server listens at the ports `listen`.
     ///
     /// # Errors
-    /// What does not work. Nothing is left changed then.
+    /// What does not work. All changes are undone then.
     pub fn begin(
         device: &str,
         networks: &[Subnet],
@@ -134,10 +134,10 @@ impl Nat {
         Ok(nat)
     }
 
-    /// Puts the rules in, or others in their place in one step: connections go on.
+    /// Installs the rules, or replaces them in one step, so that connections go on.
     ///
     /// # Errors
-    /// What does not work. The rules are then as before.
+    /// What does not work. The rules stay as before.
     pub fn open_to(&self, pushed: &[Subnet]) -> io::Result<()> {
         let before = {
             let mut wanted = self.kept.wanted.lock();
@@ -148,7 +148,7 @@ impl Nat {
         })
     }
 
-    /// Why the server cannot go on, if so: its rules are gone.
+    /// Why the server cannot go on, if its rules are gone.
     pub fn failure(&self) -> Option<String> {
         self.kept.rules.lock().failure.clone()
     }
@@ -165,12 +165,12 @@ impl Drop for Nat {
 }
 
 impl Kept {
-    /// Compares what forwards and which rules are there with what has to be, and repairs it. Returns
-    /// whether any switch changed hands.
+    /// Compares switches and rules with the plan, and repairs them. Returns whether the owner of
+    /// any switch changed.
     fn keep(&self) -> io::Result<bool> {
         let mut wanted = self.wanted.lock();
         let plan = wanted.forwarding.plan()?;
-        // The rules come first: at no time is anything else forwarded.
+        // The rules come first, so that nothing else is ever forwarded.
         self.put_in(&rule_text(
             self,
             &wanted.pushed,
@@ -181,14 +181,14 @@ impl Kept {
             let lost = wanted.forwarding.lost();
             wanted.forwarding.carry_out(plan)?;
             if !lost.is_empty() {
-                let text = "another program switched forwarding off, which is put back";
+                let text = "another program switched forwarding off; switched it on again";
                 REPAIRS.warning("os", text, &[("what", &lost.join(", "))]);
             }
         }
         Ok(!is_done)
     }
 
-    /// Has nft put these rules in, if they are not there yet.
+    /// Lets nft install these rules, if they are not there yet.
     fn put_in(&self, text: &str) -> io::Result<()> {
         let mut rules = self.rules.lock();
         if rules.text == text {
@@ -204,7 +204,7 @@ impl Kept {
         Ok(())
     }
 
-    /// The thread that looks, until the other end of `stopped` is dropped.
+    /// The body of the thread that checks, until the other end of `stopped` is dropped.
     fn look_until(&self, stopped: &Receiver<()>) {
         let mut reason = String::new();
         for look in 1_u32.. {
@@ -218,18 +218,18 @@ impl Kept {
             }
             match kept {
                 Ok(_) => reason.clear(),
-                Err(error) if error.to_string() == reason => {} // it is in the log already
+                Err(error) if error.to_string() == reason => {} // the log has it already
                 Err(error) => {
                     reason = error.to_string();
-                    let text = "forwarding is not as it has to be, and clients may reach nothing";
+                    let text = "forwarding is not as planned, and clients may reach nothing";
                     log::warning("os", text, &[("reason", &reason)]);
                 }
             }
         }
     }
 
-    /// A chain of somebody else's that drops what is forwarded has the last word, so a person has to
-    /// know. Each is named once, and again when it went away and came back.
+    /// If another program's chain drops forwarded packets, fernvpn's rules cannot change that, so a
+    /// person has to know. The log names each chain once, and again if it went away and came back.
     fn warn_of_firewalls(&self) {
         let device = &self.device;
         let found = firewalls();
@@ -244,7 +244,8 @@ impl Kept {
             ..
         } in new
         {
-            let text = "a firewall drops what is forwarded; unless a rule there lets clients through, they reach nothing. It can be:";
+            let text = "a firewall drops forwarded packets. Unless a rule there lets clients \
+                        through, they reach nothing. Such a rule is:";
             log::warning("os", text, &[("table", table), ("chain", chain)]);
             for way in insert {
                 log::to_paste(&way.replace("DEVICE", device));
@@ -254,7 +255,7 @@ impl Kept {
     }
 }
 
-/// A chain of somebody else's that drops what no rule there accepts.
+/// Another program's chain that drops what none of its rules accepts.
 #[derive(Debug, PartialEq, Eq)]
 struct Firewall {
     name: String,
@@ -268,7 +269,7 @@ fn firewalls() -> Vec<Firewall> {
     let chains = chains(&command::said(&["nft", "list", "chains"]).unwrap_or_default());
     let refuses = |it: &&Chain| it.drops || ends_in_refusal(&it.table, &it.name, 0);
     let mut found: Vec<Firewall> = chains.iter().filter(refuses).map(Chain::firewall).collect();
-    // The older tables of the kernel, which nft does not see.
+    // These are the kernel's older tables, which nft does not see.
     for (names, program) in [
         ("/proc/net/ip_tables_names", "iptables-legacy"),
         ("/proc/net/ip6_tables_names", "ip6tables-legacy"),
@@ -288,7 +289,7 @@ fn firewalls() -> Vec<Firewall> {
     found
 }
 
-/// A chain of somebody else's that sees what is forwarded.
+/// Another program's chain that sees forwarded packets.
 struct Chain {
     /// Its family and name.
     table: String,
@@ -310,7 +311,7 @@ impl Chain {
     }
 }
 
-/// Those in what `nft list chains` says. fernvpn's own tables let tunnels through.
+/// The chains in the output of `nft list chains`. fernvpn's own tables let tunnels through.
 fn chains(list: &str) -> Vec<Chain> {
     let (mut table, mut chain) = ("", "");
     let mut found = Vec::new();
@@ -375,11 +376,11 @@ fn refuses_legacy(said: &str) -> bool {
 }
 
 impl Nft {
-    /// Starts the child, and waits until it has put the rules in.
+    /// Starts the child, and waits until it has installed the rules.
     fn start(rules: &Arc<Lock<Rules>>, text: &str, table: &str) -> io::Result<Nft> {
         let (near, far) = UnixStream::pair()?;
         let far = OwnedFd::from(far);
-        // A group of its own: Ctrl-C in the terminal is for this process to judge.
+        // The child has a process group of its own, because only this process handles Ctrl-C.
         let mut command = command::prepare(&["nft", "-i"])?;
         command
             .process_group(0)
@@ -389,7 +390,7 @@ impl Nft {
         let child = command
             .spawn()
             .map_err(|error| tried("cannot start nft (apt install nftables)", &error))?;
-        drop(command); // and with it our copies of its ends
+        drop(command); // this also closes our copies of its ends
         let (sender, says) = mpsc::channel();
         let mut nft = Nft { child, says };
         let (rules, id) = (Arc::clone(rules), nft.child.id());
@@ -397,7 +398,7 @@ impl Nft {
             for line in BufReader::new(near).lines().map_while(Result::ok) {
                 let _ = sender.send(line);
             }
-            drop(sender); // whoever waits for it is told
+            drop(sender); // the thread that waits for the answer gets an error
             put_in_again(&rules, id);
         });
         if let Err(error) = watching.map(drop).and_then(|()| nft.put_in(text, table)) {
@@ -407,9 +408,10 @@ impl Nft {
         Ok(nft)
     }
 
-    /// Has it put the rules in. It goes on after an error, so success is to see the table.
+    /// Lets the child install the rules. nft goes on after an error, so only the table itself shows
+    /// success.
     fn put_in(&mut self, text: &str, table: &str) -> io::Result<()> {
-        while self.says.try_recv().is_ok() {} // what is left of an earlier answer
+        while self.says.try_recv().is_ok() {} // the rest of an earlier answer
         if let Some(stdin) = &mut self.child.stdin {
             writeln!(stdin, "{text}\nlist {table}")?;
         }
@@ -422,7 +424,7 @@ impl Nft {
     }
 }
 
-/// What came of rules that make this table, by what nft says about them.
+/// The result of rules that make this table, by nft's output about them.
 fn outcome(says: &Receiver<String>, table: &str, deadline: Instant) -> io::Result<()> {
     let mut said = Vec::new();
     loop {
@@ -449,7 +451,7 @@ fn outcome(says: &Receiver<String>, table: &str, deadline: Instant) -> io::Resul
 /// Why there is no table, in nft's own words if it had any.
 fn no_table(reason: RecvTimeoutError, said: &[String]) -> String {
     let what = match reason {
-        RecvTimeoutError::Timeout => "nft does not put the rules of NAT in",
+        RecvTimeoutError::Timeout => "nft does not install the rules of NAT",
         RecvTimeoutError::Disconnected => "nft ended before the rules of NAT were in",
     };
     let lines: Vec<&str> = said.iter().map(|line| line.trim()).collect();
@@ -459,33 +461,33 @@ fn no_table(reason: RecvTimeoutError, said: &[String]) -> String {
     }
 }
 
-/// The child of this id has ended, and its table with it.
+/// Handles that the child with this id has ended, and its table with it.
 fn put_in_again(shared: &Arc<Lock<Rules>>, id: u32) {
     let mut rules = shared.lock();
-    // One that is no longer in charge, or never was, is not missed.
+    // A child that does not own the table now is not replaced.
     let Some(mut dead) = rules.nft.take_if(|nft| nft.child.id() == id) else {
         return;
     };
     dead.end();
     log::warning(
         "os",
-        "nft was ended, and the rules of NAT are gone: putting them in again",
+        "nft was ended, and the rules of NAT are gone; installing them again",
         &[],
     );
     match Nft::start(shared, &rules.text, &rules.table) {
         Ok(nft) => rules.nft = Some(nft),
         Err(error) => {
             rules.failure = Some(format!(
-                "the rules of NAT are gone and cannot be put in again: {error}"
+                "the rules of NAT are gone and cannot be installed again: {error}"
             ));
-            // Who started the server waits for a signal, and stops it in order.
+            // The code that started the server waits for a signal, and then stops it in order.
             let _ = signal::send(std::process::id(), Signal::Terminate);
         }
     }
 }
 
-/// The ports that NAT gives to clients: the most that lie together among those that the kernel
-/// gives to programs that connect, without those at which the server listens.
+/// The ports that NAT gives to clients. They are the longest range among the kernel's ports for
+/// programs that connect, without those at which the server listens.
 fn ports(listen: &[u16]) -> (u16, u16) {
     let (first, last) = rules::local_ports();
     let first = first.max(1024);
@@ -503,7 +505,7 @@ fn ports(listen: &[u16]) -> (u16, u16) {
         .unwrap_or((first, last))
 }
 
-/// Whether a network is a site's own, whatever else the world calls so.
+/// Whether a network is private: a site's own.
 fn is_private(network: &Subnet) -> bool {
     let within = |address: [u8; 4], prefix| {
         Subnet {
@@ -630,10 +632,15 @@ mod tests {
 
     #[test]
     fn a_chain_that_drops_what_is_forwarded_is_found() {
-        let list = "table inet own {\n\tchain f {\n\t\ttype filter hook forward priority 0; policy accept;\n\t}\n}\n\
-                    table ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority 0; policy drop;\n\t}\n\
-                    \tchain FORWARD {\n\t\ttype filter hook forward priority 0; policy drop;\n\t}\n}\n";
-        let own = "table inet fernvpn-fern0-lock {\n\tchain passing {\n\t\ttype filter hook forward priority 10; policy drop;\n";
+        let list = "table inet own {\n\tchain f {\n\
+                    \t\ttype filter hook forward priority 0; policy accept;\n\
+                    \t}\n}\ntable ip filter {\n\tchain INPUT {\n\
+                    \t\ttype filter hook input priority 0; policy drop;\n\t}\n\
+                    \tchain FORWARD {\n\
+                    \t\ttype filter hook forward priority 0; policy drop;\n\t}\n\
+                    }\n";
+        let own = "table inet fernvpn-fern0-lock {\n\tchain passing {\n\
+                    \t\ttype filter hook forward priority 10; policy drop;\n";
         let found = chains(&[list, own].concat());
         let named = |it: &Chain| format!("{} {} {}", it.table, it.name, it.drops);
         let names: Vec<String> = found.iter().map(named).collect();
@@ -710,9 +717,9 @@ mod tests {
             (
                 &["", "waiting for a lock"],
                 Duration::ZERO,
-                "nft does not put the rules of NAT in: waiting for a lock",
+                "nft does not install the rules of NAT: waiting for a lock",
             ),
-            (&[], Duration::ZERO, "nft does not put the rules of NAT in"),
+            (&[], Duration::ZERO, "nft does not install the rules of NAT"),
         ] {
             assert_eq!(of(lines, time), Err(told.to_owned()));
         }

@@ -1,15 +1,15 @@
-//! What does the kernel have of a network, and has it changed?
+//! What does the kernel know of a network, and has it changed?
 //!
-//! rtnetlink(7), read without a program in between: a look at links, addresses, routes and rules
-//! takes a fraction of a millisecond, so it can be done every two seconds on a laptop. Changes are
-//! made by `ip` and `nft` alone, which are shown.
+//! This reads rtnetlink(7) without a program in between. A look at links, addresses, routes and
+//! rules takes a fraction of a millisecond, so a laptop can do it every two seconds. Only `ip` and
+//! `nft` make changes, and those commands are shown.
 //!
 //! ```text
-//!  request    length u32 | type u16 | flags u16 | sequence u32 | port u32 | header of the type | attributes
+//!  request    length u32 | type u16 | flags u16 | sequence u32 | port u32 | header | attributes
 //!  attribute  length u16 | type u16 | value | padding to 4 bytes
 //! ```
 //!
-//! [`Watch`] wakes its caller as soon as anybody has changed something, nft's rules included.
+//! [`Watch`] wakes its caller as soon as anything changes, nft's rules included.
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
@@ -52,7 +52,7 @@ pub(super) struct Netlink {
 impl Netlink {
     pub(super) fn open() -> io::Result<Netlink> {
         let route = sys::netlink_socket(NETLINK_ROUTE, 0)?;
-        // The kernel then looks for what was asked for alone; an older one sends all.
+        // The kernel then only sends what was asked for. An older kernel sends everything.
         let _ = sys::set_option(
             route.as_fd(),
             sys::SOL_NETLINK,
@@ -113,7 +113,7 @@ impl Netlink {
                     _ => {}
                 }
             }
-            // With a peer, the first is the peer's.
+            // If there is a peer, the first address is the peer's.
             if let Some(address) = local.or(address) {
                 addresses.push(Address {
                     device: number(&header[4..8]),
@@ -139,12 +139,12 @@ impl Netlink {
             }
             let dumped = self.dump(GET_ROUTE, &ask, |header, attributes| {
                 let route = route(header, attributes);
-                // 0x200: IPv6's cache.
+                // 0x200 marks IPv6's cache.
                 if number(&header[8..12]) & 0x200 == 0 && table.is_none_or(|it| it == route.table) {
                     routes.push(route);
                 }
             });
-            // A table without a route is not there.
+            // A table without a route does not exist.
             dumped.or_else(|error| match error.raw_os_error() {
                 Some(ENOENT) => Ok(()),
                 _ => Err(error),
@@ -177,7 +177,8 @@ impl Netlink {
                         10 => mark = Some(number(value)),
                         15 => rule.table = number(value),
                         16 => mask = number(value),
-                        // What it does not say: who has made it, and what it does not suppress.
+                        // These attributes are ignored: who made the rule, and that it suppresses
+                        // nothing.
                         21 => {}
                         13 | 14 if number(value) == u32::MAX => {}
                         _ => others += 1,
@@ -244,7 +245,7 @@ impl Netlink {
         self.ask(false, kind, DUMP, ask, each)
     }
 
-    /// Sends a request, and has each message of the answer looked at. The kernel has answered when
+    /// Sends a request, and hands each message of the answer to `each`. The kernel answers while
     /// the request is sent, so there is nothing to wait for.
     fn ask(
         &mut self,
@@ -255,7 +256,7 @@ impl Netlink {
         mut each: impl FnMut(&[u8], Attributes<'_>),
     ) -> io::Result<()> {
         let socket = if nft { &self.nft } else { &self.route }.as_fd();
-        // What is left of an answer that was broken off.
+        // This drops the rest of an earlier, interrupted answer.
         while sys::receive_now(socket, &mut self.buffer).is_ok() {}
         let length = u32::try_from(16 + ask.len()).map_err(|_| ErrorKind::InvalidInput)?;
         let mut request = length.to_ne_bytes().to_vec();
@@ -264,7 +265,7 @@ impl Netlink {
         request.extend([0; 8]);
         request.extend(ask);
         sys::send_now(socket, &request, false)?;
-        // What a type's own header takes: see linux/rtnetlink.h.
+        // The length of each type's own header, see linux/rtnetlink.h.
         let header = match kind {
             GET_LINK => 16,
             GET_ADDRESS => 8,
@@ -380,7 +381,7 @@ struct Message<'a> {
     body: &'a [u8],
 }
 
-/// The first message, and what comes after it.
+/// Splits off the first message.
 fn next_message(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
     let length = usize::try_from(number(bytes.get(..4)?)).ok()?;
     let message = Message {
@@ -398,7 +399,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     [&length.to_ne_bytes(), &kind.to_ne_bytes(), value].concat()
 }
 
-/// Types and values. What is cut short ends them.
+/// The types and values. A truncated one ends them.
 #[derive(Clone, Copy)]
 struct Attributes<'a>(&'a [u8]);
 
@@ -415,11 +416,11 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
-/// Hears of changes to links, addresses, routes, rules, and nft's tables.
+/// Hears of changes to links, addresses, routes, rules and nft's tables.
 #[derive(Debug)]
 pub(super) struct Watch {
     route: OwnedFd,
-    /// Only who may change nft's rules hears of their changes.
+    /// The kernel tells of changes to nft's rules only if this process may change them.
     nft: Option<OwnedFd>,
 }
 
@@ -431,17 +432,18 @@ impl Watch {
         })
     }
 
-    /// Waits for a change, at most so long. Whatever has changed before it returns is in the kernel
-    /// when it does.
+    /// Waits for a change, at most for `timeout`. When it returns, the kernel shows everything that
+    /// has changed before.
     pub(super) fn wait(&self, at_most: Duration) -> io::Result<()> {
         let route = (self.route.as_fd(), sys::POLLIN);
-        // Without the other one the first is there twice, the second time for nothing.
+        // Without the second socket, the first is listed twice, and the second entry is ignored.
         let nft = self.nft.as_ref();
         let nft = nft.map_or((self.route.as_fd(), 0), |nft| (nft.as_fd(), sys::POLLIN));
         sys::wait_for([route, nft], Some(at_most))?;
         let mut buffer = [0; 4096];
         for socket in [Some(&self.route), self.nft.as_ref()].into_iter().flatten() {
-            // More than the socket holds is an error once (ENOBUFS), and a change like any other.
+            // If there is more than the socket holds, an error says so once (ENOBUFS). It counts as
+            // a change.
             while !matches!(
                 sys::receive_now(socket.as_fd(), &mut buffer),
                 Err(error) if error.kind() == ErrorKind::WouldBlock
@@ -488,6 +490,6 @@ mod tests {
             assert!(next_message(&whole[..end]).is_none());
             next_hops(&whole[..end]);
         }
-        assert_eq!(next_hops(&[0; 20]), [0]); // a length of 0 does not stand still
+        assert_eq!(next_hops(&[0; 20]), [0]); // a length of 0 must not loop for ever
     }
 }

@@ -1,4 +1,4 @@
-//! What Linux has of a network, asked by netlink.
+//! What does Linux know of a network? This asks by netlink.
 
 use std::net::IpAddr;
 use std::thread;
@@ -10,9 +10,9 @@ use crate::os::log;
 use crate::os::network_state::NetworkState;
 use crate::os::notify::Heartbeat;
 
-/// How often it is looked at, if the kernel tells of no change.
+/// How often the program checks, if the kernel reports no change.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// Between two looks: changes come in groups, and not each is worth a look of its own.
+/// The pause between two checks. Changes come in groups, and one check for a group is enough.
 const PAUSE: Duration = Duration::from_millis(20);
 /// See [`NetworkState::look`].
 pub(in crate::os) fn look(tables: &[u32]) -> io::Result<NetworkState> {
@@ -51,11 +51,10 @@ pub fn has_several_ways(to: IpAddr, mark: Option<u32>) -> bool {
     Netlink::open().is_ok_and(|mut it| it.has_several_ways(to, mark).unwrap_or(false))
 }
 
-/// Has `check` called again and again, from a thread of its own, until it says that it was the last
-/// time.
+/// Calls `check` again and again from a thread of its own, until it returns that it is done.
 ///
 /// # Errors
-/// The kernel does not tell of changes, or there is no thread.
+/// The kernel does not report changes, or no thread is left.
 pub fn keep(mut check: impl FnMut() -> bool + Send + 'static) -> io::Result<()> {
     let watch = Watch::open()?;
     let keeping = move || {

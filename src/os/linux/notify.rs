@@ -1,4 +1,4 @@
-//! A datagram to systemd.
+//! How does a datagram get to systemd?
 
 use std::ffi::OsStr;
 use std::io;
@@ -6,15 +6,14 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// Sends `state` to the socket of this name. Without a time it does not wait, and gives up if the
-/// queue is full.
+/// Sends `state` to the socket of this name. Without a `timeout`, it gives up if the queue is full.
 pub(in crate::os) fn send(socket: &OsStr, state: &str, time: Option<Duration>) -> io::Result<()> {
     let address = match socket.as_encoded_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(socket),
     };
     let sender = UnixDatagram::unbound()?;
-    // A systemd that is busy holds up no packets for long.
+    // A busy systemd must not delay packets for long.
     sender.set_write_timeout(time)?;
     sender.set_nonblocking(time.is_none())?;
     match sender.send_to_addr(state.as_bytes(), &address?) {

@@ -1,4 +1,4 @@
-//! The user, the limits and the rights of a process of Linux.
+//! Which user, limits and rights does a process of Linux have?
 
 use std::io;
 
@@ -10,9 +10,9 @@ pub fn user() -> u32 {
     sys::effective_ids().0
 }
 
-/// Raises the limit on open files towards `wanted`, as far as the hard limit allows, and returns
-/// what holds now. Each client costs a few descriptors, and the usual soft limit is 1024. Never
-/// lowers it.
+/// Raises the limit on open files towards `wanted`, as far as the hard limit allows. Never lowers
+/// it. Returns the current limit. Each client costs a few descriptors, and the usual soft limit is
+/// 1024.
 pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     let cannot = |error| tried("cannot raise the limit on open files (ulimit -n)", &error);
     let (soft, hard) = sys::open_file_limit().map_err(cannot)?;
@@ -24,8 +24,8 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
 }
 
 /// The system's limits on threads, as far as they are known. Each thread takes four memory
-/// mappings, stack and signal stack with a guard each, and std ends the process where the last of
-/// them fails.
+/// mappings: stack and signal stack, each with a guard. std ends the process if the last of them
+/// fails.
 pub fn thread_limits() -> Vec<ThreadLimit> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let (limits, groups) = (read("/proc/self/limits"), read("/proc/self/cgroup"));
@@ -81,22 +81,23 @@ pub fn thread_limits() -> Vec<ThreadLimit> {
     all.into_iter().flatten().collect()
 }
 
-/// No core dump of this process, and no debugger of the same user's: its memory holds keys.
-/// `/proc/self` then belongs to root; a `Namespace` does not mind, since its process is another
-/// one.
+/// Forbids core dumps of this process, and debuggers of the same user, because its memory holds
+/// keys. `/proc/self` then belongs to root. That does not concern a `Namespace`, which is another
+/// process.
 pub fn forbid_core_dumps() -> io::Result<()> {
     sys::set_dumpable(false).map_err(|error| tried("cannot forbid core dumps", &error))
 }
 
-/// Keeps the right to set up the network and gives up all others, for good, here and in every
-/// program started from here. Before the first thread: each thread has rights of its own.
+/// Keeps the right to set up the network and gives up all others for good, also in every program
+/// started from here. It must run before the first thread starts, because each thread has rights of
+/// its own.
 pub fn keep_network_rights_only() -> io::Result<()> {
     let kept = sys::keep_capabilities(sys::CAP_NET_ADMIN);
     kept.map_err(|error| tried("cannot give up rights that a server does not need", &error))
 }
 
-/// A program's end as a shell has it: its status, or 128 and the number of the signal that ended
-/// it.
+/// A program's end as a shell reports it: its status, or 128 plus the number of the signal that
+/// ended it.
 pub fn shell_status(status: std::process::ExitStatus) -> Option<u8> {
     use std::os::unix::process::ExitStatusExt;
     let number = status.code().or(status.signal().map(|number| 128 + number));

@@ -1,4 +1,4 @@
-//! Signals of Linux, blocked and then awaited by number.
+//! How does a thread wait for signals on Linux? They are blocked, and then awaited by number.
 
 use std::io;
 use std::sync::OnceLock;
@@ -12,28 +12,27 @@ pub(super) const AWAITED: &[i32] = &[1, 2, 3, 15];
 /// Whether SIGHUP was ignored when this process started.
 static IGNORES_HANGUP: OnceLock<bool> = OnceLock::new();
 
-/// Whether the signals ignored by a process, in what `/proc/PID/status` says, have SIGHUP among
-/// them.
+/// Whether a process ignores SIGHUP, by the text of its `/proc/PID/status`.
 fn ignores_hangup(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask & 1 != 0) // signal n is bit n - 1
 }
 
-/// Keeps the four signals back for `wait`. Call it first in `main`, before any thread: a thread
-/// started earlier would still take them, and their default is to end the process.
+/// Blocks the four signals, so that `wait` gets them. Call it first in `main`, before any thread. A
+/// thread that started earlier would still take them, and by default they end the process.
 pub fn block() -> io::Result<()> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     IGNORES_HANGUP.get_or_init(|| ignores_hangup(&status));
     sys::block_signals(AWAITED).map_err(|error| tried("cannot block signals", &error))
 }
 
-/// Waits for the next signal, for as long as it takes, and says whether the terminal sent it
-/// (Ctrl-C): then a command that shares the terminal has had it as well.
+/// Waits for the next signal, without a limit. Returns also whether the terminal sent it (Ctrl-C).
+/// In that case, a command in the same terminal has got it as well.
 pub fn wait() -> (Signal, bool) {
     loop {
-        // What fails here is a wait cut short by a stop and a continuation of this process (Ctrl-Z,
-        // fg).
+        // This only fails if a stop and a continuation of this process (Ctrl-Z, fg) interrupt the
+        // wait.
         let Ok((number, by_terminal)) = sys::wait_for_signal(AWAITED) else {
             continue;
         };
@@ -54,7 +53,7 @@ fn from_number(number: i32) -> Option<Signal> {
 
 /// Sends a signal to a process of ours, such as the command that runs in a private network.
 pub fn send(pid: u32, signal: Signal) -> io::Result<()> {
-    // 0 and negative numbers mean groups of processes.
+    // 0 and negative numbers stand for groups of processes.
     let target = i32::try_from(pid)
         .ok()
         .filter(|&pid| pid > 0)
@@ -66,8 +65,8 @@ pub fn send(pid: u32, signal: Signal) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// libtest's own threads would take the signal and end the run, so it is sent to this test in a
-    /// process of its own, started from a thread that has blocked signals: all threads there
+    /// libtest's own threads would take the signal and end the run. So this test runs again in a
+    /// process of its own, started from a thread that has blocked signals. All threads there
     /// inherit the mask.
     #[test]
     fn a_blocked_signal_waits_to_be_fetched() {
@@ -87,7 +86,7 @@ mod tests {
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        // Both may wait there before anybody asks; the lower number is fetched first.
+        // Both signals may be pending before the wait. The lower number comes first.
         send(child.id(), Signal::Hangup).unwrap();
         send(child.id(), Signal::Terminate).unwrap();
         let done = child.wait_with_output().unwrap();

@@ -1,4 +1,4 @@
-//! TCP sockets of Linux: each of these is one system call.
+//! How are TCP sockets used on Linux? Each of these functions is one system call.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -9,19 +9,19 @@ use crate::os::socket::{Path, Tuning, prepare};
 use crate::os::{log, sys};
 use std::os::fd::AsFd;
 
-/// Whether there is something to read, or the end, or an error to fetch; false after `timeout`.
+/// Whether there is data, the end or an error to read. False after `timeout`.
 pub fn wait_readable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
     about_to_wait("a socket");
     sys::wait_for([(stream.as_fd(), sys::POLLIN)], Some(timeout)).map(|[ready]| ready)
 }
 
-/// Whether the socket takes data, or has an error to fetch; false after `timeout`.
+/// Whether the socket takes data or has an error. False after `timeout`.
 pub fn wait_writable(stream: &TcpStream, timeout: Duration) -> io::Result<bool> {
     about_to_wait("a socket");
     sys::wait_for([(stream.as_fd(), sys::POLLOUT)], Some(timeout)).map(|[ready]| ready)
 }
 
-/// The next connection; nothing after `timeout`. For the one thread that accepts.
+/// The next connection, or `None` after `timeout`. Only one thread may accept.
 pub fn accept(
     listener: &TcpListener,
     timeout: Duration,
@@ -33,12 +33,12 @@ pub fn accept(
     }
 }
 
-/// What has arrived: `WouldBlock` if nothing has, 0 at the end.
+/// Reads what has arrived. The error is `WouldBlock` if nothing has; 0 means the end.
 pub fn receive_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     sys::receive_now(stream.as_fd(), buffer)
 }
 
-/// How many of the bytes the socket took: 0 if it is full.
+/// Writes, and returns how many of the bytes the socket took: 0 if it is full.
 pub fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     match sys::send_now(stream.as_fd(), bytes, false) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
@@ -46,7 +46,7 @@ pub fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// The same in segments of at most so many bytes.
+/// The same, in segments of at most `size` bytes.
 pub fn send_segments_now(stream: &TcpStream, bytes: &[u8], most: usize) -> io::Result<usize> {
     let mut sent = 0;
     for segment in bytes.chunks(most) {
@@ -59,25 +59,25 @@ pub fn send_segments_now(stream: &TcpStream, bytes: &[u8], most: usize) -> io::R
     Ok(sent)
 }
 
-/// Has the connection end with a reset: what waits to be sent is given up.
+/// Makes the connection end with a reset. Unsent data is lost.
 pub fn reset_at_close(stream: &TcpStream) -> io::Result<()> {
     // struct linger: on, for 0 seconds.
     let linger = [1_u32.to_ne_bytes(), 0_u32.to_ne_bytes()].concat();
     sys::set_option_bytes(stream.as_fd(), sys::SOL_SOCKET, sys::SO_LINGER, &linger)
 }
 
-/// Wakes whoever waits in [`accept`], with an error; so does every later call.
+/// Wakes the thread that waits in [`accept`], with an error. Every later call fails too.
 pub fn stop_listening(listener: &TcpListener) -> io::Result<()> {
     sys::shut_down(listener.as_fd())
 }
 
-/// What the kernel has seen of the path.
+/// What the kernel has measured of the path.
 pub fn path(stream: &TcpStream) -> io::Result<Path> {
     let mut info = sys::option_bytes::<216>(stream.as_fd(), sys::IPPROTO_TCP, sys::TCP_INFO)?;
     if info.len() < 152 {
         return Err(ErrorKind::Unsupported.into());
     }
-    info.resize(216, 0); // an older kernel tells less
+    info.resize(216, 0); // an older kernel reports less
     let field =
         |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
     let double = |at: usize| {
@@ -106,7 +106,7 @@ pub fn path(stream: &TcpStream) -> io::Result<Path> {
     })
 }
 
-/// Has a socket's packets take the way of this mark.
+/// Gives a socket's packets this mark, which chooses their route.
 pub fn mark(socket: &UdpSocket, mark: u32) -> io::Result<()> {
     sys::set_option(socket.as_fd(), sys::SOL_SOCKET, sys::SO_MARK, mark)
 }
@@ -129,7 +129,8 @@ pub(in crate::os) fn connect(
     Ok(stream)
 }
 
-const MARK_REMEDY: &str = " (needs CAP_NET_ADMIN: run as root; without root there are --private, --no-tun, and -- COMMAND)";
+const MARK_REMEDY: &str = " (it needs CAP_NET_ADMIN. \
+     Try: run as root, or use --private, --no-tun, or -- COMMAND)";
 
 pub(in crate::os) fn tune(stream: &TcpStream, tuning: &Tuning) -> io::Result<()> {
     let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
@@ -140,7 +141,7 @@ pub(in crate::os) fn tune(stream: &TcpStream, tuning: &Tuning) -> io::Result<()>
     let user_timeout_ms = tuning
         .user_timeout
         .map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
-    // Name, value if wanted, where it goes, and what to do if the kernel refuses.
+    // Each row has a name, the value if it is set, its place, and the advice if the kernel refuses.
     for (name, value, level, option, remedy) in [
         (
             "TCP_NOTSENT_LOWAT",
@@ -193,7 +194,7 @@ pub(in crate::os) fn tune(stream: &TcpStream, tuning: &Tuning) -> io::Result<()>
             "cannot set {name} to {value}: {}{remedy}",
             crate::os::reason(&error)
         );
-        // The mark decides which way packets go. All others only tune, and not every socket has
+        // The mark decides which route packets take. All others only tune, and not every socket has
         // them: one of MPTCP has no TCP_USER_TIMEOUT.
         if name == "SO_MARK" {
             return Err(io::Error::other(text));
@@ -275,7 +276,7 @@ mod tests {
     fn a_socket_that_has_not_all_options_works_without_them() {
         use std::os::fd::OwnedFd;
         use std::os::unix::net::UnixStream;
-        // A socket of another family has no option of TCP at all.
+        // A socket of another family has no option of TCP.
         let (near, _far) = UnixStream::pair().unwrap();
         let near = TcpStream::from(OwnedFd::from(near));
         let tuning = Tuning {

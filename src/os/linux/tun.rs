@@ -1,4 +1,4 @@
-//! The TUN device of Linux: `/dev/net/tun`, and an ioctl that names the device.
+//! How is a TUN device opened on Linux? This opens `/dev/net/tun`, and an ioctl names the device.
 
 use crate::os::lock::{Lock, Rank, about_to_wait};
 use crate::os::tun::Woken;
@@ -12,8 +12,8 @@ use std::time::Duration;
 
 const DEVICE: &str = "/dev/net/tun";
 
-/// An open TUN device. Reading, writing and waiting take `&self`: each is one system call, and
-/// the kernel keeps packets whole, so several threads may share it.
+/// An open TUN device. Reading, writing and waiting take `&self`. Each is one system call, and the
+/// kernel keeps packets whole, so several threads may share it.
 #[derive(Debug)]
 pub struct Tun {
     file: File,
@@ -32,9 +32,8 @@ impl Tun {
         Ok(())
     }
 
-    /// Creates the device `name` (1 to 15 bytes). With `offload`, packets have a virtio header
-    /// and may be super-packets; what this kernel can do beyond TCP (UDP since Linux 6.2) is
-    /// switched on too.
+    /// Creates the device `name` (1 to 15 bytes). With `offload`, packets have a virtio header and
+    /// may be super-packets of TCP, and of UDP since Linux 6.2.
     pub fn create(name: &str, offload: bool) -> io::Result<Tun> {
         check_name(name)?;
         let (file, name) = open(name, offload)?;
@@ -47,8 +46,8 @@ impl Tun {
         })
     }
 
-    /// Creates the device anew, which somebody has removed. Its addresses and routes are for
-    /// others to put back.
+    /// Creates the device anew after somebody has removed it. The caller restores its addresses and
+    /// routes.
     pub fn create_again(&self) -> io::Result<()> {
         if !self.is_created {
             return Err(ErrorKind::Unsupported.into());
@@ -57,11 +56,11 @@ impl Tun {
         if name != self.name {
             return Err(io::Error::other(format!("it is now called {name}")));
         }
-        // Other threads use the descriptor just now, so it stays, and leads to the new device.
+        // Other threads use the descriptor now, so it stays open and leads to the new device.
         sys::put_in_place_of(self.file.as_fd(), file.into())
     }
 
-    /// A device that somebody else has opened: a `Namespace`, or a test with a datagram socket.
+    /// A device that other code has opened: a `Namespace`, or a test with a datagram socket.
     pub fn from_fd(fd: OwnedFd, name: &str, offload: bool) -> io::Result<Tun> {
         sys::set_nonblocking(fd.as_fd())?;
         Ok(Tun {
@@ -73,7 +72,7 @@ impl Tun {
         })
     }
 
-    /// As the kernel knows it (it fills in the number of a name such as `fern%d`).
+    /// The name that the kernel gave it. It fills in the number of a name such as `fern%d`.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -83,24 +82,25 @@ impl Tun {
         self.offload
     }
 
-    /// Held by whoever reads, since packets that two threads read might change places.
+    /// The lock for reading. Without it, packets that two threads read might change their order.
     pub fn read_lock(&self) -> &Lock<()> {
         &self.read_lock
     }
 
-    /// One packet, or `WouldBlock` if none waits. What does not fit into `buffer` is lost.
+    /// Reads one packet, or returns `WouldBlock` if none waits. Bytes that do not fit into `buffer`
+    /// are lost.
     pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         (&self.file).read(buffer)
     }
 
-    /// One packet, gathered from its parts (header, payload). The kernel takes all of it or
+    /// Writes one packet, gathered from its parts (header, payload). The kernel takes all of it or
     /// none.
     pub fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         (&self.file).write_vectored(parts)
     }
 
-    /// Waits for a packet, for `wake` to have something to read or be closed, and for the
-    /// socket `full`, if any, to take data or have an error to fetch; at most for `timeout`.
+    /// Waits at most for `timeout` until one of these is ready: a packet of the device, `wake` by
+    /// data or its end, or the socket `full`, if any, by taking data or an error.
     pub fn wait(
         &self,
         wake: &impl AsFd,
@@ -108,7 +108,7 @@ impl Tun {
         timeout: Option<Duration>,
     ) -> io::Result<Woken> {
         about_to_wait("the device");
-        // Without a socket the device is there twice, the second time for nothing.
+        // Without a socket, the device is listed twice, and the second entry is ignored.
         let full = full.map_or((self.file.as_fd(), 0), |socket| {
             (socket.as_fd(), sys::POLLOUT)
         });
@@ -151,15 +151,16 @@ fn open(name: &str, offload: bool) -> io::Result<(File, String)> {
     Ok((file, name))
 }
 
-/// The kernel's rules (`dev_valid_name`), and only what can be printed. No rule of nft's can name
-/// a device with a quotation mark.
+/// These are the kernel's rules (`dev_valid_name`), and only printable characters. nft's rules
+/// cannot name a device with a quotation mark.
 fn check_name(name: &str) -> io::Result<()> {
     let fine = |byte: u8| byte.is_ascii_graphic() && !b"/:\"".contains(&byte);
     if (1..=15).contains(&name.len()) && name.bytes().all(fine) && name != "." && name != ".." {
         return Ok(());
     }
     let text = format!(
-        "{name:?} cannot name a network device: 1 to 15 letters or digits, no blank, `/`, `:` or `\"`"
+        "{name:?} cannot name a network device. \
+         A name has 1 to 15 letters or digits, no blank, `/`, `:` or `\"`"
     );
     Err(io::Error::new(ErrorKind::InvalidInput, text))
 }
@@ -172,32 +173,34 @@ fn cannot_create(name: &str, error: &io::Error, remedy: &str) -> io::Error {
     io::Error::new(error.kind(), text)
 }
 
-/// Why `/dev/net/tun` does not open.
+/// Why `/dev/net/tun` cannot be opened.
 fn open_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::NotFound => {
-            "there is no /dev/net/tun: `modprobe tun`, in a container pass the device in, or use --no-tun"
+            "there is no /dev/net/tun. Try: `modprobe tun`, in a container pass the device in, \
+             or use --no-tun"
         }
         ErrorKind::PermissionDenied => {
-            "/dev/net/tun may not be opened by this user: `chmod 666 /dev/net/tun` is usual and safe, or use --no-tun"
+            "this user may not open /dev/net/tun. Try: `chmod 666 /dev/net/tun`, which is usual \
+             and safe, or use --no-tun"
         }
-        _ => "opening /dev/net/tun failed (`modprobe tun`?); --no-tun works without it",
+        _ => "opening /dev/net/tun failed. Try: `modprobe tun`, or use --no-tun",
     }
 }
 
-/// Why the open file does not become a device.
+/// Why the open file cannot become a device.
 fn create_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::PermissionDenied => {
-            "it needs CAP_NET_ADMIN: run as root, or use --private or --no-tun"
+            "it needs CAP_NET_ADMIN. Try: run as root, or use --private or --no-tun"
         }
         ErrorKind::ResourceBusy => {
-            "the device exists and is in use: stop the other fernvpn, or choose another --tun"
+            "the device exists and is in use. Try: stop the other fernvpn, or choose another --tun"
         }
         ErrorKind::InvalidInput => {
-            "a device of this name and another kind exists: choose another --tun"
+            "a device of this name and another kind exists. Try: another --tun"
         }
-        _ => "the kernel refused; --no-tun works without a device",
+        _ => "the kernel refused. Try: --no-tun, which works without a device",
     }
 }
 

@@ -1,8 +1,9 @@
-//! std does not reach the umask, nor flags whose numbers each system chooses.
+//! How is a file made for its owner alone? std cannot set the umask, nor flags whose numbers depend
+//! on the system.
 
 use std::fs::OpenOptions;
 
-/// Only makes: the caller sets the mode afterwards.
+/// Only calls `make`. The caller sets the mode afterwards.
 pub(in crate::os) fn for_owner_only<T>(make: impl FnOnce() -> T) -> T {
     make()
 }

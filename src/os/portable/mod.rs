@@ -1,4 +1,5 @@
-//! Any system that has std: what it lacks says so when it is called.
+//! What works on any system with std? Functions that std cannot provide return an error when they
+//! are called.
 
 pub(super) mod files;
 pub(super) mod namespace;

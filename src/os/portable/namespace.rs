@@ -1,4 +1,4 @@
-//! There are no private networks.
+//! Which private networks are there? There are none.
 
 use crate::os::tun::Tun;
 use std::io;
@@ -8,7 +8,7 @@ use std::io;
 pub enum Namespace {}
 
 impl Namespace {
-    /// Not here.
+    /// Always an error.
     pub fn create(
         _program: &str,
         _device: &str,
@@ -48,7 +48,7 @@ impl Namespace {
     }
 }
 
-/// Not here.
+/// Always an error.
 pub fn hold() -> std::process::ExitCode {
     crate::os::log::say(format_args!(
         "fernvpn: {}",

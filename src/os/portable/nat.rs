@@ -1,13 +1,13 @@
-//! There is no address translation.
+//! Which address translation is there? There is none.
 
 use crate::packet::subnet::Subnet;
 
-/// Never made.
+/// This is never made.
 pub struct Nat;
 
 impl Nat {
     /// # Errors
-    /// Always.
+    /// Always an error.
     pub fn begin(
         _: &str,
         _: &[Subnet],

@@ -1,4 +1,4 @@
-//! std knows of no users and no limits.
+//! Which user and limits does a process have? std does not know.
 
 use std::io;
 

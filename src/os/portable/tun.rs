@@ -1,10 +1,10 @@
-//! There is no TUN device. (std has none; a system that has one gets a folder of its own.)
+//! Which TUN device is there? std has none. (A system that has one gets a folder of its own.)
 
 use crate::os::lock::Lock;
 use crate::os::tun::Woken;
 use std::io;
 
-/// There is no value of this type: what would use one cannot run.
+/// There is no value of this type, so code that uses one cannot run.
 #[derive(Debug)]
 pub enum Tun {}
 
@@ -17,7 +17,7 @@ impl Tun {
         Err(crate::os::unsupported("a TUN device"))
     }
 
-    /// Not here.
+    /// Always an error.
     pub fn create(_name: &str, _offload: bool) -> io::Result<Tun> {
         Err(crate::os::unsupported("a TUN device"))
     }
