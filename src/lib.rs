@@ -11,7 +11,7 @@
 //!  audit     ─> protocol, fernet, packet, os
 //!  config    ─> protocol, fernet, packet, os
 //!  os        ─> packet
-//!  protocol  ─> fernet            these two are the trusted core: pure, at most 1,700 lines of code
+//!  protocol  ─> fernet            these two are the core: pure, at most 1,700 lines of code
 //!  fernet    ─> nothing
 //!  packet    ─> nothing
 //! ```

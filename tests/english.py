@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Which sentences of the documents and of the program's help have more than 25 words? Prints each with its place.
+"""Which sentences of the documents, comments and the program's help have more than 25 words? Prints each with its place.
 
     python3 tests/english.py [FILE...]
 
-Reads Markdown, without code, tables and generated parts. If FERNVPN names the program, it also reads its man pages, which
-have the help of every command. Blanks separate words, so `a/b` is one, and inline code is one.
+Reads Markdown, without code, tables and generated parts, and the comments of Rust, without pictures and tables. If FERNVPN
+names the program, it also reads its man pages, which have the help of every command. Blanks separate words, so `a/b` is
+one, and inline code is one.
 """
 
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MOST = 25
 # These are still being rewritten.
-LATER = {"docs/CAPTURE.md", "docs/LAB.md", "docs/wireshark/README.md"}
+LATER = set()
 
 
 def paragraphs(source, is_markdown):
@@ -42,10 +43,35 @@ def paragraphs(source, is_markdown):
         at += len(part)
 
 
+def comments(source):
+    """(line, text) of each paragraph and list item in the comments of Rust, without pictures, tables and headings."""
+    begun, text, kind, is_picture = 0, "", None, False
+    for number, line in enumerate([*source.splitlines(), ""], 1):
+        found = re.match(r"( *)(//[!/]?) ?(.*)", line)
+        said = found[3] if found else ""
+        is_picture = found is not None and is_picture != said.startswith("```")
+        is_prose = said.strip() and not is_picture and not re.match(r"```|\||#|----", said)
+        is_prose = is_prose and (text or not said.startswith("   "))
+        is_new = not is_prose or found.group(1, 2) != kind or re.match(r" *(?:[-*]|\d+\.) ", said)
+        if is_new and text:
+            yield begun, re.sub(r"`[^`]*`", "code", text)
+            text = ""
+        if is_prose:
+            if not text:
+                begun, kind = number, found.group(1, 2)
+            text += said + "\n"
+
+
 def sentences(text):
     """A sentence ends before a blank and a capital or an opening sign; an abbreviation does not."""
     text = re.sub(r"\s+", " ", re.sub(r"^\s*(?:[-*]|\d+\.|#+) ", "", text)).strip()
     return re.split(r"(?<=[.?!:])(?<!e\.g\.)(?<!i\.e\.)[)*\"']*(?: (?=[*(\"']*(?:[A-Z0-9\[]|code))|$)", text)
+
+
+def parts(path):
+    """(line, text) of each piece of prose in a file."""
+    source = path.read_text(encoding="utf-8")
+    return comments(source) if path.suffix == ".rs" else paragraphs(source, path.suffix == ".md")
 
 
 def man_pages():
@@ -58,10 +84,10 @@ def man_pages():
 
 def main():
     files = [Path(name).resolve() for name in sys.argv[1:]] or [
-        path for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+        path for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.rs")])
         if str(path.relative_to(ROOT)) not in LATER]
     places = [(f"{os.path.relpath(path, ROOT)}:{line}", text)
-              for path in files for line, text in paragraphs(path.read_text(encoding="utf-8"), path.suffix == ".md")]
+              for path in files for line, text in parts(path)]
     places += man_pages() if not sys.argv[1:] else []
     count = long = 0
     for place, text in places:

@@ -51,10 +51,10 @@ as_it_was() { diff "$dir/$1" <(what "$2") >"$dir/difference.log"; }    # FILE NA
 harm() {
     local ns=$1 file=$2 name before; shift 2
     [ $ns = $c ] && name=client || name=server
-    before=$(times $name 'put back\|made again')
+    before=$(times $name 'restored\|creating it again')
     run $ns sh -c "$*"
     within 2 as_it_was "$file" "$ns"
-    within 2 more $name 'put back\|made again' "$before"
+    within 2 more $name 'restored\|creating it again' "$before"
 }
 rules='ip -4 rule del priority 12345; ip -6 rule del priority 12345'
 harms=(

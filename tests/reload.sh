@@ -47,7 +47,7 @@ said=$("$fernvpn" reload "$name")
 grep -q '50 clients; disconnected because their key is gone: 1; told to connect again: 1$' <<<"$said" || die "$said"
 pinging new
 logged new 'icmp_seq=10 '
-logged c7 'no tunnel any more.*removed'
+logged c7 'the tunnel has ended.*removed'
 logged vpn 'client removed client=c7$'
 logged vpn 'client disconnected client=c7 .*reason=removed$'
 logged c9 'connected: 10.8.0.200/24'

@@ -5,9 +5,9 @@
 //!  digits  aaaaaa aabbbb bbbbcc cccccc     each 0..=63, written A-Z a-z 0-9 - _
 //! ```
 //!
-//! Strict: one text for one value, so that a token cannot be respelled. Refused are every character
-//! outside the alphabet (blanks, line ends, `+` and `/` included), unused bits that are not zero,
-//! and padding that is neither canonical nor wholly absent.
+//! Strict: one text for one value, so that a token cannot be respelled. This refuses every
+//! character outside the alphabet, which includes blanks, line ends, `+` and `/`. It also refuses
+//! unused bits that are not zero, and padding that is neither canonical nor wholly absent.
 //!
 //! Digits are computed, not looked up: a table indexed by a secret leaks it through the cache.
 
@@ -43,9 +43,9 @@ pub const fn encoded_len(bytes: usize) -> usize {
 
 /// Encodes in place: the last `bytes` bytes of `text` become the text that fills all of it.
 ///
-/// Front to back, the text never overtakes the bytes: after `i` groups `4i` characters are written
-/// and the next unread byte is at `text.len() - bytes + 3i`, which is no less, because `text.len()
-/// - bytes` is at least the number of groups.
+/// Front to back, the text never overtakes the bytes. After `i` groups, `4i` characters are
+/// written, and the next unread byte is at `text.len() - bytes + 3i`. That is no less, because
+/// `text.len() - bytes` is at least the number of groups.
 ///
 /// # Panics
 /// If `text.len()` is not `encoded_len(bytes)`.
@@ -164,7 +164,7 @@ fn decode_groups(text: &[u8; 64], bytes: &mut [u8]) -> Result<(), usize> {
         .unwrap_or(0))
 }
 
-/// The character of a digit 0..=63, without a branch or a look-up: each comparison adds the step
+/// The character of a digit 0..=63, without a branch or a look-up. Each comparison adds the step
 /// from the end of one range of the alphabet to the start of the next.
 #[inline]
 fn character(digit: u8) -> u8 {

@@ -48,8 +48,8 @@ pub fn encrypt(aes: &Aes128, iv: [u8; BLOCK], buffer: &mut [u8], message: usize)
     });
 }
 
-/// Decrypts in place and returns the message without its padding, or `None` if the padding is wrong
-/// or `buffer` is not whole blocks, at least one.
+/// Decrypts in place. Returns the message without its padding, or `None` if the padding is wrong or
+/// `buffer` is not whole blocks, at least one.
 pub fn decrypt<'a>(aes: &Aes128, iv: [u8; BLOCK], buffer: &'a mut [u8]) -> Option<&'a mut [u8]> {
     let (blocks, []) = Block::slice_as_chunks_mut(buffer) else {
         return None;
@@ -72,9 +72,8 @@ pub fn decrypt<'a>(aes: &Aes128, iv: [u8; BLOCK], buffer: &'a mut [u8]) -> Optio
 }
 
 /// Length in bytes without the padding. Looks at every byte of the last block whatever it holds.
-/// Only the holder of a key gets as far as this, so the even time is a second fence, and
-/// `black_box` a strong request to the compiler: without it the loop is compiled to a chain of
-/// early exits.
+/// Only the holder of a key gets this far, so the even time is a second fence. `black_box` is a
+/// strong request to the compiler. Without it, the loop is compiled to a chain of early exits.
 fn unpadded_len(padded: &[u8]) -> Option<usize> {
     let (_, last) = padded.split_last_chunk::<BLOCK>()?;
     let padding = last[BLOCK - 1];
@@ -90,8 +89,8 @@ fn unpadded_len(padded: &[u8]) -> Option<usize> {
     }
 }
 
-/// The CBC chain as one call into the cipher's backend: the choice of processor instructions is
-/// made once for the message instead of once a block.
+/// The CBC chain as one call into the cipher's backend. So the processor instructions are chosen
+/// once for the message instead of once a block.
 struct Chain<'a> {
     blocks: &'a mut [Block],
     previous: [u8; BLOCK],

@@ -187,8 +187,8 @@ impl Fernet {
 /// needed.
 ///
 /// # Errors
-/// [`TokenError`], with the contents of `text` then undefined; but if it is the padding that is wrong,
-/// it is decrypted in its place, for `inspect`.
+/// [`TokenError`]. The contents of `text` are undefined then, with one exception: if only the padding
+/// is wrong, `text` holds the decrypted bytes, for `inspect`.
 pub fn open<'a>(
     keys: &[Fernet],
     text: &'a mut [u8],

@@ -100,9 +100,8 @@ pub fn write_secret(path: &Path, at_end: bool) -> io::Result<File> {
         .map_err(|error| tried(format_args!("cannot write {}", path.display()), &error))
 }
 
-/// Puts `contents` in the place of a file, whether it exists or not: after a crash at any moment
-/// there is the old file or the new one, whole. When this returns, the new one is on disk. One
-/// writer per file at a time.
+/// Replaces or creates a file. After a crash at any moment, the old file or the new one is there as
+/// a whole. When this returns, the new one is on disk. A file may have only one writer at a time.
 pub fn replace_atomically(entry: &Entry, contents: &[u8], mode: u32) -> io::Result<()> {
     super::lock::about_to_wait("the disk");
     entry.replace(contents, mode).map_err(|error| {

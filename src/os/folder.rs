@@ -314,7 +314,8 @@ fn close_to_others(file: &File) {
             0o077
         };
         if mode_of(&metadata) & others != 0 {
-            let _ = set_mode(file, mode_of(&metadata) & !others); // the owner's next lock repeats it
+            // After an error, the owner's next lock repeats this.
+            let _ = set_mode(file, mode_of(&metadata) & !others);
         }
     }
 }
@@ -375,7 +376,7 @@ pub fn holder(file: &File) -> String {
     }
 }
 
-/// The kernel's list has a line for each lock: `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF`.
+/// A line of the kernel's list is one lock: `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF`.
 /// The device may be another one than that of the file's metadata (btrfs, overlayfs).
 pub(super) fn holder_pid(file: &File) -> Option<u32> {
     let inode = format!(":{}", inode_of(&file.metadata().ok()?));

@@ -9,10 +9,10 @@
 //! existed before and stay (`ip tuntap add ... user`). A change that is gone already is no error
 //! then.
 //!
-//! A client on the host leaves the main table alone. A longer route that another program puts there
-//! would win, for example one of a DHCP server's option 121, or a "local" network of public
-//! addresses. So the client's routes are in a table of their own. A rule asks it before the main
-//! table, for packets without the mark [`MARK`]:
+//! A client on the host leaves the main table alone. Another program may put a longer route there,
+//! which would win. A DHCP server's option 121 does so, or a "local" network of public addresses.
+//! So the client's routes are in a table of their own. A rule asks it before the main table, for
+//! packets without the mark [`MARK`]:
 //!
 //! ```text
 //! carrier, marked by its socket ───────────────────────┐
@@ -395,8 +395,9 @@ fn outside(carrier: SocketAddr, routes: &[Subnet]) -> Vec<SocketAddr> {
         log::warning("os", text, &[("server", &carrier), ("to", &to.join(", "))]);
     } else if to.is_empty() {
         let text = "a program on this machine carries the tunnel, and its connection was not \
-                    found. If it goes into the tunnel, there is a loop. Try: ip rule add to ADDRESS \
-                    table main priority 12344, with the address that the program connects to";
+                    found. If it goes into the tunnel, there is a loop. \
+                    Try: ip rule add to ADDRESS table main priority 12344, with the address \
+                    that the program connects to";
         log::warning("os", text, &[("server", &carrier)]);
     }
     found

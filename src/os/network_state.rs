@@ -11,8 +11,8 @@
 //! a tunnel up once.
 //!
 //! A check is eight questions to the kernel by netlink. It takes 0.6 ms in a debug build, which is
-//! 0.03 % of a processor, and starts no program. nft lists its tables only if the kernel's number
-//! for all rules has changed.
+//! 0.03 % of a processor, and starts no program. Tables in nft are listed only if the kernel's
+//! number for all rules has changed.
 
 use std::collections::BTreeSet;
 use std::io;

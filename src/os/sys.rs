@@ -364,8 +364,8 @@ pub(super) fn tcp_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
 }
 
 pub(super) fn connect_to(fd: BorrowedFd<'_>, address: &SocketAddr) -> io::Result<()> {
-    // struct sockaddr_in:  family u16 | port u16 BE | address 4 | zero 8              16 bytes
-    // struct sockaddr_in6: family u16 | port u16 BE | flow 4 | address 16 | scope 4   28 bytes
+    //    struct sockaddr_in:  family u16 | port u16 BE | address 4 | zero 8              16 bytes
+    //    struct sockaddr_in6: family u16 | port u16 BE | flow 4 | address 16 | scope 4   28 bytes
     let mut bytes = Vec::with_capacity(28);
     match address {
         SocketAddr::V4(v4) => {
@@ -590,8 +590,8 @@ fn c_path(path: &Path) -> io::Result<CString> {
 
 fn change_mount(source: &CStr, target: &CStr, flags: c_ulong) -> io::Result<()> {
     let (source, target, none) = (source.as_ptr(), target.as_ptr(), std::ptr::null());
-    // SAFETY: two strings that end in zero and live as long as the call; with these flags the kind
-    // is not looked at, and there is no data.
+    // SAFETY: two strings that end in zero and live as long as the call. With these flags, the
+    // kernel ignores the kind, and there is no data.
     check(unsafe { mount(source, target, std::ptr::null(), flags, none) }).map(drop)
 }
 

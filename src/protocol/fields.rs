@@ -3,12 +3,12 @@
 //! ```text
 //!  versions=1\n
 //!  role=client\n
-//!  nonce=000102…\n          a name, '=', a value, a line end; names in any order, each at most once
+//!  nonce=000102…\n       a name, '=', a value, a line end; in any order, each at most once
 //! ```
 //!
-//! Text, so that anybody who has the derived key can read it with any Fernet tool. Names that are
-//! not known are left alone (this is how the protocol grows); a name that stands twice is refused,
-//! because two readers could take different ones.
+//! Text, so that anybody who has the derived key can read it with any Fernet tool. Unknown names
+//! are ignored, which is how the protocol grows. A name that stands twice is refused, because two
+//! readers could take different ones.
 
 use std::fmt;
 

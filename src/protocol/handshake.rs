@@ -9,10 +9,10 @@
 //!  (Sealer, Opener)                                    (Sealer, Opener)
 //! ```
 //!
-//! Each phase is a type named by what it expects next, and each step takes it by value: what may
-//! not come yet cannot be called, and nothing can be done twice. No clock is needed. The two nonces
-//! make the session fresh; Finished, under a key that depends on both, proves to the server that
-//! the client is there now and is no recording. A hello's timestamp is only reported.
+//! Each phase is a type, named by what it expects next. Each step takes it by value, so no step can
+//! be called too early or twice. No clock is needed. The two nonces make the session fresh.
+//! Finished uses a key that depends on both. It proves to the server that the client is there now
+//! and is no recording. A hello's timestamp is only reported.
 
 use super::fields::{self, FieldError, Fields};
 use super::frame;
@@ -241,9 +241,9 @@ impl ClientHello {
 
     // ------------------------------------------------------------ 4.3 ServerHello
 
-    /// Answers: the frame to send, and the state that takes Finished; or, where nothing fits, a
-    /// frame that says so and the same reason for the log, after which the connection ends.
-    /// `ratchet` is the state of a ratcheted key, durable already.
+    /// Answers. Returns the frame to send, and the state that takes Finished. If the two sides have
+    /// nothing in common, returns a frame that says so and the same reason for the log. The
+    /// connection ends then. `ratchet` is the state of a ratcheted key, durable already.
     pub fn answer(
         self,
         offer: &Offer,

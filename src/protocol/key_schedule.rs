@@ -5,7 +5,7 @@
 //!     ├─ "hello"   a Fernet key, seals both hellos
 //!     ├─ "client" + SHA-256(both hello frames) ─> traffic secret ─┬─ "key"    32 bytes
 //!     ├─ "server" + SHA-256(both hello frames) ─> traffic secret  ├─ "iv"     12 bytes
-//!     │                                                           └─ "rekey"  the next traffic secret
+//!     │                                                           └─ "rekey"  the next secret
 //!     └─ "next"   + the server's ratchet secret ─> K of the next step
 //! ```
 //!

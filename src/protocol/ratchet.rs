@@ -9,7 +9,7 @@
 //!
 //! The client makes K' durable and erases K before it sends Finished; the server advances once
 //! Finished has verified. So the client is level with the server or one step ahead, and never
-//! behind: if its Finished was lost it comes back under the id of K', which the server can compute
+//! behind. If its Finished was lost, it comes back under the id of K'. The server can compute that
 //! from K and r.
 
 use super::key_schedule::{Id, Root};

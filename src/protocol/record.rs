@@ -271,8 +271,8 @@ impl Opener {
         &self.0.secret
     }
 
-    /// Opens the body of a frame in place: a record of the tunnel, or a Rekey, after which the
-    /// opener has stepped to the next key. The content may be changed in place.
+    /// Opens the body of a frame in place. It is a record of the tunnel, or a Rekey. After a Rekey,
+    /// the opener has changed to the next key. The content may be changed in place.
     ///
     /// # Errors
     /// [`RecordError`]; the opener is unchanged, the contents of `body` are undefined, the

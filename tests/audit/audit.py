@@ -433,7 +433,7 @@ CLAIMS = [
     ("the lesson is what the program makes", the_lesson_is_the_programs),
     ("links in documents lead somewhere", links_lead_somewhere),
     ("files and tests that documents name exist", names_exist),
-    ("sentences in documents are short", sentences_are_short),
+    ("sentences in documents and comments are short", sentences_are_short),
 ]
 
 

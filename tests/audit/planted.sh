@@ -43,7 +43,7 @@ planted 'their tree' Cargo.lock 'another ctutils below the four' sed -i '/^name 
 planted 'their tree' tests/audit/crates.txt 'a crate that nobody has recorded' sed -i '/^cmov /d'
 planted 'their tree' .cargo/config.toml 'a source that replaces the registry' write '[source.crates-io]'
 planted 'unsafe code' src/fernet/cbc.rs 'unsafe code in the core' append 'fn planted() { unsafe { std::hint::unreachable_unchecked() } }'
-planted 'unsafe code' src/packet/mod.rs 'a room that does not forbid it' sed -i '/forbid(unsafe_code)/d'
+planted 'unsafe code' src/packet/mod.rs 'a module that does not forbid it' sed -i '/forbid(unsafe_code)/d'
 planted 'each unsafe' src/os/sys.rs 'an unsafe block without its reason' sed -i '0,/\/\/ SAFETY: /{/\/\/ SAFETY: /d}'
 planted 'each unsafe' Cargo.toml 'unsafe code allowed' sed -i 's/^unsafe_code = "deny"/unsafe_code = "allow"/'
 planted 'modules use' src/protocol/frame.rs 'the protocol uses the machine' append 'use crate::os::log;'
@@ -70,6 +70,7 @@ planted 'links' src/protocol/record.rs 'a function in the list of claims that ha
 planted 'links' tests/core/records.rs 'a test in the list of claims that is gone' sed -i 's/a_record_opens_once_and_in_its_place/a_record/'
 planted 'files and tests' tests/core/fernet_divergence.rs 'a test that a document names and that is gone' sed -i 's/trailing_bits_are_refused/gone/'
 planted 'sentences' README.md 'a sentence that is too long' append "$(printf 'word %.0s' {1..26})."
+planted 'sentences' src/fernet/key.rs 'a comment that is too long' append "// $(printf 'word %.0s' {1..26})."
 
 # The last violation is a file in a registry that is not as it was published.
 registry=$(dirname "$(dirname "$(find "${CARGO_HOME:-$HOME/.cargo}"/registry/src -maxdepth 2 -name 'cmov-*' -print -quit)")")

@@ -6,9 +6,9 @@
 //!          └──────────── at most MAX_HEADERS headers ────────────┘
 //! ```
 //!
-//! A capture may hold only the beginning of a packet (its snap length), and, where it was made
-//! before the network card has cut segments to size, packets above the MTU, or with a length of 0.
-//! So IP's length only cuts off what is behind the packet. Fragments are not put together.
+//! A capture may hold only the beginning of a packet (its snap length). If it was made before the
+//! network card has cut segments to size, it has packets above the MTU, or with a length of 0. So
+//! IP's length only cuts off what is behind the packet. Fragments are not put together.
 
 use super::layer::{Header, Layer};
 use std::fmt;

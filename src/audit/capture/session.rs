@@ -221,8 +221,8 @@ impl Session {
         }
     }
 
-    /// Tells what can be told, in the order in which the two ends have said it: where one has a
-    /// hole, what the other has said later waits as well.
+    /// Reports what is complete, in the order in which the two ends have sent it. If one direction
+    /// has a hole, later messages of the other wait as well.
     fn pieces(&mut self, give_up: bool, keys: &mut Keys, report: &mut Report) -> io::Result<()> {
         while let Some(side) = self.next_side() {
             let direction = &mut self.directions[side];

@@ -6,9 +6,8 @@
 //!                             └─ python   lines that compute both once more
 //! ```
 //!
-//! Both ends run in memory with fixed key, time and randomness: everything shown was made, opened
-//! or refused by the code that runs in a server and a client. The sessions are those of
-//! `tests/vectors/`.
+//! Both ends run in memory with fixed key, time and randomness. The code of a server and a client
+//! made, opened or refused everything that is shown. The sessions are those of `tests/vectors/`.
 //!
 //! | file | question |
 //! |---|---|
@@ -158,8 +157,8 @@ pub struct Derived {
 pub struct Source<'a>(pub Option<&'a str>);
 
 impl Source<'_> {
-    /// Bytes for the purpose `what`: they count up from `first`, or are derived from the name,
-    /// so that each student has a session of their own.
+    /// Bytes for the purpose `what`. They count up from `first`, or are derived from the name, so
+    /// that each student has a session of their own.
     pub fn bytes<const N: usize>(&self, what: &str, first: u8) -> [u8; N] {
         let mut bytes = [0; N];
         match self.0 {

@@ -48,8 +48,8 @@ const SUPER_PACKET: &[u8] = b"\x01\x01\0\x28\0\x14\0\x14\0\x10\
                               \xc0\0\0\x50\0\0\0\x01\0\0\0\x02\x50\x18\xff\xff\x14\x69\0\0\
                               one of three packets;two of three packets;3 of three packets";
 
-/// What is said after the handshake: whether by the client, its paragraph in the prose, and the
-/// content of a record, or nothing for a Rekey.
+/// The messages after the handshake. Each says whether the client sends it, and has its paragraph
+/// in the prose and the content of a record. A Rekey has no content.
 type Said = (bool, &'static str, Option<(RecordType, Vec<u8>)>);
 
 fn conversation() -> [Said; 13] {
@@ -166,7 +166,7 @@ impl<'a> Ends<'a> {
         })
     }
 
-    /// What the client offers: as in the test vectors, so that a new suite changes no other session.
+    /// The client's offer. It is that of the test vectors, so that a new suite changes no session.
     pub(super) fn offered(&self) -> Vec<Suite> {
         let mut suites = Suite::DEFAULT.to_vec();
         if !suites.contains(&self.suite) {

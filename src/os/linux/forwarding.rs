@@ -4,7 +4,7 @@
 //! switch                                off -> on
 //! ipv4/conf/DEVICE/forwarding             0 -> 2     for each device by which packets may arrive
 //! ipv6/conf/DEVICE/force_forwarding       0 -> 1     the same, since Linux 6.17
-//! ipv6/conf/all/forwarding                0 -> 2     before 6.17, IPv6 forwards on all devices or none,
+//! ipv6/conf/all/forwarding                0 -> 2     before 6.17, IPv6 forwards on all or none,
 //! ipv6/conf/DEVICE/accept_ra              1 -> 2     and then router advertisements need a 2 here
 //! ```
 //!

@@ -99,8 +99,8 @@ impl Tun {
         (&self.file).write_vectored(parts)
     }
 
-    /// Waits at most for `timeout` until one of these is ready: a packet of the device, `wake` by
-    /// data or its end, or the socket `full`, if any, by taking data or an error.
+    /// Waits at most for `timeout` until one of these is ready. The device has a packet, `wake` has
+    /// data or its end, or the socket `full`, if any, takes data or has an error.
     pub fn wait(
         &self,
         wake: &impl AsFd,

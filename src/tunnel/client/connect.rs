@@ -1,7 +1,7 @@
 //! How does a client reach a server that has several addresses? RFC 8305, section 5.
 //!
 //! The client tries them side by side. The next attempt begins when the one before has failed, or
-//! after 250 ms, so an address that does not answer costs a quarter of a second. The client keeps
+//! after 250 ms. So an address that does not answer costs a quarter of a second. The client keeps
 //! the first connection and closes later ones.
 
 use crate::os::log;

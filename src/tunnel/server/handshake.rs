@@ -327,7 +327,7 @@ impl PendingConnection<'_> {
         self.refuse(refusal, &format_args!("client {}: {reason}", client.name))
     }
 
-    /// A balancer that hangs up before it speaks for a client has looked whether the server is there.
+    /// A balancer that hangs up before it names a client has only checked that the server is there.
     /// That is no handshake, and is not counted as one.
     fn no_client(&self, reason: &FrameError) -> AfterRefusal {
         match reason {
