@@ -12,6 +12,7 @@ pub const READ: u32 = 4;
 /// The right to write a file, or to make files in a folder and to rename them.
 pub const WRITE: u32 = 2;
 /// The right to pass through a folder.
+#[cfg(unix)]
 const PASS: u32 = 1;
 
 /// A user, and the groups that they are in.

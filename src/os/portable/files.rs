@@ -4,6 +4,7 @@
 use std::fs::OpenOptions;
 
 /// Only calls `make`. The caller sets the mode afterwards.
+#[cfg(unix)]
 pub(in crate::os) fn for_owner_only<T>(make: impl FnOnce() -> T) -> T {
     make()
 }
