@@ -7,6 +7,7 @@ use crate::os::entropy;
 use crate::os::lock::{Lock, Rank};
 use crate::os::network::MARK;
 use crate::os::notify::Heartbeat;
+use crate::os::tun::Tun;
 use crate::os::wake::Wake;
 use crate::packet::ip;
 use crate::packet::subnet::Subnet;
@@ -120,8 +121,11 @@ impl Client {
             known: Vec::new(),
             since: Instant::now(),
         };
+        // Without a device nothing of this machine goes through the tunnel, and nothing has a mark.
+        let goes_through_tunnel =
+            matches!(settings.device, Device::Tun(_)) && Tun::check_system().is_ok();
         Ok(Arc::new(Client {
-            mark: matches!(settings.device, Device::Tun(_)).then_some(MARK),
+            mark: goes_through_tunnel.then_some(MARK),
             server: Lock::new(Rank::ServerAddresses, nowhere),
             key: Lock::new(Rank::ClientKey, key),
             key_log: KeyLog::open(settings.keylog.as_deref())?,
