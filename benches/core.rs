@@ -194,6 +194,7 @@ fn others() {
         )],
         addresses: vec![IpAddr::V4(Ipv4Addr::from_bits(0x0a08_0100 + i))],
         routes: vec![],
+        allow: None,
         ratchet: None,
     };
     let mut settings = ServerSettings {

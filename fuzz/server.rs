@@ -84,6 +84,7 @@ fn world() -> &'static World {
             keys: vec![key(n)],
             addresses: vec![format!("10.8.0.{}", n + 2).parse().expect("an address")],
             routes: Vec::new(),
+            allow: None,
             ratchet: None,
         };
         let peers = (0..CLIENTS).map(peer).collect();

@@ -3,12 +3,13 @@
 use super::{Failure, server};
 use crate::config::arguments::{Arguments, UsageError};
 use crate::config::file::{self, Configuration};
-use crate::config::settings::{ClientSettings, Device};
+use crate::config::settings::{ClientSettings, Device, ServerSettings};
 use crate::os::overlaps::Overlap;
 use crate::os::users::{READ, User, WRITE};
 use crate::os::{files, log, network, process, resolver};
 use crate::tunnel::client::Client;
 use crate::tunnel::peers::registry::Clients;
+use crate::tunnel::wire::network_config::listed;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -38,9 +39,10 @@ pub(super) fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {
             let count = clients.all().len();
             let s = if count == 1 { "" } else { "s" };
             let overlaps = settings.overlaps();
+            let reach = reach(&settings);
             server::on_this_machine(settings)?;
             let but = but_see(&overlaps);
-            format!("a server with {count} client{s}, no mistakes{but}")
+            format!("a server with {count} client{s}, no mistakes{but}\n{reach}")
         }
         Configuration::Client(mut settings) => {
             resolvers(&settings, &file)?;
@@ -64,6 +66,20 @@ pub(super) fn check(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
     };
     super::print(&[format!("{}: {found}\n", file.display()).as_bytes()])
+}
+
+/// What clients may reach.
+fn reach(settings: &ServerSettings) -> String {
+    let own = settings.peers.iter().filter(|peer| peer.allow.is_some());
+    let own = match own.count() {
+        0 => String::new(),
+        count => format!(" (allow), but for {count} with an own list"),
+    };
+    match &settings.allow {
+        None => format!("clients may reach every address that this machine reaches{own}"),
+        Some(none) if none.is_empty() => format!("clients may reach nothing{own}"),
+        Some(some) => format!("clients may reach only {}{own}", listed(some)),
+    }
 }
 
 /// The text after "no mistakes" if this machine and the file do not fit together.

@@ -12,8 +12,8 @@
 
 use super::settings::{ClientSettings, Device, Peer, ServerSettings};
 use super::values::{
-    address, congestion, device_name, host_and_port, instance_name, list, listen_addresses, nat,
-    network, number, path, pushed_or, subnet, suites, yes_or_no,
+    EVERYTHING, address, any_or, congestion, device_name, host_and_port, instance_name, list,
+    listen_addresses, nat, network, number, path, pushed_or, subnet, suites, yes_or_no,
 };
 use crate::protocol::record::Suite;
 
@@ -180,6 +180,18 @@ pub const OPTIONS: &[OptionSpec] = &[
         list: true,
         reload: Reload::Reconnect,
         set: Setter::Server(|own, value| put(&mut own.push_routes, list(value, network))),
+    },
+    OptionSpec {
+        name: "allow",
+        flag: Some("--allow"),
+        value: "any|none|NETWORK",
+        about: "networks that packets of clients may reach",
+        more: "push-routes only tells clients what to send. allow is what the server passes on, to \
+               its own addresses and to other clients as well.",
+        default: "any",
+        list: true,
+        reload: Reload::Now,
+        set: Setter::Server(|own, value| put(&mut own.allow, any_or(value))),
     },
     OptionSpec {
         name: "push-dns",
@@ -441,6 +453,20 @@ pub const OPTIONS: &[OptionSpec] = &[
         reload: Reload::Now,
         set: Setter::Peer(|own, value| put(&mut own.routes, list(value, network))),
     },
+    OptionSpec {
+        name: "allow",
+        flag: None,
+        value: "any|none|NETWORK",
+        about: "networks that packets of this client may reach",
+        more: "It takes the place of allow in [server].",
+        default: "as in [server]",
+        list: true,
+        reload: Reload::Now,
+        set: Setter::Peer(|own, value| {
+            let listed = any_or(value).map(|it| it.unwrap_or(EVERYTHING.to_vec()));
+            put(&mut own.allow, listed.map(Some))
+        }),
+    },
 ];
 
 impl OptionSpec {
@@ -594,6 +620,7 @@ mod tests {
             ("keepalive", "0", "1 to 3600"),
             ("name", "../x", "letters"),
             ("nat", "a/b", "15 letters"),
+            ("allow", "10.8.0.0/33", "'any', or 'none'"),
         ] {
             let error = set(&mut server, name, value).unwrap_err();
             assert!(error.contains(right), "{name}={value}: {error}");

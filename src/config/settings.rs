@@ -88,6 +88,8 @@ pub struct Peer {
     pub addresses: Vec<IpAddr>,
     /// Networks behind the client.
     pub routes: Vec<Subnet>,
+    /// The networks that its packets may reach. `None`: as the server has it.
+    pub allow: Option<Vec<Subnet>>,
     /// The file that holds the state of the key, if it is ratcheted.
     pub ratchet: Option<PathBuf>,
 }
@@ -113,6 +115,8 @@ pub struct ServerSettings {
     pub nat: Nat,
     /// Networks that clients are told to send here.
     pub push_routes: Vec<Subnet>,
+    /// The networks that packets of clients may reach. `None`: all.
+    pub allow: Option<Vec<Subnet>>,
     /// Resolvers that clients are told to use.
     pub push_dns: Vec<IpAddr>,
     /// Whether clients may talk to each other.
@@ -194,6 +198,7 @@ impl Default for ServerSettings {
             mtu: 9000,
             nat: Nat::Auto,
             push_routes: Vec::new(),
+            allow: None,
             push_dns: Vec::new(),
             client_to_client: false,
             suites: Suite::DEFAULT.to_vec(),

@@ -5,7 +5,7 @@ use super::settings::{Congestion, Nat};
 use crate::packet::subnet::Subnet;
 use crate::protocol::record::Suite;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 /// The most items in one list, because a Config record has no more.
@@ -117,6 +117,30 @@ pub(super) fn pushed_or<T>(
         items => match list(items, parse) {
             Ok(items) => Ok(Some(items)),
             Err(reason) => Err(format!("{reason} (or 'pushed', or 'none')")),
+        },
+    }
+}
+
+/// Every address.
+pub(super) const EVERYTHING: [Subnet; 2] = [
+    Subnet {
+        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        prefix: 0,
+    },
+    Subnet {
+        address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        prefix: 0,
+    },
+];
+
+/// Every address (`None`), none, or those in these networks.
+pub(super) fn any_or(value: &str) -> Result<Option<Vec<Subnet>>, String> {
+    match value {
+        "any" => Ok(None),
+        "none" => Ok(Some(Vec::new())),
+        items => match list(items, network) {
+            Ok(items) => Ok(Some(items)),
+            Err(reason) => Err(format!("{reason} (or 'any', or 'none')")),
         },
     }
 }

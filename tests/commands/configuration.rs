@@ -343,6 +343,30 @@ fn a_file_in_the_wrong_place_gets_the_command_that_is_right() {
 }
 
 #[test]
+fn what_clients_may_reach_is_said() {
+    let folder = Folder::new("allow");
+    for (server, peer, said) in [
+        (
+            "",
+            "",
+            "clients may reach every address that this machine reaches\n",
+        ),
+        ("allow = none", "", "clients may reach nothing\n"),
+        (
+            "allow = 192.168.7.0/24, fd07::/64",
+            "allow = any",
+            "clients may reach only 192.168.7.0/24, fd07::/64 (allow), but for 1 with an own list\n",
+        ),
+    ] {
+        let text = format!("[server]\n{server}\n[peer]\nname = a\nkey = {A}\n{peer}\n");
+        let file = folder.file("allow.conf", &text);
+        let (status, stdout, stderr) = run(&["check", "-c", &file], "");
+        assert_eq!((status, stderr.as_str()), (0, ""));
+        assert!(stdout.ends_with(said), "{stdout}");
+    }
+}
+
+#[test]
 fn files_that_are_read_and_files_that_are_not() {
     let folder = Folder::new("forms");
     let right = format!("[server]\nlisten = 127.0.0.1:1\n[peer]\nname = a\nkey = {A}\n");

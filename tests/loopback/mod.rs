@@ -81,6 +81,7 @@ fn peer(n: usize) -> Peer {
         keys: vec![key(n)],
         addresses,
         routes: Vec::new(),
+        allow: None,
         ratchet: None,
     }
 }

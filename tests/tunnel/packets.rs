@@ -12,6 +12,7 @@ use fernvpn::config::settings::{ClientSettings, ServerSettings};
 use fernvpn::os::tun::Tun;
 use fernvpn::packet::icmp;
 use fernvpn::packet::offload::{LENGTH, Offload};
+use fernvpn::packet::subnet::Subnet;
 use fernvpn::protocol::record::{Opener, RecordType, Suite};
 use fernvpn::tunnel::device;
 use fernvpn::tunnel::server::Server;
@@ -213,6 +214,53 @@ fn clients_reach_each_other_only_if_they_may() {
         assert_eq!(kernel.receive(), last);
         let dropped = load(&server.clients()[0].traffic.dropped_destination);
         assert_eq!(dropped, if allowed { 1 } else { 3 });
+    }
+}
+
+/// Neither the server itself, nor another client, nor the world is exempt. A reload takes it up.
+#[test]
+fn packets_reach_only_the_networks_that_are_allowed() {
+    let (tun, kernel) = device(false);
+    let listed = |networks: &str| -> Option<Vec<Subnet>> {
+        let parsed = networks.split(' ').map(|it| it.parse().unwrap());
+        Some(parsed.collect())
+    };
+    let mut with = settings(3);
+    with.client_to_client = true;
+    with.allow = listed("198.51.100.0/25 10.8.0.1/32 2001:db8::/64");
+    with.peers[1].allow = Some(Vec::new());
+    with.peers[2].allow = listed("0.0.0.0/0 ::/0");
+    let (server, at) = serve(with.clone(), Some(tun));
+    let mut raw: Vec<Raw> = (0..3).map(|n| raw_client(at, n, PLAIN)).collect();
+    let all = |n: usize| {
+        let to = ["198.51.100.1", "10.8.0.1", "198.51.100.128"].map(address);
+        let mut packets: Vec<Vec<u8>> = to.iter().map(|to| packet(v4(n), *to, b"4")).collect();
+        let to = ["2001:db8::1", "2001:db8:0:1::1", "fd08::1"].map(address);
+        packets.extend(to.iter().map(|to| packet(v6(n), *to, b"6")));
+        packets
+    };
+    let dropped = |n: usize| load(&server.clients()[n].traffic.dropped_destination);
+    for (n, passes) in [(0, vec![0, 1, 3]), (1, vec![]), (2, vec![0, 1, 2, 3, 4, 5])] {
+        let packets = all(n);
+        for packet in &packets {
+            raw[n].send_packet(packet);
+        }
+        let to_client = packet(v4(n), v4((n + 1) % 3), b"across");
+        raw[n].send_packet(&to_client);
+        assert!(raw[n].says_hello().contains("client"));
+        for at in &passes {
+            assert_eq!(kernel.receive(), packets[*at], "client {n}, packet {at}");
+        }
+        let expected = if n == 2 { 0 } else { 7 - passes.len() as u64 };
+        assert_eq!(dropped(n), expected, "client {n}");
+    }
+    with.allow = None;
+    with.peers[1].allow = None;
+    server.reload(with, |_| Ok(())).unwrap();
+    for (n, raw) in raw.iter_mut().enumerate() {
+        let world = packet(v4(n), address("198.51.100.128"), b"now");
+        raw.send_packet(&world);
+        assert_eq!(kernel.receive(), world, "client {n} after the reload");
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Client {
     pub addresses: Vec<Subnet>,
     /// Networks behind it.
     pub routes: Vec<Subnet>,
+    /// The networks that it may reach. `None`: all.
+    allow: Option<Vec<Subnet>>,
     /// Its traffic since the server started.
     pub traffic: Arc<TrafficCounters>,
     /// For lines that it can cause at will: it fills no disk, and hides no line of another client.
@@ -91,7 +93,12 @@ pub struct Connected {
 
 impl Client {
     /// Makes a client. `before` has the clients until now.
-    fn new(peer: &Peer, addresses: Vec<Subnet>, before: &[Arc<Client>]) -> Client {
+    fn new(
+        peer: &Peer,
+        settings: &ServerSettings,
+        addresses: Vec<Subnet>,
+        before: &[Arc<Client>],
+    ) -> Client {
         let same = before.iter().find(|client| client.name == peer.name);
         let ratcheted = before
             .iter()
@@ -100,6 +107,7 @@ impl Client {
             name: peer.name.clone(),
             addresses,
             routes: peer.routes.clone(),
+            allow: peer.allow.clone().or_else(|| settings.allow.clone()),
             traffic: same
                 .map(|client| Arc::clone(&client.traffic))
                 .unwrap_or_default(),
@@ -138,6 +146,13 @@ impl Client {
             state_file::forget_new_key(path);
         }
         Ok(ratchet)
+    }
+
+    /// Whether the client may reach this address, by `allow`. Everything that a client reaches by the
+    /// server has to pass this, whatever carries it.
+    pub fn may_reach(&self, destination: IpAddr) -> bool {
+        let listed = |allow: &Vec<Subnet>| allow.iter().any(|own| own.contains(destination));
+        self.allow.as_ref().is_none_or(listed)
     }
 
     /// Numbers a handshake whose hello is about to be answered, or `None` if its nonce was answered
@@ -262,7 +277,10 @@ impl Clients {
         for (peer, mut addresses) in settings.peers.iter().zip(fixed) {
             addresses.extend(pool.lease(&peer.name, &addresses)?);
             let before = before.map_or(&[][..], Clients::all);
-            clients.add(peer, Arc::new(Client::new(peer, addresses, before)));
+            clients.add(
+                peer,
+                Arc::new(Client::new(peer, settings, addresses, before)),
+            );
         }
         // The longest prefix comes first, so that the first network that contains an address is the
         // right one.
@@ -428,10 +446,9 @@ impl Clients {
         })
     }
 
-    /// Whether a packet with this source may come from the client.
-    pub fn may_send(&self, client: &Client, source: IpAddr) -> bool {
-        self.owner(source)
-            .is_some_and(|owner| owner.name == client.name)
+    /// The client as this configuration has it, if a packet with this source may come from it.
+    pub fn sender_of(&self, client: &Client, source: IpAddr) -> Option<&Arc<Client>> {
+        self.owner(source).filter(|owner| owner.name == client.name)
     }
 
     /// Whether an address belongs to the tunnel's networks, and so never to the network behind the
@@ -459,6 +476,7 @@ mod tests {
             keys: vec![Key::from_bytes(&[key; 32])],
             addresses: vec![],
             routes: vec![],
+            allow: None,
             ratchet: None,
         }
     }
@@ -492,7 +510,7 @@ mod tests {
         assert_eq!(owner("10.8.0.1"), None, "the server's own");
         assert_eq!(owner("8.8.8.8"), None);
         let alice = &clients.all()[0];
-        let may = |source: &str| clients.may_send(alice, source.parse().unwrap());
+        let may = |source: &str| (clients.sender_of(alice, source.parse().unwrap())).is_some();
         assert!(may("10.8.0.2") && may("192.168.1.1"));
         assert!(!may("10.8.0.1") && !may("8.8.8.8"));
         assert!(!may("192.168.7.1"), "bob's is the longer prefix");
@@ -524,7 +542,8 @@ mod tests {
                 owner,
                 "{address}"
             );
-            assert_eq!(clients.may_send(exit, address), from_exit, "{address}");
+            let may = clients.sender_of(exit, address).is_some();
+            assert_eq!(may, from_exit, "{address}");
         }
     }
 

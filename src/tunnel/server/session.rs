@@ -222,8 +222,11 @@ impl SessionHandler for FromClient<'_> {
         };
         let active = self.active.get_or_insert_with(|| self.shared.active());
         let clients = &active.clients;
-        if !clients.may_send(self.client, source) {
+        let Some(client) = clients.sender_of(self.client, source) else {
             return count(&traffic.dropped_source);
+        };
+        if !client.may_reach(destination) {
+            return count(&traffic.dropped_destination);
         }
         if let Some(owner) = clients.owner(destination) {
             // The destination is another client, if clients may talk to each other.
