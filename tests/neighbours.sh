@@ -220,6 +220,8 @@ link $c lan $w far
 address $c lan 10.8.0.77/24
 client alice 0
 logged alice 'network 10.8.0.0/24 overlaps 10.8.0.0/24 of lan.*Try: .*address = ' 5
+logged host 'message client=client text="warning: .*network 10.8.0.0/24 on another link.*Try: ' 5
+! grep -q 'lan' "$dir/host.log" || die 'the server hears what the link is called'
 status $c alice | grep -q 'warning .* 10.8.0.0/24 of lan' || die 'it is not in its status'
 status $c alice json | python3 -c 'import json, sys; assert "10.8.0.0/24 of lan" in json.load(sys.stdin)["warnings"][0]'
 [ "$(status $s host json | python3 -c 'import json, sys; print(json.load(sys.stdin)["warnings"])')" = '[]' ] || die 'the server has no overlap'

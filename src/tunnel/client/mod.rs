@@ -223,6 +223,7 @@ impl Client {
             "connected: {addresses} via {server} ({software}), suite {suite}, \
              round trip {milliseconds:.2} ms"
         ));
+        self.report_overlaps(&sender, &config);
         if std::mem::take(first) {
             let started = self
                 .start_device_reader(&device)

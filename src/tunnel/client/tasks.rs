@@ -6,7 +6,7 @@ use crate::os::log::{self, printable};
 use crate::packet::icmp;
 use crate::protocol::record::RecordType;
 use crate::tunnel::session::sender::SessionSender;
-use crate::tunnel::wire::network_config::NetworkConfig;
+use crate::tunnel::wire::network_config::{NetworkConfig, listed};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,6 +42,28 @@ impl Client {
             .name("tasks".into())
             .spawn(move || client.run_tasks(&sender, &config, &replies))
             .map(drop)
+    }
+
+    /// Tells the server which of its networks this machine has on another link as well, since whoever
+    /// runs the server can choose another one. It hears nothing else of this machine. A message of
+    /// the command line's comes alone, as the first answer is its own.
+    pub(super) fn report_overlaps(&self, sender: &Arc<SessionSender>, config: &NetworkConfig) {
+        let overlaps = self.settings.overlaps(&config.addresses, &[]);
+        let mut networks: Vec<_> = overlaps
+            .iter()
+            .filter(|it| !it.is_route)
+            .map(|it| it.network)
+            .collect();
+        networks.dedup();
+        if networks.is_empty() || self.settings.send.is_some() {
+            return;
+        }
+        let text = format!(
+            "warning: the client has the tunnel's network {} on another link as well, and packets \
+             go to only one of the two. Try: another `address` for the server",
+            listed(&networks)
+        );
+        sender.send(RecordType::Message, text.as_bytes());
     }
 
     /// The body of that thread.
