@@ -377,10 +377,14 @@ fn listed(text: &str) -> Vec<Switch> {
         };
         let (family, rest) = path.strip_prefix("/proc/sys/net/")?.split_once("/conf/")?;
         let (device, name) = rest.split_once('/')?;
-        let is_device = !["", ".", "..", "default"].contains(&device);
-        let of_all = (family, name) == ("ipv6", "forwarding");
+        let is_of_place = match (family, name, device) {
+            (_, _, "" | "." | "..") => false,
+            ("ipv6", "forwarding", _) => device == "all",
+            ("ipv6", "accept_ra", _) => true, // of devices that come later as well
+            _ => !["all", "default"].contains(&device),
+        };
         let is_listed = SWITCHES.contains(&(family, name, off, on));
-        (is_listed && is_device && (device == "all") == of_all).then(|| Switch {
+        (is_listed && is_of_place).then(|| Switch {
             path: path.into(),
             off: off.into(),
             on: on.into(),
@@ -480,8 +484,9 @@ mod tests {
         let right = "/proc/sys/net/ipv4/conf/eth0/forwarding 0 2\n\
                      /proc/sys/net/ipv6/conf/all/forwarding 0 2\n\
                      /proc/sys/net/ipv6/conf/eth0/force_forwarding 0 1\n\
+                     /proc/sys/net/ipv6/conf/default/accept_ra 1 2\n\
                      /proc/sys/net/ipv6/conf/eth0.7/accept_ra 1 2\n";
-        assert_eq!(listed(right).len(), 4);
+        assert_eq!(listed(right).len(), 5);
         for wrong in [
             "/proc/sys/net/ipv4/conf/eth0/rp_filter 0 2",
             "/proc/sys/net/ipv4/conf/all/forwarding 0 2",
