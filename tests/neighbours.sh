@@ -238,7 +238,7 @@ ok
 expect "another device of the server has the usual network: the tunnel takes another one, and says so"
 address $s out 10.8.0.3/24 fd0f:e12e::3/64
 plain host 0
-logged host 'the usual network is in use .*addresses="10.198.86.1/24, fd0f:e12e:1::1/64"' 5
+logged host 'uses the default network already.*addresses="10.198.86.1/24, fd0f:e12e:1::1/64"' 5
 client alice 0
 await in_ns $c ping -c 1 -W 1 10.198.86.1
 await in_ns $c ping -c 1 -W 1 fd0f:e12e:1::1
