@@ -1,9 +1,9 @@
 //! How fast is the trusted core? `make bench`.
 //!
 //! One thread, warm cache. Each figure is the median of five runs of about a tenth of a second,
-//! with the spread between the slowest and the fastest. The bound is what AES-128-CBC and
-//! HMAC-SHA256 cost on this machine in the same minute, one after the other: a token cannot be made
-//! faster without doing both at once.
+//! with the spread between the slowest and the fastest. The bound is the cost of AES-128-CBC and
+//! HMAC-SHA256, one after the other, on this machine in the same minute. Only code that does both
+//! at once could make a token faster.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

@@ -3,11 +3,11 @@
 //! [MBIT_PER_S QUEUE_BYTES]`.
 //!
 //! ```text
-//!  device A ─> lost? ─> room in the bottleneck's queue? ─> due when it has left that, and half a round trip later ─> B
+//!  device A ─> lost? ─> fits into the queue? ─> due half a round trip after it left that ─> B
 //! ```
 //!
 //! Both are TUN devices without offload; `ip link set DEVICE netns NAME` puts each where it
-//! belongs. Who loses what is decided by a fixed sequence of numbers.
+//! belongs. A fixed sequence of numbers decides which packets are lost.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use fernvpn::os::tun::Tun;

@@ -1,9 +1,10 @@
-//! Does the time to refuse a forgery depend on where it is wrong? dudect's method (Reparaz, Balasch
-//! and Verbauwhede, "Dude, is my code constant time?", 2017): two classes of input in random order,
-//! Welch's t-test on their times.
+//! Does the time to refuse a forgery depend on where it is wrong? This uses dudect's method
+//! (Reparaz, Balasch and Verbauwhede, "Dude, is my code constant time?", 2017). Two classes of
+//! input come in random order, and Welch's t-test compares their times.
 //!
-//! |t| above 4.5 is a reason to look, above 10 a leak. A comparison that stops at the first difference is measured
-//! in the same way, and has to be found: otherwise this machine is too noisy to say anything.
+//! |t| above 4.5 is a reason to look, above 10 a leak. A comparison that stops at the first
+//! difference is measured in the same way, and must be found. Otherwise this machine is too noisy
+//! for any result.
 //!
 //! `TIMING_SAMPLES` is the number of measurements for each question.
 

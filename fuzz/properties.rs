@@ -1,24 +1,24 @@
 //! What must hold for any bytes at all? One function for each fuzz target; `tests/fuzz.rs` runs the
 //! same functions.
 //!
-//! Where bytes have to be authentic to get anywhere, a property seals them itself, under a key that
-//! it knows: then it also knows everything that may be accepted. "No panic" is not enough for any
-//! of them.
+//! If bytes have to be authentic to get anywhere, a property seals them itself, under a key that it
+//! knows. So it also knows everything that may be accepted. "No panic" is not enough for any of
+//! them.
 //!
 //! | property | says |
 //! |---|---|
 //! | `token` | what opens was sealed; it has one spelling; one changed byte and it does not open |
-//! | `key_file` | a key that is read is written as it was; a mistake names its line, and nothing of a key |
+//! | `key_file` | a key that is read is written as it was; a mistake names its line, but no key |
 //! | `frame` | frames that are taken apart add up to what came in, and none is above the limit |
-//! | `client_hello`, `server_hello` | what is accepted was sealed, in its role, and says what its text says |
+//! | `client_hello`, `server_hello` | an accepted hello was sealed, in its role, with this text |
 //! | `record` | a record opens once, in its place, unchanged; a refused one changes nothing |
 //! | `config` | what is read is what is written again |
-//! | `offload` | segments are what a reference makes of the packet; every checksum in them verifies; an inner one changes one field |
-//! | `icmp` | an answer is the request with its ends exchanged; what is not answered is left as it was |
-//! | `configuration` | comments, blanks and line ends change nothing; a mistake names a line that is there |
-//! | `capture` | what waits is bounded by the file; a file is read as written; of a session comes out what went in |
+//! | `offload` | segments are those of a reference; every checksum verifies |
+//! | `icmp` | an answer is the request with its ends exchanged; other packets stay as they were |
+//! | `configuration` | comments, blanks and line ends change nothing; a mistake has a line |
+//! | `capture` | memory is bounded by the file; a file is read as written; sessions too |
 //! | `inspect` | the verdict is that of `token::open`; nothing moves a cursor |
-//! | `proxy` | an address is written as it was read; the header ends where it says, and is refused for good |
+//! | `proxy` | an address is written as it was read; the header ends where it says |
 
 use fernvpn::audit::capture::file::{Packet, Reader};
 use fernvpn::audit::capture::inner::Writer;

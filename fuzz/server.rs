@@ -5,7 +5,7 @@
 //! Events come from the bytes: connections, bytes of strangers, handshakes that are finished, held
 //! back or repeated, records that are right, wrong or repeated. A model says what has to happen:
 //!
-//! * who has no key, or repeats somebody who has, gets not one byte;
+//! * a peer without a key, or one that repeats another's bytes, gets not one byte;
 //! * a handshake that is finished makes a session and replaces this client's older one, unless a
 //!   newer one is there;
 //! * a right record is answered as the protocol says, a wrong one ends its connection;
@@ -121,7 +121,7 @@ fn connect(port: u16) -> TcpStream {
     socket
 }
 
-/// A hello and its answer: the hello's frame, for somebody who repeats it, and what comes next.
+/// Sends a hello and reads its answer. Returns the hello's frame, to repeat it, and the next state.
 fn ask(
     mut socket: TcpStream,
     client: u8,
@@ -172,7 +172,7 @@ fn ended(read: std::io::Result<()>) -> Option<()> {
     read.ok()
 }
 
-/// Somebody leaves who has no session: what had the server to say?
+/// A peer without a session leaves: what did the server send?
 fn said_to(mut socket: TcpStream) -> usize {
     let _ = socket.shutdown(Shutdown::Write);
     let mut said = Vec::new();
@@ -212,7 +212,8 @@ impl Session {
             .seal(kind, &mut frame, content.len(), &mut fresh)
             .expect("room");
         frame.truncate(length);
-        let _ = self.socket.write_all(&frame); // it may have been replaced meanwhile, which is found at the end
+        // It may have been replaced meanwhile, which the end shows.
+        let _ = self.socket.write_all(&frame);
         self.last = frame;
     }
 
@@ -392,7 +393,7 @@ pub fn server(data: &[u8]) {
                 }
                 None
             }
-            // Somebody goes away.
+            // A peer goes away.
             (_, Some(Slot::Silent(socket) | Slot::Asked(Asked { socket, .. }))) => {
                 assert_eq!(said_to(socket), 0, "a stranger got an answer");
                 None

@@ -68,6 +68,10 @@ def sentences(text):
     return re.split(r"(?<=[.?!:])(?<!e\.g\.)(?<!i\.e\.)[)*\"']*(?: (?=[*(\"']*(?:[A-Z0-9\[]|code))|$)", text)
 
 
+def rust_files():
+    return [path for folder in ["src", "tests", "fuzz", "benches"] for path in (ROOT / folder).rglob("*.rs")]
+
+
 def parts(path):
     """(line, text) of each piece of prose in a file."""
     source = path.read_text(encoding="utf-8")
@@ -84,7 +88,7 @@ def man_pages():
 
 def main():
     files = [Path(name).resolve() for name in sys.argv[1:]] or [
-        path for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.rs")])
+        path for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *rust_files()])
         if str(path.relative_to(ROOT)) not in LATER]
     places = [(f"{os.path.relpath(path, ROOT)}:{line}", text)
               for path in files for line, text in parts(path)]

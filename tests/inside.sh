@@ -1,5 +1,5 @@
 #!/bin/bash
-# Tunnels inside the tunnel: the kernel leaves the checksum of an inner packet open, at a place that the device's header names.
+# Do tunnels inside the tunnel work? The kernel leaves the checksum of an inner packet open, at a place that the device's header names.
 #
 #   client 192.0.2.2 ── 192.0.2.1 server       and over their addresses in the tunnel: VXLAN, GENEVE, GRE, IP in IP
 . "$(dirname "$0")/common/network.sh"
@@ -20,13 +20,13 @@ offload_drops() { "$fernvpn" status "$id-$1" --format json | python3 -c 'import 
 
 near4=$(address4 client) near6=$(address6 client)
 declare -A PROBE=([vxlan]='id 9 dstport 9' [geneve]='id 9 remote 192.0.2.1' [ipip]='remote 192.0.2.1' [gre]='remote 192.0.2.1' [ip6gre]='remote fd00::1')
-# over KIND FAR NEAR WORD...: a link `inside` at both ends, and TCP through it, both ways.
+# over KIND FAR NEAR WORD...: makes a link `inside` at both ends, and sends TCP through it in both directions.
 over() {
     local kind=$1 far=$2 near=$3; shift 3
     expect "$kind over ${far//*:*/IPv6}: TCP passes in both directions"
     in_ns $c ip link add name probe type $kind ${PROBE[$kind]} 2>/dev/null || { echo '   this kernel has none'; return 0; }
     ip -n $c link del dev probe
-    # shellcheck disable=SC2086 # words that stand for themselves
+    # shellcheck disable=SC2086 # the words must be split
     case $kind in
         vxlan | geneve)
             ip -n $c link add inside type $kind id 7 remote $far "$@" ${near:+local $near}

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Others change a machine's network, too: a firewall is loaded anew, a network service removes what it does not know, somebody
-# sets the device down. Is what the tunnel needs there again at once, and does anything go past the tunnel meanwhile?
+# Other programs change a machine's network, too. A firewall is loaded anew, a network service removes what it does not know, or
+# a person sets the device down. Is the tunnel's network repaired at once, and do packets go past the tunnel meanwhile?
 #
 #   $c: client, eth0 192.0.2.2 ──── $r: router, web server 203.0.113.9 ──── $s: server, eth0 198.51.100.2
 #   inner0 172.30.0.1 (bridge) ─ $k: container 172.30.0.2
@@ -40,14 +40,14 @@ client() { fern client $c client -k "$dir/alice.key" --connect 198.51.100.2:1234
 asked() { [[ $(in_ns $c curl -s --max-time 2 "http://$1:8000/") == $2 ]]; }    # ADDRESS PATTERN: as whom
 through() { asked 203.0.113.9 '10.8.0.*' && asked '[2001:db8:9::9]' 'fd0f:e12e::*'; }
 leaked() { counted $r seen leaked; }
-# what NAMESPACE: all that the tunnel needs there.
+# what NAMESPACE: prints the state that the tunnel needs there.
 what() {
     in_ns "$1" sh -c 'ip -4 rule; ip -6 rule; ip -4 route show table 12345; ip -6 route show table 12345; ip route show dev fern0
         ip -o link show dev fern0; ip -o address show dev fern0; nft list tables | sort | xargs -rn 3 nft --terse list' 2>&1 |
         sed 's/ *valid_lft.*//; s/^[0-9]*: fern0/fern0/' | grep -v 'fe80:\|^fe80'
 }
 as_it_was() { diff "$dir/$1" <(what "$2") >"$dir/difference.log"; }    # FILE NAMESPACE
-# harm NAMESPACE FILE COMMAND: it is as it was within 2 s, and the log says so.
+# harm NAMESPACE FILE COMMAND: runs COMMAND. The state is as before within 2 s, and the log says so.
 harm() {
     local ns=$1 file=$2 name before; shift 2
     [ $ns = $c ] && name=client || name=server
@@ -74,7 +74,7 @@ harms=(
     'nft flush ruleset'
 )
 
-expect 'whatever is taken away from a client is there again within 2 s, and the log says so'
+expect 'what another program removes from a client is there again within 2 s, and the log says so'
 fern server $s server -c "$dir/server.conf"
 client
 await through
@@ -97,7 +97,7 @@ done
 [ "$(leaked)" = 0 ] || die "$(leaked) packets went past the tunnel"
 ok
 
-expect 'nor with the kill switch, whatever is taken away, at whatever moment'
+expect 'with the kill switch, nothing goes past the tunnel, whatever is removed and at any moment'
 stop client; client --kill-switch
 what $c >"$dir/client-has"
 in_ns $r nft reset counters >/dev/null
@@ -117,7 +117,7 @@ in_ns $r nft reset counters >/dev/null
 ok 'and it is still there after kill -9'
 run $c "$fernvpn" unlock
 
-expect 'a client that was killed, with another device and the same address, is in nobody'\''s way'
+expect 'a killed client with another device and the same address does not disturb a new one'
 client --tun other0
 through || die 'not through the tunnel'
 stop client KILL
@@ -126,13 +126,13 @@ through || die 'not through the tunnel'
 [ -z "$(in_ns $c nft list tables | grep other0)" ] || die 'its table is left'
 [ "$(in_ns $c ip rule show priority 12345 | wc -l)" = 1 ] || die 'its rule is left'
 ok
-expect 'but one that lives keeps what it has'
+expect 'a client that lives keeps its network'
 what $c >"$dir/client-has"
 run $c "$fernvpn" clean-up --tun other0
 as_it_was client-has $c || die 'it has less'
 through || die 'not through the tunnel'
 ok
-expect 'a default route without a device leads into the tunnel, and the log says how to write it'
+expect 'if a default route without a device leads into the tunnel, the log says how to write it'
 run $c ip route del default
 run $c ip route add default via 192.0.2.1
 within 5 logged client 'default route leads into the tunnel'
@@ -140,7 +140,7 @@ run $c ip route replace default via 192.0.2.1 dev eth0
 stop client
 ok
 
-expect 'what cannot be restored is said once, and is tried again'
+expect 'a repair that fails is logged once, and tried again'
 mkdir "$dir/bin"
 printf '#!/bin/sh\n[ ! -e %s/refuse ] || { echo refused >&2; exit 1; }\nexec %s "$@"\n' "$dir" "$(command -v nft)" >"$dir/bin/nft"
 chmod +x "$dir/bin/nft"
@@ -160,7 +160,7 @@ logged client 'is right again' 2
 ok
 stop client
 
-expect 'whatever is taken away from a server is there again'
+expect 'what another program removes from a server is there again'
 client
 what $s >"$dir/server-has"
 for one in 'ip address flush dev fern0' 'ip link set dev fern0 down' 'ip link set dev fern0 mtu 1300' 'ip route del 192.168.77.0/24' \
@@ -169,7 +169,7 @@ for one in 'ip address flush dev fern0' 'ip link set dev fern0 down' 'ip link se
 done
 stop client
 
-expect 'a UDP service answers whoever asks from outside, whatever its port is and whatever it is bound to'
+expect 'a UDP service answers questions from outside, whatever its port and its address are'
 cat >"$dir/echo.py" <<'PYTHON'
 import socket, sys, threading
 def answer(address, port):
@@ -194,7 +194,7 @@ for switch in '' --kill-switch; do
 done
 stop echo
 
-expect 'containers behind a bridge without an uplink stay local, and reach the world by the tunnel; also with the kill switch'
+expect 'containers behind a bridge without an uplink stay local and reach the world by the tunnel, also with the kill switch'
 ip -n $c link add inner0 type bridge
 link $k eth0 $c veth-k
 ip -n $c link set dev veth-k master inner0 up
@@ -221,7 +221,7 @@ for switch in '' --kill-switch; do
     ok "${switch:-without}"
     stop client
 done
-expect 'a bridge that comes later, and one with an uplink'
+expect 'a later bridge counts as local, but not one with an uplink'
 client --kill-switch
 ip -n $c link add inner1 type bridge
 address $c inner1 172.31.0.1/24
@@ -237,7 +237,7 @@ ip -n $c link delete dev outer0
 stop client
 ok
 
-expect 'a program on this machine that carries the tunnel: no loop, and a word about it'
+expect 'a program on this machine that carries the tunnel causes no loop, and the log names it'
 cat >"$dir/carry.py" <<'PYTHON'
 import socket, threading
 near = socket.create_server(("127.0.0.1", 4444))

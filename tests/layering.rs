@@ -607,8 +607,11 @@ fn tokens(line: &str) -> usize {
 
 #[test]
 fn code_is_told_from_tests_and_comments() {
-    let text = "//! Head.\nuse a::b; // crate::os\n\nfn f() {\n    // Why.\n    g(\"http://x\"); }\n#[cfg(test)]\n\
-                #[allow(x)]\nmod tests {\n    fn t() {\n    }\n}\n#[cfg(test)]\npub(crate) mod sample;\nfn last() {}\n";
+    let text = "//! Head.\nuse a::b; // crate::os\n\nfn f() {\n    // Why.\n\
+                \x20   g(\"http://x\"); }\n\
+                #[cfg(test)]\n\
+                #[allow(x)]\nmod tests {\n    fn t() {\n    }\n}\n#[cfg(test)]\n\
+                pub(crate) mod sample;\nfn last() {}\n";
     let source = Source {
         path: "x/y.rs".into(),
         text: text.into(),

@@ -1,18 +1,18 @@
 #!/bin/bash
-# Which names and sizes does a client find? Who resolves names on its machine, and with which packets does its carrier get through?
+# Which addresses and packet sizes does a client find? Which resolver do programs on its machine ask?
 #
 #   ┌─ $c: the client ──┐      ┌─ $r: the network, with a resolver ─────┐      ┌─ $s: the server ──┐
 #   │ eth0 192.0.2.2    ┼──────┼ c 192.0.2.1   203.0.113.53  s 198.51.100.1 ┼──────┼ eth0 198.51.100.2 │
 #   │      2001:db8:c::2│      │   2001:db8:c::1            2001:db8:5::1 │      │   2001:db8:5::2   │
 #   └───────────────────┘      └────────────────────────────────────────┘      └───────────────────┘
 #
-# The resolver reads its answers from a file, NAME KIND VALUE in each line, and says by UDP only that they do not fit for
-# a name that begins with "long".
+# The resolver reads its answers from a file with NAME KIND VALUE in each line. If a name begins with "long", it only says by
+# UDP that the answer does not fit.
 . "$(dirname "$0")/common/network.sh"
 needs ip nft ping python3 ss setpriv
 
 server() { fern server $s server -k "$dir/server.key" --listen '[::]:12345' --nat no "$@"; }
-# client NAME [OPTION...]: in a mount namespace of its own, with the /etc and the /run of the test. It is in client.log.
+# client NAME [OPTION...]: runs a client in a mount namespace of its own, with the /etc and the /run of the test. Its log is client.log.
 client() {
     local name=$1; shift
     start client $c unshare -m sh -c "mount --bind '$dir/etc' /etc && mount --bind '$dir/run' /run && exec \"\$@\"" sh \
@@ -78,7 +78,7 @@ start resolver $r python3 "$dir/resolver.py" "$dir"
 await listening $r 53
 server --push-routes 0.0.0.0/0,::/0 --push-dns 10.8.0.1
 
-expect 'dynamic DNS: a server that moves is found again, with and without a kill switch'
+expect 'dynamic DNS: the client finds a server that moves, with and without a kill switch'
 for switch in '' --kill-switch; do
     answers 'vpn.example A 198.51.100.2'; moves_to 198.51.100.2
     # shellcheck disable=SC2086
@@ -90,7 +90,7 @@ for switch in '' --kill-switch; do
     down; ok "found ${switch:+with $switch}"
 done
 
-expect 'with a kill switch the first lookup passes as well: aliases, answers that only TCP has room for, an IPv6 resolver'
+expect 'with a kill switch, the first lookup passes as well: aliases, answers that only fit into TCP, an IPv6 resolver'
 echo 'nameserver 2001:db8:9::53' >"$dir/etc/resolv.conf"
 answers 'vpn.example CNAME other.example' 'other.example CNAME long.example' 'long.example A 198.51.100.3'
 client vpn.example --kill-switch; connected; down
@@ -98,7 +98,7 @@ grep -q '^long.example A tcp' "$dir/asked" || die 'not asked by TCP'
 ok
 echo 'nameserver 203.0.113.53' >"$dir/etc/resolv.conf"
 
-expect 'nor does it matter that a resolver on this machine cannot ask any more, and that another one that is known is dead'
+expect 'a lookup also works if the resolver on this machine is cut off and another known one is dead'
 cat >"$dir/stub.py" <<'PY'
 import socket
 near = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); near.bind(("127.0.0.53", 53))
@@ -116,33 +116,33 @@ client vpn.example --kill-switch; connected; down
 stop stub; ok
 echo 'nameserver 203.0.113.53' >"$dir/etc/resolv.conf"
 
-expect 'a file knows the name: nobody is asked'
+expect 'if /etc/hosts has the name, the client asks nobody'
 echo '198.51.100.3 listed.example' >>"$dir/etc/hosts"
 client listed.example --kill-switch; connected; down
 [ "$(asked listed.example)" = 0 ] || die 'asked'
 ok
 
-expect 'no resolver answers: it says so, and the known address is still tried'
+expect 'if no resolver answers, the client says so and still tries the known address'
 answers 'vpn.example A 198.51.100.3'
 client vpn.example; connected
 answers; stop server KILL; logged client 'cannot find vpn.example:12345: the resolver 203.0.113.53 knows no such name' 60
 server --push-routes 0.0.0.0/0,::/0 --push-dns 10.8.0.1
 await more client '^connected: ' 1; down; ok
 
-expect 'addresses side by side: one that does not answer costs less than half a second'
+expect 'an address that does not answer costs less than half a second'
 in_ns $r nft 'table inet silent { chain f { type filter hook forward priority 0; ip6 daddr 2001:db8:5::66 drop; }; }'
 answers 'vpn.example AAAA 2001:db8:5::66' 'vpn.example A 198.51.100.3'
 client vpn.example --kill-switch; connected 3
 grep -q 'connecting to vpn.example (2001:db8:5::66)' "$dir/client.log" || die 'it was not tried'
 down; ok
-expect 'a link-local address with its interface'
+expect 'a link-local address with its interface works'
 stop server
 fern near $r server -k "$dir/server.key" --listen '[::]:12345' --tun fern9 --nat no
 local_address=$(ip -n $r -6 -o address show dev c scope link | awk '{ sub("/.*", "", $4); print $4 }')
 client "[$local_address%eth0]"; connected; down; stop near; ok
 server --push-routes 0.0.0.0/0,::/0 --push-dns 10.8.0.1
 
-expect 'nobody takes the resolvers of the tunnel: it says who is asked, and check calls a local resolver a mistake'
+expect 'without a service for resolvers, the client says which are asked, and check refuses a local resolver'
 echo 'nameserver 192.0.2.1' >"$dir/etc/resolv.conf"
 client 198.51.100.3; connected
 command -v resolvectl || command -v resolvconf ||
@@ -158,11 +158,11 @@ if ! command -v resolvectl && ! command -v resolvconf; then
 fi
 ok
 
-expect 'resolvconf: set, put back, and taken back, after a crash as well'
+expect 'resolvconf: the resolvers are set, set again, and removed, also after a crash'
 mkdir -p "$dir/bin" "$dir/run/resolvconf/interfaces"
 cat >"$dir/bin/resolvconf" <<'SH'
 #!/bin/sh
-# As openresolv: records, of which the first with metric 0 counts alone, else eth0's.
+# This imitates openresolv: it has records, of which only the first with metric 0 counts, otherwise that of eth0.
 record=/run/resolvconf/interfaces/$2
 case $1 in -a) cat >"$record" ;; -d) rm -f "$record" ;; esac
 cat /run/resolvconf/interfaces/fern0 2>/dev/null >/etc/resolv.conf || echo 'nameserver 203.0.113.53' >/etc/resolv.conf
@@ -181,7 +181,7 @@ in_ns $c unshare -m sh -c "mount --bind '$dir/etc' /etc && mount --bind '$dir/ru
 resolves_by 203.0.113.53 || die 'not cleared'; ok 'cleared'
 PATH=$search_path
 
-expect 'a private command keeps its resolvers, whatever happens to /etc/resolv.conf, and where there is none'
+expect 'a private command keeps its resolvers, whatever happens to /etc/resolv.conf, and also without one'
 chmod 755 "$dir"; install -m 600 -o 65534 -g 65534 "$dir/client.key" "$dir/user.key"; install -m 755 "$fernvpn" "$dir/fernvpn"
 for before in there missing; do
     rm -f "$dir/etc/resolv.conf" "$dir/etc/go"
@@ -198,7 +198,7 @@ for before in there missing; do
     ok $before
 done
 
-expect 'a path that drops large packets and says nothing: each direction finds a size within 15 s, and losses do not look like that'
+expect 'a path drops large packets in silence: each direction finds a size within 15 s, and losses do not look like that'
 cat >"$dir/bulk.py" <<'PY'
 import socket, sys
 def read(stream):

@@ -1,6 +1,6 @@
 #!/bin/bash
-# A server lives on a machine with others: containers, a router, a second server. It changes nothing for what is not its own, neither
-# while it runs nor when it stops, and whatever it has switched on for itself alone lets nobody else through.
+# A server shares its machine with others: containers, a router, a second server. Does it change anything for them, while it
+# runs or when it stops? Do its own switches let other packets through?
 #
 #                     k 172.17.0.2 (a container: bridge docker0, its port 80 is 8080 outside)
 #                      │
@@ -23,7 +23,7 @@ keys client other
 start web $w python3 "$tests/common/web.py" 80
 await listening $w 80
 
-# server NAME NUMBER OPTION...: with the device fernNUMBER, at port 12345 + NUMBER; pushes $push.
+# server NAME NUMBER OPTION...: starts a server with the device fernNUMBER, at port 12345 + NUMBER, which pushes $push.
 server() {
     local name=$1 number=$2; shift 2
     fern "$name" $s server -k "$dir/server.key" --listen 192.0.2.1:$((12345 + number)) --tun fern$number --push-routes "$push" "$@"
@@ -43,7 +43,7 @@ ip -n $c route add 2001:db8:b::/64 via 2001:db8:a::1
 push=203.0.113.0/24,2001:db8:b::/64
 
 settings $s >"$dir/before"
-expect 'a host stays a host for everybody else: only the tunnel is forwarded for, in both families'
+expect 'a host stays a host for all others: it only forwards for the tunnel, in both families'
 server host 0
 client alice 0
 asks $c 203.0.113.2 203.0.113.1
@@ -53,7 +53,7 @@ asks $c '[2001:db8:b::2]' 2001:db8:b::1
 down alice host
 same; ok
 
-expect 'a device that comes later forwards too, and still for the tunnel alone'
+expect 'a later device forwards too, and still only for the tunnel'
 server host 0
 client alice 0
 link $s late $w late
@@ -70,8 +70,8 @@ holds ipv4/conf/late/forwarding 0 || die 'the new device still forwards'
 ip -n $s link del dev late
 same; ok
 
-expect 'another program begins to forward while the server runs: it is let through, and goes on after the stop'
-# it_forwards: as Docker does, and then adds its firewall.
+expect 'another program may begin to forward while the server runs, and goes on after the stop'
+# it_forwards: switches forwarding on as Docker does, and then adds its firewall.
 it_forwards() {
     in_ns $s sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
     in_ns $s nft 'table ip filter { chain FORWARD { type filter hook forward priority filter; policy drop; ip daddr 192.0.2.2 accept; ip saddr 192.0.2.2 accept; }; }'
@@ -88,7 +88,7 @@ in_ns $s nft delete table ip filter
 in_ns $s sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0
 same; ok
 
-expect 'a machine with containers: they reach the world, and the world their ports, whatever the server does'
+expect 'containers reach the world, and the world reaches their ports, whatever the server does'
 link $k eth $s port
 ip -n $s link add dev docker0 type bridge
 ip -n $s link set dev port master docker0 up
@@ -117,7 +117,7 @@ for nat in auto out; do
 done
 ok
 
-expect 'two servers on one machine, stopped or killed in any order: the other one goes on'
+expect 'of two servers on one machine, the other one goes on when one is stopped or killed, in any order'
 push=198.51.100.0/24 ; push0=$push push1=203.0.113.0/24,2001:db8:b::/64
 both() {
     push=$push0 server one 0 --address 10.10.0.1/24
@@ -147,7 +147,7 @@ for forwards in 0 1; do
 done
 ok
 
-# Linux before 6.17 forwards IPv6 on all devices or on none. A file that is not a number stands for one that is not there.
+# Linux before 6.17 forwards IPv6 on all devices or on none. A file without a number stands for a missing one.
 older() { # NAME NUMBER OPTION...
     local name=$1 number=$2; shift 2
     start "$name" $s sh -c 'mount --bind /dev/null /proc/sys/net/ipv6/conf/all/force_forwarding && exec "$@"' - \
@@ -155,7 +155,7 @@ older() { # NAME NUMBER OPTION...
     ready "$name"
 }
 push=203.0.113.0/24,2001:db8:b::/64
-expect 'an older kernel: a host goes on listening to its router, and routes for nobody else'
+expect 'older kernel: a host goes on listening to its router, and does not route for others'
 older host 0
 client alice 0
 asks $c '[2001:db8:b::2]' 2001:db8:b::1
@@ -166,7 +166,7 @@ within 5 holds ipv6/conf/late/accept_ra 2
 ip -n $s link del dev late
 down alice host
 same; ok
-expect 'an older kernel: it becomes a router while the server runs: then it listens to no router'
+expect 'older kernel: a host that becomes a router while the server runs listens to no router'
 older host 0
 in_ns $s sysctl -qw net.ipv6.conf.all.forwarding=1
 within 5 is_router6
@@ -174,7 +174,7 @@ within 5 holds ipv6/conf/out/accept_ra 1
 down host
 is_router6 || die 'it has been switched off for the other program'
 ok
-expect 'an older kernel: a router listens to no other one, and its settings stay as they are'
+expect 'older kernel: a router listens to no other one, and its settings stay'
 settings $s | grep ipv6 >"$dir/router"
 older host 0
 diff "$dir/router" <(settings $s | grep ipv6) || die 'settings have changed'
@@ -182,7 +182,7 @@ down host
 diff "$dir/router" <(settings $s | grep ipv6) || die 'settings are left'
 in_ns $s sysctl -qw net.ipv6.conf.all.forwarding=0
 same; ok
-expect 'an older kernel: two servers, and the one that goes leaves on what the other one needs'
+expect 'older kernel: a server that stops leaves on what a second one needs'
 push=198.51.100.0/24 older one 0 --address 10.10.0.1/24,fd10::1/64
 older two 1 --address 10.11.0.1/24,fd11::1/64
 client bob 1 other
@@ -193,7 +193,7 @@ holds ipv6/conf/out/accept_ra 2 || die 'it does not listen to its router any mor
 down bob two
 same; ok
 
-expect 'settings that are right already and cannot be written are no error'
+expect 'it is no error if a setting is right already and cannot be written'
 in_ns $s sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
 start fixed $s sh -c 'mount -o bind,ro /proc/sys /proc/sys && exec "$@"' - \
     "$fernvpn" server --name "$id-fixed" -k "$dir/server.key" --listen 192.0.2.1:12345 --push-routes 0.0.0.0/0,::/0
@@ -207,14 +207,14 @@ ends fixed
 grep -q 'cannot set .*forwarding.*: Read-only file system.*Try: ' "$dir/fixed.log" || die 'it does not say what to do'
 ok
 
-# Where the tunnel's network is on another link as well, everything looks connected and nothing passes.
+# If another link has the tunnel's network as well, everything looks connected but nothing passes.
 push=''
 plain() { # NAME NUMBER OPTION...: a server that pushes nothing
     local name=$1 number=$2; shift 2
     fern "$name" $s server -k "$dir/server.key" --listen 192.0.2.1:$((12345 + number)) --tun fern$number "$@"
 }
 status() { in_ns "$1" "$fernvpn" status "$id-$2" --format "${3:-text}"; } # NAMESPACE NAME [FORMAT]
-expect "the client's network is the tunnel's: it is said when it connects, and in its status, with what to do"
+expect "if the client's network is the tunnel's, log and status say so, and what to do"
 plain host 0
 link $c lan $w far
 address $c lan 10.8.0.77/24
@@ -227,7 +227,7 @@ status $c alice json | python3 -c 'import json, sys; assert "10.8.0.0/24 of lan"
 [ "$(status $s host json | python3 -c 'import json, sys; print(json.load(sys.stdin)["warnings"])')" = '[]' ] || die 'the server has no overlap'
 down alice host
 ok
-expect 'a route that is told is also a network at home: it is said'
+expect 'if a pushed route is also a network at home, the log says so'
 push=192.168.9.0/24 server host 0
 address $c lan 192.168.9.7/24
 client alice 0
@@ -235,7 +235,7 @@ logged alice 'route 192.168.9.0/24 overlaps 192.168.9.0/24 of lan.*Try: .*routes
 down alice host
 ip -n $c link del dev lan
 ok
-expect "another device of the server has the usual network: the tunnel takes another one, and says so"
+expect "if another device of the server has the default network, the tunnel takes another one, and says so"
 address $s out 10.8.0.3/24 fd0f:e12e::3/64
 plain host 0
 logged host 'uses the default network already.*addresses="10.198.86.1/24, fd0f:e12e:1::1/64"' 5
@@ -247,7 +247,7 @@ run $s "$fernvpn" reload "$id-host"
 in_ns $c ping -c 1 -W 2 10.198.86.1 >/dev/null
 down alice host
 ok
-expect 'a network that somebody chose stays, and the overlap is said at start, by check and in the status'
+expect 'a configured network stays, and the start, check and the status name the overlap'
 plain host 0 --address 10.8.0.1/24
 logged host 'network 10.8.0.0/24 overlaps 10.8.0.0/24 of out.*Try: ' 5
 status $s host | grep -q 'warning .* 10.8.0.0/24 of out' || die 'it is not in its status'
@@ -260,7 +260,7 @@ ip -n $s address del fd0f:e12e::3/64 dev out
 run $s "$fernvpn" check -c "$dir/server.conf"
 ! grep -q overlaps "$dir/run.log" || die 'check sees an overlap where there is none'
 ok
-expect 'two servers on one machine with one network: the second one is refused, also by check'
+expect 'a second server on one machine with the same network is refused, also by check'
 plain one 0
 refused $s "$fernvpn" server --name "$id-two" -k "$dir/server.key" --listen 192.0.2.1:12346 --tun fern1
 grep -q 'another server runs on this machine.*10.8.0.0/24 overlaps 10.8.0.0/24 of fern0.*Try: ' "$dir/run.log" || die 'it does not say why'
@@ -273,7 +273,7 @@ plain two 1 --address 10.9.0.1/24
 down two alice one
 ok
 
-# hangs_up NAMESPACE NAME IGNORED ARGUMENT...: fernvpn in a terminal that goes away once it is ready.
+# hangs_up NAMESPACE NAME IGNORED ARGUMENT...: runs fernvpn in a terminal that closes once fernvpn is ready.
 cat >"$dir/terminal.py" <<'PYTHON'
 import os, pty, signal, sys, time
 log, ignored, words = sys.argv[1], sys.argv[2] == "ignored", sys.argv[3:]
@@ -298,7 +298,7 @@ in_terminal() { # NAME IGNORED: its process is then $inside, and `hang_up` ends 
     ready "$1"
 }
 hang_up() { local word; echo >&"${TERMINAL[1]}"; read -r word <&"${TERMINAL[0]}"; [ "$word" = closed ]; }
-expect 'a terminal that goes away ends the server, but not one that was started by nohup, which reloads when it is asked to'
+expect 'a terminal that closes ends the server, except under nohup; that server still reloads when it is asked to'
 in_terminal plain default
 hang_up
 logged plain 'stopping signal=SIGHUP' 10

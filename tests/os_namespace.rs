@@ -1,8 +1,8 @@
-//! Does a private network exist, is it private, and does it vanish with its owner? In a real
-//! kernel, as whoever runs the tests.
+//! Does a private network exist, is it private, and does it vanish with its owner? This asks a real
+//! kernel, as the user who runs the tests.
 //!
 //! ```text
-//! this test ── plays the far end of the tunnel: reads packets from the device's descriptor, answers pings
+//! this test ── plays the far end: reads packets from the device's descriptor, answers pings
 //!     │ SCM_RIGHTS
 //! fernvpn --namespace-holder ── own network namespace: lo, fernt0 10.99.0.1/24, fd99::1/64
 //!                                 └─ ping 10.99.0.2, entered by setns
@@ -135,7 +135,7 @@ fn killing_the_owner_ends_the_holder() {
     owner.kill().unwrap();
     owner.wait().unwrap();
     let begin = Instant::now();
-    // Gone, or dead and waiting for whoever inherited it.
+    // The process is gone, or dead and waits for its new parent.
     let lives = || {
         std::fs::read_to_string(format!("{holder}/status"))
             .is_ok_and(|text| !text.contains("State:\tZ"))

@@ -158,7 +158,7 @@ fn socket_memory() -> String {
 }
 
 /// Clients work while strangers do what they can, as fast as this machine lets them. No connection
-/// is lost, whoever has a key comes in meanwhile, and what the clients lose is measured.
+/// is lost, a client with a key can connect meanwhile, and the test measures the clients' loss.
 /// `FERNVPN_FLOOD` is the seconds for each flood, and then they may lose half of their throughput.
 #[test]
 fn floods_of_strangers_cost_clients_no_connection() {
@@ -198,8 +198,8 @@ fn floods_of_strangers_cost_clients_no_connection() {
         let quiet = throughput(&mut clients, time, || true);
         let flood = Flood::begin(server.address.port(), bytes, held);
         let begun = Instant::now();
-        // Whoever has a key comes in while the flood goes on. Where the kernel's queue is full that
-        // takes its luck.
+        // A client with a key can connect while the flood goes on. If the kernel's queue is full,
+        // that takes some luck.
         let (came_in, address) = (OnceLock::new(), server.address);
         let rate = std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -212,7 +212,8 @@ fn floods_of_strangers_cost_clients_no_connection() {
         let (came_in, count) = (came_in.get().unwrap(), flood.end());
         let (each_second, kept) = (count as f64 / took.as_secs_f64(), rate / quiet);
         println!(
-            "{name}: {each_second:.0} a second; clients go on with {rate:.0} of {quiet:.0} Mbit/s ({:.0} %); \
+            "{name}: {each_second:.0} a second; clients go on with {rate:.0} of {quiet:.0} Mbit/s \
+             ({:.0} %); \
              a newcomer took {came_in:?}",
             100.0 * kept
         );

@@ -187,8 +187,8 @@ impl Fernet {
 /// needed.
 ///
 /// # Errors
-/// [`TokenError`]. The contents of `text` are undefined then, with one exception: if only the padding
-/// is wrong, `text` holds the decrypted bytes, for `inspect`.
+/// [`TokenError`]. The contents of `text` are undefined then, with one exception: if only the
+/// padding is wrong, `text` holds the decrypted bytes, for `inspect`.
 pub fn open<'a>(
     keys: &[Fernet],
     text: &'a mut [u8],

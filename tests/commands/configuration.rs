@@ -69,7 +69,7 @@ fn check(folder: &Folder, lines: &str) {
 fn twenty_mistakes_give_twenty_errors() {
     check(
         &Folder::new("twenty"),
-        "listen = 0.0.0.0:443                   ! before any section; begin with [server] or [client]
+        "listen = 0.0.0.0:443                  ! before any section; begin with [server] or [client]
          [server]
          listen = 0.0.0.0                       ! is not ADDRESS:PORT, such as 0.0.0.0:12345
          lisen = [::]:443                       ! did you mean listen?
@@ -85,18 +85,18 @@ fn twenty_mistakes_give_twenty_errors() {
          keepalive = 20                         ! twice in this section, first in line 13
          max-clients                            ! neither [section] nor name = value
          key = KEY_A                            ! it belongs into [peer]
-         [pear]                                 ! there are [server] with any number of [peer], and [client]
+         [pear]                         ! there are [server] with any number of [peer], and [client]
          [peer]
          name = alice
          key = KEY_A
          address = 10.8.0.2
          [peer]
          name = alice                           ! two peers are called alice, in line 19
-         key = KEY_A                            ! alice has the same key; each client needs its own, in line 20
+         key = KEY_A                 ! alice has the same key; each client needs its own, in line 20
          address = 10.8.0.2                     ! taken already, by alice, in line 21
          [peer]                                 ! has no key
          name = bob
-         address = 10.10.0.2                    ! not in the tunnel's networks (10.8.0.1/24, 10.8.0.9/16)
+         address = 10.10.0.2               ! not in the tunnel's networks (10.8.0.1/24, 10.8.0.9/16)
          [peer]
          name = carol
          key = KEY_B
@@ -142,7 +142,7 @@ fn forty_more_and_the_same_for_clients() {
          [server]                               ! line 2 began one
          [peer]                                 ! this [peer] has no name
          key = KEY_A, KEY_B
-         key = KEY_A                            ! has the same key; each client needs its own, in line 28
+         key = KEY_A                       ! has the same key; each client needs its own, in line 28
          [peer]
          name = a b                             ! 1 to 32 letters
          key = short                            ! what fernvpn genkey prints, 44 characters
@@ -379,7 +379,8 @@ fn files_that_are_read_and_files_that_are_not() {
         );
     }
     let full = format!(
-        "[server]\naddress = 10.8.0.1/30\n[peer]\nname = a\nkey = {A}\n[peer]\nname = b\nkey = {B}\n"
+        "[server]\naddress = 10.8.0.1/30\n[peer]\nname = a\nkey = {A}\n[peer]\nname = b\n\
+         key = {B}\n"
     );
     for (bytes, says) in [
         (
@@ -424,7 +425,7 @@ fn warnings_stand_in_nobodys_way() {
     );
 }
 
-/// Whoever checks a configuration is often not who runs it.
+/// The user who checks a configuration is often not the one who runs it.
 #[cfg(all(target_os = "linux", not(fernvpn_portable)))]
 #[test]
 fn check_asks_for_the_user_who_will_run_it() {
@@ -491,7 +492,8 @@ fn a_client_comes_and_goes_and_all_else_stays() {
     use std::os::unix::fs::{chown, symlink};
     let folder = Folder::new("add");
     let text = format!(
-        "# ours\r\n[server]\r\nlisten = 0.0.0.0:443\r\n\r\n# boss\r\n[peer]\r\nname = a\r\nkey = {A}\r\n"
+        "# ours\r\n[server]\r\nlisten = 0.0.0.0:443\r\n\r\n# boss\r\n[peer]\r\nname = a\r\n\
+         key = {A}\r\n"
     );
     let file = folder.file("s.conf", &text);
     mode(Path::new(&file), 0o640);
@@ -784,7 +786,8 @@ fn the_server_is_asked_and_nothing_else_happens() {
     folder.file("moves.key", C);
     folder.file("theirs.key", C);
     let of_server = format!(
-        "[server]\n[peer]\nname = a\nkey = {A}\n[peer]\nname = c\nkey-file = theirs.key\nratchet = yes\n"
+        "[server]\n[peer]\nname = a\nkey = {A}\n[peer]\nname = c\nkey-file = theirs.key\n\
+         ratchet = yes\n"
     );
     let file = folder.file("s.conf", of_server);
     let (_server, address) = serve(&file);

@@ -1,5 +1,5 @@
-//! Do man pages and completions say what the program says? The program makes them itself, from its
-//! own tables; here is looked at what came out, by the program and by the tools that read it.
+//! Do man pages and completions say what the program says? The program makes them from its own
+//! tables. These tests check the result, also with the tools that read it.
 #![allow(clippy::unwrap_used)]
 
 use crate::needs;

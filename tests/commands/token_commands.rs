@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 
 const SPEC_KEY: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
 /// `hello`, made at 499162800 with that key.
-const SPEC_TOKEN: &str = "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODy021cpGVWKZ_eEwCGM4BLLF_5CV9dOPmrhuVUPgJobwOz7JcbmrR64jVmpU4IwqDA==";
+const SPEC_TOKEN: &str = "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODy021cpGVWKZ_eEwCGM4BLLF_5CV9dOPmrhuVUPg\
+    JobwOz7JcbmrR64jVmpU4IwqDA==";
 const OTHER_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 fn done(stdout: &str) -> (i32, String, String) {
@@ -531,7 +532,8 @@ fn inspect_says_what_is_broken_and_where() {
     let early = [&aged[..], &["499162739"]].concat();
     let keyed = ["-k", &spec[..]];
     let respelled = SPEC_TOKEN.replace("DA==", "DB==");
-    let padding = "gAAAAAAdwJ6xAAECAwQFBgcICQoLDA0ODz4LEpdELGQAad7aNEHbf-JkLPIpuiYRLQ3RtXatOYREu2FWke6CnJNYIbkuKNqOhw==";
+    let padding = "gAAAAAAdwJ6xAAECAwQFBgcICQoLDA0ODz4LEpdELGQAad7aNEHbf-JkLPIpuiYRLQ3RtXatOYREu2F\
+        Wke6CnJNYIbkuKNqOhw==";
     let wrapped = format!("{}\n{}", &SPEC_TOKEN[..64], &SPEC_TOKEN[64..]);
     let plain = SPEC_TOKEN.replace('_', "/");
     let versioned = format!("gQ{}", &SPEC_TOKEN[2..]);
@@ -636,7 +638,7 @@ fn inspect_knows_what_is_no_token() {
     for good in [SPEC_TOKEN, SPEC_TOKEN.trim_end_matches('=')] {
         assert!(!run(&["inspect"], good).1.contains("hint"));
     }
-    // Somebody's key by mistake: not a byte of it is shown.
+    // A key was given by mistake. Not a byte of it is shown.
     let (status, stdout, stderr) = run(&["inspect"], SPEC_KEY);
     assert!(
         status == 1 && stdout.contains("a Fernet key and no token"),
@@ -655,15 +657,18 @@ fn inspect_says_where_a_padding_is_wrong() {
     let spec = folder.file("spec", SPEC_KEY);
     for (token, says) in [
         (
-            "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0OD0ifQNhlmWwECZ8rxW0yIB-SGyUW1cOV-_vsPnJ2rMGPxNWljJUsBJ_HUZQOagJiGw==",
+            "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0OD0ifQNhlmWwECZ8rxW0yIB-SGyUW1cOV-_vsPnJ2rMGPxNWljJUsB\
+             J_HUZQOagJiGw==",
             "the last byte is 0x00",
         ),
         (
-            "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODwh7kmpzFr4MDIdsruPvzPCm9bfYx0BiT2_k_DU91S5kvkBB5SyWYVVdMNvkTV6lKg==",
+            "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODwh7kmpzFr4MDIdsruPvzPCm9bfYx0BiT2_k_DU91S5kvkBB5SyWY\
+             VVdMNvkTV6lKg==",
             "the last byte is 0x11",
         ),
         (
-            "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODz_9XzSUPBH3gGOvdUpUjKnxBg7Flgci32JmnvkPQc9V4sngTuQrzoFBXXM7I4gNDQ==",
+            "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODz_9XzSUPBH3gGOvdUpUjKnxBg7Flgci32JmnvkPQc9V4sngTuQrz\
+             oFBXXM7I4gNDQ==",
             "3 bytes of 0x03, but decrypted byte 13 has another value",
         ),
     ] {

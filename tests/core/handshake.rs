@@ -1031,7 +1031,8 @@ fn hellos_hold_what_the_specification_says() {
     let (hello, _) = begin(Some(STEP), offer(&Suite::DEFAULT), 1);
     let text = fields_of(&hello[8..]);
     let expected = format!(
-        "versions=1\nrole=client\nnonce={NONCE}\nsuites=aes-256-gcm,fernet\ncapabilities=super-packets\nstep=7\n\
+        "versions=1\nrole=client\nnonce={NONCE}\nsuites=aes-256-gcm,fernet\n\
+         capabilities=super-packets\nstep=7\n\
          software=fernvpn tests\n"
     );
     assert_eq!(text, expected);

@@ -162,6 +162,7 @@ fn keys_are_wiped_when_dropped() {
     fn wiped<T: ZeroizeOnDrop>() {}
     wiped::<aes_gcm::Aes256Gcm>();
     wiped::<aes_gcm::aes::Aes128>();
-    wiped::<Sha256>(); // and with it Hmac<Sha256>, which is made of two of its states and has no mark of its own
+    // Hmac<Sha256> is made of two of its states, and has no mark of its own.
+    wiped::<Sha256>();
     wiped::<hmac::digest::zeroize::Zeroizing<[u8; 32]>>();
 }

@@ -1,9 +1,9 @@
 //! Do the two ends of a ratcheted key stay in step, whatever crashes or is lost? And does the way
 //! back stay closed?
 //!
-//! The first tests drive the code that decides (`tunnel::peers::ratchet_store` and the handshake) with a memory in
-//! place of the files, through thousands of random histories; the last ones a real server and
-//! client over TCP with real files.
+//! The first tests drive the code that decides (`tunnel::peers::ratchet_store` and the handshake)
+//! through thousands of random histories, with a memory in place of the files. The last ones drive
+//! a real server and client over TCP with real files.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
@@ -105,7 +105,7 @@ struct World {
     client: ClientKey,
     server: ServerRatchet,
     nonce: u64,
-    /// Hello bodies that somebody recorded, and handshakes that hang.
+    /// Hello bodies that an attacker recorded, and handshakes that hang.
     recorded: Vec<Vec<u8>>,
     hanging: Vec<(Answered, Vec<u8>)>,
     suite: Suite,
@@ -351,12 +351,12 @@ fn no_history_locks_the_client_out_or_uses_a_key_twice() {
     );
 }
 
-/// What a thief can do who has a recording and a key: open every token and record of it that this
-/// key opens.
+/// What a thief with a recording and a key can do: open every token and record of it that this key
+/// opens.
 fn opens(recording: &Recording, key: &Key) -> bool {
     let root = Root::new(key.clone());
     let hello = ClientHello::receive(&root, &recording.hello, None).is_ok();
-    // Whoever can open the ServerHello has r, and the session's keys.
+    // A thief who can open the ServerHello has r and the session's keys.
     hello || recording.answers(&root)
 }
 
@@ -418,7 +418,8 @@ fn a_copied_key_follows_the_chain_only_with_every_handshake() {
     let first = recorded(&mut world);
     let second = recorded(&mut world);
     let third = recorded(&mut world);
-    // With all of them it opens each in turn: a copy that listens shows nothing, and this is said.
+    // With all of the keys it opens each in turn. A copy that only listens shows nothing, and the
+    // program says so.
     let one = Root::new(copied.clone()).next(&first.secret(&copied));
     assert!(opens(&second, one.key()));
     let two = one.next(&second.secret(one.key()));
@@ -541,7 +542,8 @@ mod files {
         let leftovers = |side: &str| folder.0.join(format!(".{side}.new"));
         for side in ["client", "server"] {
             for left in ["", "key=cw_0x6", "key=AAAA\nstep=9\n"] {
-                fs::write(leftovers(side), left).unwrap(); // created, half written, whole; not yet renamed
+                // The file was created, half written, or whole, but not yet renamed.
+                fs::write(leftovers(side), left).unwrap();
                 let (_server, at) = folder.serve();
                 let running = Running::start(folder.client(at, Suite::AES_256_GCM), None);
                 running.connected();
@@ -688,7 +690,8 @@ mod files {
     #[test]
     fn reset_client_prints_what_the_client_needs() {
         let folder = Folder::new("reset");
-        let config = "[server]\n[peer]\nname = alice\nkey-file = server\nratchet = yes\n[peer]\nname = bob\n\
+        let config = "[server]\n[peer]\nname = alice\nkey-file = server\nratchet = yes\n[peer]\n\
+            name = bob\n\
                       key = AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n";
         fs::write(folder.path("conf"), config).unwrap();
         let reset = |name| run(&["reset-client", name, "-c", "conf"], &folder.0);

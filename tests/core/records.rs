@@ -417,8 +417,9 @@ fn random_bodies_are_refused_without_panic() {
     }
 }
 
-/// Somebody on the path owns both wires: he sees all records, keeps them for ever, and delivers
-/// what he likes. What comes out is what went in, in order, once, with nothing missing before it.
+/// An attacker on the path owns both wires. They see all records, keep them for ever, and deliver
+/// any of them. The records that come out went in, in this order, once, with nothing missing
+/// before.
 #[test]
 fn nothing_is_delivered_but_what_was_sent_in_order() {
     let kinds: Vec<_> = RecordType::of_tunnel().collect();

@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 
 const TIME: u64 = 1_700_000_000;
 const STEP: u64 = 41;
-const CONFIG: &str = "addresses=10.8.0.2/24,fd0f:e12e::2/64\nserver=10.8.0.1,fd0f:e12e::1\nmtu=1500\n\
+const CONFIG: &str = "addresses=10.8.0.2/24,fd0f:e12e::2/64\nserver=10.8.0.1,fd0f:e12e::1\n\
+    mtu=1500\n\
                       routes=192.168.7.0/24\ndns=10.8.0.1\nkeepalive=15\n";
 
 /// Bytes that count up from `first`.
@@ -189,7 +190,7 @@ fn super_packet() -> Vec<u8> {
 /// A record after the handshake: a kind and its content, or a Rekey.
 type Said = Option<(RecordType, Vec<u8>)>;
 
-/// What is said after the handshake, by the client or not.
+/// The messages after the handshake, and whether the client sends each.
 fn conversation() -> Vec<(bool, Said)> {
     let (ping, pong) = (icmp_echo(8, HERE, THERE), icmp_echo(0, THERE, HERE));
     vec![
@@ -478,8 +479,8 @@ fn session(suite: Suite, ratcheted: bool) -> String {
     file.written("") + "\n"
 }
 
-/// A file for each suite with a ratcheted key, which shows all that a static one does, and for the
-/// first two suites one with a static key as well.
+/// Each suite has a file with a ratcheted key, which shows everything that a static one does. The
+/// first two suites also have one with a static key.
 fn files() -> Vec<(PathBuf, Suite, bool)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
     let name = |suite, key| folder.join(format!("session-{suite}-{key}.json"));

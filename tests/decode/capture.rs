@@ -1,6 +1,6 @@
-//! What does `capture` make of a recording? Sessions by the real code, carried by TCP segments made
-//! here, so that each can be lost, moved, repeated, cut, and written in every format; and one
-//! recorded between a real server and client.
+//! What does `capture` make of a recording? The sessions come from the real code. TCP segments made
+//! here carry them, so that each can be lost, moved, repeated, cut, and written in every format.
+//! One session was recorded between a real server and client.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,

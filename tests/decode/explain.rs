@@ -1,5 +1,5 @@
-//! Does the lesson say the truth, and all of it? Every byte in one field, the frames of the
-//! vectors, the page as it is kept, its Python lines, and how it behaves in a browser.
+//! Does the lesson say the truth, and all of it? Every byte is in one field, and the frames are
+//! those of the vectors. The page is the kept one, its Python lines run, and it works in a browser.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::needs;

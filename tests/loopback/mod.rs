@@ -1,9 +1,9 @@
-//! What the tests of the tunnel share: a server and clients as threads of the test, a kernel to
-//! play, and peers made of the protocol alone, which can misbehave.
+//! The tests of the tunnel share this. A server and clients are threads of the test, which plays
+//! the kernel. Peers made of the protocol alone can misbehave.
 //!
 //! ```text
-//!  Kernel ── datagram pair ── Tun ─ Server ══ TCP on loopback ══ Client ─ Tun ── datagram pair ── Kernel
-//!                                          ══ RawClient                 RawServer ══ Client
+//!  Kernel ── pair ── Tun ─ Server ══ TCP on loopback ══ Client ─ Tun ── pair ── Kernel
+//!                                 ══ RawClient                 RawServer ══ Client
 //! ```
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 #![allow(

@@ -79,8 +79,8 @@ pub fn run(arguments: &[&str], stdin: impl AsRef<[u8]>) -> (i32, String, String)
 pub struct Running(Child);
 
 impl Running {
-    /// Starts it, with its log to `log`, and waits for its first line, of which `begin` is the
-    /// beginning; the rest is returned.
+    /// Starts it with its log to `log`, and waits for its first line, which begins with `begin`.
+    /// Returns the rest of that line.
     pub fn start(arguments: &[&str], begin: &str, log: impl Into<Stdio>) -> (Running, String) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_fernvpn"))
             .args(arguments)

@@ -1,5 +1,5 @@
-//! What can somebody without a key do at the listener? Take a little memory for ten seconds, and
-//! learn nothing.
+//! What can a stranger without a key do at the listener? They can take a little memory for ten
+//! seconds, and learn nothing.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
@@ -158,8 +158,8 @@ fn whatever_is_wrong_there_is_no_answer_and_the_end_comes_at_the_deadline() {
                 );
             });
         }
-        // One who sends without end gets no more time than the others, although there is always
-        // something to read.
+        // A stranger who sends without end gets no more time than the others, although there is
+        // always something to read.
         scope.spawn(move || {
             let begun = Instant::now();
             let socket = &TcpStream::connect(at).unwrap();

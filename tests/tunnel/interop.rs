@@ -149,8 +149,8 @@ fn read_frame(from: &mut TcpStream) -> Option<Vec<u8>> {
     Some([&header[..], &frame].concat())
 }
 
-/// Somebody on the path, for one connection to `server`: hands on this many frames of either side,
-/// then cuts. Returns where to connect, and the client's and the server's frames.
+/// An attacker on the path, for one connection to `server`. They forward this many frames of either
+/// side, then cut. Returns where to connect, and the client's and the server's frames.
 fn eavesdrop(server: &str, frames: usize) -> (String, Receiver<Vec<u8>>, Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -448,7 +448,7 @@ fn a_stalled_client_stalls_nobody() {
     });
 }
 
-/// The sender to a peer without a server around it, the far end of its socket, and what opens there.
+/// The sender to a peer without a server around it, the socket's far end, and the opener there.
 fn sender_alone() -> (Arc<SessionSender>, TcpStream, Opener) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

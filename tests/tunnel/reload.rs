@@ -1,6 +1,5 @@
-//! Who notices that a server took up a new configuration, and who does not? A server as threads,
-//! and peers made of the protocol alone. What the command `reload` does, and SIGHUP, is in
-//! `reload.sh`.
+//! Which clients notice that a server has a new configuration? The server runs as threads, and the
+//! peers are made of the protocol alone. `reload.sh` tests the command `reload` and SIGHUP.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::loopback;
@@ -181,7 +180,7 @@ fn a_key_is_exchanged_for_another_one() {
         Some(close::REPLACED),
         "one client, whichever key"
     );
-    // The old one goes: who uses the new one notices nothing.
+    // The old key goes. A client that uses the new one notices nothing.
     reload(
         &server,
         changed(1, |settings| settings.peers[0].keys = vec![key(7)]),
@@ -275,7 +274,7 @@ fn ratcheted_keys_go_on() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// Whether the server does not answer: not within the time in which it has answered somebody else.
+/// Whether the server does not answer within the time in which it has answered another peer.
 fn is_met_with_silence(at: std::net::SocketAddr, hello: &[u8]) -> bool {
     use std::io::{Read, Write};
     let mut socket = std::net::TcpStream::connect(at).unwrap();
