@@ -210,8 +210,7 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
             ..ClientSettings::new("127.0.0.1:12345", key)
         },
         (None, None) => {
-            let which = "no key is given. \
-                         Try: -k FILE for a key file, or -c FILE for a configuration";
+            let which = "no key is given. Try: -k FILE with the key, or -c FILE";
             return Err(UsageError(which.into()).into());
         }
     };

@@ -251,8 +251,7 @@ fn settings(arguments: &Arguments) -> Result<ServerSettings, Failure> {
     }
     settings.peers.extend((1..).zip(keys).map(peer));
     if settings.peers.is_empty() && !arguments.has("-c") {
-        let which = "no clients are given. Try: -k FILE for a file with one key each \
-                     (fernvpn genkey), or -c FILE for a configuration";
+        let which = "no clients are given. Try: -k FILE with a key for each, or -c FILE";
         return Err(UsageError(which.into()).into());
     }
     settings.consistent()?;
