@@ -176,7 +176,7 @@ impl StateFile {
             Unavailable::Failed(format!("cannot lock state file {shown}: {reason}"))
         };
         let entry = Entry::find(path).map_err(failed)?;
-        // The file may be missing, which is said below. Its lock has its owner.
+        // The file may be missing, which a later step reports. Its lock has its owner.
         let like = entry.metadata().or_else(|_| entry.folder_metadata());
         let lock = entry.beside(".lock").map_err(failed)?;
         let lock = like.and_then(|like| lock.lock(&like, Duration::ZERO));

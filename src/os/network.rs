@@ -566,7 +566,7 @@ impl Trouble {
 /// A program that changes it again and again must not fill a disk.
 static REPAIRS: RateLimitedLog = RateLimitedLog::new(60, Duration::from_secs(60));
 
-/// A default route without a device (`ip route add default via ...`) is said once in ten minutes.
+/// A default route without a device (`ip route add default via ...`) is logged once in ten minutes.
 static SWALLOWED: RateLimitedLog = RateLimitedLog::new(1, Duration::from_secs(600));
 
 /// Whether packets to marked sockets could be dropped on arrival. The kernel looks up the route of

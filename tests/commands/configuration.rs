@@ -355,7 +355,8 @@ fn what_clients_may_reach_is_said() {
         (
             "allow = 192.168.7.0/24, fd07::/64",
             "allow = any",
-            "clients may reach only 192.168.7.0/24, fd07::/64 (allow), but for 1 with an own list\n",
+            "clients may reach only 192.168.7.0/24, fd07::/64 (allow), \
+             but for 1 with an own list\n",
         ),
     ] {
         let text = format!("[server]\n{server}\n[peer]\nname = a\nkey = {A}\n{peer}\n");

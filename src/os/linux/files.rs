@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 pub(in crate::os) use crate::os::sys::for_owner_only;
 
-/// Opening does not wait for whoever is at the other end of a FIFO.
+/// Opening does not wait for the other end of a FIFO.
 pub(in crate::os) fn without_waiting(options: &mut OpenOptions) {
     options.custom_flags(O_NONBLOCK);
 }

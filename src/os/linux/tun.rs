@@ -24,7 +24,7 @@ pub struct Tun {
 }
 
 impl Tun {
-    /// Whether this system has such devices. Whoever will need one asks before all else.
+    /// Whether this system has such devices. A program that needs one asks this first.
     ///
     /// # Errors
     /// It has none: what to do.

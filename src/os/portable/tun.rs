@@ -9,7 +9,7 @@ use std::io;
 pub enum Tun {}
 
 impl Tun {
-    /// Whether this system has such devices. Whoever will need one asks before all else.
+    /// Whether this system has such devices. A program that needs one asks this first.
     ///
     /// # Errors
     /// It has none: what to do.

@@ -44,9 +44,9 @@ impl Client {
             .map(drop)
     }
 
-    /// Tells the server which of its networks this machine has on another link as well, since whoever
-    /// runs the server can choose another one. It hears nothing else of this machine. A message of
-    /// the command line's comes alone, as the first answer is its own.
+    /// Tells the server which of its networks this machine has on another link as well, because
+    /// only the server's administrator can choose another one. It hears nothing else of this
+    /// machine. A message of the command line's comes alone, as the first answer is its own.
     pub(super) fn report_overlaps(&self, sender: &Arc<SessionSender>, config: &NetworkConfig) {
         let overlaps = self.settings.overlaps(&config.addresses, &[]);
         let mut networks: Vec<_> = overlaps

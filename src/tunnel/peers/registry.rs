@@ -148,8 +148,8 @@ impl Client {
         Ok(ratchet)
     }
 
-    /// Whether the client may reach this address, by `allow`. Everything that a client reaches by the
-    /// server has to pass this, whatever carries it.
+    /// Whether the client may reach this address, by `allow`. Everything that a client reaches by
+    /// the server has to pass this, whatever carries it.
     pub fn may_reach(&self, destination: IpAddr) -> bool {
         let listed = |allow: &Vec<Subnet>| allow.iter().any(|own| own.contains(destination));
         self.allow.as_ref().is_none_or(listed)

@@ -28,8 +28,8 @@ pub enum Origin {
     Balancer,
 }
 
-/// Reads the header at the start of `bytes`. Returns its length and whom the balancer speaks for.
-/// Returns `Ok(None)` if more bytes have to come.
+/// Reads the header at the start of `bytes`. Returns its length and the client that the balancer
+/// names. Returns `Ok(None)` if more bytes have to come.
 ///
 /// # Errors
 /// A text about what is wrong with it.
