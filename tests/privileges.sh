@@ -108,7 +108,27 @@ for who in inline bob; do
     sed -n 's/^key=//p' "$dir/bob-own.state" >"$dir/now.key"
     [ "$(in_memory "${pids[$who]}" "$dir/now.key")" -ge 1 ] || die "$who: the search does not find the key of this step"
 done
-ok
+ok 'started with -c'
+stop bob
+cp "$dir/now.key" "$dir/first.key"
+fern bob $ns client -k "$dir/bob-own.state" --ratchet --connect 127.0.0.1:12346 --no-tun
+for round in 1 2 3; do
+    inline with >"$dir/inline.conf"; run $ns "$fernvpn" reload $id-inline
+    inline without >"$dir/inline.conf"; run $ns "$fernvpn" reload $id-inline
+    kill -HUP "$inline"
+    logged inline "reloaded"
+    cp "$dir/now.key" "$dir/earlier$round.key"
+    stop bob
+    fern bob $ns client -k "$dir/bob-own.state" --ratchet --connect 127.0.0.1:12346 --no-tun
+    sed -n 's/^key=//p' "$dir/bob-own.state" >"$dir/now.key"
+    for who in inline bob; do
+        for key in first earlier1 earlier$round; do
+            await is_gone "${pids[$who]}" "$dir/$key.key"
+        done
+        [ "$(in_memory "${pids[$who]}" "$dir/now.key")" -ge 1 ] || die "$who: the search does not find the key of this step"
+    done
+done
+ok 'started with -k, after sessions and reloads'
 stop bob; stop inline
 
 expect 'limits that are too low for so many clients are named when it starts'

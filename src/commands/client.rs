@@ -4,6 +4,7 @@ use super::{Failure, device, status};
 use crate::config::arguments::{Arguments, UsageError};
 use crate::config::settings::{ClientSettings, Device};
 use crate::config::state_file::StoredRatchet;
+use crate::fernet::Key;
 use crate::os::control::Control;
 use crate::os::lock::{Lock, Rank};
 use crate::os::network::{self, KillSwitch, Network};
@@ -32,6 +33,7 @@ pub(super) fn client(arguments: &Arguments) -> Result<ExitCode, Failure> {
     process::forbid_core_dumps()?;
     super::set_log_level(arguments)?;
     let settings = settings(arguments)?;
+    process::wipe_stack();
     let has_command = !settings.command.is_empty();
     if has_command && !arguments.has("--verbose") {
         log::set_quiet();
@@ -75,6 +77,7 @@ fn run(settings: ClientSettings) -> (Result<(), String>, Option<JoinHandle<u8>>)
         Ok(client) => client,
         Err(error) => return (Err(format!("cannot start: {error}")), None),
     };
+    process::wipe_stack();
     // Its lock comes before anything is changed on this machine.
     let asked = Arc::clone(&client);
     let answer = move |question: &str| {
@@ -192,7 +195,11 @@ fn settings(arguments: &Arguments) -> Result<ClientSettings, Failure> {
     let file = arguments.path("-k");
     let ratchet = arguments.has("--ratchet");
     let key = match &file {
-        Some(file) if ratchet => Some(StoredRatchet::read(file)?.key),
+        // Whoever takes the state reads the key: this one would stay after the first step.
+        Some(file) if ratchet => {
+            StoredRatchet::read(file)?;
+            Some(Key::from_bytes(&[0; 32]))
+        }
         Some(file) => super::keys(file)?.into_iter().next().map(|named| named.key),
         None if ratchet => return Err(UsageError("--ratchet belongs to -k FILE".into()).into()),
         None => None,

@@ -53,6 +53,7 @@ pub(super) fn server(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let own = listed(&settings.addresses);
     let name = settings.name.clone();
     let server = Server::start(settings, listeners, tun)?;
+    process::wipe_stack();
     let running = Arc::new(Running {
         arguments: arguments.clone(),
         server,
@@ -136,6 +137,7 @@ impl Running {
     fn reload(&self) -> Result<String, String> {
         notify::tell("RELOADING=1");
         let done = self.take_up();
+        process::wipe_stack();
         notify::tell("READY=1");
         match &done {
             Ok(what) => log::info("config", &format!("reloaded: {what}"), &[]),
@@ -148,6 +150,7 @@ impl Running {
         done
     }
 
+    #[inline(never)] // what it leaves on the stack can be wiped behind it
     fn take_up(&self) -> Result<String, String> {
         let mut machine = self.machine.lock();
         let machine = machine.as_mut().ok_or("the server stops")?;

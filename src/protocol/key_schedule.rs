@@ -34,7 +34,7 @@ pub struct Root {
 impl Root {
     /// Derives the branches of `key`.
     pub fn new(key: Key) -> Root {
-        let id = *derive(key.bytes(), &[], "id");
+        let id = **derive(key.bytes(), &[], "id");
         let hello = Fernet::new(&Key::from_bytes(&derive(key.bytes(), &[], "hello")));
         Root { key, id, hello }
     }
@@ -73,18 +73,22 @@ impl fmt::Debug for Root {
     }
 }
 
-/// What the keys of one direction are made from, until the next rekey.
+/// What the keys of one direction are made from, until the next rekey. In a box, as [`Key`] is: it
+/// moves with its session.
 #[derive(Clone)]
-pub struct TrafficSecret(Zeroizing<[u8; 32]>);
+pub struct TrafficSecret(Boxed<32>);
+
+/// Derived bytes, which leave no copy where they were before they moved.
+pub type Boxed<const N: usize> = Box<Zeroizing<[u8; N]>>;
 
 impl TrafficSecret {
     /// The record key: of AES-256-GCM, or a Fernet key.
-    pub fn key(&self) -> Zeroizing<[u8; 32]> {
+    pub fn key(&self) -> Boxed<32> {
         derive(&self.0[..], &[], "key")
     }
 
     /// The IV that AES-256-GCM's nonces are made from.
-    pub fn iv(&self) -> Zeroizing<[u8; 12]> {
+    pub fn iv(&self) -> Boxed<12> {
         derive(&self.0[..], &[], "iv")
     }
 
@@ -100,13 +104,13 @@ impl TrafficSecret {
 
     /// The secret with these bytes, from a key log.
     pub fn from_bytes(bytes: &[u8; 32]) -> TrafficSecret {
-        TrafficSecret(Zeroizing::new(*bytes))
+        TrafficSecret(Box::new(Zeroizing::new(*bytes)))
     }
 }
 
 /// `derive(key, salt, label, N)` of the specification: HKDF with the info `"fernvpn 1 " + label`.
-fn derive<const N: usize>(key: &[u8], salt: &[u8], label: &str) -> Zeroizing<[u8; N]> {
-    let mut out = Zeroizing::new([0; N]);
+fn derive<const N: usize>(key: &[u8], salt: &[u8], label: &str) -> Boxed<N> {
+    let mut out = Box::new(Zeroizing::new([0; N]));
     hkdf(
         key,
         salt,
@@ -184,10 +188,10 @@ mod tests {
             *client.bytes(),
             *server.bytes(),
             *other.bytes(),
-            *client.key(),
-            *server.key(),
+            **client.key(),
+            **server.key(),
             *client.rekey().bytes(),
-            *client.rekey().key(),
+            **client.rekey().key(),
             *root.next(&[2; 32]).key().bytes(),
             *root.key().bytes(),
         ];

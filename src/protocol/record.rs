@@ -146,7 +146,8 @@ impl Direction {
     }
 
     /// One step of the key: a new secret, and the counter at 0. The old key is wiped as it is
-    /// dropped.
+    /// dropped. What this leaves on the stack can be wiped behind it.
+    #[inline(never)]
     fn rekey(&mut self) {
         *self = Direction::new(self.suite, self.secret.rekey());
     }

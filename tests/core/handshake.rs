@@ -885,12 +885,12 @@ mod crafted {
     ) -> Vec<u8> {
         match suite.form() {
             Form::Aead => {
-                let mut nonce = *secret.iv();
+                let mut nonce = **secret.iv();
                 for (byte, count) in nonce[4..].iter_mut().zip(counter.to_be_bytes()) {
                     *byte ^= count;
                 }
                 let length = u32::try_from(message.len() + 16).unwrap().to_be_bytes();
-                let aead = Aes256Gcm::new((&*secret.key()).into());
+                let aead = Aes256Gcm::new((&**secret.key()).into());
                 let mut body = message.to_vec();
                 let tag = aead
                     .encrypt_inout_detached(&Nonce::from(nonce), &length, (&mut body[..]).into())

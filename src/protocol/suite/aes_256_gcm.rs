@@ -34,8 +34,8 @@ struct Direction {
 impl Direction {
     fn new(secret: &TrafficSecret) -> Direction {
         Direction {
-            aead: Aes256Gcm::new((&*secret.key()).into()),
-            iv: *secret.iv(),
+            aead: Aes256Gcm::new((&**secret.key()).into()),
+            iv: **secret.iv(),
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::os::{clock, entropy, log, notify, process};
 use crate::tunnel::device::{self, LocalStack};
 use crate::tunnel::observe::counters::RejectReason;
 use crate::tunnel::peers::registry::Connected;
+use crate::tunnel::session::buffers;
 use crate::tunnel::session::dispatch::Batch;
 use crate::tunnel::session::frame_reader::FrameReader;
 use crate::tunnel::session::receiver::{self, End, close, drain};
@@ -251,6 +252,7 @@ impl Client {
             drain(&sender.socket);
         }
         sender.abort();
+        buffers::wipe();
         Ok(end)
     }
 

@@ -14,6 +14,7 @@ use crate::tunnel::device::LocalStack;
 use crate::tunnel::fresh;
 use crate::tunnel::observe::counters::{RejectReason, count};
 use crate::tunnel::peers::registry::{Client, Connected};
+use crate::tunnel::session::buffers;
 use crate::tunnel::session::dispatch::{Batch, Router};
 use crate::tunnel::session::frame_reader::FrameReader;
 use crate::tunnel::session::receiver::{self, End, MAX_MESSAGE, SessionHandler, close, drain};
@@ -130,6 +131,7 @@ pub(super) fn run_session(
         drain(&sender.socket);
     }
     sender.abort();
+    buffers::wipe();
     shared.leave_place();
     shared.tell_connected();
     let is_removed = shared

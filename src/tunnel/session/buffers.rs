@@ -6,6 +6,7 @@
 use crate::os::lock::{Lock, Rank};
 use crate::protocol::frame;
 use crate::protocol::limits::MAX_BODY;
+use hmac::digest::zeroize::Zeroize;
 
 /// The most bytes that are read at once from a busy connection.
 pub const READ_ROOM: usize = 256 * 1024;
@@ -20,6 +21,12 @@ const SPARE_FRAMES: usize = 64;
 pub static READS: BufferPool = BufferPool::new(READ_ROOM, SPARE_READS);
 /// Buffers for one frame each.
 pub static FRAMES: BufferPool = BufferPool::new(FRAME_ROOM, SPARE_FRAMES);
+
+/// Wipes all that is spare, at the end of a session.
+pub fn wipe() {
+    READS.wipe();
+    FRAMES.wipe();
+}
 
 /// Buffers of one size.
 pub struct BufferPool {
@@ -45,11 +52,21 @@ impl BufferPool {
         spare.unwrap_or_else(|| vec![0; self.size])
     }
 
-    /// Gives a buffer back. A buffer of another size is dropped.
-    pub fn give(&self, buffer: Vec<u8>) {
+    /// Gives a buffer back. One too many, or of another size, is wiped.
+    pub fn give(&self, mut buffer: Vec<u8>) {
         let mut spare = self.spare.lock();
         if spare.len() < self.most && buffer.len() == self.size {
-            spare.push(buffer);
+            return spare.push(buffer);
+        }
+        drop(spare);
+        buffer.zeroize();
+    }
+
+    /// Wipes the spare buffers, in which packets of a session that has ended may stand.
+    pub fn wipe(&self) {
+        let spare = std::mem::take(&mut *self.spare.lock());
+        for mut buffer in spare {
+            buffer.zeroize();
         }
     }
 }

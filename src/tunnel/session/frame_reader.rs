@@ -15,6 +15,7 @@ use crate::protocol::limits::{MAX_BODY, MAX_HELLO};
 use crate::tunnel::session::buffers::{READ_ROOM, READS};
 use crate::tunnel::session::congestion::{self, CongestionSupervisor};
 use crate::tunnel::session::path_size::loses_large_segments;
+use hmac::digest::zeroize::Zeroize;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
@@ -264,6 +265,8 @@ impl FrameReader {
 
 impl Drop for FrameReader {
     fn drop(&mut self) {
+        // Packets stand there as they came in, opened.
+        self.buffer.as_mut_slice().zeroize();
         READS.give(std::mem::take(&mut self.buffer));
     }
 }

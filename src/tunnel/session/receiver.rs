@@ -10,7 +10,7 @@
 //! ```
 
 use crate::config::settings::Timeouts;
-use crate::os::{log, reason, socket};
+use crate::os::{log, process, reason, socket};
 use crate::packet::offload::{self, Checked, Offload};
 use crate::protocol::frame::BadLength;
 use crate::protocol::record::{Opener, RecordError, RecordType};
@@ -199,7 +199,10 @@ fn handle_record(
             Err(End::Refused(RecordError::Type(kind.to_byte())))
         }
         // The opener has changed to the next key.
-        RecordType::Rekey => Ok(()),
+        RecordType::Rekey => {
+            process::wipe_stack();
+            Ok(())
+        }
         RecordType::Packets => unpack_packets(content, &sender.traffic, handler),
         RecordType::SuperPacket => match content.split_first_chunk::<{ offload::LENGTH }>() {
             Some((header, packet)) if sender.super_packets => {

@@ -17,7 +17,7 @@
 
 use crate::os::lock::{Lock, Locked, Rank};
 use crate::os::log::RateLimitedLog;
-use crate::os::socket;
+use crate::os::{process, socket};
 use crate::protocol::limits::REKEY_AFTER_SECONDS;
 use crate::protocol::record::{RecordType, SealError, Sealer, Suite};
 use crate::tunnel::fresh;
@@ -388,6 +388,7 @@ impl FrameWriter {
         if self.sealer.rekey_is_due() || is_old {
             self.rekeyed = Instant::now();
             let rekey = self.sealer.rekey(&mut fresh).map_err(used_up)?;
+            process::wipe_stack();
             self.pending.push_back(PendingFrame::all_of(rekey));
         }
         Ok(())
