@@ -144,7 +144,13 @@ impl Place {
 
 /// An entry in this thread's list until it is dropped.
 #[derive(Debug)]
-struct Held(#[cfg_attr(not(debug_assertions), expect(dead_code))] Place);
+struct Held(
+    #[cfg_attr(
+        not(debug_assertions),
+        allow(dead_code, reason = "its drop reads it in debug builds")
+    )]
+    Place,
+);
 
 #[cfg(debug_assertions)]
 impl Drop for Held {
