@@ -31,7 +31,7 @@ pub(super) fn clean_up(arguments: &Arguments) -> Result<ExitCode, Failure> {
 /// Whether this system has what the device needs.
 ///
 /// # Errors
-/// A sentence about what is missing, and what to do.
+/// Fails if something is missing for a device. Says what, and what to do.
 pub fn check_system(device: &Device) -> io::Result<()> {
     match device {
         Device::None | Device::Private { or_none: true, .. } => Ok(()),
@@ -43,7 +43,7 @@ pub fn check_system(device: &Device) -> io::Result<()> {
 /// name, so this removes everything that an earlier one left behind.
 ///
 /// # Errors
-/// A sentence about what does not work, and what to do.
+/// Fails if something does not work. Says what, and what to do.
 pub fn open(device: &Device) -> io::Result<Option<(Network, Tun)>> {
     let (place, tun) = match device {
         Device::None => return Ok(None),

@@ -57,7 +57,7 @@ impl Drop for Wiped {
 /// The keys of a file, at least one, and a warning if it is too open.
 ///
 /// # Errors
-/// A sentence that names the file. It cannot be read, has no key, or has a line that is not a key.
+/// Fails if the file cannot be read, has no key, or has a line that is not a key. Names the file.
 pub fn read(file: &Path) -> Result<(Vec<NamedKey>, Option<String>), String> {
     // A name that is itself a key must not be shown.
     let shown = if is_key(file.as_os_str()) {

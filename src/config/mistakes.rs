@@ -144,7 +144,7 @@ pub(super) fn unknown_option(name: &str, section: &str) -> String {
 /// What is wrong with the form of any value.
 ///
 /// # Errors
-/// A sentence without the value.
+/// Fails if the value has quotes around it. The reason does not show the value.
 pub(super) fn value_form(value: &str) -> Result<(), String> {
     if value.starts_with(['"', '\'', '\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}']) {
         return Err("leave out the quotes around the value".into());

@@ -558,7 +558,7 @@ impl Settings for Peer {
 /// Sets one option. A list is replaced.
 ///
 /// # Errors
-/// A sentence.
+/// Fails if there is no such option, or the value does not suit it.
 pub fn set<S: Settings>(settings: &mut S, name: &str, value: &str) -> Result<(), String> {
     find(S::SECTION, name)
         .and_then(|option| settings.set_by(&option.set, value))

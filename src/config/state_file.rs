@@ -42,7 +42,7 @@ pub trait Store: Send {
     /// may have either.
     ///
     /// # Errors
-    /// A sentence.
+    /// Fails if the state cannot be written.
     fn save(&mut self, state: &StoredRatchet) -> Result<(), String>;
 }
 
@@ -50,7 +50,7 @@ impl StoredRatchet {
     /// The state in a file, which may only be read.
     ///
     /// # Errors
-    /// A sentence.
+    /// Fails if the file cannot be read, or is damaged.
     pub fn read(file: &Path) -> Result<StoredRatchet, String> {
         let entry = Entry::find(file).map_err(|error| reason(&error));
         let wrong = |reason: String| format!("state file {}: {reason}", file.display());
@@ -113,7 +113,7 @@ fn waiting(path: &Path) -> io::Result<Entry> {
 /// or start.
 ///
 /// # Errors
-/// A sentence.
+/// Fails if the file for the new key cannot be made.
 pub fn leave_new_key(path: &Path, key: &Key) -> Result<(), String> {
     let text = Wiped(key.to_text() + "\n");
     let left = waiting(path).and_then(|waiting| {
@@ -127,7 +127,7 @@ pub fn leave_new_key(path: &Path, key: &Key) -> Result<(), String> {
 /// The key that waits for the program that uses this state.
 ///
 /// # Errors
-/// A sentence about why it cannot be read.
+/// Fails if it is there and cannot be read.
 pub fn new_key(path: &Path) -> Result<Option<StoredRatchet>, String> {
     let waiting = waiting(path).map_err(|error| error.to_string())?;
     if waiting.metadata().is_err() {

@@ -61,7 +61,7 @@ mod system {
         /// ends.
         ///
         /// # Errors
-        /// A sentence. Another instance has this name, the socket cannot be made, or no thread is
+        /// Fails if another instance has this name, the socket cannot be made, or no thread is
         /// left.
         pub fn open(
             name: &str,
@@ -263,7 +263,7 @@ mod system {
     /// Asks the instance `name`. A refusal is an error too.
     ///
     /// # Errors
-    /// A sentence. The kind is `NotFound` if there is no such instance.
+    /// Fails if the instance refuses or does not answer. The kind is `NotFound` if there is none.
     pub fn ask(name: &str, question: &str) -> io::Result<String> {
         let none = format!(
             "no fernvpn called {name} is running here, or it belongs to another user. Try: fernvpn \

@@ -275,7 +275,7 @@ impl Entry {
     /// Keeps every other fernvpn from changing this file. The lock leaves no file behind.
     ///
     /// # Errors
-    /// A sentence. Another process holds it for longer than [`LOCK_TIME`], or it cannot be made.
+    /// Fails if another process holds it for longer than [`LOCK_TIME`], or it cannot be made.
     pub fn lock_for_a_change(&self) -> io::Result<FileLock> {
         let shown = self.path.display();
         let like = self.metadata().or_else(|_| self.folder_metadata());
@@ -337,7 +337,7 @@ const LOCK: &str = ".lock";
 /// locks for long.
 ///
 /// # Errors
-/// A sentence. Another process holds it for longer than [`LOCK_TIME`], or it cannot be opened.
+/// Fails if another process holds it for longer than [`LOCK_TIME`], or it cannot be opened.
 pub fn lock(folder: &Path) -> io::Result<FileLock> {
     let locked = Entry::find(&folder.join(LOCK))
         .and_then(|lock| lock.lock(&lock.folder_metadata()?, LOCK_TIME));

@@ -682,7 +682,7 @@ impl Network {
     /// Sets the device up, or changes it to these settings.
     ///
     /// # Errors
-    /// A sentence that names the command that failed.
+    /// Fails if a command fails. Names it.
     pub fn set_up(&mut self, mtu: u16, addresses: &[Subnet], routes: &[Subnet]) -> io::Result<()> {
         let mut wanted = vec![Change::Up { mtu }];
         wanted.extend(self.private().is_none().then_some(Change::Group));
@@ -700,7 +700,7 @@ impl Network {
     /// The same for a client, with its resolvers. On the host, it uses a routing table of its own.
     ///
     /// # Errors
-    /// A sentence that names the command that failed.
+    /// Fails if a command fails. Names it.
     pub fn set_up_client(
         &mut self,
         mtu: u16,

@@ -214,7 +214,7 @@ pub fn clear(device: &str) {
 /// up. `has_own` says that the tunnel brings resolvers.
 ///
 /// # Errors
-/// A sentence about the resolvers that could not be reached, and what to do.
+/// Fails if resolvers could not be reached. Says which, and what to do.
 pub fn check_for_full_tunnel(has_own: bool) -> Result<(), String> {
     let runs = |manager: &Manager| match manager {
         // This command only looks.

@@ -35,7 +35,7 @@ const NAP: Duration = Duration::from_micros(100);
 /// others.
 ///
 /// # Errors
-/// A sentence. The device is gone or broken, and a tunnel without it is of no use.
+/// Fails if the device is gone or broken, and a tunnel without it is of no use.
 pub fn run_device_reader(device: &Tun, wake: &Wake, router: &dyn Router) -> Result<(), String> {
     let failed = |error: io::Error| {
         format!(

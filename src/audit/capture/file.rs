@@ -82,7 +82,7 @@ impl<R: Read> Reader<R> {
     /// Reads the file's first bytes.
     ///
     /// # Errors
-    /// A sentence, if this is no capture.
+    /// Fails if this is no capture.
     pub fn new(input: R) -> Reading<Reader<R>> {
         let mut reader = Reader {
             input,
@@ -122,7 +122,7 @@ impl<R: Read> Reader<R> {
     /// The next packet, or none at the end.
     ///
     /// # Errors
-    /// A sentence; there is no way to read on.
+    /// Fails if the file ends too early or is damaged. There is no way to read on.
     pub fn packet(&mut self) -> Reading<Option<Packet>> {
         let Format::Pcap {
             link,

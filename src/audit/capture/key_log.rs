@@ -27,7 +27,7 @@ pub struct Line {
 /// Reads a key log.
 ///
 /// # Errors
-/// A sentence that names the line, and shows none of it.
+/// Fails at a line that is no line of a key log. Names the line, and shows none of it.
 pub fn parse(text: &[u8]) -> Result<Vec<Line>, String> {
     let mut lines = Vec::new();
     for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {

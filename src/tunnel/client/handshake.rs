@@ -51,7 +51,7 @@ impl Client {
     /// Looks the server up, unless its addresses are known.
     ///
     /// # Errors
-    /// A sentence.
+    /// Fails if the lookup fails.
     pub fn find_server(&self) -> Result<(), String> {
         if !self.server.lock().known.is_empty() {
             return Ok(());

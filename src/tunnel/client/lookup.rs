@@ -46,7 +46,7 @@ pub(super) fn host_and_port(server: &str) -> (&str, u16) {
 /// line in the log.
 ///
 /// # Errors
-/// A sentence.
+/// Fails if no resolver knows the name, or none answers in time.
 pub(super) fn lookup(
     server: &str,
     past_the_tunnel: Option<u32>,

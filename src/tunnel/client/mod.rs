@@ -67,7 +67,7 @@ pub trait Machine: Send {
     /// connection. Returns the device, if there is one. It stays the same for all calls.
     ///
     /// # Errors
-    /// A sentence for people. The client gives up then.
+    /// Fails if a command fails that the tunnel needs. The client gives up then.
     fn set_up(
         &mut self,
         config: &NetworkConfig,
@@ -81,7 +81,7 @@ impl Client {
     /// step. Returns sentences about the server.
     ///
     /// # Errors
-    /// A sentence about what is wrong: the path, the server or the key, as far as the client can
+    /// Fails if the path, the server or the key is wrong. It says which, as far as it can
     /// tell.
     pub fn ask(settings: ClientSettings) -> Result<String, String> {
         let name = settings.server.clone();
@@ -107,7 +107,7 @@ impl Client {
     /// Connects, and stays connected until [`Client::stop`] or until the tasks of `once` are done.
     ///
     /// # Errors
-    /// A sentence about why the client gave up.
+    /// Fails if the client had to give up. Says why.
     pub fn run(self: &Arc<Client>, machine: &mut dyn Machine) -> Result<(), String> {
         let mut lost_at = Instant::now();
         let mut pause = FIRST_PAUSE;

@@ -42,7 +42,7 @@ impl AddressPool {
     /// all networks, as far as it is free there.
     ///
     /// # Errors
-    /// A sentence, if a network is full.
+    /// Fails if a network is full.
     pub fn lease(&mut self, name: &str, fixed: &[Subnet]) -> Result<Vec<Subnet>, String> {
         let digest = Sha256::digest(name.as_bytes());
         let start = digest

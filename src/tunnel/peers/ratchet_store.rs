@@ -33,7 +33,7 @@ impl ServerRatchet {
     /// sent.
     ///
     /// # Errors
-    /// A sentence.
+    /// Fails if `r` cannot be stored.
     pub fn open(kept: &StoredRatchet, mut store: Box<dyn Store>) -> Result<ServerRatchet, String> {
         let secret = match &kept.secret {
             Some(secret) => secret.clone(),
@@ -62,7 +62,7 @@ impl ServerRatchet {
     /// forgotten, so a connection that was made with one belongs to nobody.
     ///
     /// # Errors
-    /// A sentence. The state could not be stored, and nothing has changed.
+    /// Fails if the state could not be stored, and nothing has changed.
     pub fn reset(&mut self, stored: &StoredRatchet) -> Result<(), String> {
         let secret = Zeroizing::new(entropy::array());
         self.store.save(&StoredRatchet {
@@ -105,7 +105,7 @@ impl ServerRatchet {
     /// late by then gets a state that does not fit, and is refused.
     ///
     /// # Errors
-    /// A sentence. The hello must not be answered.
+    /// Fails if the hello must not be answered.
     pub fn sync(&mut self, id: Id) -> Result<ServerState, String> {
         if self.state.standing(id) == Some(Standing::Ahead) {
             self.advance()?;
@@ -117,7 +117,7 @@ impl ServerRatchet {
     /// this has returned.
     ///
     /// # Errors
-    /// A sentence. A later handshake was faster, or the state could not be stored.
+    /// Fails if a later handshake was faster, or the state could not be stored.
     pub fn finish(&mut self, step: u64) -> Result<(), String> {
         if step != self.state.step {
             return Err("a later handshake has moved the ratcheted key".into());
@@ -174,7 +174,7 @@ impl ClientKey {
     /// Stores the next state and forgets this one. Finished may be sent when this has returned.
     ///
     /// # Errors
-    /// A sentence. Finished must not be sent.
+    /// Fails if finished must not be sent.
     pub fn keep(&mut self, next: &ClientState) -> Result<(), String> {
         let kept = StoredRatchet {
             key: next.root.key().clone(),

@@ -248,7 +248,7 @@ impl Clients {
     /// counters, connections and ratcheted keys from those `before` a reload.
     ///
     /// # Errors
-    /// A sentence. Settings contradict each other, or no address is left.
+    /// Fails if settings contradict each other, or no address is left.
     pub fn new(before: Option<&Clients>, settings: &ServerSettings) -> Result<Clients, String> {
         settings.consistent()?;
         let mut pool = AddressPool::new(&settings.addresses);
@@ -311,7 +311,7 @@ impl Clients {
     /// dropped.
     ///
     /// # Errors
-    /// A sentence. A file cannot be locked, read or written, or two clients have one key.
+    /// Fails if a file cannot be locked, read or written, or two clients have one key.
     pub fn open_states(&self) -> Result<(), String> {
         let mut seen: HashMap<Id, &Client> = HashMap::new();
         for client in &self.all {
@@ -387,7 +387,7 @@ impl Clients {
     /// a static key.
     ///
     /// # Errors
-    /// A sentence. The hello must not be answered.
+    /// Fails if the hello must not be answered.
     pub fn sync_ratchet(
         &self,
         client: &Arc<Client>,
@@ -406,7 +406,7 @@ impl Clients {
     /// Moves a ratcheted key on, because Finished at this step has verified. A static key stays.
     ///
     /// # Errors
-    /// A sentence. Config must not be sent.
+    /// Fails if config must not be sent.
     pub fn advance_ratchet(&self, client: &Arc<Client>, step: Option<u64>) -> Result<(), String> {
         let (Some(shared), Some(step)) = (client.ratchet.get(), step) else {
             return Ok(());

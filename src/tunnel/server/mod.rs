@@ -56,7 +56,7 @@ impl Server {
     /// Starts to serve on `listeners`, with packets to and from `device` if there is one.
     ///
     /// # Errors
-    /// A sentence. The configuration contradicts itself, or there is no thread or descriptor left.
+    /// Fails if the configuration contradicts itself, or there is no thread or descriptor left.
     pub fn start(
         settings: ServerSettings,
         listeners: Vec<TcpListener>,
@@ -146,7 +146,7 @@ impl Server {
     /// settings change.
     ///
     /// # Errors
-    /// A sentence, and nothing has changed.
+    /// Fails if the new configuration cannot hold. Nothing has changed then.
     pub fn reload(
         &self,
         settings: ServerSettings,
