@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(mode(&path), 0o600);
         let again = create_secret(&path, "another").unwrap_err();
         assert_eq!(again.kind(), ErrorKind::AlreadyExists);
-        assert!(again.to_string().contains("left as it is"), "{again}");
+        assert!(again.to_string().contains("stays as it is"), "{again}");
         assert_eq!(fs::read(&path).unwrap(), b"the key\n");
     }
 

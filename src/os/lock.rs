@@ -2,7 +2,7 @@
 //!
 //! [`Rank`] lists every lock of the program, in the one order in which a thread may take them. So
 //! no two threads ever wait for each other. No thread holds a lock over a system call that can
-//! wait, except the few locks that [`Rank::may_wait`] explains.
+//! wait, except the few locks that `Rank::may_wait` explains.
 //!
 //! Debug builds check both rules. Each thread keeps a list of the locks that it holds, and panics
 //! at the first step out of order. Release builds contain nothing of this.

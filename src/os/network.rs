@@ -22,7 +22,7 @@
 //!
 //! Rules and firewall outlive a killed process. Their numbers and names follow from the device's
 //! name. A program that has just opened that device knows that no other uses them, and clears them
-//! ([`Network::clear`]). Only the kill switch ([`lock`]) stays on purpose.
+//! ([`Network::clear`]). Only the kill switch (`lock`) stays on purpose.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

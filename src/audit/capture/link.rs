@@ -1,5 +1,4 @@
-//! Which TCP segment is in this packet? TCP (RFC 9293) behind the headers that [`super::layer`]
-//! takes off.
+//! Which TCP segment is in this packet? TCP (RFC 9293) behind the headers that `layer` takes off.
 //!
 //! ```text
 //!  link ─> Ethernet ─> tags, labels, PPP ─> IP ─> tunnels ─> … ─> IP ─> TCP

@@ -2,10 +2,10 @@
 //!
 //! | file | suite | body of a record |
 //! |---|---|---|
-//! | [`aes_256_gcm`] | `aes-256-gcm` | `AES-256-GCM(key, nonce, aad, type ‖ content)` |
-//! | [`fernet`] | `fernet` | `Fernet(key, counter ‖ type ‖ content)` |
+//! | `aes_256_gcm` | `aes-256-gcm` | `AES-256-GCM(key, nonce, aad, type ‖ content)` |
+//! | `fernet` | `fernet` | `Fernet(key, counter ‖ type ‖ content)` |
 //!
-//! A suite is a file with one [`Definition`], and a line in [`Suite::ALL`]. It seals and opens one
+//! A suite is a file with one `Definition`, and a line in [`Suite::ALL`]. It seals and opens one
 //! record at a time. It keeps no count: [`super::record`] owns the counter, the limits and the key.
 
 mod aes_256_gcm;

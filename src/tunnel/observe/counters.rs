@@ -53,7 +53,7 @@ impl TrafficCounters {
     }
 }
 
-/// Why a handshake did not become a session. The order is that of [`REASONS`].
+/// Why a handshake did not become a session. The order is that of `REASONS`.
 #[derive(Clone, Copy, Debug)]
 pub enum RejectReason {
     /// The bytes were no hello.
