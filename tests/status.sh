@@ -122,7 +122,7 @@ stop theirs
 ok
 
 expect 'a client says that it takes a restart, and goes on'
-! said=$("$fernvpn" reload $id-client 2>&1) && grep -q 'started again' <<<"$said" || die "$said"
+! said=$("$fernvpn" reload $id-client 2>&1) && grep -q 'Try: restart it' <<<"$said" || die "$said"
 kill -HUP "${pids[client]}"
 logged client 'reads its configuration only when it starts'
 run $c ping -c 1 10.8.0.1
