@@ -61,12 +61,12 @@ packaging/deb >/dev/null 2>&1
 ok
 
 expect 'mandoc finds nothing in the man pages'
-# mandoc's list of other pages does not matter.
+# mandoc's list of other pages does not matter, and it may be older than they are.
 dpkg-deb --extract "$package" "$dir/package"
 for page in 8/fernvpn.8 5/fernvpn.conf.5; do [ -s "$dir/package/usr/share/man/man$page.gz" ] || die "there is no man$page"; done
 for page in "$dir"/package/usr/share/man/man?/*.gz; do
     zcat "$page" | mandoc -T lint >"$dir/mandoc" 2>&1 || true
-    fails grep -v 'referenced manual not found' "$dir/mandoc" || die "mandoc complains about ${page##*/}"
+    fails grep -v 'referenced manual not found\|outdated mandoc.db' "$dir/mandoc" || die "mandoc complains about ${page##*/}"
 done
 ok
 

@@ -515,10 +515,9 @@ mod system {
 use system::{by_number, inode_of, is_same, open_folder, set_owner};
 pub(super) use system::{mode_of, owner_of, owner_only, set_mode};
 
+#[cfg(all(unix, not(fernvpn_portable)))]
 #[cfg(test)]
 mod tests {
-    #![cfg(all(unix, not(fernvpn_portable)))]
-
     use super::*;
     use std::os::unix::fs::{lchown, symlink};
     use std::process::Command;
