@@ -27,7 +27,7 @@ also_clean_up() {
 
 in_machine() { local machine=$1; shift; nsenter --target "${machines[$machine]}" --all -- "$@"; }
 # on MACHINE COMMAND...: shows it and runs it there.
-on() { show "$@"; in_machine "$@" >"$dir/run.log" 2>&1 || die "status $?"; }
+on() { show "$@"; in_machine "$@" >"$dir/run.log" 2>&1 || die "status $?: $(tail -n 5 "$dir/run.log")"; }
 shows() { in_machine "$1" systemctl show --property "$3" --value "$2"; }
 says() { [[ $(shows "$1" "$2" StatusText) == $3 ]]; }                                   # MACHINE UNIT PATTERN
 is_active() { [ "$(shows "$1" "$2" ActiveState)" = active ]; }
@@ -190,7 +190,9 @@ if in_machine $a test -x /usr/bin/resolvectl; then
     on $a systemctl restart systemd-resolved
 fi
 [ ! $resolved ] || on $b systemctl mask --now systemd-resolved
-echo 'nameserver 9.9.9.9' | in_machine $b tee /etc/resolv.conf >"$dir/quiet"
+for machine in $b ${resolved:-$a}; do
+    [ $machine = yes ] || echo 'nameserver 9.9.9.9' | in_machine $machine tee /etc/resolv.conf >"$dir/quiet"
+done
 bring alice.conf $s $a; by_the_book $a 'A first client'
 bring carol.conf $s $b; by_the_book $b 'Ratcheted keys' 2
 in_machine $a sh -c 'echo kill-switch = yes >>/etc/fernvpn/home.conf'
